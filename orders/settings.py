@@ -1,0 +1,83 @@
+"""Every setting of the project, in one object. Environment variables have the fields' names in upper case.
+
+The defaults are those of the local stack, so that `make up` needs none. The table in README.md is checked against
+this module. Where Temporal is, is not here: `temporalio.envconfig` reads TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE,
+TEMPORAL_API_KEY, TEMPORAL_TLS…, or a profile (see orders/temporal.py).
+"""
+
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SANDBOX = "http://127.0.0.1:8400"
+SANDBOX_STRIPE_KEY = "sk_test_sandbox"
+STRIPE = "https://api.stripe.com"
+
+
+class Settings(BaseSettings):
+    """Read once, in worker.py or starter.py, and handed down; workflows never see it."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    database_url: SecretStr = Field(
+        default=SecretStr("postgresql://orders:orders@127.0.0.1:54329/orders"),
+        description="PostgreSQL with the migrations applied. A pgbouncer in transaction mode works.",
+    )
+    database_pool_size: int = Field(default=8, ge=1, le=200, description="Connections per worker process.")
+
+    stripe_secret_key: SecretStr = Field(
+        default=SecretStr(SANDBOX_STRIPE_KEY),
+        description="Stripe API key; a restricted key (PaymentIntents and Refunds: write) is enough.",
+    )
+    stripe_api_base: str = Field(
+        default="", description="Where Stripe is. Empty: the sandbox for the sandbox's key, else api.stripe.com."
+    )
+    allow_live_stripe: bool = Field(default=False, description="Must be true before a live key is accepted.")
+    payment_capture: Literal["manual", "automatic"] = Field(
+        default="manual",
+        description="manual: authorise, ship, then capture. automatic: charge at confirmation, undo by refund.",
+    )
+
+    fulfillment_api: str = Field(default=f"{SANDBOX}/fulfillment", description="Base URL of the warehouse's API.")
+    fulfillment_key: SecretStr = Field(default=SecretStr("sandbox-fulfillment-key"), description="Its bearer key.")
+    email_service_url: str = Field(default=f"{SANDBOX}/email", description="Base URL of the e-mail service.")
+    analytics_url: str = Field(default=f"{SANDBOX}/analytics", description="Base URL of the analytics service.")
+    slack_webhook: SecretStr = Field(
+        default=SecretStr(f"{SANDBOX}/slack/webhook"), description="Incoming webhook that gets the alerts."
+    )
+    http_timeout_seconds: float = Field(
+        default=10, gt=0, le=20, description="Longest wait for one answer of a neighbour, in seconds."
+    )
+
+    authentication_deadline_seconds: int = Field(
+        default=15 * 60, ge=1, le=24 * 3600, description="How long a customer has to authenticate a payment (3DS)."
+    )
+    authentication_poll_seconds: int = Field(
+        default=30, ge=1, le=3600, description="How often Stripe is asked meanwhile, in case no signal comes."
+    )
+    fulfillment_deadline_seconds: int = Field(
+        default=10 * 60, ge=1, le=24 * 3600, description="How long the warehouse may be out before the order is undone."
+    )
+    notice_deadline_seconds: int = Field(
+        default=24 * 3600, ge=1, le=7 * 24 * 3600, description="How long an e-mail or event is retried, then given up."
+    )
+
+    temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="Base of the Web UI links that are shown.")
+    log_format: Literal["json", "console"] = Field(default="json", description="One JSON object per line, or for eyes.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
+
+    @property
+    def stripe_base(self) -> str:
+        if self.stripe_api_base:
+            return self.stripe_api_base
+        return f"{SANDBOX}/stripe" if self.stripe_secret_key.get_secret_value() == SANDBOX_STRIPE_KEY else STRIPE
+
+    @model_validator(mode="after")
+    def _live_keys_are_deliberate(self) -> Self:
+        live = self.stripe_secret_key.get_secret_value().startswith(("sk_live_", "rk_live_"))
+        if live and not self.allow_live_stripe:
+            raise ValueError("STRIPE_SECRET_KEY is a live key; set ALLOW_LIVE_STRIPE=true to charge real money")
+        if live and self.stripe_base != STRIPE:
+            raise ValueError("STRIPE_SECRET_KEY is a live key, but STRIPE_API_BASE is not Stripe: it would leak")
+        return self
