@@ -47,7 +47,7 @@ class Settings(BaseSettings):
         default=SecretStr(f"{SANDBOX}/slack/webhook"), description="Incoming webhook that gets the alerts."
     )
     http_timeout_seconds: float = Field(
-        default=10, gt=0, le=20, description="Longest wait for one answer of a neighbour, in seconds."
+        default=5, gt=0, le=6, description="Longest wait for one answer of a neighbour, in seconds."
     )
 
     authentication_deadline_seconds: int = Field(
@@ -63,7 +63,8 @@ class Settings(BaseSettings):
         default=24 * 3600, ge=1, le=7 * 24 * 3600, description="How long an e-mail or event is retried, then given up."
     )
 
-    temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="Base of the Web UI links that are shown.")
+    worker_ready_file: str = Field(default="", description="A file that the worker creates once it polls, for probes.")
+    temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="Base of the Web UI links shown.")
     log_format: Literal["json", "console"] = Field(default="json", description="One JSON object per line, or for eyes.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
 

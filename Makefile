@@ -1,0 +1,64 @@
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/python -m
+REQUIREMENTS := requirements.txt requirements-local.txt requirements-dev.txt
+SOURCES := orders activities workflows sandbox deploy worker.py starter.py tests
+
+# Of the caller's shell, either would make mypy and the programs find modules twice or elsewhere.
+unexport PYTHONPATH MYPYPATH
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up migrate test check format lock screenshots histories shape clean
+
+help: ## show these verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: .venv/installed ## make .venv with everything the project needs, pinned by hash
+
+demo: install ## the local stack and a cast of orders, with their outcomes
+	@$(RUN) deploy.stack demo
+
+up: install ## the local stack and a worker, until Ctrl-C
+	@$(RUN) deploy.stack up
+
+migrate: install ## bring the database at DATABASE_URL to the newest schema
+	@$(BIN)/dbmate --migrations-dir migrations --no-dump-schema migrate
+
+test: install ## the whole suite, on the real servers
+	$(RUN) pytest
+
+check: install ## lint, format, types and import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(RUN) mypy --strict $(SOURCES)
+	$(BIN)/lint-imports
+
+format: install ## put the code in its one format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+lock: install ## pin the newest versions that pyproject.toml allows
+	$(COMPILE) pyproject.toml -o requirements.txt
+	$(COMPILE) --group local -c requirements.txt -o requirements-local.txt
+	$(COMPILE) --group dev -c requirements.txt -c requirements-local.txt -o requirements-dev.txt
+
+screenshots: install ## take the pictures in docs/ from the real Web UI
+	$(RUN) tests.tools.screenshots
+
+histories: install ## record the histories that the replay tests replay
+	$(RUN) tests.tools.histories
+
+shape: install ## show what an order costs: stages, activities, events, time
+	$(RUN) tests.tools.shape
+
+clean: ## forget the local data and all caches
+	rm -rf .local .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+.venv/installed: $(REQUIREMENTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ". Name one: make PYTHON=python3.12 …")'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@echo "Installing the pinned packages into .venv …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes $(addprefix -r ,$(REQUIREMENTS))
+	@touch $@

@@ -1,0 +1,105 @@
+"""The warehouse: ask it to ship, or to call it off."""
+
+from typing import Final
+from urllib.parse import quote
+
+import httpx
+from temporalio import activity
+
+from activities.database import Database
+from activities.http import post_json
+from activities.order_rows import existing_row, read_items, read_resolution
+from orders.errors import Unavailable
+from orders.models import Fulfillment, FulfillmentRequest, Status, Undone
+
+# Written before the warehouse is asked, and only while the order is pending: an undo that does not find the mark knows
+# that no attempt has asked, and that none ever will.
+MARK_REQUESTED: Final = """
+    UPDATE orders SET fulfillment_requested_at = coalesce(fulfillment_requested_at, now())
+    WHERE id = $1 AND status = 'pending'
+"""
+
+WAS_REQUESTED: Final = "SELECT fulfillment_requested_at IS NOT NULL FROM orders WHERE id = $1"
+
+KEEP_FULFILLMENT: Final = "UPDATE orders SET fulfillment_id = $2 WHERE id = $1 AND fulfillment_id IS NULL"
+
+A_NO: Final = {400, 409, 422}  # anything else is no answer to this order, e.g. a wrong address of the warehouse itself
+
+
+class Warehouse:
+    """One shipment per order, by the idempotency key that the warehouse honours.
+
+    Raises, in all activities:
+        Unavailable: the warehouse or PostgreSQL; what was asked for may have happened.
+    """
+
+    def __init__(self, database: Database, http: httpx.AsyncClient, base: str, key: str) -> None:
+        self._database = database
+        self._http = http
+        self._base = base.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {key}"}
+
+    @activity.defn
+    async def request_fulfillment(self, request: FulfillmentRequest) -> Fulfillment:
+        """Ask the warehouse to ship the order; it may refuse, e.g. the address."""
+        body = await self._mark_requested(request)
+        if body is None:
+            return Fulfillment(state="order_closed")
+        response = await self._post("/orders", body, f"{request.order_id}:fulfil")
+        if response.is_success:
+            fulfillment_id = str(response.json()["id"])
+            async with self._database.transaction() as connection:
+                await connection.execute(KEEP_FULFILLMENT, request.order_id, fulfillment_id)
+            return Fulfillment(state="accepted", fulfillment_id=fulfillment_id)
+        if _code(response) == "order_cancelled":
+            return Fulfillment(state="order_closed")
+        if response.status_code not in A_NO:
+            raise Unavailable(f"fulfillment: HTTP {response.status_code}", type="fulfillment_unavailable")
+        return Fulfillment(state="refused", error=f"the warehouse refused the order ({_code(response)})")
+
+    @activity.defn
+    async def cancel_fulfillment(self, order_id: str) -> Undone:
+        """Call the shipment off. An order that the warehouse never heard of is called off for good all the same."""
+        async with self._database.transaction() as connection:
+            requested = await connection.fetchval(WAS_REQUESTED, order_id)
+            said = await read_resolution(connection, order_id, "cancel_fulfillment")
+        if said or not requested:
+            return Undone(note=said or "the warehouse was never asked")
+        response = await self._post(f"/orders/{quote(order_id, safe='')}/cancel", {}, f"{order_id}:cancel")
+        if response.is_success:
+            return Undone(note="the warehouse called the shipment off")
+        match _code(response):
+            case "order_unknown":
+                return Undone(note="the warehouse never heard of the order")
+            case "already_shipped":
+                return Undone(note="the warehouse has shipped already", shipped=True)
+            case code:
+                raise Unavailable(f"fulfillment: cancel answered {code}", type="fulfillment_unavailable")
+
+    async def _mark_requested(self, request: FulfillmentRequest) -> dict[str, object] | None:
+        """What to send, once the row says that it may be sent; None if the order is no longer pending."""
+        async with self._database.transaction() as connection:
+            await connection.execute(MARK_REQUESTED, request.order_id)
+            row = await existing_row(connection, request.order_id)
+            items = await read_items(connection, row)
+        if row.status is not Status.PENDING:
+            return None
+        return {
+            "orderId": request.order_id,
+            "items": items,
+            "shippingAddress": request.shipping_address.model_dump(by_alias=True),
+            "priority": request.priority,
+        }
+
+    async def _post(self, path: str, body: object, key: str) -> httpx.Response:
+        headers = self._headers | {"Idempotency-Key": key}
+        return await post_json(self._http, "fulfillment", f"{self._base}{path}", body, headers)
+
+
+def _code(response: httpx.Response) -> str:
+    """The warehouse's error code; only a short word of it is believed."""
+    try:
+        code = response.json()["error"]["code"]
+    except (ValueError, KeyError, TypeError):
+        return f"http_{response.status_code}"
+    return code if isinstance(code, str) and code.isidentifier() and len(code) <= 40 else f"http_{response.status_code}"  # noqa: PLR2004

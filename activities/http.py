@@ -1,0 +1,49 @@
+"""JSON over HTTP to the neighbours: one client, errors in our words."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final
+
+import httpx
+
+from orders.errors import Unavailable
+
+LONGEST_RETRY_AFTER: Final = 300  # seconds
+NOT_AN_ANSWER: Final = {401, 403, 408, 425, 429}
+
+
+def open_http(timeout_seconds: float) -> httpx.AsyncClient:
+    """A client that follows no redirect and takes no proxy from the environment."""
+    return httpx.AsyncClient(timeout=timeout_seconds, follow_redirects=False, trust_env=False)
+
+
+def header(headers: Mapping[str, str] | None, name: str) -> str:
+    """A header by its name in any case; empty if it is absent."""
+    return next((value for key, value in (headers or {}).items() if key.lower() == name), "")
+
+
+def retry_after(headers: Mapping[str, str] | None) -> timedelta | None:
+    """How long a neighbour asked us to wait, within reason."""
+    value = header(headers, "retry-after")
+    return timedelta(seconds=min(int(value), LONGEST_RETRY_AFTER)) if value.isdigit() else None
+
+
+async def post_json(
+    client: httpx.AsyncClient, service: str, url: str, body: object, headers: Mapping[str, str]
+) -> httpx.Response:
+    """POST, and return what a working neighbour said, be it yes or no. Rejected credentials count as an outage.
+
+    Raises:
+        Unavailable: no answer, a server error or a limit; whether it took effect is not known.
+    """
+    try:
+        response = await client.post(url, json=body, headers=dict(headers))
+    except httpx.HTTPError as error:
+        raise Unavailable(f"{service}: {type(error).__name__}", type=f"{service}_unavailable") from None
+    if response.is_server_error or response.status_code in NOT_AN_ANSWER:
+        raise Unavailable(
+            f"{service}: HTTP {response.status_code}",
+            type=f"{service}_unavailable",
+            retry_after=retry_after(response.headers),
+        )
+    return response

@@ -1,0 +1,232 @@
+"""Stock. Every movement is one transaction: the order row first, then inventory in product order."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from temporalio import activity
+
+from activities.database import Database
+from activities.order_rows import actor, existing_row, move_row
+from orders.models import ErrorCode, Line, OrderRow, ReservationRequest, Status, Terms
+from orders.money import LARGEST_AMOUNT, show
+
+if TYPE_CHECKING:
+    from activities.database import Connection
+
+INSERT_ORDER: Final = """
+    INSERT INTO orders (id, customer_id, request_hash, status, currency, capture_mode, terms)
+    VALUES ($1, $2, $3, 'pending', $4, $5, $6)
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id
+"""
+
+LOCK_STOCK: Final = """
+    SELECT p.id, p.name, p.price, p.currency, i.quantity
+    FROM inventory i JOIN products p ON p.id = i.product_id
+    WHERE i.product_id = ANY($1::text[])
+    ORDER BY i.product_id
+    FOR UPDATE OF i
+"""
+
+HOLD_STOCK: Final = """
+    WITH lines AS (
+        SELECT * FROM unnest($2::text[], $3::integer[], $4::bigint[]) AS l (product_id, quantity, price)
+    ), stock AS (
+        UPDATE inventory i SET quantity = i.quantity - l.quantity, reserved = i.reserved + l.quantity
+        FROM lines l WHERE i.product_id = l.product_id
+    ), items AS (
+        INSERT INTO order_items (order_id, product_id, quantity, price)
+        SELECT $1, product_id, quantity, price FROM lines
+    ), holds AS (
+        INSERT INTO reservations (order_id, product_id, quantity, state)
+        SELECT $1, product_id, quantity, 'held' FROM lines
+    ), event AS (
+        INSERT INTO order_events (order_id, from_status, to_status, actor, why)
+        VALUES ($1, 'absent', 'pending', $6, 'stock reserved')
+    )
+    UPDATE orders SET total = $5 WHERE id = $1
+"""
+
+REJECT_ORDER: Final = """
+    WITH event AS (
+        INSERT INTO order_events (order_id, from_status, to_status, actor, why)
+        VALUES ($1, 'absent', 'rejected', $4, $2)
+    )
+    UPDATE orders SET status = 'rejected', closing = 'rejected', error_code = $2, error = $3 WHERE id = $1
+"""
+
+LOCK_RESERVED: Final = """
+    SELECT i.product_id FROM inventory i JOIN reservations r ON r.product_id = i.product_id
+    WHERE r.order_id = $1
+    ORDER BY i.product_id
+    FOR UPDATE OF i
+"""
+
+SELL_STOCK: Final = """
+    WITH sold AS (
+        UPDATE reservations SET state = 'sold' WHERE order_id = $1 AND state = 'held' RETURNING product_id, quantity
+    )
+    UPDATE inventory i SET reserved = i.reserved - s.quantity FROM sold s WHERE i.product_id = s.product_id
+"""
+
+# A held unit goes back from reserved, a sold one only comes back, a released one is back already.
+RELEASE_STOCK: Final = """
+    WITH open AS (
+        SELECT product_id, quantity, state FROM reservations WHERE order_id = $1 AND state <> 'released' FOR UPDATE
+    ), released AS (
+        UPDATE reservations r SET state = 'released' FROM open
+        WHERE r.order_id = $1 AND r.product_id = open.product_id
+    )
+    UPDATE inventory i
+    SET quantity = i.quantity + open.quantity,
+        reserved = i.reserved - CASE open.state WHEN 'held' THEN open.quantity ELSE 0 END
+    FROM open WHERE i.product_id = open.product_id
+"""
+
+
+class Product(NamedTuple):
+    """A catalogue entry with its stock; `price` in minor units."""
+
+    id: str
+    name: str
+    price: int
+    currency: str
+    quantity: int
+
+
+class Refusal(NamedTuple):
+    code: ErrorCode
+    error: str
+
+
+class Inventory:
+    """Reserve, sell and release, each at most once per order."""
+
+    def __init__(self, database: Database, terms: Terms) -> None:
+        """`terms` are written on every new order row; a row that exists keeps its own."""
+        self._database = database
+        self._terms = terms
+
+    @activity.defn
+    async def reserve_stock(self, request: ReservationRequest) -> OrderRow:
+        """Write the order row and hold the stock, or write why not; an order that exists is returned as it is.
+
+        Raises:
+            Unavailable: PostgreSQL.
+        """
+        async with self._database.transaction() as connection:
+            if not await self._insert_order(connection, request):
+                return await existing_row(connection, request.order_id)
+            products = await _lock_products(connection, request.lines)
+            if refusal := judge(request, products):
+                await connection.execute(REJECT_ORDER, request.order_id, refusal.code, refusal.error, actor())
+            else:
+                await _hold(connection, request, products)
+            return await existing_row(connection, request.order_id)
+
+    @activity.defn
+    async def finalise_order(self, order_id: str) -> OrderRow:
+        """Turn the paid order's held stock into sold stock: capturing -> processing.
+
+        Raises:
+            Unavailable: PostgreSQL.
+        """
+        async with self._database.transaction() as connection:
+            row = await existing_row(connection, order_id)
+            if row.status is not Status.CAPTURING:
+                return row
+            await connection.fetch(LOCK_RESERVED, order_id)
+            await connection.execute(SELL_STOCK, order_id)
+            await move_row(connection, order_id, Status.CAPTURING, Status.PROCESSING, "paid, stock sold")
+            return await existing_row(connection, order_id)
+
+    @activity.defn
+    async def release_stock(self, order_id: str) -> OrderRow:
+        """Put the stock back and close the order, in one transaction: undoing or cancelling -> closed.
+
+        Raises:
+            Unavailable: PostgreSQL.
+        """
+        async with self._database.transaction() as connection:
+            row = await existing_row(connection, order_id)
+            closed = {Status.UNDOING: row.closing, Status.CANCELLING: Status.CANCELLED}.get(row.status)
+            if closed and await _close(connection, row, closed):
+                await connection.fetch(LOCK_RESERVED, order_id)
+                await connection.execute(RELEASE_STOCK, order_id)
+            return await existing_row(connection, order_id)
+
+    async def _insert_order(self, connection: "Connection", request: ReservationRequest) -> bool:
+        inserted = await connection.fetchval(
+            INSERT_ORDER,
+            request.order_id,
+            request.customer_id,
+            request.request_hash,
+            request.currency,
+            self._terms.capture_mode,
+            self._terms.model_dump_json(),
+        )
+        return inserted is not None
+
+
+def judge(request: ReservationRequest, products: Mapping[str, Product]) -> Refusal | None:
+    """Why the cart cannot be had, naming every line in the way; None if it can."""
+    unknown = [
+        f"product {line.product_id} is not sold in {request.currency}"
+        for line in request.lines
+        if line.product_id not in products or products[line.product_id].currency != request.currency
+    ]
+    if unknown:
+        return Refusal(ErrorCode.UNKNOWN_PRODUCT, "; ".join(unknown))
+    wanted = [(line, products[line.product_id]) for line in request.lines]
+    changed = [
+        f"product {product.id} costs {show(product.price, product.currency)}"
+        for line, product in wanted
+        if line.unit_price not in (None, product.price)
+    ]
+    if changed:
+        return Refusal(ErrorCode.PRICE_CHANGED, "; ".join(changed))
+    short = [
+        f"product {product.id}: {line.quantity} wanted, {product.quantity} available"
+        for line, product in wanted
+        if line.quantity > product.quantity
+    ]
+    if short:
+        return Refusal(ErrorCode.OUT_OF_STOCK, "; ".join(short))
+    if total_of(request.lines, products) > LARGEST_AMOUNT:
+        return Refusal(ErrorCode.ORDER_TOO_LARGE, f"the most in one order is {show(LARGEST_AMOUNT, request.currency)}")
+    return None
+
+
+def total_of(lines: Sequence[Line], products: Mapping[str, Product]) -> int:
+    """What the cart costs by the catalogue, in minor units; a client's price is compared, never charged."""
+    return sum(line.quantity * products[line.product_id].price for line in lines)
+
+
+async def _lock_products(connection: "Connection", lines: Sequence[Line]) -> dict[str, Product]:
+    records = await connection.fetch(LOCK_STOCK, [line.product_id for line in lines])
+    return {record["id"]: Product(**record) for record in records}
+
+
+async def _hold(connection: "Connection", request: ReservationRequest, products: Mapping[str, Product]) -> None:
+    await connection.execute(
+        HOLD_STOCK,
+        request.order_id,
+        [line.product_id for line in request.lines],
+        [line.quantity for line in request.lines],
+        [products[line.product_id].price for line in request.lines],
+        total_of(request.lines, products),
+        actor(),
+    )
+
+
+async def _close(connection: "Connection", row: OrderRow, closed: Status) -> bool:
+    cancelled = closed is Status.CANCELLED
+    return await move_row(
+        connection,
+        row.id,
+        row.status,
+        closed,
+        "undone, stock back",
+        error_code=ErrorCode.CANCELLED if cancelled else None,
+        error="the order was cancelled" if cancelled else None,
+    )

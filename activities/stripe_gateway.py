@@ -1,0 +1,177 @@
+"""Stripe's API as an order needs it: every POST under an idempotency key, every doubt settled by reading.
+
+Nothing here knows the order row; activities/payments.py decides what may be done when.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import stripe
+
+from activities.stripe_errors import code_of, is_customers_choice, is_saved_500, is_state_answer, translate
+from orders.errors import Unavailable
+from orders.models import OrderRow
+
+MOST_KEYS: Final = 5
+PAGE: Final = 100
+ORDER_METADATA: Final = "order_id"
+
+# The version of Stripe's API that this code was written for; the SDK's default moves with its releases.
+API_VERSION: Final = "2026-10-28.endive"
+
+Intent = stripe.PaymentIntent
+T = TypeVar("T")
+
+
+class PaymentRefused(Exception):
+    """Stripe refuses what the customer chose; the argument is the code."""
+
+
+def open_stripe(secret_key: str, base: str, timeout_seconds: float) -> stripe.StripeClient:
+    """A client that leaves retrying to Temporal and tells nobody about itself."""
+    stripe.enable_telemetry = False  # it would write a file under the home folder and send platform data
+    return stripe.StripeClient(
+        secret_key,
+        stripe_version=API_VERSION,
+        base_addresses={"api": base},
+        http_client=stripe.HTTPXClient(timeout=timeout_seconds),
+        max_network_retries=0,
+    )
+
+
+class StripeGateway:
+    """PaymentIntents and refunds of orders. Methods return the object as it stands, whatever the POST answered.
+
+    Raises, in all methods:
+        Unavailable: an outage, a limit, a lost answer.
+        Permanent: Stripe refuses the request itself: a bug.
+    """
+
+    def __init__(self, client: stripe.StripeClient) -> None:
+        self._intents = client.v1.payment_intents
+        self._refunds = client.v1.refunds
+
+    async def create(self, order: OrderRow, payment_method_id: str) -> Intent:
+        """A PaymentIntent for the order, unconfirmed: it holds no money.
+
+        Raises:
+            PaymentRefused: for what the customer chose.
+        """
+
+        async def post(key: str) -> Intent:
+            return await self._intents.create_async(
+                {
+                    "amount": order.total,
+                    "currency": order.currency,
+                    "customer": order.customer_id,
+                    "payment_method": payment_method_id,
+                    # `payment_method_types` is refused since API version 2026-09-30 (docs.stripe.com/changelog/endive).
+                    "allowed_payment_method_types": ["card"],
+                    "capture_method": order.terms.capture_mode,
+                    "metadata": {ORDER_METADATA: order.id},
+                },
+                {"idempotency_key": key},
+            )
+
+        async def find() -> Intent | None:
+            recent = await self._intents.list_async({"customer": order.customer_id, "limit": PAGE})
+            return next((intent for intent in recent.data if _order_of(intent) == order.id), None)
+
+        return await self._post(f"{order.id}:create", post, find)
+
+    async def retrieve(self, intent_id: str) -> Intent:
+        try:
+            return await self._intents.retrieve_async(intent_id)
+        except stripe.StripeError as error:
+            raise translate(error) from None
+
+    async def confirm(self, order_id: str, intent_id: str) -> Intent:
+        """Ask the customer's bank. A decline is a PaymentIntent that requires a payment method."""
+
+        async def post(key: str) -> Intent:
+            return await self._intents.confirm_async(intent_id, {}, {"idempotency_key": key})
+
+        return await self._drive(f"{order_id}:confirm", intent_id, post, before={"requires_confirmation"})
+
+    async def capture(self, order_id: str, intent_id: str) -> Intent:
+        async def post(key: str) -> Intent:
+            return await self._intents.capture_async(intent_id, {}, {"idempotency_key": key})
+
+        return await self._drive(f"{order_id}:capture", intent_id, post, before={"requires_capture"})
+
+    async def void(self, order_id: str, intent_id: str) -> Intent:
+        """Cancel a PaymentIntent that took no money yet."""
+
+        async def post(key: str) -> Intent:
+            return await self._intents.cancel_async(intent_id, {}, {"idempotency_key": key})
+
+        open_states = {"requires_payment_method", "requires_confirmation", "requires_action", "requires_capture"}
+        return await self._drive(f"{order_id}:void", intent_id, post, before=open_states)
+
+    async def refunds(self, intent_id: str) -> list[stripe.Refund]:
+        """All refunds of the PaymentIntent, newest first."""
+        try:
+            return (await self._refunds.list_async({"payment_intent": intent_id, "limit": PAGE})).data
+        except stripe.StripeError as error:
+            raise translate(error) from None
+
+    async def refund(self, order_id: str, intent_id: str, attempt: int) -> stripe.Refund | None:
+        """Refund all that is left of the charge. None: it turned out to be refunded already; look again."""
+
+        async def post(key: str) -> stripe.Refund:
+            return await self._refunds.create_async(
+                {"payment_intent": intent_id, "metadata": {ORDER_METADATA: order_id}}, {"idempotency_key": key}
+            )
+
+        async def find() -> stripe.Refund | None:
+            refunds = await self.refunds(intent_id)
+            return refunds[0] if len(refunds) >= attempt else None
+
+        try:
+            return await self._post(f"{order_id}:refund:{attempt}", post, find)
+        except stripe.StripeError:
+            return None
+
+    async def _drive(
+        self, key: str, intent_id: str, post: Callable[[str], Awaitable[Intent]], before: set[str]
+    ) -> Intent:
+        """POST a change of state; where Stripe says that the state is another, the PaymentIntent itself answers."""
+
+        async def changed() -> Intent | None:
+            intent = await self.retrieve(intent_id)
+            return None if intent.status in before else intent
+
+        try:
+            return await self._post(key, post, changed)
+        except stripe.StripeError:
+            return await self.retrieve(intent_id)
+
+    async def _post(self, key: str, post: Callable[[str], Awaitable[T]], find: Callable[[], Awaitable[T | None]]) -> T:
+        """POST under `key`. A saved 500 never heals: look for its effect, and only if there is none use the next key.
+
+        Raises:
+            stripe.StripeError: a state answer, for the caller to settle by reading.
+        """
+        for number in range(1, MOST_KEYS + 1):
+            try:
+                return await post(f"{key}:{number}")
+            except stripe.StripeError as error:
+                if is_state_answer(error):
+                    raise
+                if is_customers_choice(error):
+                    raise PaymentRefused(code_of(error)) from None
+                if not is_saved_500(error):
+                    raise translate(error) from None
+            if found := await self._look(find):
+                return found
+        raise Unavailable("stripe: every key has a saved error", type="stripe_unavailable")
+
+    async def _look(self, find: Callable[[], Awaitable[T | None]]) -> T | None:
+        try:
+            return await find()
+        except stripe.StripeError as error:
+            raise translate(error) from None
+
+
+def _order_of(intent: Intent) -> str | None:
+    return intent.metadata.to_dict().get(ORDER_METADATA) if intent.metadata else None

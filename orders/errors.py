@@ -1,0 +1,42 @@
+"""Everything that can go wrong, as one tree.
+
+    OrderError
+    ├── InvalidInput        refused before anything happened; every problem is named
+    ├── Unavailable         worth another try: an outage, a limit, a lost answer
+    └── Permanent           another try cannot help: undo, or ask a person
+
+A business "no" (out of stock, declined, refused) is none of these: it is a result. `Unavailable` and `Permanent` cross
+the wire as Temporal application errors; their `type` is the contract. No message may hold a secret, an e-mail address
+or a card number.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from temporalio.exceptions import ApplicationError
+
+
+class OrderError(Exception):
+    """Base of all errors of this project."""
+
+
+class InvalidInput(OrderError):
+    """The input is refused; `problems` has one line per field."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+class Unavailable(OrderError, ApplicationError):
+    """Retried by Temporal, after `retry_after` where the neighbour named a time."""
+
+    def __init__(self, message: str, *, type: str, retry_after: timedelta | None = None) -> None:  # noqa: A002
+        ApplicationError.__init__(self, message, type=type, next_retry_delay=retry_after)
+
+
+class Permanent(OrderError, ApplicationError):
+    """Never retried: a forward step is undone, an undo is parked for a person."""
+
+    def __init__(self, message: str, *, type: str) -> None:  # noqa: A002
+        ApplicationError.__init__(self, message, type=type, non_retryable=True)

@@ -1,0 +1,45 @@
+"""Logs: one line per event, as JSON or for eyes. Temporal's own loggers go the same way, with order and step."""
+
+import logging
+import logging.config
+from typing import Any, Final
+
+import structlog
+from structlog.typing import EventDict
+
+# What Temporal's loggers attach to a record, under the names that we use.
+FROM_TEMPORAL: Final = {"workflow_id": "workflow_id", "run_id": "run_id", "activity_type": "step", "attempt": "attempt"}
+
+
+def configure_logs(log_format: str, level: str) -> None:
+    """Send structlog and the standard library's loggers to stderr in one format."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer = structlog.processors.JSONRenderer() if log_format == "json" else structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*shared, _from_temporal, structlog.processors.format_exc_info],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    for noisy in ("httpx", "stripe"):  # they log addresses and bodies
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _from_temporal(_logger: object, _method: str, event: EventDict) -> EventDict:
+    record: logging.LogRecord = event["_record"]
+    for source in ("temporal_workflow", "temporal_activity"):
+        details = getattr(record, source, None) or {}
+        event.update({ours: details[theirs] for theirs, ours in FROM_TEMPORAL.items() if theirs in details})
+    return event

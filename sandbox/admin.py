@@ -1,0 +1,109 @@
+"""The sandbox's own side, under /_sandbox: script faults, play the customer and the calendar, read the books."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from sandbox.faults import Fault
+from sandbox.page import render
+from sandbox.stripe import Stripe
+from sandbox.world import World
+
+
+class Outcome(BaseModel):
+    """How something ends that the customer, a bank or time decides."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    outcome: Literal["succeed", "fail"]
+
+    @property
+    def succeeds(self) -> bool:
+        return self.outcome == "succeed"
+
+
+class Switches(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fulfillment_forgets_cancels: bool
+
+
+class Admin:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/", self.page),
+            Route("/_sandbox/health", self.health),
+            Route("/_sandbox/journal", self.journal),
+            Route("/_sandbox/books", self.books),
+            Route("/_sandbox/faults", self.faults),
+            Route("/_sandbox/faults", self.add_fault, methods=["POST"]),
+            Route("/_sandbox/faults", self.clear_faults, methods=["DELETE"]),
+            Route("/_sandbox/reset", self.reset, methods=["POST"]),
+            Route("/_sandbox/settings", self.switch, methods=["POST"]),
+            Route("/_sandbox/forget-keys", self.forget_keys, methods=["POST"]),
+            Route("/_sandbox/authenticate/{id}", self.authenticate, methods=["POST"]),
+            Route("/_sandbox/expire/{id}", self.expire, methods=["POST"]),
+            Route("/_sandbox/settle/{id}", self.settle, methods=["POST"]),
+        ]
+
+    async def page(self, _: Request) -> Response:
+        return HTMLResponse(render(self._world))
+
+    async def health(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def journal(self, request: Request) -> Response:
+        """All entries, or with ?order= those that name the order."""
+        return JSONResponse(list(self._world.journal.about(request.query_params.get("order", ""))))
+
+    async def books(self, _: Request) -> Response:
+        return JSONResponse(self._world.books())
+
+    async def faults(self, _: Request) -> Response:
+        return JSONResponse(self._world.faults.pending())
+
+    async def add_fault(self, request: Request) -> Response:
+        fault = self._world.faults.add(Fault.model_validate_json(await request.body()))
+        return JSONResponse(fault.model_dump(), 201)
+
+    async def clear_faults(self, _: Request) -> Response:
+        self._world.faults.clear()
+        return Response(status_code=204)
+
+    async def reset(self, _: Request) -> Response:
+        self._world.reset()
+        return Response(status_code=204)
+
+    async def switch(self, request: Request) -> Response:
+        switches = Switches.model_validate_json(await request.body())
+        self._world.fulfillment.forgets_cancels = switches.fulfillment_forgets_cancels
+        return JSONResponse(switches.model_dump())
+
+    async def forget_keys(self, _: Request) -> Response:
+        """Stripe may prune idempotency keys after 24 hours."""
+        self._world.stripe.keys.clear()
+        return Response(status_code=204)
+
+    async def authenticate(self, request: Request) -> Response:
+        """The customer passes 3DS, or fails."""
+        outcome = Outcome.model_validate_json(await request.body())
+        return JSONResponse(self._account.authenticate(request.path_params["id"], succeeds=outcome.succeeds))
+
+    async def expire(self, request: Request) -> Response:
+        """The authorisation lapses."""
+        return JSONResponse(self._account.expire(request.path_params["id"]))
+
+    async def settle(self, request: Request) -> Response:
+        """The refund ends."""
+        outcome = Outcome.model_validate_json(await request.body())
+        return JSONResponse(self._account.settle(request.path_params["id"], succeeds=outcome.succeeds))
+
+    @property
+    def _account(self) -> Stripe:
+        return self._world.stripe.account

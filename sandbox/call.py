@@ -1,0 +1,128 @@
+"""One request to a neighbour, as the sandbox's services see it, and what their answers have in common."""
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qsl, unquote_plus
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from sandbox.faults import Strike
+
+REPLAYED: Final = "Idempotent-Replayed"
+_NESTED: Final = re.compile(r"(\w+)\[(\w*)\]")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request, complete. `path` is the service's own, without the prefix under which the sandbox mounts it."""
+
+    service: str
+    method: str
+    path: str
+    ids: Mapping[str, str]
+    headers: Headers
+    query: str
+    content: bytes
+
+    @classmethod
+    async def read(cls, service: str, request: Request) -> "Call":
+        return cls(
+            service=service,
+            method=request.method,
+            path=request.scope["path"].removeprefix(f"/{service}"),
+            ids=request.path_params,
+            headers=request.headers,
+            query=request.url.query,
+            content=await request.body(),
+        )
+
+    @property
+    def key(self) -> str | None:
+        return self.headers.get("idempotency-key")
+
+    @property
+    def bearer(self) -> str:
+        scheme, _, token = self.headers.get("authorization", "").partition(" ")
+        return token.strip() if scheme.lower() == "bearer" else ""
+
+    @property
+    def body(self) -> Any:  # noqa: ANN401  what a client sends has no type
+        """JSON and forms as objects, anything else as text."""
+        text = self.content.decode(errors="replace")
+        if self.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            return parse_form(text)
+        try:
+            return json.loads(text) if text else None
+        except ValueError:
+            return text
+
+    @property
+    def text(self) -> str:
+        """Everything in the request that may name an order."""
+        content = unquote_plus(self.content.decode(errors="replace"))
+        return "\n".join((self.path, self.query, self.key or "", content))
+
+
+def parse_form(text: str) -> dict[str, Any]:
+    """The encoding of Stripe's API, in which `metadata[order_id]=1` is a mapping inside a mapping."""
+    form: dict[str, Any] = {}
+    for name, value in parse_qsl(text, keep_blank_values=True):
+        nested = _NESTED.fullmatch(name)
+        if nested and isinstance(form.setdefault(nested[1], {}), dict):
+            form[nested[1]][nested[2]] = value
+        else:
+            form[name] = value
+    return form
+
+
+class Body(BaseModel):
+    """A JSON body: what the service needs must be there, what else comes along is ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, serialize_by_alias=True)
+
+
+class Refused(Exception):
+    """The no of a service, in the words of those that are not Stripe."""
+
+    def __init__(self, status: int, code: str, message: str, **more: object) -> None:
+        super().__init__(message)
+        self.answer = JSONResponse({"error": {"code": code, "message": message, **more}}, status)
+
+
+S = TypeVar("S")
+Handler = Callable[[S, Call, Strike], Awaitable[Response]]
+Routes = tuple[tuple[str, str, Handler[S]], ...]
+
+
+def plain(act: Callable[[S, Call], Response]) -> Handler[S]:
+    """The handler of a service whose effect is one step."""
+
+    def effect(service: S, call: Call) -> Response:
+        try:
+            return act(service, call)
+        except Refused as refusal:
+            return refusal.answer
+        except ValidationError as problem:
+            return invalid(problem)
+
+    async def handle(service: S, call: Call, strike: Strike) -> Response:
+        return await strike.inside(lambda: effect(service, call))
+
+    return handle
+
+
+def invalid(problem: ValidationError) -> Response:
+    """422, with every field that is missing or wrong."""
+    fields = {".".join(map(str, each["loc"])): each["msg"] for each in problem.errors()}
+    return Refused(422, "invalid_request", "The request is not valid.", fields=fields).answer
+
+
+def unknown(_: object, call: Call) -> Response:
+    raise Refused(404, "route_unknown", f"There is no {call.method} {call.path}.")

@@ -1,0 +1,147 @@
+"""Faults on script: what a network or a neighbour may do to a request, where it is told to and as often as told."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from itertools import count
+from typing import Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+Service = Literal["stripe", "fulfillment", "email", "analytics", "slack"]
+Kind = Literal["status", "delay", "reset_before", "reset_after", "hang_before", "hang_after", "saved_500"]
+
+_BODY: Final = {"error": {"type": "api_error", "code": "scripted", "message": "This failure was asked for."}}
+_numbers = count(1)
+
+
+class Fault(BaseModel):
+    """One scripted fault. Of several that match a request the oldest strikes.
+
+    `before` and `after` say on which side of the request's effect the caller is let down. `hang` ends when the caller
+    gives up; `saved_500` is answered by Stripe itself, which keeps it under the idempotency key.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(default_factory=lambda: f"fault_{next(_numbers)}")
+    service: Service
+    route: str = Field(default="*", description="Method and path, e.g. `POST /v1/payment_intents/*/capture`.")
+    kind: Kind
+    status: int = Field(default=503, ge=200, le=599)
+    headers: dict[str, str] = {}
+    body: JsonValue = Field(default=None, description="Text is answered as HTML, anything else as JSON.")
+    seconds: float = Field(default=1, ge=0, description="Length of a delay.")
+    times: int | None = Field(default=1, ge=1, description="How often it strikes; null: until cleared.")
+    order: str | None = Field(default=None, description="Strikes only requests about the order with this in its id.")
+    after_effect: bool = Field(default=False, description="Of status and delay: they strike after the effect.")
+    effect: bool = Field(default=True, description="Of saved_500: whether the effect happens.")
+
+    @model_validator(mode="after")
+    def _only_stripe_saves(self) -> Self:
+        if self.kind == "saved_500" and self.service != "stripe":
+            raise ValueError("only Stripe keeps an answer under the idempotency key")
+        return self
+
+    def hits(self, service: str, request: str, text: str) -> bool:
+        return self.service == service and fnmatchcase(request, self.route) and (self.order or "") in text
+
+    def answer(self, status: int) -> Response:
+        if isinstance(self.body, str):
+            return HTMLResponse(self.body, status, self.headers)
+        return JSONResponse(_BODY if self.body is None else self.body, status, self.headers)
+
+
+class NoAnswer(Response):
+    """The caller hears nothing: the connection is cut, or stays silent until the caller gives up."""
+
+    def __init__(self, *, cut: bool) -> None:
+        super().__init__()
+        self._cut = cut
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  nothing is sent
+        if self._cut:
+            scope["state"]["transport"].abort()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+class Strike:
+    """What one request has to suffer: `before` and `after` the service, and `inside` it, where it holds its keys."""
+
+    def __init__(self, fault: Fault | None, released: asyncio.Event) -> None:
+        self.fault = fault
+        self._released = released
+
+    def before(self) -> Response | None:
+        match self.fault:
+            case Fault(kind="reset_before" | "hang_before" as kind):
+                return NoAnswer(cut=kind == "reset_before")
+            case Fault(kind="status", after_effect=False) as fault:
+                return fault.answer(fault.status)
+        return None
+
+    async def inside(self, effect: Callable[[], Response]) -> Response:
+        match self.fault:
+            case Fault(kind="delay", after_effect=False) as fault:
+                await self._pause(fault.seconds)
+                return effect()
+            case Fault(kind="delay") as fault:
+                answer = effect()
+                await self._pause(fault.seconds)
+                return answer
+            case Fault(kind="saved_500") as fault:
+                if fault.effect:
+                    effect()
+                return fault.answer(500)
+        return effect()
+
+    def after(self, answer: Response) -> Response:
+        match self.fault:
+            case Fault(kind="reset_after" | "hang_after" as kind):
+                return NoAnswer(cut=kind == "reset_after")
+            case Fault(kind="status") as fault:
+                return fault.answer(fault.status)
+        return answer
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._released.wait(), seconds)
+
+
+class Faults:
+    """The script: faults in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, Fault] = {}
+        self._released = asyncio.Event()
+
+    def add(self, fault: Fault) -> Fault:
+        self._pending[fault.id] = fault
+        return fault
+
+    def pending(self) -> list[dict[str, Any]]:
+        """What is still to strike; `times` is what is left."""
+        return [fault.model_dump() for fault in self._pending.values()]
+
+    def clear(self) -> None:
+        """Forget the script, and let go of every request that it delays."""
+        self._pending.clear()
+        self._released.set()
+        self._released = asyncio.Event()
+
+    def strike(self, service: str, request: str, text: str) -> Strike:
+        """The fault for one request, counted: `request` is its method and path, `text` what may name an order."""
+        fault = next((each for each in self._pending.values() if each.hits(service, request, text)), None)
+        if fault and fault.times is not None:
+            self._spend(fault, fault.times - 1)
+        return Strike(fault, self._released)
+
+    def _spend(self, fault: Fault, left: int) -> None:
+        if left:
+            self._pending[fault.id] = fault.model_copy(update={"times": left})
+        else:
+            del self._pending[fault.id]

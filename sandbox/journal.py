@@ -1,0 +1,50 @@
+"""The journal: every request to a neighbour, in order of arrival, without secrets."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from sandbox.call import REPLAYED, Call
+from sandbox.faults import Fault, NoAnswer
+
+# Named one by one: what is not known to be harmless is not written down.
+HEADERS: Final = ("content-type", "idempotency-key", "stripe-version", "user-agent")
+
+
+@dataclass
+class Entry:
+    """One request. `status` stays None while it is under way, and where the caller got no answer."""
+
+    service: str
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: Any
+    fault: str | None
+    status: int | None = None
+    replayed: bool = False
+    at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
+
+    def close(self, answer: Response) -> None:
+        self.status = None if isinstance(answer, NoAnswer) else answer.status_code
+        self.replayed = answer.headers.get(REPLAYED) == "true"
+
+
+class Journal:
+    def __init__(self) -> None:
+        self._entries: list[tuple[str, Entry]] = []
+
+    def open(self, call: Call, about: str, fault: Fault | None) -> Entry:
+        """Write the request down; `about` is what may name an order."""
+        headers = {name: call.headers[name] for name in HEADERS if name in call.headers}
+        path = f"{call.path}?{call.query}" if call.query else call.path
+        entry = Entry(call.service, call.method, path, headers, call.body, fault.kind if fault else None)
+        self._entries.append((about, entry))
+        return entry
+
+    def about(self, order: str = "") -> Iterator[dict[str, Any]]:
+        """The entries whose request names the order."""
+        return (asdict(entry) for about, entry in self._entries if order in about)

@@ -1,0 +1,55 @@
+"""Serving the sandbox on 127.0.0.1, inside the running event loop: for `python -m sandbox` and for tests alike."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from uvicorn import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from sandbox.app import create_app
+from sandbox.world import World
+
+
+@dataclass(frozen=True)
+class Running:
+    """A sandbox that answers at `url`, and the world that it plays."""
+
+    url: str
+    world: World
+
+
+class _Connection(H11Protocol):
+    """Hands the connection to the application, so that a fault can cut it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "transport": transport}
+
+
+@asynccontextmanager
+async def serve(port: int = 0) -> AsyncIterator[Running]:
+    """Serve a fresh world, on a free port if `port` is 0, until the block is left; nothing is waited for then.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    world, state = World(), ServerState()
+    config = Config(create_app(world), lifespan="off", log_config=None, access_log=False)
+    listener = socket.create_server(("127.0.0.1", port))
+    server = await asyncio.get_running_loop().create_server(lambda: _Connection(config, state, {}), sock=listener)
+    try:
+        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", world)
+    finally:
+        server.close()
+        await _hang_up(world, state)
+
+
+async def _hang_up(world: World, state: ServerState) -> None:
+    world.faults.clear()
+    for connection in list(state.connections):
+        connection.transport.abort()
+    await asyncio.gather(*state.tasks)

@@ -1,0 +1,141 @@
+"""Stripe's API over HTTP: API keys, form parameters, idempotency (docs.stripe.com/api/idempotent_requests), errors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from pydantic import ValidationError
+from starlette.responses import JSONResponse, Response
+
+from sandbox.call import REPLAYED, Call, Handler, Routes, parse_form
+from sandbox.faults import Strike
+from sandbox.stripe import Stripe, StripeError, View
+from sandbox.stripe_params import (
+    CODES,
+    CancelIntent,
+    CaptureIntent,
+    ConfirmIntent,
+    CreateIntent,
+    CreateRefund,
+    ListIntents,
+    ListRefunds,
+    Nothing,
+    Params,
+)
+
+LONGEST_KEY: Final = 255
+
+# From this version of the API on, payment_method_types is read only (docs.stripe.com/changelog/endive).
+ENDIVE: Final = "2026-09-30"
+
+P = TypeVar("P", bound=Params)
+
+
+@dataclass
+class Saved:
+    """What is kept under an idempotency key. Without an answer, the first request is still being executed."""
+
+    path: str
+    params: Params
+    answer: Response | None = None
+
+
+@dataclass
+class StripeApi:
+    """One account, and the answers kept under its idempotency keys."""
+
+    account: Stripe = field(default_factory=Stripe)
+    keys: dict[str, Saved] = field(default_factory=dict)
+
+    async def once(self, call: Call, params: Params, strike: Strike, act: Callable[[], View]) -> Response:
+        """Act once per idempotency key; whoever comes again is told what was answered first, errors included."""
+        if call.method != "POST" or call.key is None:
+            return await strike.inside(lambda: _answer(act))
+        if len(call.key) > LONGEST_KEY:
+            raise StripeError(400, f"An idempotency key has at most {LONGEST_KEY} characters.")
+        if saved := self.keys.get(call.key):
+            return _replay(saved, call.path, params)
+        mine = self.keys[call.key] = Saved(call.path, params)
+        mine.answer = await strike.inside(lambda: _answer(act))
+        return mine.answer
+
+
+def _operation(model: type[P], act: Callable[[Stripe, P, str], View]) -> Handler[StripeApi]:
+    """One endpoint: its parameters, and what it does to the account, given the id in the path."""
+
+    async def handle(api: StripeApi, call: Call, strike: Strike) -> Response:
+        try:
+            _authenticate(call)
+            params = _parse(model, call)
+            return await api.once(call, params, strike, lambda: act(api.account, params, call.ids.get("id", "")))
+        except StripeError as refusal:
+            return refused(refusal)
+
+    return handle
+
+
+def _answer(act: Callable[[], View]) -> Response:
+    try:
+        return JSONResponse(act())
+    except StripeError as refusal:
+        return refused(refusal)
+
+
+def refused(error: StripeError) -> Response:
+    return JSONResponse(error.body, error.status)
+
+
+def _replay(saved: Saved, path: str, params: Params) -> Response:
+    if (saved.path, saved.params) != (path, params):
+        message = "An idempotency key goes with the path and the parameters of its first request only."
+        raise StripeError(400, message, kind="idempotency_error")
+    if saved.answer is None:
+        raise StripeError(409, "The first request with this key is still running.", code="idempotency_key_in_use")
+    first = saved.answer
+    return Response(first.body, first.status_code, {REPLAYED: "true"}, media_type=first.media_type)
+
+
+def _authenticate(call: Call) -> None:
+    if not call.bearer:
+        raise StripeError(401, "There is no API key in the Authorization header.")
+    if not call.bearer.startswith(("sk_test_", "rk_test_")):
+        raise StripeError(401, "The sandbox takes test keys only: sk_test_… or rk_test_….")
+
+
+def _parse(model: type[P], call: Call) -> P:
+    given = parse_form(call.query if call.method == "GET" else call.content.decode(errors="replace"))
+    if "payment_method_types" in given and call.headers.get("stripe-version", "") >= ENDIVE:
+        param = "payment_method_types"
+        raise StripeError(400, "Use allowed_payment_method_types.", code=f"{param}_no_longer_supported", param=param)
+    try:
+        return model.model_validate(given)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        param = ".".join(map(str, first["loc"])) or "body"
+        code = CODES.get(first["type"])
+        raise StripeError(400, f"{param}: {first['msg']}", param=param, **({"code": code} if code else {})) from None
+
+
+ROUTES: Final[Routes[StripeApi]] = (
+    ("POST", "/v1/payment_intents", _operation(CreateIntent, lambda stripe, params, _: stripe.create_intent(params))),
+    ("GET", "/v1/payment_intents", _operation(ListIntents, lambda stripe, params, _: stripe.list_intents(params))),
+    ("GET", "/v1/payment_intents/{id}", _operation(Nothing, lambda stripe, _, id_: stripe.retrieve_intent(id_))),
+    (
+        "POST",
+        "/v1/payment_intents/{id}/confirm",
+        _operation(ConfirmIntent, lambda stripe, params, id_: stripe.confirm_intent(id_, params)),
+    ),
+    (
+        "POST",
+        "/v1/payment_intents/{id}/capture",
+        _operation(CaptureIntent, lambda stripe, params, id_: stripe.capture_intent(id_, params)),
+    ),
+    (
+        "POST",
+        "/v1/payment_intents/{id}/cancel",
+        _operation(CancelIntent, lambda stripe, params, id_: stripe.cancel_intent(id_, params)),
+    ),
+    ("POST", "/v1/refunds", _operation(CreateRefund, lambda stripe, params, _: stripe.create_refund(params))),
+    ("GET", "/v1/refunds", _operation(ListRefunds, lambda stripe, params, _: stripe.list_refunds(params))),
+    ("GET", "/v1/refunds/{id}", _operation(Nothing, lambda stripe, _, id_: stripe.retrieve_refund(id_))),
+)

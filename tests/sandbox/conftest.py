@@ -1,0 +1,56 @@
+"""One sandbox, new for every test, and Stripe: the sandbox's, or with STRIPE_CONTRACT_KEY the real one in test mode."""
+
+import os
+from collections.abc import AsyncIterator
+from typing import Final
+
+import httpx
+import pytest
+import stripe
+
+from sandbox.server import Running, serve
+
+CONTRACT_KEY: Final = os.environ.get("STRIPE_CONTRACT_KEY", "")
+stripe.enable_telemetry = False
+
+
+@pytest.fixture(scope="session")
+async def playground() -> AsyncIterator[Running]:
+    async with serve() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _fresh(playground: Running) -> None:
+    playground.world.reset()
+
+
+@pytest.fixture
+def sandbox(playground: Running) -> Running:
+    """For what cannot be asked of the real Stripe."""
+    if CONTRACT_KEY:
+        pytest.skip("needs the sandbox")
+    return playground
+
+
+@pytest.fixture
+async def http(sandbox: Running) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=sandbox.url, verify=False, trust_env=False) as client:  # noqa: S501  no TLS
+        yield client
+
+
+@pytest.fixture(scope="session")
+async def client(playground: Running) -> AsyncIterator[stripe.StripeClient]:
+    """The real SDK, against the one Stripe or the other."""
+    api = stripe.DEFAULT_API_BASE if CONTRACT_KEY else f"{playground.url}/stripe"
+    transport = stripe.HTTPXClient(timeout=30)
+    yield stripe.StripeClient(
+        CONTRACT_KEY or "sk_test_sandbox", base_addresses={"api": api}, http_client=transport, max_network_retries=0
+    )
+    await transport.close_async()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture
+async def customer(client: stripe.StripeClient) -> str:
+    """A customer of the account; the sandbox takes any id."""
+    return (await client.v1.customers.create_async()).id if CONTRACT_KEY else "cus_123"

@@ -1,0 +1,150 @@
+"""The warehouse, e-mail, analytics and Slack: once per order or key, with their refusals."""
+
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from sandbox.server import Running
+
+KEYED: Final = {"Authorization": "Bearer sandbox-fulfillment-key"}
+ADDRESS: Final = {"street": "1 Main St", "city": "Springfield", "state": "IL", "zip": "62701"}
+
+
+def order(order_id: str = "order-1", **address: str) -> dict[str, Any]:
+    return {
+        "orderId": order_id,
+        "items": [{"productId": "1", "quantity": 2}],
+        "shippingAddress": {**ADDRESS, **address},
+        "priority": "standard",
+    }
+
+
+async def post(http: httpx.AsyncClient, path: str, body: object = None) -> httpx.Response:
+    return await http.post(f"/fulfillment{path}", json=body, headers=KEYED)
+
+
+def code(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+# ---------------------------------------------------------------------------------------------------------- fulfilment
+
+
+async def test_an_order_is_accepted_once(sandbox: Running, http: httpx.AsyncClient) -> None:
+    """The same order again gets the same shipment."""
+    first = await post(http, "/orders", order())
+    again = await post(http, "/orders", order())
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json() == again.json() == {"id": first.json()["id"], "orderId": "order-1", "status": "accepted"}
+    assert first.json()["id"].startswith("ful_")
+    assert len(sandbox.world.fulfillment.shipments) == 1
+
+
+@pytest.mark.parametrize("address", [{"state": "ZZ"}, {"street": "5 Refuse Road"}])
+async def test_an_undeliverable_address_is_refused(
+    sandbox: Running, http: httpx.AsyncClient, address: dict[str, str]
+) -> None:
+    """422 address_refused, and nothing is shipped."""
+    assert code(await post(http, "/orders", order(**address))) == (422, "address_refused")
+    assert not sandbox.world.fulfillment.shipments
+
+
+@pytest.mark.parametrize("missing", ["orderId", "items", "shippingAddress", "priority"])
+async def test_an_incomplete_order_is_refused(http: httpx.AsyncClient, missing: str) -> None:
+    """422 that names the field."""
+    answer = await post(http, "/orders", {name: value for name, value in order().items() if name != missing})
+    assert code(answer) == (422, "invalid_request")
+    assert missing in answer.json()["error"]["fields"]
+
+
+@pytest.mark.parametrize("path", ["/orders", "/orders/order-1/cancel", "/orders/order-1/ship"])
+async def test_the_warehouse_wants_its_key(http: httpx.AsyncClient, path: str) -> None:
+    """401 without a bearer key."""
+    assert code(await http.post(f"/fulfillment{path}", json=order())) == (401, "unauthenticated")
+
+
+async def test_a_cancelled_order_stays_cancelled(http: httpx.AsyncClient) -> None:
+    """Cancelling twice is fine; creating or shipping it afterwards is not."""
+    await post(http, "/orders", order())
+    for _ in range(2):
+        answer = await post(http, "/orders/order-1/cancel")
+        assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+    assert code(await post(http, "/orders", order())) == (409, "order_cancelled")
+    assert code(await post(http, "/orders/order-1/ship")) == (409, "order_cancelled")
+
+
+async def test_a_shipped_order_cannot_be_cancelled(http: httpx.AsyncClient) -> None:
+    """409 already_shipped, and it stays shipped."""
+    await post(http, "/orders", order())
+    assert (await post(http, "/orders/order-1/ship")).json()["status"] == "shipped"
+    assert code(await post(http, "/orders/order-1/cancel")) == (409, "already_shipped")
+    shown = await http.get("/fulfillment/orders/order-1", headers=KEYED)
+    assert (shown.json()["status"], shown.json()["items"]) == ("shipped", [{"productId": "1", "quantity": 2}])
+
+
+@pytest.mark.parametrize(("forgets", "status"), [(False, 409), (True, 201)])
+async def test_a_cancel_that_comes_first_is_remembered(
+    http: httpx.AsyncClient,
+    forgets: bool,  # noqa: FBT001
+    status: int,
+) -> None:
+    """A late create is refused, unless this warehouse is one that forgets."""
+    await http.post("/_sandbox/settings", json={"fulfillment_forgets_cancels": forgets})
+    assert code(await post(http, "/orders/order-1/cancel")) == (404, "order_unknown")
+    assert (await post(http, "/orders", order())).status_code == status
+
+
+@pytest.mark.parametrize("action", ["cancel", "ship"])
+async def test_an_unknown_order_is_404(http: httpx.AsyncClient, action: str) -> None:
+    """The warehouse never heard of it."""
+    assert code(await post(http, f"/orders/order-1/{action}")) == (404, "order_unknown")
+
+
+# ------------------------------------------------------------------------------------------------------------ messages
+
+EMAIL: Final = {"to": "customer@example.com", "template": "order_confirmation", "data": {"orderNumber": "order-1"}}
+EVENT: Final = {"event": "order_placed", "userId": "cus_123", "properties": {"orderId": "order-1"}}
+MESSAGES: Final = [("/email/send", EMAIL, "emails"), ("/analytics/events", EVENT, "events")]
+
+
+@pytest.mark.parametrize(("path", "message", "box"), MESSAGES)
+async def test_a_message_is_delivered_once_per_key(  # noqa: PLR0913, PLR0917  the table's columns and its world
+    sandbox: Running, http: httpx.AsyncClient, path: str, message: dict[str, Any], box: str
+) -> None:
+    """A duplicate is answered like the first and not delivered; another key is another message."""
+    answers = [await http.post(path, json=message, headers={"Idempotency-Key": key}) for key in ("a", "a", "b")]
+    assert [each.status_code for each in answers] == [200, 200, 200]
+    assert answers[0].json() == answers[1].json() != answers[2].json()
+    assert sandbox.world.books()[box] == [message, message]
+
+
+@pytest.mark.parametrize(("path", "message", "box"), MESSAGES)
+@pytest.mark.parametrize("broken", ["missing", "null", "text"])
+async def test_an_incomplete_message_is_refused(  # noqa: PLR0913, PLR0917  the tables' columns and their world
+    sandbox: Running, http: httpx.AsyncClient, path: str, message: dict[str, Any], box: str, broken: str
+) -> None:
+    """422 for every field that is missing or not what it should be, and for what is no JSON object at all."""
+    for name in message:
+        rest = {each: value for each, value in message.items() if each != name}
+        body = {"missing": rest, "null": {**rest, name: None}, "text": "hello"}[broken]
+        assert code(await http.post(path, json=body)) == (422, "invalid_request")
+    assert sandbox.world.books()[box] == []
+
+
+async def test_slack_says_ok(sandbox: Running, http: httpx.AsyncClient) -> None:
+    """A text is taken, anything else is not."""
+    answer = await http.post("/slack/webhook", json={"text": "an order is stuck"})
+    assert (answer.status_code, answer.text) == (200, "ok")
+    assert (await http.post("/slack/webhook", json={})).status_code == 422
+    assert sandbox.world.books()["alerts"] == [{"text": "an order is stuck"}]
+
+
+@pytest.mark.parametrize("service", ["stripe", "fulfillment", "email", "analytics", "slack"])
+async def test_an_unknown_route_is_404_and_journalled(
+    sandbox: Running, http: httpx.AsyncClient, service: str
+) -> None:
+    """A mistyped path is seen."""
+    assert (await http.post(f"/{service}/nowhere", json={})).status_code == 404
+    (entry,) = sandbox.world.journal.about()
+    assert (entry["service"], entry["path"], entry["status"]) == (service, "/nowhere", 404)

@@ -1,0 +1,161 @@
+"""A whole shop for tests: a database, the sandbox and a worker of its own on a queue of its own."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import asyncpg
+from pydantic import SecretStr
+from temporalio.client import Client, WorkflowHandle
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from orders.models import CancelOutcome, OrderOutcome
+from orders.settings import SANDBOX_STRIPE_KEY, Settings
+from orders.temporal import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
+from sandbox.server import Running, serve
+from sandbox.world import World
+from tests.stagehand import Stagehand
+from worker import open_worker
+
+Payload = dict[str, Any]
+
+PATIENCE = 30  # seconds until a condition that tests wait for counts as failed
+
+
+def an_order(**changes: Any) -> Payload:
+    """The reference's own test payload: two of product 1 at 29.99."""
+    return {
+        "customerId": "cus_123",
+        "customerEmail": "customer@example.com",
+        "items": [{"productId": "1", "quantity": 2, "price": 29.99}],
+        "paymentMethodId": "pm_123",
+        "shippingAddress": {"street": "123 Main St", "city": "San Francisco", "state": "CA", "zip": "94102"},
+    } | changes
+
+
+@dataclass
+class Shop:
+    """What a test does to the shop, and what it sees of it."""
+
+    settings: Settings
+    client: Client
+    env: WorkflowEnvironment
+    sandbox: Running
+    pool: "asyncpg.Pool[asyncpg.Record]"
+    task_queue: str
+    stagehand: Stagehand = field(default_factory=Stagehand)
+
+    @property
+    def world(self) -> World:
+        return self.sandbox.world
+
+    async def start(
+        self, payload: Any = None, order_id: str | None = None, **options: Any
+    ) -> WorkflowHandle[Any, OrderOutcome]:
+        """Start process-order as any client would: by name, with plain JSON."""
+        return await self.client.start_workflow(
+            PROCESS_ORDER,
+            an_order() if payload is None else payload,
+            id=order_id or new_order_id(),
+            task_queue=self.task_queue,
+            result_type=OrderOutcome,
+            **options,
+        )
+
+    async def place(self, payload: Any = None, order_id: str | None = None, **options: Any) -> OrderOutcome:
+        return await (await self.start(payload, order_id, **options)).result()
+
+    async def start_cancel(
+        self, order_id: str, email: str | None = "customer@example.com"
+    ) -> WorkflowHandle[Any, CancelOutcome]:
+        return await self.client.start_workflow(
+            CANCEL_ORDER,
+            {"orderId": order_id} | ({"customerEmail": email} if email else {}),
+            id=cancel_order_id(order_id),
+            task_queue=self.task_queue,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            result_type=CancelOutcome,
+        )
+
+    async def cancel(self, order_id: str, email: str | None = "customer@example.com") -> CancelOutcome:
+        return await (await self.start_cancel(order_id, email)).result()
+
+    async def advance(self, handle: WorkflowHandle[Any, Any], by: timedelta) -> None:
+        """Let the run's own clock run ahead."""
+        await self.env.fast_forward(handle, by)  # type: ignore[attr-defined]
+
+    async def row(self, order_id: str) -> asyncpg.Record:
+        row = await self.pool.fetchrow("SELECT * FROM orders WHERE id = $1", order_id)
+        assert row is not None, f"no row for {order_id}"
+        return row
+
+    async def status(self, order_id: str) -> str | None:
+        return await self.pool.fetchval("SELECT status FROM orders WHERE id = $1", order_id)
+
+    async def stock(self, product_id: str = "1") -> tuple[int, int]:
+        """What is available and what is reserved."""
+        row = await self.pool.fetchrow("SELECT quantity, reserved FROM inventory WHERE product_id = $1", product_id)
+        assert row is not None
+        return row["quantity"], row["reserved"]
+
+    async def events(self, order_id: str) -> list[str]:
+        """The order's states in the order in which it took them."""
+        rows = await self.pool.fetch(
+            "SELECT to_status FROM order_events WHERE order_id = $1 AND to_status IS NOT NULL ORDER BY id", order_id
+        )
+        return [row["to_status"] for row in rows]
+
+
+async def eventually(condition: Callable[[], Awaitable[Any]], what: str) -> Any:
+    """The first true value of `condition`; fails with `what` when it takes too long."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not (value := await condition()):
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"in {PATIENCE} s it never came to: {what}") from None
+    return value
+
+
+def new_order_id() -> str:
+    return f"order-{uuid.uuid4().hex[:12]}"
+
+
+def settings_for(database_url: str, sandbox: Running, **changes: Any) -> Settings:
+    return Settings(
+        database_url=SecretStr(database_url),
+        stripe_secret_key=SecretStr(SANDBOX_STRIPE_KEY),
+        stripe_api_base=f"{sandbox.url}/stripe",
+        fulfillment_api=f"{sandbox.url}/fulfillment",
+        email_service_url=f"{sandbox.url}/email",
+        analytics_url=f"{sandbox.url}/analytics",
+        slack_webhook=SecretStr(f"{sandbox.url}/slack/webhook"),
+        **({"http_timeout_seconds": 1} | changes),
+    )
+
+
+@asynccontextmanager
+async def open_shop(database_url: str, env: WorkflowEnvironment, **changes: Any) -> AsyncIterator[Shop]:
+    """Open a shop; `changes` are settings."""
+    stagehand = Stagehand()
+    task_queue = f"orders-{uuid.uuid4().hex[:8]}"
+    async with serve() as sandbox, asyncpg.create_pool(database_url, min_size=1, max_size=4) as pool:
+        settings = settings_for(database_url, sandbox, **changes)
+        async with open_worker(
+            settings, env.client, task_queue=task_queue, interceptors=[stagehand]
+        ) as worker, running(worker):
+            yield Shop(settings, env.client, env, sandbox, pool, task_queue, stagehand)
+
+
+@asynccontextmanager
+async def running(worker: Worker) -> AsyncIterator[None]:
+    async with worker:
+        yield

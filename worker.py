@@ -1,0 +1,211 @@
+"""The worker process: settings, clients, activities, worker. The only place where everything is put together."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+import httpx
+import structlog
+from pydantic import ValidationError
+from stripe import StripeClient
+from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.worker import Interceptor, Worker
+
+from activities.database import Database, open_pool
+from activities.fulfillment import Warehouse
+from activities.http import open_http
+from activities.inventory import Inventory
+from activities.notifications import Notifications
+from activities.order_book import OrderBook
+from activities.payments import Payments
+from activities.stripe_gateway import StripeGateway, open_stripe
+from orders.errors import Permanent
+from orders.logs import configure_logs
+from orders.models import Terms
+from orders.settings import Settings
+from orders.temporal import SEARCH_ATTRIBUTES, TASK_QUEUE, connect
+from workflows.cancel_order import CancelOrder
+from workflows.process_order import ProcessOrder
+from workflows.steps import ATTEMPT
+
+if TYPE_CHECKING:
+    from activities.database import Pool
+
+WORKFLOWS: Final[Sequence[type]] = (ProcessOrder, CancelOrder)
+
+# Longer than the longest attempt of an activity, so that a worker that is told to stop finishes what it has begun.
+DRAIN: Final = ATTEMPT + timedelta(seconds=5)
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+
+log = structlog.get_logger()
+
+
+class CannotStart(Exception):
+    """Something that the worker needs is missing; the message says what and where."""
+
+
+def activities_of(
+    settings: Settings, client: Client, database: Database, http: httpx.AsyncClient, stripe: StripeClient
+) -> list[Callable[..., Any]]:
+    """Every activity, its class given the clients that it needs."""
+    inventory = Inventory(database, terms_of(settings))
+    order_book = OrderBook(database, client)
+    payments = Payments(database, StripeGateway(stripe))
+    warehouse = Warehouse(database, http, settings.fulfillment_api, settings.fulfillment_key.get_secret_value())
+    notifications = Notifications(
+        database, http, settings.email_service_url, settings.analytics_url, settings.slack_webhook
+    )
+    return [
+        inventory.reserve_stock,
+        inventory.finalise_order,
+        inventory.release_stock,
+        order_book.read_order,
+        order_book.observe_order,
+        order_book.claim_undo,
+        order_book.claim_cancellation,
+        order_book.mark_shipped,
+        order_book.park_order,
+        order_book.settle_park,
+        payments.authorise_payment,
+        payments.read_payment,
+        payments.capture_payment,
+        payments.resume_capture,
+        payments.void_payment,
+        warehouse.request_fulfillment,
+        warehouse.cancel_fulfillment,
+        notifications.send_email,
+        notifications.track_order,
+        notifications.give_up_notice,
+        notifications.post_alert,
+    ]
+
+
+def terms_of(settings: Settings) -> Terms:
+    """What a new order is promised; it is written on its row."""
+    return Terms(
+        capture_mode=settings.payment_capture,
+        authentication_deadline=settings.authentication_deadline_seconds,
+        authentication_poll=settings.authentication_poll_seconds,
+        fulfillment_deadline=settings.fulfillment_deadline_seconds,
+        notice_deadline=settings.notice_deadline_seconds,
+    )
+
+
+@asynccontextmanager
+async def open_worker(
+    settings: Settings, client: Client, *, task_queue: str = TASK_QUEUE, interceptors: Sequence[Interceptor] = ()
+) -> AsyncIterator[Worker]:
+    """A worker with all its clients open; not yet running.
+
+    Raises:
+        CannotStart: PostgreSQL cannot be used, or a migration or search attribute is missing.
+    """
+    await check_search_attributes(client)
+    async with AsyncExitStack() as stack:
+        database = Database(await stack.enter_async_context(await _open_database(settings)))
+        await check_migrations(database)
+        http = await stack.enter_async_context(open_http(settings.http_timeout_seconds))
+        stripe = open_stripe(
+            settings.stripe_secret_key.get_secret_value(), settings.stripe_base, settings.http_timeout_seconds
+        )
+        yield Worker(
+            client,
+            task_queue=task_queue,
+            workflows=WORKFLOWS,
+            activities=activities_of(settings, client, database, http, stripe),
+            interceptors=interceptors,
+            graceful_shutdown_timeout=DRAIN,
+        )
+
+
+async def check_migrations(database: Database) -> None:
+    """Refuse a database whose schema is not the one this code was written for.
+
+    Raises:
+        CannotStart: naming the migrations that are missing.
+    """
+    wanted = {path.name.split("_")[0] for path in MIGRATIONS.glob("*.sql")}
+    try:
+        async with database.transaction() as connection:
+            applied = {row["version"] for row in await connection.fetch("SELECT version FROM schema_migrations")}
+    except Permanent:
+        applied = set()
+    if missing := sorted(wanted - applied):
+        raise CannotStart(f"PostgreSQL lacks the migrations {', '.join(missing)}: run `make migrate`")
+
+
+async def check_search_attributes(client: Client) -> None:
+    """An unregistered search attribute would fail every workflow task for ever.
+
+    Raises:
+        CannotStart: naming those that are missing.
+    """
+    answer = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace)
+    )
+    if missing := sorted(SEARCH_ATTRIBUTES.keys() - answer.custom_attributes.keys()):
+        raise CannotStart(
+            f"Temporal lacks the search attributes {', '.join(missing)}: create each with "
+            "`temporal operator search-attribute create --type Keyword --name …`"
+        )
+
+
+async def _open_database(settings: Settings) -> "Pool":
+    try:
+        return await open_pool(settings.database_url.get_secret_value(), settings.database_pool_size)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        raise CannotStart(f"PostgreSQL at DATABASE_URL cannot be used: {type(error).__name__}") from error
+
+
+async def _connect() -> Client:
+    try:
+        return await connect()
+    except RuntimeError as error:
+        raise CannotStart(f"Temporal at TEMPORAL_ADDRESS cannot be reached: {error}") from error
+
+
+async def run(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT, then finish what has begun."""
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+    client = await _connect()
+    async with open_worker(settings, client) as worker, worker:
+        log.info("worker ready", task_queue=TASK_QUEUE, namespace=client.namespace)
+        if settings.worker_ready_file:
+            Path(settings.worker_ready_file).touch()  # noqa: ASYNC240 (once, at start)
+        await stop.wait()
+        log.info("worker draining", seconds=DRAIN.total_seconds())
+    log.info("worker stopped")
+
+
+def main() -> int:
+    """Exit status 0 after a drain, 1 with one line on why the worker cannot start."""
+    try:
+        settings = Settings()
+        configure_logs(settings.log_format, settings.log_level)
+        asyncio.run(run(settings))
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False):
+            name = ".".join(str(part) for part in problem["loc"]).upper()
+            sys.stderr.write(f"worker.py: {name} {problem['msg']}\n".replace(" Value error,", ""))
+        return 1
+    except CannotStart as error:
+        sys.stderr.write(f"worker.py: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)  # the interpreter's own exit may abort in the SDK's threads (temporalio/sdk-python#300)

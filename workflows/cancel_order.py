@@ -1,0 +1,184 @@
+"""cancel-order: call an order off at any moment of its life, exactly once, whoever asks and how often.
+
+It claims the order row, and then does what the row says with the same activities as process-order: it waits only while
+that run is open to do the work.
+"""
+
+from datetime import timedelta
+from typing import Final
+
+from temporalio import workflow
+from temporalio.common import RawValue
+from temporalio.exceptions import ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.inventory import Inventory
+    from activities.notifications import Notifications
+    from activities.order_book import OrderBook
+    from activities.payments import Payments
+    from orders.errors import InvalidInput
+    from orders.intake import CancelRequest, parse_cancel, read_payload
+    from orders.models import (
+        CLOSED,
+        CancelOutcome,
+        CancelReason,
+        CancelView,
+        Notice,
+        NoticeKind,
+        OrderRow,
+        Stage,
+        Status,
+    )
+    from orders.temporal import CANCEL_ORDER
+    from workflows.compensations import Compensations
+    from workflows.notices import deliver
+    from workflows.progress import Progress
+    from workflows.saga import Saga, shielded
+    from workflows.steps import UNTIL_DONE, step
+
+FIRST_POLL: Final = timedelta(milliseconds=200)
+LONGEST_POLL: Final = timedelta(seconds=30)
+
+NOT_CANCELLED: Final = {
+    Status.SHIPPED: CancelReason.ALREADY_SHIPPED,
+    Status.DELIVERED: CancelReason.ALREADY_SHIPPED,
+    Status.REJECTED: CancelReason.ORDER_REJECTED,
+    Status.FAILED: CancelReason.ORDER_FAILED,
+}
+
+
+@workflow.defn(name=CANCEL_ORDER)
+class CancelOrder:
+    """One customer's cancel; its workflow id is `cancel-order:<order id>`."""
+
+    @workflow.init
+    def __init__(self, raw: RawValue = None) -> None:  # type: ignore[assignment]
+        self._raw = raw
+        self._progress = Progress(workflow.info().workflow_id)
+        self._saga: Saga | None = None
+        self._poll = FIRST_POLL
+        self._row: OrderRow | None = None
+
+    # -------------------------------------------------------------------------------------------------- the story
+
+    @workflow.run
+    async def run(self, _raw: RawValue = None) -> CancelOutcome:  # type: ignore[assignment]
+        """Cancel the order that the input names; see orders.intake.CancelRequest. A "no" is a completed run."""
+        try:
+            request = parse_cancel(read_payload(self._raw))
+        except InvalidInput as invalid:
+            self._progress.enter(Stage.REJECTED, str(invalid))
+            return CancelOutcome(cancelled=False, refunded=False, reason=f"{CancelReason.INVALID_REQUEST}: {invalid}")
+        self._progress = Progress(request.order_id)
+        # Once it has claimed the row there is no way back: even a cancel of this run finds it finishing its work.
+        return await shielded(self._cancel(request))
+
+    async def _cancel(self, request: CancelRequest) -> CancelOutcome:
+        self._progress.enter(Stage.CANCELLING, "claiming the order")
+        row = await self._claim(request.order_id)
+        first_look = workflow.info().continued_run_id is None
+        asked_too_late = first_look and row is not None and row.status is Status.CANCELLED
+        while row is not None and not _is_settled(row):
+            await self._drive(row)
+            row = await self._claim(request.order_id)
+        outcome = _outcome(row, asked_too_late=asked_too_late)
+        self._progress.enter(
+            Stage.CANCELLED if outcome.cancelled else Stage.REJECTED, outcome.reason or "cancelled and refunded"
+        )
+        if row and outcome.cancelled and request.customer_email:
+            notice = Notice(order_id=row.id, kind=NoticeKind.CANCELLED, to=request.customer_email)
+            await deliver(Notifications.send_email, notice, row.terms.notice_deadline, self._progress)
+        await self._progress.flush()
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return outcome
+
+    async def _claim(self, order_id: str) -> OrderRow | None:
+        """The row after our claim; None for an order that does not exist and will not: its run was seen closed."""
+        while True:
+            self._row = await step(OrderBook.claim_cancellation, order_id, UNTIL_DONE, "claim the order")
+            if self._row:
+                return self._row
+            seen = await step(OrderBook.observe_order, order_id, UNTIL_DONE, "does the order exist?")
+            if not seen.run_open and seen.row is None:
+                return None
+            if seen.row is None:
+                await self._pause("process-order is about to write the order")
+
+    async def _drive(self, row: OrderRow) -> None:
+        """One move towards an end: leave it to process-order while that runs, else do it ourselves."""
+        match row.status:
+            case Status.CANCELLING:
+                await self._undo(row, Compensations(row.id, self._progress, if_shipped=OrderBook.mark_shipped))
+            case Status.UNDOING if not await self._wake(row.id):
+                await self._undo(row, Compensations(row.id, self._progress))
+            case Status.CAPTURING if not await self._is_running(row.id):
+                await self._capture()
+            case _:
+                await self._pause(f"process-order is at work: {row.status}")
+
+    # -------------------------------------------------------------------------------------------------- the steps
+
+    async def _undo(self, row: OrderRow, compensations: Compensations) -> None:
+        self._saga = compensations.saga()
+        if row.parked_step:
+            await self._saga.park(row.parked_step, row.parked_reason or "parked by an earlier run")
+        await self._saga.undo()
+
+    async def _capture(self) -> None:
+        """Forward, for a run of process-order that is gone: only a paid order can then be cancelled."""
+        if await self._progress.see_through(Payments.capture_payment, "capture", may_fail=False):
+            await self._progress.see_through(Inventory.finalise_order, "stock sold", may_fail=False)
+
+    async def _wake(self, order_id: str) -> bool:
+        """Tell process-order that its row is claimed. False: it does not run."""
+        try:
+            await workflow.get_external_workflow_handle(order_id).signal("cancel-requested")
+        except ApplicationError as error:
+            if error.type != "ExternalWorkflowExecutionNotFound":
+                raise
+            return False
+        return True
+
+    async def _is_running(self, order_id: str) -> bool:
+        seen = await step(OrderBook.observe_order, order_id, UNTIL_DONE, "does process-order run?")
+        return seen.run_open
+
+    async def _pause(self, why: str) -> None:
+        if workflow.info().is_continue_as_new_suggested():
+            await workflow.wait_condition(workflow.all_handlers_finished)
+            workflow.continue_as_new(self._raw)
+        self._progress.tell(why)
+        await workflow.sleep(self._poll, summary=why)
+        self._poll = min(self._poll * 2, LONGEST_POLL)
+
+    # ------------------------------------------------------------------------------------------------- the outside
+
+    @workflow.query(description="Where the cancel stands")
+    def status(self) -> CancelView:
+        return CancelView(stage=self._progress.stage, stuck=tuple(self._saga.parked) if self._saga else ())
+
+
+def _is_settled(row: OrderRow) -> bool:
+    """Nothing is left for us to do: it is over, too late, or parked at another run, which waits for a person."""
+    if row.parked_step:
+        return row.parked_by != workflow.info().workflow_id
+    return row.status in CLOSED | {Status.SHIPPED, Status.DELIVERED}
+
+
+def _outcome(row: OrderRow | None, *, asked_too_late: bool) -> CancelOutcome:
+    if row is None:
+        return CancelOutcome(cancelled=False, refunded=False, reason=CancelReason.UNKNOWN_ORDER)
+    if row.parked_step:
+        return CancelOutcome(cancelled=False, refunded=False, reason=CancelReason.UNDO_PARKED)
+    refunded = row.refund_status == "succeeded"
+    if asked_too_late:
+        return CancelOutcome(cancelled=False, refunded=refunded, reason=CancelReason.ALREADY_CANCELLED)
+    if row.status is not Status.CANCELLED:
+        return CancelOutcome(cancelled=False, refunded=refunded, reason=NOT_CANCELLED[row.status])
+    return CancelOutcome(cancelled=True, refunded=refunded, reason=None if refunded else _where_the_money_is(row))
+
+
+def _where_the_money_is(row: OrderRow) -> CancelReason:
+    if row.refund_status:
+        return CancelReason.REFUND_PENDING
+    return CancelReason.AUTHORISATION_VOIDED if row.payment_intent_id else CancelReason.NOT_CHARGED

@@ -1,0 +1,91 @@
+"""The undos of an order, for whichever run drives them: process-order its own, cancel-order on a customer's behalf."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.fulfillment import Warehouse
+    from activities.inventory import Inventory
+    from activities.order_book import OrderBook
+    from activities.payments import Payments
+    from orders.models import CLOSED, OrderRow, Park, Settlement, Stage, Status
+    from workflows.progress import Progress
+    from workflows.saga import Resolution, Saga, Stop, Undo
+    from workflows.steps import UNTIL_DONE, step
+
+ResultT = TypeVar("ResultT")
+
+
+class Compensations:
+    """Newest first: call the shipment off, void or refund, put the stock back and close the order."""
+
+    def __init__(
+        self,
+        order_id: str,
+        progress: Progress,
+        *,
+        if_shipped: Callable[[Any, str], Awaitable[OrderRow]] = Payments.resume_capture,
+    ) -> None:
+        """`if_shipped` is what to do when the goods have left before they could be called off."""
+        self._order_id = order_id
+        self._progress = progress
+        self._if_shipped = if_shipped
+        self._before: Stage | None = None
+
+    def saga(self, claim: Undo[BaseException | None] | None = None) -> Saga:
+        """A saga with all undos of an order registered.
+
+        All before the first step: a run that was reset, or started again, may have been further than it knows.
+        """
+        saga = Saga(claim=claim, on_park=self._park, on_resolve=self._settle)
+        saga.on_failure(self.release_stock, self._order_id, needs=(self.cancel_fulfillment, self.void_payment))
+        saga.on_failure(self.void_payment, self._order_id, needs=(self.cancel_fulfillment,))
+        saga.on_failure(self.cancel_fulfillment, self._order_id)
+        return saga
+
+    async def cancel_fulfillment(self, _order_id: str) -> str | Stop:
+        undone = await self._see_through(Warehouse.cancel_fulfillment, "call the shipment off")
+        if not undone.shipped:
+            return undone.note
+        row = await self._see_through(self._if_shipped, "the goods have left: go forward")
+        return Stop(f"{undone.note}; the order is {row.status}")
+
+    async def void_payment(self, _order_id: str) -> str:
+        undone = await self._see_through(Payments.void_payment, "void or refund the payment")
+        return undone.note
+
+    async def release_stock(self, _order_id: str) -> str | Stop:
+        row = await self._see_through(Inventory.release_stock, "put the stock back, close the order")
+        if row.status in CLOSED:
+            return f"stock back, the order is {row.status}"
+        if row.parked_step:
+            raise ApplicationError(f"the order is parked at {row.parked_step}", type="parked")
+        return Stop(f"the order is {row.status}")
+
+    async def _see_through(self, activity: Callable[[Any, str], Awaitable[ResultT]], summary: str) -> ResultT:
+        return await self._progress.see_through(activity, summary, may_fail=True)
+
+    async def _park(self, name: str, reason: str) -> bool:
+        park = Park(order_id=self._order_id, step=name, reason=reason, workflow_id=workflow.info().workflow_id)
+        row = await step(OrderBook.park_order, park, UNTIL_DONE, f"parked: {name}")
+        if row.status not in (Status.UNDOING, Status.CANCELLING):
+            return False
+        self._before = self._progress.stage
+        self._progress.enter(Stage.PARKED, f"`{name}` is parked")
+        self._progress.call_for_attention(
+            name,
+            f"{name} is stuck: {reason}. Look at what exists, then send the update `resolve` naming the step: "
+            f"retry, skip or resolved. `starter.py resolve {self._order_id}` does it",
+        )
+        return True
+
+    async def _settle(self, resolution: Resolution) -> None:
+        settlement = Settlement(order_id=self._order_id, **resolution.model_dump())
+        await step(OrderBook.settle_park, settlement, UNTIL_DONE, f"{resolution.action} of {resolution.step}")
+        self._progress.no_longer_needs_attention()
+        self._progress.enter(
+            self._before or Stage.UNDOING, f"{resolution.by} says {resolution.action}: {resolution.reason}"
+        )

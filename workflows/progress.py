@@ -1,0 +1,95 @@
+"""What a person sees of a run: its stage, the story so far, and whether it needs attention."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, RetryState
+
+with workflow.unsafe.imports_passed_through():
+    from activities.notifications import Notifications
+    from orders.models import Alert, Stage
+    from orders.temporal import CUSTOMER_ID, NEEDS_ATTENTION, ORDER_STAGE
+    from workflows.saga import reason
+    from workflows.steps import A_ROUND, step, within
+
+ResultT = TypeVar("ResultT")
+
+ALERT_DEADLINE: Final = timedelta(hours=1)
+AFTER_A_FINAL_ERROR: Final = timedelta(minutes=1)
+
+
+class Progress:
+    """Search attributes for lists, current details for the run's page, alerts for those who look at neither."""
+
+    def __init__(self, order_id: str) -> None:
+        self._order_id = order_id
+        self.stage: Stage | None = None
+        self._story: list[str] = []
+        self._alerts: list[asyncio.Task[None]] = []
+
+    def enter(self, stage: Stage, note: str, *, customer_id: str | None = None) -> None:
+        """The next stage of the order, and what it is about."""
+        self.tell(note)
+        if stage is not self.stage:
+            self.stage = stage
+            customer = [CUSTOMER_ID.value_set(customer_id)] if customer_id else []
+            workflow.upsert_search_attributes([ORDER_STAGE.value_set(stage), *customer])
+
+    def tell(self, note: str) -> None:
+        """One more line of the story."""
+        self._story.append(f"- {workflow.now():%H:%M:%S} {note}")
+        workflow.set_current_details("\n".join(self._story))
+
+    def call_for_attention(self, what: str, note: str) -> None:
+        """Mark the run for a person, and alert one without waiting for it."""
+        workflow.upsert_search_attributes([NEEDS_ATTENTION.value_set(what)])
+        self.tell(f"**{note}**")
+        key = f"{self._order_id}:{what}:{len(self._story)}:{workflow.info().run_id}"
+        alert = Alert(order_id=self._order_id, key=key, text=f"{self._order_id}: {note}")
+        self._alerts.append(asyncio.create_task(self._alert(alert)))
+
+    def no_longer_needs_attention(self) -> None:
+        workflow.upsert_search_attributes([NEEDS_ATTENTION.value_unset()])
+
+    async def see_through(
+        self,
+        activity: Callable[[Any, str], Awaitable[ResultT]],
+        summary: str,
+        *,
+        may_fail: bool,
+    ) -> ResultT:
+        """Run an activity on the order however long it takes, and call for attention as long as it keeps failing.
+
+        Raises:
+            ActivityError: with `may_fail`, that it failed for good.
+        """
+        rounds = 0
+        while True:
+            try:
+                result = await step(activity, self._order_id, A_ROUND, summary)
+            except ActivityError as error:
+                for_good = error.retry_state is RetryState.NON_RETRYABLE_FAILURE
+                if for_good and may_fail:
+                    raise
+                rounds += 1
+                self.call_for_attention(error.activity_type, f"{error.activity_type} keeps failing: {reason(error)}")
+                if for_good:
+                    await workflow.sleep(AFTER_A_FINAL_ERROR, summary=f"{error.activity_type} will be tried again")
+            else:
+                if rounds:
+                    self.no_longer_needs_attention()
+                return result
+
+    async def flush(self) -> None:
+        """Wait for the alerts that are still on their way."""
+        for alert in self._alerts:
+            await alert
+
+    async def _alert(self, alert: Alert) -> None:
+        try:
+            await step(Notifications.post_alert, alert, within(ALERT_DEADLINE), "alert the people on call")
+        except ActivityError:
+            workflow.logger.error("an alert could not be posted", extra={"order_id": alert.order_id, "key": alert.key})

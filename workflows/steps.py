@@ -1,0 +1,62 @@
+"""How a step is executed: the one place where workflows meet activities."""
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, Final, TypedDict, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.workflow import ActivityCancellationType, ActivityHandle
+
+ArgT = TypeVar("ArgT")
+ResultT = TypeVar("ResultT")
+
+
+class Options(TypedDict):
+    """How long one attempt may take, how long all of them, and what is between them. None: no end."""
+
+    start_to_close_timeout: timedelta
+    schedule_to_close_timeout: timedelta | None
+    retry_policy: RetryPolicy
+
+
+# One attempt of a step makes at most five calls of HTTP_TIMEOUT_SECONDS (at most 6 s each), which must fit into it.
+ATTEMPT: Final = timedelta(seconds=35)
+BRISK: Final = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=20))
+PATIENT: Final = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1))
+
+# For what must happen: tried until it does, or until it fails for good.
+UNTIL_DONE: Final = Options(start_to_close_timeout=ATTEMPT, schedule_to_close_timeout=None, retry_policy=PATIENT)
+# The same, in rounds: after each one somebody is told that it still fails.
+A_ROUND: Final = Options(
+    start_to_close_timeout=ATTEMPT, schedule_to_close_timeout=timedelta(minutes=10), retry_policy=PATIENT
+)
+
+
+def within(deadline: timedelta) -> Options:
+    """For what may fail: tried until the deadline."""
+    return Options(start_to_close_timeout=ATTEMPT, schedule_to_close_timeout=deadline, retry_policy=BRISK)
+
+
+def start_step(
+    activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, options: Options, summary: str
+) -> ActivityHandle[ResultT]:
+    """Start an activity whose attempt in flight, if cancelled, is waited for: its effect is known before any undo."""
+    return workflow.start_activity_method(
+        activity,
+        arg,
+        **options,
+        summary=summary,
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    )
+
+
+async def step(
+    activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, options: Options, summary: str
+) -> ResultT:
+    """Run an activity to its end.
+
+    Raises:
+        ActivityError: it failed for good, ran out of time or was cancelled.
+    """
+    return await start_step(activity, arg, options, summary)
