@@ -114,8 +114,10 @@ async def open_worker(
         database = Database(await stack.enter_async_context(await _open_database(settings)))
         await check_migrations(database)
         http = await stack.enter_async_context(open_http(settings.http_timeout_seconds))
-        stripe = open_stripe(
-            settings.stripe_secret_key.get_secret_value(), settings.stripe_base, settings.http_timeout_seconds
+        stripe = await stack.enter_async_context(
+            open_stripe(
+                settings.stripe_secret_key.get_secret_value(), settings.stripe_base, settings.http_timeout_seconds
+            )
         )
         yield Worker(
             client,

@@ -3,7 +3,8 @@
 Nothing here knows the order row; activities/payments.py decides what may be done when.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 import stripe
@@ -27,16 +28,21 @@ class PaymentRefused(Exception):
     """Stripe refuses what the customer chose; the argument is the code."""
 
 
-def open_stripe(secret_key: str, base: str, timeout_seconds: float) -> stripe.StripeClient:
+@asynccontextmanager
+async def open_stripe(secret_key: str, base: str, timeout_seconds: float) -> AsyncIterator[stripe.StripeClient]:
     """A client that leaves retrying to Temporal and tells nobody about itself."""
     stripe.enable_telemetry = False  # it would write a file under the home folder and send platform data
-    return stripe.StripeClient(
-        secret_key,
-        stripe_version=API_VERSION,
-        base_addresses={"api": base},
-        http_client=stripe.HTTPXClient(timeout=timeout_seconds),
-        max_network_retries=0,
-    )
+    http = stripe.HTTPXClient(timeout=timeout_seconds)
+    try:
+        yield stripe.StripeClient(
+            secret_key,
+            stripe_version=API_VERSION,
+            base_addresses={"api": base},
+            http_client=http,
+            max_network_retries=0,
+        )
+    finally:
+        await http.close_async()
 
 
 class StripeGateway:

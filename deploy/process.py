@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import SystemRandom
 from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -170,10 +171,19 @@ def require_free_port(port: int, wanted_by: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Name ports that nobody uses at this moment, for tests."""
+    """Choose ports that nobody uses at this moment, for tests.
+
+    They are below those that systems hand out to whoever asks for any port, so that none is gone before it is used.
+    """
+    choice = SystemRandom()
+    ports: list[int] = []
     with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in sockets]
+        while len(ports) < count:
+            port = choice.randrange(20_000, 32_000)
+            with suppress(OSError):
+                held.enter_context(socket.create_server((HOST, port)))
+                ports.append(port)
+    return ports
 
 
 @contextmanager

@@ -2,10 +2,14 @@
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
+from typing import Final
 
 from sandbox.server import serve
+
+LARGEST_PORT: Final = 65535
 
 
 async def main(port: int) -> None:
@@ -18,11 +22,17 @@ async def main(port: int) -> None:
         await stopped.wait()
 
 
+def port_number(text: str) -> int:
+    if not text.isdecimal() or int(text) > LARGEST_PORT:
+        raise argparse.ArgumentTypeError(f"{text} is not a port (0 to {LARGEST_PORT})")
+    return int(text)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m sandbox", description="The outside world of the order sagas.")
-    parser.add_argument("--port", type=int, default=8400, help="on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--port", type=port_number, default=8400, help="on 127.0.0.1; 0: a free one")
     arguments = parser.parse_args()
     try:
         asyncio.run(main(arguments.port))
     except OSError as problem:
-        sys.exit(f"The sandbox cannot listen on port {arguments.port}: {problem.strerror}")
+        sys.exit(f"The sandbox cannot listen on port {arguments.port}: {os.strerror(problem.errno or 0)}")

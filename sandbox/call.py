@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from sandbox.faults import Strike
 
 REPLAYED: Final = "Idempotent-Replayed"
-_NESTED: Final = re.compile(r"(\w+)\[(\w*)\]")
+_NESTED: Final = re.compile(r"(\w+)\[([^\[\]]*)\]")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The journal: every request to a neighbour, in order of arrival, without secrets."""
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ from sandbox.faults import Fault, NoAnswer
 
 # Named one by one: what is not known to be harmless is not written down.
 HEADERS: Final = ("content-type", "idempotency-key", "stripe-version", "user-agent")
+
+KEPT: Final = 20_000
 
 
 @dataclass
@@ -34,8 +37,10 @@ class Entry:
 
 
 class Journal:
+    """The last entries; older ones are forgotten, so that a sandbox can run for days."""
+
     def __init__(self) -> None:
-        self._entries: list[tuple[str, Entry]] = []
+        self._entries: deque[tuple[str, Entry]] = deque(maxlen=KEPT)
 
     def open(self, call: Call, about: str, fault: Fault | None) -> Entry:
         """Write the request down; `about` is what may name an order."""

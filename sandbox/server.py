@@ -1,7 +1,6 @@
 """Serving the sandbox on 127.0.0.1, inside the running event loop: for `python -m sandbox` and for tests alike."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -39,10 +38,10 @@ async def serve(port: int = 0) -> AsyncIterator[Running]:
     """
     world, state = World(), ServerState()
     config = Config(create_app(world), lifespan="off", log_config=None, access_log=False)
-    listener = socket.create_server(("127.0.0.1", port))
-    server = await asyncio.get_running_loop().create_server(lambda: _Connection(config, state, {}), sock=listener)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Connection(config, state, {}), "127.0.0.1", port)
     try:
-        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", world)
+        yield Running(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", world)
     finally:
         server.close()
         await _hang_up(world, state)

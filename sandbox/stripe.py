@@ -5,6 +5,7 @@ Amounts are in minor units. Whoever breaks a rule gets a `StripeError`, whose bo
 
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, NoReturn, TypeVar
@@ -114,6 +115,7 @@ class Stripe:
 
     intents: dict[str, PaymentIntent] = field(default_factory=dict)
     refunds: dict[str, Refund] = field(default_factory=dict)
+    refunds_of: defaultdict[str, list[Refund]] = field(default_factory=lambda: defaultdict(list))
 
     # -------------------------------------------------------------------------------------------------- PaymentIntents
 
@@ -196,7 +198,7 @@ class Stripe:
         intent = self.intent(params.payment_intent, param="payment_intent")
         if not intent.amount_received:
             raise StripeError(400, "This PaymentIntent has no successful charge to refund.", param="payment_intent")
-        left = intent.amount_received - sum(each.amount for each in self._refunds_of(intent.id) if each.stands)
+        left = intent.amount_received - sum(each.amount for each in self.refunds_of[intent.id] if each.stands)
         if not left:
             message = f"Charge {intent.latest_charge} has already been refunded."
             raise StripeError(400, message, code="charge_already_refunded")
@@ -211,18 +213,21 @@ class Stripe:
             **params.model_dump() | {"amount": params.amount or left},
         )
         self.refunds[refund.id] = refund
+        self.refunds_of[intent.id].append(refund)
         return self._run_course(refund, intent.card)
 
     def retrieve_refund(self, refund_id: str) -> View:
         return asdict(self.refund(refund_id))
 
     def list_refunds(self, params: ListRefunds) -> View:
-        found = [each for each in self.refunds.values() if params.payment_intent in (None, each.payment_intent)]
-        return _page("/v1/refunds", found, params)
+        of = params.payment_intent
+        return _page("/v1/refunds", self.refunds_of[of] if of else list(self.refunds.values()), params)
 
     def settle(self, refund_id: str, *, succeeds: bool) -> View:
-        """What the days do: a refund ends."""
+        """What the days do: a refund ends. One that failed stays failed: its money may have been refunded anew."""
         refund = self.refund(refund_id)
+        if not refund.stands:
+            raise StripeError(400, "This refund has failed.")
         (refund.succeed if succeeds else refund.fail)()
         return asdict(refund)
 
@@ -233,7 +238,7 @@ class Stripe:
         return [self._book(intent) for intent in self.intents.values()]
 
     def _book(self, intent: PaymentIntent) -> View:
-        refunds = self._refunds_of(intent.id)
+        refunds = self.refunds_of[intent.id]
         return {
             "id": intent.id,
             "order": intent.metadata.get("order_id"),
@@ -263,9 +268,6 @@ class Stripe:
         if intent.status not in statuses:
             _unexpected(intent, f"A PaymentIntent can be {done} when its status is {' or '.join(statuses)} only.")
         return intent
-
-    def _refunds_of(self, intent_id: str) -> list[Refund]:
-        return [each for each in self.refunds.values() if each.payment_intent == intent_id]
 
     def _charge(self, intent: PaymentIntent) -> None:
         intent.latest_charge, intent.next_action = _id("ch"), None

@@ -40,9 +40,7 @@ class World:
         payments = self.stripe.account.books()
         return {
             "payments": payments,
-            "orders": {
-                order: _total(payments, order) for order in sorted({p["order"] for p in payments if p["order"]})
-            },
+            "orders": _by_order(payments),
             "fulfillment": [shipment.view for shipment in self.fulfillment.shipments.values()],
             "emails": [email.model_dump() for email in self.inbox.emails],
             "events": [event.model_dump() for event in self.inbox.events],
@@ -57,7 +55,13 @@ class World:
             yield from intent.metadata.values() if intent else ()
 
 
-def _total(payments: list[dict[str, Any]], order: str) -> dict[str, Any]:
-    mine = [payment for payment in payments if payment["order"] == order]
-    sums = {kind: sum(payment[kind] for payment in mine) for kind in _MONEY}
-    return {**sums, "currency": mine[0]["currency"], "payment_intents": [payment["id"] for payment in mine]}
+def _by_order(payments: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    orders: dict[str, dict[str, Any]] = {}
+    for payment in payments:
+        if payment["order"]:
+            empty = {**dict.fromkeys(_MONEY, 0), "currency": payment["currency"], "payment_intents": []}
+            order = orders.setdefault(payment["order"], empty)
+            order["payment_intents"].append(payment["id"])
+            for kind in _MONEY:
+                order[kind] += payment[kind]
+    return orders

@@ -1,7 +1,8 @@
 """One sandbox, new for every test, and Stripe: the sandbox's, or with STRIPE_CONTRACT_KEY the real one in test mode."""
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 import httpx
@@ -54,3 +55,15 @@ async def client(playground: Running) -> AsyncIterator[stripe.StripeClient]:
 async def customer(client: stripe.StripeClient) -> str:
     """A customer of the account; the sandbox takes any id."""
     return (await client.v1.customers.create_async()).id if CONTRACT_KEY else "cus_123"
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    """Wait for a condition, with a deadline."""
+
+    async def poll(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():  # noqa: ASYNC110  what happens in the sandbox sets no event
+                await asyncio.sleep(0.01)
+
+    return poll

@@ -109,7 +109,7 @@ MESSAGES: Final = [("/email/send", EMAIL, "emails"), ("/analytics/events", EVENT
 
 
 @pytest.mark.parametrize(("path", "message", "box"), MESSAGES)
-async def test_a_message_is_delivered_once_per_key(  # noqa: PLR0913, PLR0917  the table's columns and its world
+async def test_a_message_is_delivered_once_per_key(
     sandbox: Running, http: httpx.AsyncClient, path: str, message: dict[str, Any], box: str
 ) -> None:
     """A duplicate is answered like the first and not delivered; another key is another message."""
@@ -141,9 +141,7 @@ async def test_slack_says_ok(sandbox: Running, http: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("service", ["stripe", "fulfillment", "email", "analytics", "slack"])
-async def test_an_unknown_route_is_404_and_journalled(
-    sandbox: Running, http: httpx.AsyncClient, service: str
-) -> None:
+async def test_an_unknown_route_is_404_and_journalled(sandbox: Running, http: httpx.AsyncClient, service: str) -> None:
     """A mistyped path is seen."""
     assert (await http.post(f"/{service}/nowhere", json={})).status_code == 404
     (entry,) = sandbox.world.journal.about()

@@ -4,8 +4,8 @@ import asyncio
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,9 @@ from sandbox.server import Running, serve
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
 ROOT: Final = Path(__file__).parents[2]
+SLOW: Final = ("/email/send", "/slack/webhook")
 MARKUP: Final = "<script>alert('1')</script>"
 
 
@@ -31,7 +33,7 @@ async def pay(client: stripe.StripeClient, order: str, amount: int = 2999, curre
             "confirm": True,
             "metadata": {"order_id": order},
         },
-        {"idempotency_key": f"{order}:pay"},
+        {"idempotency_key": f"{order}:pay:{amount}"},
     )
     return intent.id
 
@@ -49,7 +51,7 @@ async def test_the_journal_has_every_request_and_no_secret(
     created, refused = answer.json()
     assert (created["service"], created["method"], created["path"]) == ("stripe", "POST", "/v1/payment_intents")
     assert (created["status"], created["replayed"], created["fault"]) == (200, False, None)
-    assert created["headers"]["idempotency-key"] == "order-1:pay"
+    assert created["headers"]["idempotency-key"] == "order-1:pay:2999"
     assert created["body"]["metadata"] == {"order_id": "order-1"}
     assert (refused["service"], refused["status"]) == ("fulfillment", 422)
     for secret in ("hush", "sk_test", "authorization", "cookie", f"{intent_id}_secret"):
@@ -108,7 +110,7 @@ async def test_the_page_shows_the_money_and_escapes_markup(
     """Whatever customers write is shown as text."""
     await pay(client, MARKUP)
     await pay(client, "order-2", 500, "jpy")
-    await http.post("/email/send", json={"to": f"{MARKUP}@example.com".replace(" ", ""), "template": MARKUP, "data": {MARKUP: MARKUP}})
+    await http.post("/email/send", json={"to": f"{MARKUP}@example.com", "template": MARKUP, "data": {MARKUP: MARKUP}})
     await http.post("/slack/webhook", json={"text": MARKUP})
     await http.post(f"/analytics/{MARKUP}", json=MARKUP)
     page = await http.get("/")
@@ -119,7 +121,9 @@ async def test_the_page_shows_the_money_and_escapes_markup(
     assert "500 jpy" in page.text
 
 
-async def test_a_reset_forgets_everything(sandbox: Running, client: stripe.StripeClient, http: httpx.AsyncClient) -> None:
+async def test_a_reset_forgets_everything(
+    sandbox: Running, client: stripe.StripeClient, http: httpx.AsyncClient
+) -> None:
     """Money, keys, faults and journal: a new world."""
     await pay(client, "order-1")
     sandbox.world.faults.add(Fault(service="stripe", kind="reset_before", times=None))
@@ -149,12 +153,46 @@ async def test_what_cannot_be_played_is_refused(
 # ---------------------------------------------------------------------------------------------------------- the process
 
 
-async def test_stopping_waits_for_nobody() -> None:
+async def test_stopping_waits_for_nobody(until: Until) -> None:
     """Requests that hang or are delayed are cut off when the sandbox stops."""
-    async with serve() as running, httpx.AsyncClient(base_url=running.url, timeout=None) as http:  # noqa: S113
-        running.world.faults.add(Fault(service="email", kind="hang_before"))
-        running.world.faults.add(Fault(service="slack", kind="delay", seconds=3600))
-        waiting = [asyncio.create_task(http.post(path, json={})) for path in ("/email/send", "/slack/webhook")]
-        async with asyncio.timeout(10):
-            while len(list(running.world.journal.about())) < len(waiting):
-                await asyncio.sleep(0.01)
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=None, trust_env=False))  # noqa: S113  they wait
+        async with serve() as running:
+            running.world.faults.add(Fault(service="email", kind="hang_before"))
+            running.world.faults.add(Fault(service="slack", kind="delay", seconds=3600))
+            waiting = [asyncio.create_task(http.post(f"{running.url}{path}", json={})) for path in SLOW]
+            await until(lambda: len(list(running.world.journal.about())) == len(SLOW))
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [isinstance(each, httpx.TransportError) for each in ended] == [True, True]
+
+
+async def start(*arguments: str) -> Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "sandbox", *arguments, cwd=ROOT, stdout=PIPE, stderr=PIPE
+    )
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+async def test_the_process_says_where_it_is_and_stops_when_told(stop: signal.Signals) -> None:
+    """`python -m sandbox` serves until SIGTERM or SIGINT and leaves without a word."""
+    process = await start("--port", "0")
+    try:
+        assert process.stdout
+        url = (await process.stdout.readline()).decode().split()[-1]
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+            assert (await http.get("/_sandbox/health")).json() == {"status": "ok"}
+            process.send_signal(stop)
+            assert await process.communicate() == (b"", b"")
+        assert process.returncode == 0
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+
+
+async def test_a_taken_port_is_one_clear_line(playground: Running) -> None:
+    """Exit status 1 and a message that names the port, no traceback."""
+    port = playground.url.rpartition(":")[2]
+    process = await start("--port", port)
+    _, said = await process.communicate()
+    assert process.returncode == 1
+    assert said.decode().splitlines() == [f"The sandbox cannot listen on port {port}: Address already in use"]

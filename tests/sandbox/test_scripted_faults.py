@@ -1,7 +1,7 @@
 """Every fault on script does what its name says, with the effect where it belongs, as the real SDK sees it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import httpx
@@ -14,6 +14,7 @@ from sandbox.server import Running
 # httpx warns about the way in which Stripe's SDK hands it the body.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
 HOURS: Final = 3600.0
 CAPTURE: Final = "POST /v1/payment_intents/*/capture"
 LIMIT: Final = {"error": {"type": "invalid_request_error", "code": "rate_limit", "message": "slow down"}}
@@ -32,25 +33,21 @@ async def impatient(sandbox: Running) -> AsyncIterator[stripe.StripeClient]:
 
 async def authorised(client: stripe.StripeClient, order: str = "order-1") -> str:
     """The id of a PaymentIntent that waits for its capture."""
-    intent = await client.v1.payment_intents.create_async({
-        "amount": 2999,
-        "currency": "usd",
-        "payment_method": "pm_card_visa",
-        "capture_method": "manual",
-        "confirm": True,
-        "metadata": {"order_id": order},
-    })
+    intent = await client.v1.payment_intents.create_async(
+        {
+            "amount": 2999,
+            "currency": "usd",
+            "payment_method": "pm_card_visa",
+            "capture_method": "manual",
+            "confirm": True,
+            "metadata": {"order_id": order},
+        }
+    )
     return intent.id
 
 
 async def capture(client: stripe.StripeClient, intent_id: str) -> stripe.PaymentIntent:
     return await client.v1.payment_intents.capture_async(intent_id, {}, {"idempotency_key": f"{intent_id}:capture"})
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 FAULTS: Final[list[tuple[dict[str, Any], type[stripe.StripeError], int | None, bool, bool]]] = [
@@ -99,6 +96,7 @@ async def test_a_fault_strikes_once_on_its_side_of_the_effect(  # noqa: PLR0913,
 async def test_a_delay_holds_the_request_on_its_side_of_the_effect(
     sandbox: Running,
     client: stripe.StripeClient,
+    until: Until,
     after_effect: bool,  # noqa: FBT001
 ) -> None:
     """While it waits its key is in use (409), and clearing the faults lets it go on."""

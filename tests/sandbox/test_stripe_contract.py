@@ -290,11 +290,13 @@ async def test_a_refund_may_fail_on_the_spot(sandbox: Running, client: Client) -
 async def test_a_pending_refund_ends(  # noqa: PLR0913, PLR0917  the table's columns and its world
     sandbox: Running, http: httpx.AsyncClient, client: Client, outcome: str, status: str, refunded: int
 ) -> None:
-    """Days later a pending refund has succeeded or failed."""
+    """Days later a pending refund has succeeded or failed, and one that failed stays failed."""
     created = await refund(client, await paid(client, "pm_card_pendingRefund"))
     assert sandbox.world.books()["orders"]["order-1"]["refund_pending"] == AMOUNT
     await http.post(f"/_sandbox/settle/{created.id}", json={"outcome": outcome})
     assert (await client.v1.refunds.retrieve_async(created.id)).status == status
+    again = await http.post(f"/_sandbox/settle/{created.id}", json={"outcome": "succeed"})
+    assert again.status_code == (200 if outcome == "succeed" else 400)
     order = sandbox.world.books()["orders"]["order-1"]
     assert (order["refunded"], order["refund_pending"]) == (refunded, 0)
 
