@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 
 import asyncpg
+import httpx
 from pydantic import SecretStr
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
@@ -92,13 +92,21 @@ class Shop:
         """Let the run's own clock run ahead."""
         await self.env.fast_forward(handle, by)  # type: ignore[attr-defined]
 
+    async def ship(self, order_id: str) -> None:
+        """The warehouse sends the goods off."""
+        key = self.settings.fulfillment_key.get_secret_value()
+        async with httpx.AsyncClient(trust_env=False) as http:
+            url = f"{self.settings.fulfillment_api}/orders/{order_id}/ship"
+            (await http.post(url, headers={"Authorization": f"Bearer {key}"})).raise_for_status()
+
     async def row(self, order_id: str) -> asyncpg.Record:
         row = await self.pool.fetchrow("SELECT * FROM orders WHERE id = $1", order_id)
         assert row is not None, f"no row for {order_id}"
         return row
 
     async def status(self, order_id: str) -> str | None:
-        return await self.pool.fetchval("SELECT status FROM orders WHERE id = $1", order_id)
+        status: str | None = await self.pool.fetchval("SELECT status FROM orders WHERE id = $1", order_id)
+        return status
 
     async def stock(self, product_id: str = "1") -> tuple[int, int]:
         """What is available and what is reserved."""

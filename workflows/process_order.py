@@ -56,6 +56,7 @@ ResultT = TypeVar("ResultT")
 
 RESERVE: Final = within(timedelta(minutes=5))
 AUTHORISE: Final = within(timedelta(minutes=10))
+POLL_BACKOFF: Final = 1.5
 
 
 @workflow.defn(name=PROCESS_ORDER)
@@ -181,15 +182,16 @@ class ProcessOrder:
         deadline = workflow.now() + timedelta(seconds=row.terms.authentication_deadline)
         until = f"until {deadline:%H:%M:%S} UTC"
         self._progress.enter(Stage.AWAITING_CUSTOMER, f"waiting {until} for the customer to authenticate the payment")
+        poll = timedelta(seconds=row.terms.authentication_poll)
         while payment.state is PaymentState.REQUIRES_ACTION and workflow.now() < deadline:
-            pause = min(timedelta(seconds=row.terms.authentication_poll), deadline - workflow.now())
             with suppress(TimeoutError):
                 await workflow.wait_condition(
                     lambda: self._payment_updated or self._cancel_requested,
-                    timeout=pause,
+                    timeout=min(poll, deadline - workflow.now()),
                     timeout_summary=f"the customer authenticates the payment, {until}",
                 )
             self._payment_updated = False
+            poll *= POLL_BACKOFF
             payment = await self._step(Payments.read_payment, order.id, AUTHORISE, "authenticated?")
         return payment
 

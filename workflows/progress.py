@@ -13,7 +13,7 @@ with workflow.unsafe.imports_passed_through():
     from orders.models import Alert, Stage
     from orders.temporal import CUSTOMER_ID, NEEDS_ATTENTION, ORDER_STAGE
     from workflows.saga import reason
-    from workflows.steps import A_ROUND, step, within
+    from workflows.steps import A_ROUND, LEISURELY, step, within
 
 ResultT = TypeVar("ResultT")
 
@@ -90,6 +90,6 @@ class Progress:
 
     async def _alert(self, alert: Alert) -> None:
         try:
-            await step(Notifications.post_alert, alert, within(ALERT_DEADLINE), "alert the people on call")
+            await step(Notifications.post_alert, alert, within(ALERT_DEADLINE, LEISURELY), "alert the people on call")
         except ActivityError:
             workflow.logger.error("an alert could not be posted", extra={"order_id": alert.order_id, "key": alert.key})

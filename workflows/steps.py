@@ -23,6 +23,7 @@ class Options(TypedDict):
 # One attempt of a step makes at most five calls of HTTP_TIMEOUT_SECONDS (at most 6 s each), which must fit into it.
 ATTEMPT: Final = timedelta(seconds=35)
 BRISK: Final = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=20))
+LEISURELY: Final = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(minutes=15))
 PATIENT: Final = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1))
 
 # For what must happen: tried until it does, or until it fails for good.
@@ -33,9 +34,9 @@ A_ROUND: Final = Options(
 )
 
 
-def within(deadline: timedelta) -> Options:
+def within(deadline: timedelta, retry_policy: RetryPolicy = BRISK) -> Options:
     """For what may fail: tried until the deadline."""
-    return Options(start_to_close_timeout=ATTEMPT, schedule_to_close_timeout=deadline, retry_policy=BRISK)
+    return Options(start_to_close_timeout=ATTEMPT, schedule_to_close_timeout=deadline, retry_policy=retry_policy)
 
 
 def start_step(

@@ -12,6 +12,8 @@ import stripe
 from sandbox.server import Running, serve
 
 CONTRACT_KEY: Final = os.environ.get("STRIPE_CONTRACT_KEY", "")
+if CONTRACT_KEY and not CONTRACT_KEY.startswith(("sk_test_", "rk_test_")):
+    raise pytest.UsageError("STRIPE_CONTRACT_KEY must be a test key: these tests charge cards")
 stripe.enable_telemetry = False
 
 

@@ -16,8 +16,6 @@ import stripe
 from sandbox.faults import Fault
 from sandbox.server import Running, serve
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 ROOT: Final = Path(__file__).parents[2]
 SLOW: Final = ("/email/send", "/slack/webhook")

@@ -11,9 +11,6 @@ import stripe
 from sandbox.faults import Fault
 from sandbox.server import Running
 
-# httpx warns about the way in which Stripe's SDK hands it the body.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 HOURS: Final = 3600.0
 CAPTURE: Final = "POST /v1/payment_intents/*/capture"

@@ -10,9 +10,6 @@ import stripe
 
 from sandbox.server import Running
 
-# httpx warns about the way in which Stripe's SDK hands it the body.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
 AMOUNT: Final = 2999
 Client = stripe.StripeClient
 Intent = stripe.PaymentIntent
