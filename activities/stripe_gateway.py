@@ -42,7 +42,7 @@ async def open_stripe(secret_key: str, base: str, timeout_seconds: float) -> Asy
             max_network_retries=0,
         )
     finally:
-        await http.close_async()
+        await http.close_async()  # type: ignore[no-untyped-call]
 
 
 class StripeGateway:

@@ -1,7 +1,8 @@
 """Become a program that dies with its supervisor: `python -IS launch.py PARENT DEATH_SIGNAL UID COMMAND...`.
 
-It runs between the supervisor's fork and the program, where `preexec_fn` would be unsafe beside threads. UID `-`
-keeps the user. Where the system knows no parent-death signal (all but Linux) only an orderly stop ends the program.
+It runs between the supervisor's fork and the program, where `preexec_fn` would be unsafe beside threads. COMMAND
+begins with a path; UID `-` keeps the user. Where the system knows no parent-death signal (all but Linux) only an
+orderly stop ends the program.
 """
 
 import ctypes
@@ -22,7 +23,8 @@ def main(parent: int, death_signal: int, uid: str, command: list[str]) -> None:
     if os.getppid() != parent:
         sys.exit("the supervisor is gone")
     try:
-        os.execvp(command[0], command)  # noqa: S606  (replacing this process is its purpose)
+        # Not execvp: its search imports, and the user may not be able to read this Python's library any more.
+        os.execv(command[0], command)  # noqa: S606  (replacing this process is its purpose)
     except OSError as error:
         sys.exit(f"cannot run {command[0]}: {error.strerror}")
 

