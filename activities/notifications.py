@@ -114,7 +114,7 @@ def _is_due(row: OrderRow, kind: NoticeKind) -> bool:
     if kind in (NoticeKind.CANCELLED, NoticeKind.FAILED):
         return True
     if row.status in UNDECIDED and row.parked_step is None:
-        raise Unavailable(f"the order is {row.status}", type="order_undecided")
+        raise Unavailable(f"the order is {row.status}", type="order_undecided", expected=True)
     return row.status in CONFIRMED
 
 

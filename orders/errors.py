@@ -16,7 +16,7 @@ or a card number.
 from collections.abc import Sequence
 from datetime import timedelta
 
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 
 class OrderError(Exception):
@@ -44,10 +44,21 @@ class NotParked(OrderError):
 
 
 class Unavailable(OrderError, ApplicationError):
-    """Retried by Temporal, after `retry_after` where the neighbour named a time."""
+    """Retried by Temporal, after `retry_after` where the neighbour named a time.
 
-    def __init__(self, message: str, *, type: str, retry_after: timedelta | None = None) -> None:  # noqa: A002
-        ApplicationError.__init__(self, message, type=type, next_retry_delay=retry_after)
+    An `expected` one is part of the day's work: it is not logged and not counted as an error.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        type: str,
+        retry_after: timedelta | None = None,
+        expected: bool = False,  # noqa: A002
+    ) -> None:
+        category = ApplicationErrorCategory.BENIGN if expected else ApplicationErrorCategory.UNSPECIFIED
+        ApplicationError.__init__(self, message, type=type, next_retry_delay=retry_after, category=category)
 
 
 class Permanent(OrderError, ApplicationError):

@@ -6,9 +6,12 @@ from typing import Any, Final
 
 import structlog
 from structlog.typing import EventDict
+from temporalio import activity, workflow
 
 # What Temporal's loggers attach to a record, under the names that we use.
 FROM_TEMPORAL: Final = {"workflow_id": "workflow_id", "run_id": "run_id", "activity_type": "step", "attempt": "attempt"}
+
+OURS: Final = ("order_id", "stage", "key")  # what we attach ourselves
 
 
 def configure_logs(log_format: str, level: str) -> None:
@@ -25,7 +28,12 @@ def configure_logs(log_format: str, level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
     )
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[*shared, _from_temporal, structlog.processors.format_exc_info],
+        foreign_pre_chain=[
+            *shared,
+            structlog.stdlib.ExtraAdder(allow=OURS),
+            _from_temporal,
+            structlog.processors.format_exc_info,
+        ],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
     handler = logging.StreamHandler()
@@ -33,6 +41,9 @@ def configure_logs(log_format: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
+    # Temporal repeats its details in the message; here they are fields.
+    workflow.logger.workflow_info_on_message = False
+    activity.logger.activity_info_on_message = False
     for noisy in ("httpx", "stripe"):  # they log addresses and bodies
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

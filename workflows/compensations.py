@@ -48,6 +48,7 @@ class Compensations:
 
     async def cancel_fulfillment(self, _order_id: str) -> str | Stop:
         undone = await self._see_through(Warehouse.cancel_fulfillment, "call the shipment off")
+        self._progress.tell(undone.note)
         if not undone.shipped:
             return undone.note
         row = await self._see_through(self._if_shipped, "the goods have left: go forward")
@@ -55,11 +56,13 @@ class Compensations:
 
     async def void_payment(self, _order_id: str) -> str:
         undone = await self._see_through(Payments.void_payment, "void or refund the payment")
+        self._progress.tell(undone.note)
         return undone.note
 
     async def release_stock(self, _order_id: str) -> str | Stop:
         row = await self._see_through(Inventory.release_stock, "put the stock back, close the order")
         if row.status in CLOSED:
+            self._progress.tell("the stock is back")
             return f"stock back, the order is {row.status}"
         if row.parked_step:
             raise ApplicationError(f"the order is parked at {row.parked_step}", type="parked")

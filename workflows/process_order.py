@@ -152,7 +152,8 @@ class ProcessOrder:
     # -------------------------------------------------------------------------------------------------- the steps
 
     async def _reserve(self, order: Order) -> OrderRow:
-        what = f"{sum(line.quantity for line in order.lines)} units of {len(order.lines)} products"
+        what = ", ".join(f"{line.quantity} x product {line.product_id}" for line in order.lines[:3])
+        what += ", …" if len(order.lines) > 3 else ""  # noqa: PLR2004 (a line of a timeline holds three)
         self._progress.enter(Stage.RESERVING, f"reserving {what}", customer_id=order.customer_id)
         return await self._step(Inventory.reserve_stock, _reservation(order), RESERVE, what)
 

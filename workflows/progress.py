@@ -32,14 +32,15 @@ class Progress:
 
     def enter(self, stage: Stage, note: str, *, customer_id: str | None = None) -> None:
         """The next stage of the order, and what it is about."""
+        changed, self.stage = stage is not self.stage, stage
         self.tell(note)
-        if stage is not self.stage:
-            self.stage = stage
+        if changed:
             customer = [CUSTOMER_ID.value_set(customer_id)] if customer_id else []
             workflow.upsert_search_attributes([ORDER_STAGE.value_set(stage), *customer])
 
     def tell(self, note: str) -> None:
-        """One more line of the story."""
+        """One more line of the story, and of the log."""
+        workflow.logger.info(note, extra={"order_id": self._order_id, "stage": self.stage})
         self._story.append(f"- {workflow.now():%H:%M:%S} {note}")
         workflow.set_current_details("\n".join(self._story))
 

@@ -1,0 +1,69 @@
+"""The house in order: what is defined is registered, what can be set is documented, what is promised exists."""
+
+import inspect
+import pkgutil
+import re
+from importlib import import_module
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+from pydantic import SecretStr
+from temporalio import activity
+from temporalio.testing import WorkflowEnvironment
+
+import activities
+from activities.database import Database
+from activities.stripe_gateway import open_stripe
+from orders.settings import Settings
+from worker import activities_of
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def defined_activities() -> set[str]:
+    modules = [import_module(f"activities.{module.name}") for module in pkgutil.iter_modules(activities.__path__)]
+    return {
+        name
+        for module in modules
+        for _, cls in inspect.getmembers(module, inspect.isclass)
+        for name, method in inspect.getmembers(cls, inspect.isfunction)
+        if hasattr(method, "__temporal_activity_definition")
+    }
+
+
+async def test_every_activity_is_registered(database_url: str, temporal: WorkflowEnvironment) -> None:
+    """An activity that a workflow calls and no worker knows would be retried for ever."""
+    async with (
+        asyncpg.create_pool(database_url, min_size=0) as pool,
+        httpx.AsyncClient() as http,
+        open_stripe("sk_test", "http://127.0.0.1", 1) as stripe,
+    ):
+        registered = activities_of(Settings(), temporal.client, Database(pool), http, stripe)
+    assert {method.__name__ for method in registered} == defined_activities()
+    assert activity  # the decorator that marks them
+
+
+def settings_rows() -> list[str]:
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+        shown = str(default).lower() if isinstance(default, bool) else str(default)
+        rows.append(f"| `{name.upper()}` | {f'`{shown}`' if shown else ''} | {field.description} |")
+    return rows
+
+
+@pytest.mark.parametrize("row", settings_rows(), ids=lambda row: row.split("`")[1])
+def test_every_setting_is_documented(row: str) -> None:
+    """README.md has its name, its default and its meaning, as the code has them."""
+    assert row in README.splitlines()
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    """Whoever types what README.md says gets what it says."""
+    promised = set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE))
+    existing = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert promised <= existing
+    assert {"demo", "test"} <= promised
