@@ -64,6 +64,9 @@ LOOK_AGAIN: Final = 0.3  # seconds between two looks at a run
 LONG_POLL: Final = timedelta(seconds=90)  # a worker asks for work at least once a minute; the rest is for clocks
 QUERY: Final = timedelta(seconds=3)
 
+LONGEST_REASON: Final = 500  # characters of an operator's words, as the workflow takes them
+LONGEST_NAME: Final = 100
+
 CONFLICT: Final = "the order id belongs to another payload"
 
 OrderData = bytes | str | Mapping[str, Any]
@@ -157,9 +160,11 @@ async def resolve(client: Client, settlement: Settlement) -> str:
     """Say what becomes of a parked undo, at whichever run of the order it is parked; the answer repeats it.
 
     Raises:
+        InvalidInput: a reason or name is missing or too long.
         NotParked: the step waits for nobody.
         NoAnswer: Temporal is out of reach, or no worker works.
     """
+    _check_words(settlement)
     parked: list[str] = []
     for run in await order_runs(client, settlement.order_id):
         view = await view_run(client, run.workflow_id)
@@ -355,6 +360,16 @@ async def _cancel(client: Client, order_id: str, request: Mapping[str, str], tas
         raise NoAnswer(f"the cancelling of {order_id} was ended from outside: {failure.cause}") from None
     finally:
         result.cancel()
+
+
+def _check_words(settlement: Settlement) -> None:
+    limits = {"reason": (settlement.reason, LONGEST_REASON), "by": (settlement.by, LONGEST_NAME)}
+    if problems := [
+        f"{field}: must have 1 to {longest} characters"
+        for field, (text, longest) in limits.items()
+        if not 1 <= len(text) <= longest
+    ]:
+        raise InvalidInput(problems)
 
 
 async def _resolve_at(client: Client, workflow_id: str, settlement: Settlement) -> str:

@@ -53,9 +53,9 @@ class Unavailable(OrderError, ApplicationError):
         self,
         message: str,
         *,
-        type: str,
+        type: str,  # noqa: A002
         retry_after: timedelta | None = None,
-        expected: bool = False,  # noqa: A002
+        expected: bool = False,
     ) -> None:
         category = ApplicationErrorCategory.BENIGN if expected else ApplicationErrorCategory.UNSPECIFIED
         ApplicationError.__init__(self, message, type=type, next_retry_delay=retry_after, category=category)

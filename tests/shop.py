@@ -21,6 +21,7 @@ from orders.settings import SANDBOX_STRIPE_KEY, Settings
 from orders.temporal import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
 from sandbox.server import Running, serve
 from sandbox.world import World
+from tests.records import Records
 from tests.stagehand import Stagehand
 from worker import open_worker
 
@@ -41,7 +42,7 @@ def an_order(**changes: Any) -> Payload:
 
 
 @dataclass
-class Shop:
+class Shop(Records):
     """What a test does to the shop, and what it sees of it."""
 
     settings: Settings
@@ -98,28 +99,6 @@ class Shop:
         async with httpx.AsyncClient(trust_env=False) as http:
             url = f"{self.settings.fulfillment_api}/orders/{order_id}/ship"
             (await http.post(url, headers={"Authorization": f"Bearer {key}"})).raise_for_status()
-
-    async def row(self, order_id: str) -> asyncpg.Record:
-        row = await self.pool.fetchrow("SELECT * FROM orders WHERE id = $1", order_id)
-        assert row is not None, f"no row for {order_id}"
-        return row
-
-    async def status(self, order_id: str) -> str | None:
-        status: str | None = await self.pool.fetchval("SELECT status FROM orders WHERE id = $1", order_id)
-        return status
-
-    async def stock(self, product_id: str = "1") -> tuple[int, int]:
-        """What is available and what is reserved."""
-        row = await self.pool.fetchrow("SELECT quantity, reserved FROM inventory WHERE product_id = $1", product_id)
-        assert row is not None
-        return row["quantity"], row["reserved"]
-
-    async def events(self, order_id: str) -> list[str]:
-        """The order's states in the order in which it took them."""
-        rows = await self.pool.fetch(
-            "SELECT to_status FROM order_events WHERE order_id = $1 AND to_status IS NOT NULL ORDER BY id", order_id
-        )
-        return [row["to_status"] for row in rows]
 
 
 async def eventually(condition: Callable[[], Awaitable[Any]], what: str) -> Any:
