@@ -60,7 +60,13 @@ def activities_of(
     inventory = Inventory(database, terms_of(settings))
     order_book = OrderBook(database, client)
     payments = Payments(database, StripeGateway(stripe))
-    warehouse = Warehouse(database, http, settings.fulfillment_api, settings.fulfillment_key.get_secret_value())
+    warehouse = Warehouse(
+        database,
+        http,
+        settings.fulfillment_api,
+        settings.fulfillment_key.get_secret_value(),
+        remembers_cancels=settings.fulfillment_remembers_cancels,
+    )
     notifications = Notifications(
         database, http, settings.email_service_url, settings.analytics_url, settings.slack_webhook
     )

@@ -1,5 +1,6 @@
 """The warehouse: ask it to ship, or to call it off."""
 
+from datetime import timedelta
 from typing import Final
 from urllib.parse import quote
 
@@ -15,13 +16,16 @@ from orders.models import Fulfillment, FulfillmentRequest, Status, Undone
 # Written before the warehouse is asked, and only while the order is pending: an undo that does not find the mark knows
 # that no attempt has asked, and that none ever will.
 MARK_REQUESTED: Final = """
-    UPDATE orders SET fulfillment_requested_at = coalesce(fulfillment_requested_at, now())
+    UPDATE orders SET fulfillment_requested_at = now()
     WHERE id = $1 AND status = 'pending'
 """
 
-WAS_REQUESTED: Final = "SELECT fulfillment_requested_at IS NOT NULL FROM orders WHERE id = $1"
+SINCE_REQUESTED: Final = "SELECT now() - fulfillment_requested_at FROM orders WHERE id = $1"
 
 KEEP_FULFILLMENT: Final = "UPDATE orders SET fulfillment_id = $2 WHERE id = $1 AND fulfillment_id IS NULL"
+
+# A request that is answered by nobody in this time will not arrive: an attempt's time-out and a grace.
+STILL_ON_ITS_WAY: Final = timedelta(seconds=90)
 
 A_NO: Final = {400, 409, 422}  # anything else is no answer to this order, e.g. a wrong address of the warehouse itself
 
@@ -33,7 +37,11 @@ class Warehouse:
         Unavailable: the warehouse or PostgreSQL; what was asked for may have happened.
     """
 
-    def __init__(self, database: Database, http: httpx.AsyncClient, base: str, key: str) -> None:
+    def __init__(
+        self, database: Database, http: httpx.AsyncClient, base: str, key: str, *, remembers_cancels: bool
+    ) -> None:
+        """Without `remembers_cancels` "unknown" is believed only when no request can be on its way any more."""
+        self._remembers_cancels = remembers_cancels
         self._database = database
         self._http = http
         self._base = base.rstrip("/")
@@ -61,14 +69,19 @@ class Warehouse:
     async def cancel_fulfillment(self, order_id: str) -> Undone:
         """Call the shipment off. An order that the warehouse never heard of is called off for good all the same."""
         async with self._database.transaction() as connection:
-            requested = await connection.fetchval(WAS_REQUESTED, order_id)
+            since: timedelta | None = await connection.fetchval(SINCE_REQUESTED, order_id)
             said = await read_resolution(connection, order_id, "cancel_fulfillment")
-        if said or not requested:
+        if said or since is None:
             return Undone(note=said or "the warehouse was never asked")
         response = await self._post(f"/orders/{quote(order_id, safe='')}/cancel", {}, f"{order_id}:cancel")
         if response.is_success:
             return Undone(note="the warehouse called the shipment off")
         match _code(response):
+            case "order_unknown" if not self._remembers_cancels and since < STILL_ON_ITS_WAY:
+                wait = STILL_ON_ITS_WAY - since
+                raise Unavailable(
+                    "fulfillment: the request may be on its way", type="request_on_its_way", retry_after=wait
+                )
             case "order_unknown":
                 return Undone(note="the warehouse never heard of the order")
             case "already_shipped":

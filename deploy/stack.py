@@ -65,6 +65,7 @@ class Sandbox:
 
     port: int
     logs: Path
+    state: Path
 
     @property
     def url(self) -> str:
@@ -87,7 +88,7 @@ class Sandbox:
     async def running(self) -> AsyncIterator[Child]:
         """Serve until the block ends. Raises StackError."""
         require_free_port(self.port, "The sandbox")
-        argv = (sys.executable, "-m", "sandbox", "--port", str(self.port))
+        argv = (sys.executable, "-m", "sandbox", "--port", str(self.port), "--state", str(self.state))
         async with running(Command(name="The sandbox", argv=argv, log=self.logs / "sandbox.log")) as child:
             async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
                 await child.ready(lambda: _healthy(client))
@@ -120,7 +121,7 @@ class Stack:
 
     @property
     def sandbox(self) -> Sandbox:
-        return Sandbox(self.ports.sandbox, logs=self.logs)
+        return Sandbox(self.ports.sandbox, logs=self.logs, state=self.data_dir / "sandbox.db")
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
         """The environment of a program on this stack.

@@ -293,14 +293,20 @@ async def _submit(client: Client, order: Order, payload: RawValue, task_queue: s
             id=order.request_hash,
             result_type=OrderOutcome,
         )
-    except (WorkflowAlreadyStartedError, WorkflowUpdateFailedError):
-        # Closed, closed before it could answer, or as many updates in flight as a run may have.
-        return await _follow(client, order)
-    except RPCError as error:
-        if error.status is not RPCStatusCode.NOT_FOUND:  # it closed, or was reset, under our eyes
+    except TemporalError as error:
+        with suppress(TemporalError, asyncio.CancelledError):
+            await start.workflow_handle()  # it holds the same error, and asyncio tells of errors that nobody saw
+        if not _is_over(error):
             raise
         return await _follow(client, order)
     return outcome
+
+
+def _is_over(error: TemporalError) -> bool:
+    """The run is closed, closed before it could answer, or has as many updates in flight as a run may have."""
+    if isinstance(error, RPCError):
+        return error.status is RPCStatusCode.NOT_FOUND
+    return isinstance(error, WorkflowAlreadyStartedError | WorkflowUpdateFailedError)
 
 
 async def _follow(client: Client, order: Order) -> OrderOutcome:
@@ -353,6 +359,8 @@ async def _cancel(client: Client, order_id: str, request: Mapping[str, str], tas
         while not result.done():
             await asyncio.wait({result}, timeout=FIRST_DOUBT)
             view = None if result.done() else await view_run(client, handle.id)
+            if isinstance(view, CancelView) and view.outcome:
+                return view.outcome
             if view and view.stuck:
                 return CancelOutcome(cancelled=False, refunded=False, reason=CancelReason.UNDO_PARKED)
         return result.result()

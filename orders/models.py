@@ -133,9 +133,10 @@ class CancelOutcome(Model):
 
 
 class CancelView(Model):
-    """What the `status` query of cancel-order answers."""
+    """What the `status` query of cancel-order answers; `outcome` as soon as it is settled, before any e-mail."""
 
     stage: Stage | None
+    outcome: CancelOutcome | None = None
     stuck: tuple[str, ...] = ()
 
 

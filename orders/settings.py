@@ -41,6 +41,9 @@ class Settings(BaseSettings):
 
     fulfillment_api: str = Field(default=f"{SANDBOX}/fulfillment", description="Base URL of the warehouse's API.")
     fulfillment_key: SecretStr = Field(default=SecretStr("sandbox-fulfillment-key"), description="Its bearer key.")
+    fulfillment_remembers_cancels: bool = Field(
+        default=True, description="Whether a cancel of an order that it does not know yet refuses that order later."
+    )
     email_service_url: str = Field(default=f"{SANDBOX}/email", description="Base URL of the e-mail service.")
     analytics_url: str = Field(default=f"{SANDBOX}/analytics", description="Base URL of the analytics service.")
     slack_webhook: SecretStr = Field(

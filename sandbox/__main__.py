@@ -5,21 +5,36 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Final
 
 from sandbox.server import serve
+from sandbox.store import StateError, Store
+from sandbox.world import World
 
 LARGEST_PORT: Final = 65535
 
 
-async def main(port: int) -> None:
+async def main(port: int, state: Path | None) -> None:
     stopped = asyncio.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(each, stopped.set)
-    async with serve(port) as sandbox:
-        sys.stdout.write(f"The sandbox is at {sandbox.url}\n")
-        sys.stdout.flush()
-        await stopped.wait()
+    with world_of(state) as world:
+        async with serve(port, world) as sandbox:
+            sys.stdout.write(f"The sandbox is at {sandbox.url}\n")
+            sys.stdout.flush()
+            await stopped.wait()
+
+
+@contextmanager
+def world_of(state: Path | None) -> Iterator[World]:
+    if state is None:
+        yield World()
+    else:
+        with closing(Store(state)) as store:
+            yield World.remembered(store)
 
 
 def port_number(text: str) -> int:
@@ -31,8 +46,11 @@ def port_number(text: str) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m sandbox", description="The outside world of the order sagas.")
     parser.add_argument("--port", type=port_number, default=8400, help="on 127.0.0.1; 0: a free one")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="where it remembers; none: in memory only")
     arguments = parser.parse_args()
     try:
-        asyncio.run(main(arguments.port))
+        asyncio.run(main(arguments.port, arguments.state))
+    except StateError as problem:
+        sys.exit(str(problem))
     except OSError as problem:
         sys.exit(f"The sandbox cannot listen on port {arguments.port}: {os.strerror(problem.errno or 0)}")

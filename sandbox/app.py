@@ -1,7 +1,6 @@
 """The sandbox as one ASGI application: its neighbours, each under its own path, and its own side under /_sandbox."""
 
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 from pydantic import ValidationError
@@ -23,15 +22,16 @@ METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 def create_app(world: World) -> Starlette:
     """The application that plays `world`; the world stays with the caller, to be read and changed."""
+    routes = [
+        *_neighbour(world, "stripe", lambda: world.stripe, stripe_http.ROUTES),
+        *_neighbour(world, "fulfillment", lambda: world.fulfillment, fulfillment.ROUTES),
+        *_neighbour(world, "email", lambda: world.inbox, inbox.EMAIL_ROUTES),
+        *_neighbour(world, "analytics", lambda: world.inbox, inbox.ANALYTICS_ROUTES),
+        *_neighbour(world, "slack", lambda: world.inbox, inbox.SLACK_ROUTES),
+        *Admin(world).routes(),
+    ]
     return Starlette(
-        routes=[
-            *_neighbour(world, "stripe", lambda: world.stripe, stripe_http.ROUTES),
-            *_neighbour(world, "fulfillment", lambda: world.fulfillment, fulfillment.ROUTES),
-            *_neighbour(world, "email", lambda: world.inbox, inbox.EMAIL_ROUTES),
-            *_neighbour(world, "analytics", lambda: world.inbox, inbox.ANALYTICS_ROUTES),
-            *_neighbour(world, "slack", lambda: world.inbox, inbox.SLACK_ROUTES),
-            *Admin(world).routes(),
-        ],
+        routes=[Route(each.path, _saving(world, each.endpoint), methods=each.methods) for each in routes],
         exception_handlers={ValidationError: _refuse, StripeError: _refuse},
     )
 
@@ -47,13 +47,23 @@ def _endpoint(world: World, service: Service, current: Callable[[], S], handler:
         call = await Call.read(service, request)
         about = world.about(call)
         strike = world.faults.strike(service, f"{call.method} {call.path}", about)
-        entry = world.journal.open(call, about, strike.fault)
+        journal = world.journal
+        request_id = journal.open(call, about, strike.fault)
         answer = strike.before() or strike.after(await handler(current(), call, strike))
-        answer.headers["Request-Id"] = f"req_{secrets.token_hex(7)}"
-        entry.close(answer)
+        answer.headers["Request-Id"] = request_id
+        journal.close(request_id, answer)
         return answer
 
     return respond
+
+
+def _saving(world: World, respond: Callable[[Request], Awaitable[Response]]) -> Callable[..., object]:
+    async def respond_saved(request: Request) -> Response:
+        answer = await respond(request)
+        world.save()
+        return answer
+
+    return respond_saved
 
 
 async def _refuse(_: Request, problem: Exception) -> Response:

@@ -1,6 +1,5 @@
 """One request to a neighbour, as the sandbox's services see it, and what their answers have in common."""
 
-import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from urllib.parse import parse_qsl, unquote_plus
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic_core import from_json
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -59,7 +59,8 @@ class Call:
         if self.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             return parse_form(text)
         try:
-            return json.loads(text) if text else None
+            # Not json.loads: it takes lone surrogates and NaN, which no answer can show.
+            return from_json(text, allow_inf_nan=False) if text else None
         except ValueError:
             return text
 

@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue
 from starlette.responses import JSONResponse, Response
 
 from sandbox.call import Body, Call, Refused, Routes, plain
+from sandbox.store import Shelf
 
 UNDELIVERABLE_STATE: Final = "ZZ"
 UNDELIVERABLE_STREET: Final = "Refuse"
@@ -50,8 +51,8 @@ class Shipment(Body):
 class Fulfillment:
     """The shipments by order id, and the orders whose cancellation came first: those are never shipped."""
 
-    shipments: dict[str, Shipment] = field(default_factory=dict)
-    cancelled_unseen: set[str] = field(default_factory=set)
+    shipments: Shelf[Shipment] = field(default_factory=lambda: Shelf(Shipment))
+    cancelled_unseen: Shelf[bool] = field(default_factory=lambda: Shelf(bool))
     forgets_cancels: bool = False
 
     def create(self, call: Call) -> Response:
@@ -72,7 +73,7 @@ class Fulfillment:
         _authenticate(call)
         order_id = call.ids["order_id"]
         if order_id not in self.shipments and not self.forgets_cancels:
-            self.cancelled_unseen.add(order_id)
+            self.cancelled_unseen[order_id] = True
         shipment = self._shipment(order_id)
         if shipment.status == "shipped":
             raise Refused(409, "already_shipped", "This order has left the warehouse.")

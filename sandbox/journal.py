@@ -1,6 +1,6 @@
 """The journal: every request to a neighbour, in order of arrival, without secrets."""
 
-from collections import deque
+import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from sandbox.call import REPLAYED, Call
 from sandbox.faults import Fault, NoAnswer
+from sandbox.store import Shelf
 
 # Named one by one: what is not known to be harmless is not written down.
 HEADERS: Final = ("content-type", "idempotency-key", "stripe-version", "user-agent")
@@ -37,19 +38,28 @@ class Entry:
 
 
 class Journal:
-    """The last entries; older ones are forgotten, so that a sandbox can run for days."""
+    """The last entries, by request id; older ones are forgotten, so that a sandbox can run for days."""
 
     def __init__(self) -> None:
-        self._entries: deque[tuple[str, Entry]] = deque(maxlen=KEPT)
+        self.lines: Shelf[tuple[str, Entry]] = Shelf(tuple[str, Entry])
 
-    def open(self, call: Call, about: str, fault: Fault | None) -> Entry:
-        """Write the request down; `about` is what may name an order."""
+    def open(self, call: Call, about: str, fault: Fault | None) -> str:
+        """Write the request down and give it an id; `about` is what may name an order."""
         headers = {name: call.headers[name] for name in HEADERS if name in call.headers}
         path = f"{call.path}?{call.query}" if call.query else call.path
         entry = Entry(call.service, call.method, path, headers, call.body, fault.kind if fault else None)
-        self._entries.append((about, entry))
-        return entry
+        request_id = f"req_{secrets.token_hex(7)}"
+        self.lines[request_id] = about, entry
+        if len(self.lines) > KEPT:
+            del self.lines[next(iter(self.lines))]
+        return request_id
+
+    def close(self, request_id: str, answer: Response) -> None:
+        """Add how the request ended, unless that is long ago."""
+        if request_id in self.lines:
+            _, entry = self.lines[request_id]
+            entry.close(answer)
 
     def about(self, order: str = "") -> Iterator[dict[str, Any]]:
         """The entries whose request names the order."""
-        return (asdict(entry) for about, entry in self._entries if order in about)
+        return (asdict(entry) for about, entry in self.lines.values() if order in about)

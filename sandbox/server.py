@@ -30,13 +30,13 @@ class _Connection(H11Protocol):
 
 
 @asynccontextmanager
-async def serve(port: int = 0) -> AsyncIterator[Running]:
-    """Serve a fresh world, on a free port if `port` is 0, until the block is left; nothing is waited for then.
+async def serve(port: int = 0, world: World | None = None) -> AsyncIterator[Running]:
+    """Serve a world, by default a fresh one, until the block is left; nothing is waited for then. Port 0: a free one.
 
     Raises:
         OSError: the port is taken.
     """
-    world, state = World(), ServerState()
+    world, state = world or World(), ServerState()
     config = Config(create_app(world), lifespan="off", log_config=None, access_log=False)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(config, state, {}), "127.0.0.1", port)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, NoReturn, TypeVar
 
+from sandbox.store import Shelf
 from sandbox.stripe_cards import CARDS, Card, Decline
 from sandbox.stripe_params import (
     CancelIntent,
@@ -113,9 +114,8 @@ Item = TypeVar("Item", PaymentIntent, Refund)
 class Stripe:
     """One account. Objects are kept in the order of their creation."""
 
-    intents: dict[str, PaymentIntent] = field(default_factory=dict)
-    refunds: dict[str, Refund] = field(default_factory=dict)
-    refunds_of: defaultdict[str, list[Refund]] = field(default_factory=lambda: defaultdict(list))
+    intents: Shelf[PaymentIntent] = field(default_factory=lambda: Shelf(PaymentIntent))
+    refunds: Shelf[Refund] = field(default_factory=lambda: Shelf(Refund))
 
     # -------------------------------------------------------------------------------------------------- PaymentIntents
 
@@ -198,7 +198,7 @@ class Stripe:
         intent = self.intent(params.payment_intent, param="payment_intent")
         if not intent.amount_received:
             raise StripeError(400, "This PaymentIntent has no successful charge to refund.", param="payment_intent")
-        left = intent.amount_received - sum(each.amount for each in self.refunds_of[intent.id] if each.stands)
+        left = intent.amount_received - sum(each.amount for each in self._refunds_of(intent.id) if each.stands)
         if not left:
             message = f"Charge {intent.latest_charge} has already been refunded."
             raise StripeError(400, message, code="charge_already_refunded")
@@ -213,7 +213,6 @@ class Stripe:
             **params.model_dump() | {"amount": params.amount or left},
         )
         self.refunds[refund.id] = refund
-        self.refunds_of[intent.id].append(refund)
         return self._run_course(refund, intent.card)
 
     def retrieve_refund(self, refund_id: str) -> View:
@@ -221,7 +220,7 @@ class Stripe:
 
     def list_refunds(self, params: ListRefunds) -> View:
         of = params.payment_intent
-        return _page("/v1/refunds", self.refunds_of[of] if of else list(self.refunds.values()), params)
+        return _page("/v1/refunds", self._refunds_of(of) if of else list(self.refunds.values()), params)
 
     def settle(self, refund_id: str, *, succeeds: bool) -> View:
         """What the days do: a refund ends. One that failed stays failed: its money may have been refunded anew."""
@@ -235,21 +234,10 @@ class Stripe:
 
     def books(self) -> list[View]:
         """The money of every PaymentIntent; `order` is its metadata's order_id."""
-        return [self._book(intent) for intent in self.intents.values()]
-
-    def _book(self, intent: PaymentIntent) -> View:
-        refunds = self.refunds_of[intent.id]
-        return {
-            "id": intent.id,
-            "order": intent.metadata.get("order_id"),
-            "status": intent.status,
-            "currency": intent.currency,
-            "amount": intent.amount,
-            "authorised": intent.amount_capturable,
-            "captured": intent.amount_received,
-            "refunded": sum(each.amount for each in refunds if each.status == "succeeded"),
-            "refund_pending": sum(each.amount for each in refunds if each.status == "pending"),
-        }
+        refunds_of: defaultdict[str, list[Refund]] = defaultdict(list)
+        for refund in self.refunds.values():
+            refunds_of[refund.payment_intent].append(refund)
+        return [_book(intent, refunds_of[intent.id]) for intent in self.intents.values()]
 
     # --------------------------------------------------------------------------------------------------------- details
 
@@ -262,6 +250,9 @@ class Stripe:
         if refund_id not in self.refunds:
             raise _missing("refund", refund_id, "refund", status=404)
         return self.refunds[refund_id]
+
+    def _refunds_of(self, intent_id: str) -> list[Refund]:
+        return [each for each in self.refunds.values() if each.payment_intent == intent_id]
 
     def _intent_in(self, statuses: Sequence[str], intent_id: str, done: str) -> PaymentIntent:
         intent = self.intent(intent_id)
@@ -302,6 +293,20 @@ class Stripe:
         if card.refund == "failed_later":
             refund.fail()
         return answer
+
+
+def _book(intent: PaymentIntent, refunds: Sequence[Refund]) -> View:
+    return {
+        "id": intent.id,
+        "order": intent.metadata.get("order_id"),
+        "status": intent.status,
+        "currency": intent.currency,
+        "amount": intent.amount,
+        "authorised": intent.amount_capturable,
+        "captured": intent.amount_received,
+        "refunded": sum(each.amount for each in refunds if each.status == "succeeded"),
+        "refund_pending": sum(each.amount for each in refunds if each.status == "pending"),
+    }
 
 
 def _id(prefix: str) -> str:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
 from sandbox.call import REPLAYED, Call, Handler, Routes, parse_form
 from sandbox.faults import Strike
+from sandbox.store import Shelf
 from sandbox.stripe import Stripe, StripeError, View
 from sandbox.stripe_params import (
     CODES,
@@ -31,13 +32,24 @@ ENDIVE: Final = "2026-09-30"
 P = TypeVar("P", bound=Params)
 
 
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: str
+    media_type: str | None
+
+    @classmethod
+    def of(cls, answer: Response) -> Self:
+        return cls(answer.status_code, bytes(answer.body).decode(), answer.media_type)
+
+
 @dataclass
 class Saved:
     """What is kept under an idempotency key. Without an answer, the first request is still being executed."""
 
     path: str
-    params: Params
-    answer: Response | None = None
+    params: dict[str, Any]
+    answer: Answer | None = None
 
 
 @dataclass
@@ -45,7 +57,12 @@ class StripeApi:
     """One account, and the answers kept under its idempotency keys."""
 
     account: Stripe = field(default_factory=Stripe)
-    keys: dict[str, Saved] = field(default_factory=dict)
+    keys: Shelf[Saved] = field(default_factory=lambda: Shelf(Saved))
+
+    def forget_unanswered(self) -> None:
+        """Requests that were under way when the sandbox stopped are no longer."""
+        for key in [key for key, saved in self.keys.items() if saved.answer is None]:
+            del self.keys[key]
 
     async def once(self, call: Call, params: Params, strike: Strike, act: Callable[[], View]) -> Response:
         """Act once per idempotency key; whoever comes again is told what was answered first, errors included."""
@@ -55,9 +72,11 @@ class StripeApi:
             raise StripeError(400, f"An idempotency key has at most {LONGEST_KEY} characters.")
         if saved := self.keys.get(call.key):
             return _replay(saved, call.path, params)
-        mine = self.keys[call.key] = Saved(call.path, params)
-        mine.answer = await strike.inside(lambda: _answer(act))
-        return mine.answer
+        mine = self.keys[call.key] = Saved(call.path, params.model_dump(mode="json"))
+        answer = await strike.inside(lambda: _answer(act))
+        mine.answer = Answer.of(answer)
+        self.keys.touch(call.key)
+        return answer
 
 
 def _operation(model: type[P], act: Callable[[Stripe, P, str], View]) -> Handler[StripeApi]:
@@ -86,13 +105,13 @@ def refused(error: StripeError) -> Response:
 
 
 def _replay(saved: Saved, path: str, params: Params) -> Response:
-    if (saved.path, saved.params) != (path, params):
+    if (saved.path, saved.params) != (path, params.model_dump(mode="json")):
         message = "An idempotency key goes with the path and the parameters of its first request only."
         raise StripeError(400, message, kind="idempotency_error")
     if saved.answer is None:
         raise StripeError(409, "The first request with this key is still running.", code="idempotency_key_in_use")
     first = saved.answer
-    return Response(first.body, first.status_code, {REPLAYED: "true"}, media_type=first.media_type)
+    return Response(first.body, first.status, {REPLAYED: "true"}, media_type=first.media_type)
 
 
 def _authenticate(call: Call) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -13,6 +13,7 @@ import httpx
 from pydantic import SecretStr
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
@@ -21,6 +22,7 @@ from orders.settings import SANDBOX_STRIPE_KEY, Settings
 from orders.temporal import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
 from sandbox.server import Running, serve
 from sandbox.world import World
+from tests.books import SEEDED
 from tests.records import Records
 from tests.stagehand import Stagehand
 from worker import open_worker
@@ -91,7 +93,7 @@ class Shop(Records):
 
     async def advance(self, handle: WorkflowHandle[Any, Any], by: timedelta) -> None:
         """Let the run's own clock run ahead."""
-        await self.env.fast_forward(handle, by)  # type: ignore[attr-defined]
+        await self.env.fast_forward(handle, by)
 
     async def ship(self, order_id: str) -> None:
         """The warehouse sends the goods off."""
@@ -99,6 +101,24 @@ class Shop(Records):
         async with httpx.AsyncClient(trust_env=False) as http:
             url = f"{self.settings.fulfillment_api}/orders/{order_id}/ship"
             (await http.post(url, headers={"Authorization": f"Bearer {key}"})).raise_for_status()
+
+    async def clear(self) -> None:
+        """Make the shop as good as new: nothing runs, no order, no message, no cue, and the shelves are full."""
+        await self.end_all_runs()
+        self.world.reset()
+        self.stagehand.clear()
+        self.stagehand.calls.clear()
+        await self.pool.execute(
+            "TRUNCATE orders, order_items, reservations, refunds, notices, resolutions, order_events"
+        )
+        stocked = ((quantity, product_id) for product_id, quantity in SEEDED.items())
+        await self.pool.executemany("UPDATE inventory SET quantity = $1, reserved = 0 WHERE product_id = $2", stocked)
+
+    async def end_all_runs(self) -> None:
+        """End what a failed test left running: the next one may want the same order id."""
+        async for run in self.client.list_workflows(f"TaskQueue = '{self.task_queue}' AND ExecutionStatus = 'Running'"):
+            with suppress(RPCError):
+                await self.client.get_workflow_handle(run.id).terminate()
 
 
 async def eventually(condition: Callable[[], Awaitable[Any]], what: str) -> Any:
@@ -130,16 +150,25 @@ def settings_for(database_url: str, sandbox: Running, **changes: Any) -> Setting
 
 
 @asynccontextmanager
-async def open_shop(database_url: str, env: WorkflowEnvironment, **changes: Any) -> AsyncIterator[Shop]:
-    """Open a shop; `changes` are settings."""
+async def open_shop(
+    database_url: str,
+    env: WorkflowEnvironment,
+    task_queue: str | None = None,
+    run: Callable[[Worker], AbstractAsyncContextManager[None]] | None = None,
+    **changes: Any,
+) -> AsyncIterator[Shop]:
+    """Open a shop, on a queue of its own unless one is named; `run` runs its worker, `changes` are settings."""
     stagehand = Stagehand()
-    task_queue = f"orders-{uuid.uuid4().hex[:8]}"
+    task_queue = task_queue or f"orders-{uuid.uuid4().hex[:8]}"
     async with serve() as sandbox, asyncpg.create_pool(database_url, min_size=1, max_size=4) as pool:
         settings = settings_for(database_url, sandbox, **changes)
-        async with open_worker(
-            settings, env.client, task_queue=task_queue, interceptors=[stagehand]
-        ) as worker, running(worker):
-            yield Shop(settings, env.client, env, sandbox, pool, task_queue, stagehand)
+        async with (
+            open_worker(settings, env.client, task_queue=task_queue, interceptors=[stagehand]) as worker,
+            (run or running)(worker),
+        ):
+            shop = Shop(settings, env.client, env, sandbox, pool, task_queue, stagehand)
+            yield shop
+            await shop.end_all_runs()
 
 
 @asynccontextmanager

@@ -57,7 +57,7 @@ class CancelOrder:
         self._progress = Progress(workflow.info().workflow_id)
         self._saga: Saga | None = None
         self._poll = FIRST_POLL
-        self._row: OrderRow | None = None
+        self._outcome: CancelOutcome | None = None
 
     # -------------------------------------------------------------------------------------------------- the story
 
@@ -81,7 +81,7 @@ class CancelOrder:
         while row is not None and not _is_settled(row):
             await self._drive(row)
             row = await self._claim(request.order_id)
-        outcome = _outcome(row, asked_too_late=asked_too_late)
+        outcome = self._outcome = _outcome(row, asked_too_late=asked_too_late)
         self._progress.enter(
             Stage.CANCELLED if outcome.cancelled else Stage.REJECTED, outcome.reason or "cancelled and refunded"
         )
@@ -95,9 +95,9 @@ class CancelOrder:
     async def _claim(self, order_id: str) -> OrderRow | None:
         """The row after our claim; None for an order that does not exist and will not: its run was seen closed."""
         while True:
-            self._row = await step(OrderBook.claim_cancellation, order_id, UNTIL_DONE, "claim the order")
-            if self._row:
-                return self._row
+            row = await step(OrderBook.claim_cancellation, order_id, UNTIL_DONE, "claim the order")
+            if row:
+                return row
             seen = await step(OrderBook.observe_order, order_id, UNTIL_DONE, "does the order exist?")
             if not seen.run_open and seen.row is None:
                 return None
@@ -112,7 +112,7 @@ class CancelOrder:
             case Status.UNDOING if not await self._wake(row.id):
                 await self._undo(row, Compensations(row.id, self._progress))
             case Status.CAPTURING if not await self._is_running(row.id):
-                await self._capture()
+                await self._capture(row)
             case _:
                 await self._pause(f"process-order is at work: {row.status}")
 
@@ -124,10 +124,11 @@ class CancelOrder:
             await self._saga.park(row.parked_step, row.parked_reason or "parked by an earlier run")
         await self._saga.undo()
 
-    async def _capture(self) -> None:
+    async def _capture(self, row: OrderRow) -> None:
         """Forward, for a run of process-order that is gone: only a paid order can then be cancelled."""
-        if await self._progress.see_through(Payments.capture_payment, "capture", may_fail=False):
-            await self._progress.see_through(Inventory.finalise_order, "stock sold", may_fail=False)
+        see_through = self._progress.see_through
+        if await see_through(Payments.capture_payment, row.id, "capture", may_fail=False):
+            await see_through(Inventory.finalise_order, row.id, "stock sold", may_fail=False)
 
     async def _wake(self, order_id: str) -> bool:
         """Tell process-order that its row is claimed. False: it does not run."""
@@ -155,7 +156,8 @@ class CancelOrder:
 
     @workflow.query(description="Where the cancel stands")
     def status(self) -> CancelView:
-        return CancelView(stage=self._progress.stage, stuck=tuple(self._saga.parked) if self._saga else ())
+        stuck = tuple(self._saga.parked) if self._saga else ()
+        return CancelView(stage=self._progress.stage, outcome=self._outcome, stuck=stuck)
 
 
 def _is_settled(row: OrderRow) -> bool:

@@ -69,7 +69,7 @@ class Compensations:
         return Stop(f"the order is {row.status}")
 
     async def _see_through(self, activity: Callable[[Any, str], Awaitable[ResultT]], summary: str) -> ResultT:
-        return await self._progress.see_through(activity, summary, may_fail=True)
+        return await self._progress.see_through(activity, self._order_id, summary, may_fail=True)
 
     async def _park(self, name: str, reason: str) -> bool:
         park = Park(order_id=self._order_id, step=name, reason=reason, workflow_id=workflow.info().workflow_id)

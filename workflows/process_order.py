@@ -147,7 +147,7 @@ class ProcessOrder:
                 self._saga = self._compensations.saga(self._claim_undo)
                 await self._saga.undo()
         self._start_tail(order, row.terms)
-        return await self._progress.see_through(Inventory.finalise_order, "stock sold", may_fail=False)
+        return await self._progress.see_through(Inventory.finalise_order, order.id, "stock sold", may_fail=False)
 
     # -------------------------------------------------------------------------------------------------- the steps
 
@@ -212,7 +212,7 @@ class ProcessOrder:
         """The pivot: claimed on the row, awaited through any cancellation: only its own answer tells how it ended."""
         amount = show(row.total, row.currency)
         self._progress.enter(Stage.CAPTURING, f"capturing {amount}")
-        capture = self._progress.see_through(Payments.capture_payment, f"capture {amount}", may_fail=False)
+        capture = self._progress.see_through(Payments.capture_payment, row.id, f"capture {amount}", may_fail=False)
         self._captured = await shielded(capture)
         return self._captured
 
@@ -254,7 +254,7 @@ class ProcessOrder:
         closing = self._closing or _closing_for(cause)
         self._progress.enter(Stage.UNDOING, f"undoing: {closing.error}")
         claim = UndoClaim(order=_reservation(self._order), **closing._asdict())
-        row = await step(OrderBook.claim_undo, claim, UNTIL_DONE, closing.error)
+        row = await self._progress.see_through(OrderBook.claim_undo, claim, closing.error, may_fail=False)
         self._row = row
         if row.request_hash != self._order.request_hash or row.status is not Status.UNDOING:
             return Stop(f"the order is {row.status}")
@@ -292,10 +292,12 @@ class ProcessOrder:
 
     @workflow.update(description="Wait for the outcome of the order; the answer of every submit")
     async def submit(self, request_hash: str) -> OrderOutcome:
-        """The outcome as soon as it is settled, or that the undo is parked. Another payload is told of the conflict."""
-        await workflow.wait_condition(lambda: self._outcome is not None or self._is_parked())
+        """The outcome as soon as it is settled, or that the undo is parked. Another payload is told so at once."""
+        await workflow.wait_condition(
+            lambda: self._outcome is not None or self._is_parked() or self._is_another(request_hash)
+        )
         order_id = workflow.info().workflow_id
-        if self._order and self._order.request_hash != request_hash:
+        if self._is_another(request_hash):
             error = "the order id belongs to another payload"
             return OrderOutcome(success=False, order_id=order_id, error=error, error_code=ErrorCode.ORDER_ID_CONFLICT)
         if self._outcome:
@@ -324,6 +326,9 @@ class ProcessOrder:
             payment_intent=row.payment_intent_id if row else None,
             stuck=tuple(self._saga.parked) if self._saga else (),
         )
+
+    def _is_another(self, request_hash: str) -> bool:
+        return self._order is not None and self._order.request_hash != request_hash
 
     def _is_parked(self) -> bool:
         return self._saga is not None and bool(self._saga.parked)

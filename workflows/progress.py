@@ -15,6 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.saga import reason
     from workflows.steps import A_ROUND, LEISURELY, step, within
 
+ArgT = TypeVar("ArgT")
 ResultT = TypeVar("ResultT")
 
 ALERT_DEADLINE: Final = timedelta(hours=1)
@@ -57,12 +58,13 @@ class Progress:
 
     async def see_through(
         self,
-        activity: Callable[[Any, str], Awaitable[ResultT]],
+        activity: Callable[[Any, ArgT], Awaitable[ResultT]],
+        arg: ArgT,
         summary: str,
         *,
         may_fail: bool,
     ) -> ResultT:
-        """Run an activity on the order however long it takes, and call for attention as long as it keeps failing.
+        """Run an activity however long it takes, and call for attention as long as it keeps failing.
 
         Raises:
             ActivityError: with `may_fail`, that it failed for good.
@@ -70,7 +72,7 @@ class Progress:
         rounds = 0
         while True:
             try:
-                result = await step(activity, self._order_id, A_ROUND, summary)
+                result = await step(activity, arg, A_ROUND, summary)
             except ActivityError as error:
                 for_good = error.retry_state is RetryState.NON_RETRYABLE_FAILURE
                 if for_good and may_fail:

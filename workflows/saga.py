@@ -175,8 +175,8 @@ class Saga:
 
 
 def calls_for_undo(cause: BaseException) -> bool:
-    """A failure or a cancellation, rather than a bug."""
-    return is_cancelled_exception(cause) or workflow.is_failure_exception(cause)
+    """A failure or a cancellation, rather than a bug, or a run that leaves the worker's memory."""
+    return is_cancelled_exception(cause) or (isinstance(cause, Exception) and workflow.is_failure_exception(cause))
 
 
 async def shielded(work: Coroutine[Any, Any, T]) -> T:

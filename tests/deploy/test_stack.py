@@ -11,11 +11,15 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from temporalio.client import Client
 
 from deploy.postgres import temporary_folder
 from deploy.process import HOST, ROOT, StackError
 from deploy.stack import Ports, Stack
+from orders.client import cancel_order, submit_order
 from orders.settings import Settings
+from orders.temporal import plugin
+from tests.shop import an_order
 
 DEADLINE = 60
 
@@ -98,6 +102,26 @@ async def test_the_life_of_a_stack(folder: Path) -> None:
         second.terminate()
         assert await asyncio.wait_for(second.wait(), DEADLINE) == 0
         assert not any(map(alive, children))
+
+
+async def test_the_order_of_yesterday_can_be_cancelled(folder: Path) -> None:
+    """After SIGKILL of everything the next stack refunds what the one before charged: the sandbox remembers too."""
+    stack = Stack(folder, Ports.free(), fast=True)
+    async with supervisor(stack) as first:
+        children = await serving(first)
+        placed = await submit_order(await client(stack), "yesterday", an_order())
+        assert placed.success
+        first.kill()
+        await eventually(lambda: not any(map(alive, children)))
+    async with supervisor(stack) as second:
+        await serving(second)
+        async with asyncio.timeout(DEADLINE):
+            cancelled = await cancel_order(await client(stack), "yesterday")
+        assert (cancelled.cancelled, cancelled.refunded) == (True, True)
+
+
+async def client(stack: Stack) -> Client:
+    return await Client.connect(stack.temporal.address, plugins=[plugin()])
 
 
 async def test_nothing_is_restarted_silently(folder: Path) -> None:

@@ -65,7 +65,7 @@ def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
 
     async def poll(condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
-            while not condition():  # noqa: ASYNC110  what happens in the sandbox sets no event
+            while not condition():
                 await asyncio.sleep(0.01)
 
     return poll

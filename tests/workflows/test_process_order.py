@@ -1,23 +1,106 @@
-"""process-order as a client sees it."""
+"""process-order as a client sees it; the first two tests are those of the document that it replaces."""
 
+from datetime import date
+from typing import Any
+
+import pytest
+
+from tests.books import check_books
+from tests.endings import ending_of, letters, look, marks
 from tests.shop import Shop, an_order
 
+# The payloads of the reference, as they stand there.
+REFERENCE: Any = {
+    "customerId": "cus_123",
+    "customerEmail": "customer@example.com",
+    "items": [{"productId": "1", "quantity": 2, "price": 29.99}],
+    "paymentMethodId": "pm_123",
+    "shippingAddress": {"street": "123 Main St", "city": "San Francisco", "state": "CA", "zip": "94102"},
+}
+REFERENCE_ROLLBACK: Any = {"customerId": "cus_123", "items": [{"productId": "1", "quantity": 2}]}
 
-async def test_an_order_is_placed(shop: Shop) -> None:
-    """The money is captured once, the stock sold, the goods requested, the customer told."""
-    outcome = await shop.place(order_id="o1")
 
+@pytest.fixture
+def shop(cleared_shop: Shop) -> Shop:
+    return cleared_shop
+
+
+async def test_should_process_order_successfully(shop: Shop) -> None:
+    """The money is captured once, the stock sold, the goods requested, customer and analytics told."""
+    run = await shop.start(REFERENCE, "o1")
+    outcome = await run.result()
+
+    row = await shop.row("o1")
     assert outcome.success
-    assert (await shop.row("o1"))["payment_intent_id"] == outcome.payment_intent
+    assert outcome.payment_intent == row["payment_intent_id"]
+    assert outcome.fulfillment_id == row["fulfillment_id"] == shop.world.fulfillment.shipments["o1"].id
+    assert shop.world.books()["orders"]["o1"]["captured"] == 5998
     assert await shop.events("o1") == ["pending", "capturing", "processing"]
     assert await shop.stock() == (98, 0)
+    assert letters(shop, "o1") == ["order_confirmation"]
+    assert [event.event for event in shop.world.inbox.events] == ["order_placed"]
+    assert await marks(run) == ("completed", None)
+    await check_books(shop, "o1")
 
 
-async def test_a_declined_card_leaves_nothing_held(shop: Shop) -> None:
-    """The reference's rollback: a completed run with success=false, and the stock is back."""
-    outcome = await shop.place(an_order(paymentMethodId="pm_card_chargeDeclined"), order_id="o1")
+async def test_should_rollback_on_payment_failure(shop: Shop) -> None:
+    """Without a card and an address nothing is even begun: a completed run that names every missing field."""
+    outcome = await shop.place(REFERENCE_ROLLBACK, "o1")
 
     assert not outcome.success
-    assert outcome.error_code == "card_declined"
-    assert await shop.events("o1") == ["pending", "undoing", "rejected"]
+    assert outcome.error_code == "invalid_order"
+    assert outcome.error is not None
+    for field in ("customerEmail", "paymentMethodId", "shippingAddress"):
+        assert f"{field}: is required" in outcome.error
+    assert await shop.status("o1") is None
     assert await shop.stock() == (100, 0)
+
+
+async def test_should_rollback_on_payment_failure_with_a_declining_card(shop: Shop) -> None:
+    """The same cart with a card that is declined: the stock was held, and is back."""
+    payload = an_order(paymentMethodId="pm_card_chargeDeclined") | {"items": REFERENCE_ROLLBACK["items"]}
+    run = await shop.start(payload, "o1")
+    ending = await ending_of(run)
+
+    assert (ending.how, ending.code) == ("completed", "card_declined")
+    assert await shop.events("o1") == ["pending", "undoing", "rejected"]
+    assert await marks(run) == ("rejected", None)
+    await check_books(shop, "o1")
+
+
+async def test_the_status_query_tells_where_the_order_stands(shop: Shop) -> None:
+    """Stage, reservation, payment and shipment, and never the PaymentIntent's client secret."""
+    held = shop.stagehand.hold("request_fulfillment", "before")
+    run = await shop.start(order_id="o1")
+    await held.reached.wait()
+    before = await look(run)
+    held.let_go()
+    await run.result()
+    after = await look(run)
+
+    assert (before.stage, before.inventory_reserved, before.payment_processed) == ("fulfilling", True, False)
+    assert (after.stage, after.payment_processed, after.fulfillment_status) == ("completed", True, "accepted")
+    assert before.payment_intent == after.payment_intent == (await shop.row("o1"))["payment_intent_id"]
+    assert "secret" not in after.model_dump_json()
+
+
+async def test_the_lines_of_a_product_are_merged(shop: Shop) -> None:
+    """The same product twice in a cart is one line of the order, in stock, money and shipment."""
+    items = [{"productId": "1", "quantity": 1}, {"productId": "3", "quantity": 1}, {"productId": "1", "quantity": 2}]
+    assert (await shop.place(an_order(items=items), "o1")).success
+
+    shipped = shop.world.fulfillment.shipments["o1"].order.items
+    assert [(item.product_id, item.quantity) for item in shipped] == [("1", 3), ("3", 1)]
+    assert (await shop.row("o1"))["total"] == 3 * 2999 + 1450
+    await check_books(shop, "o1")
+
+
+async def test_the_confirmation_names_a_delivery_date_by_priority(shop: Shop) -> None:
+    """Business days from the day of the order: the sooner, the higher the priority."""
+    dates = {}
+    for priority in ("overnight", "express", "standard"):
+        await shop.place(an_order(priority=priority), priority)
+        dates[priority] = date.fromisoformat(str(shop.world.inbox.emails[-1].data["estimatedDelivery"]))
+
+    assert dates["overnight"] < dates["express"] < dates["standard"]
+    assert all(day.isoweekday() <= 5 for day in dates.values())

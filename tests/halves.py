@@ -1,0 +1,41 @@
+"""A worker in two halves, so that a test decides what a run learns in one workflow task."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from orders.temporal import plugin
+
+
+class Halves:
+    """Workflows can stand still while activities go on."""
+
+    @asynccontextmanager
+    async def running(self, whole: Worker) -> AsyncIterator[None]:
+        """Run the halves in place of the worker; see tests.shop.open_shop."""
+        # A client of its own: one client takes no two workers for the same work, and `whole` is there, if idle.
+        target = whole.client.service_client.config.target_host
+        client = await Client.connect(target, namespace=whole.client.namespace, plugins=[plugin()])
+        self._config = whole.config() | {"client": client}
+        async with Worker(**self._config | {"workflows": []}):
+            self._start()
+            yield
+            await self._stop()
+
+    @asynccontextmanager
+    async def workflows_paused(self) -> AsyncIterator[None]:
+        """Whatever happens in this block reaches a run afterwards, in one workflow task."""
+        await self._stop()
+        yield
+        self._start()
+
+    def _start(self) -> None:
+        self._workflows = Worker(**self._config | {"activities": []})
+        self._task = asyncio.create_task(self._workflows.run())
+
+    async def _stop(self) -> None:
+        await self._workflows.shutdown()
+        await self._task

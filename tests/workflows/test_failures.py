@@ -1,0 +1,372 @@
+"""The failure matrix of process-order: every step, and every undo, let down in every way that is known."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio.api.enums.v1 import EventType
+from temporalio.testing import WorkflowEnvironment
+
+from tests.books import check_books
+from tests.endings import (
+    REFUSED_ADDRESS,
+    Run,
+    ending_of,
+    final_error,
+    is_running,
+    letters,
+    marks,
+    outage,
+    resolve,
+    until_attempts,
+    until_marked,
+    until_stuck,
+)
+from tests.halves import Halves
+from tests.shop import Payload, Shop, an_order, eventually, open_shop
+from tests.stagehand import Moment
+
+O = "o1"  # noqa: E741 (the one order of each test)
+
+PLACED = "pending capturing processing"
+UNDONE = "pending undoing"
+
+
+@pytest.fixture
+def shop(cleared_shop: Shop) -> Shop:
+    return cleared_shop
+
+
+@dataclass(frozen=True)
+class End:
+    """How the run ends, what its caller is told, the states of its row, and the last e-mail."""
+
+    how: str
+    code: str | None
+    events: str
+    letter: str | None = None
+
+    @property
+    def stage(self) -> str:
+        return "completed" if self.code is None else self.events.split()[-1]
+
+
+SUCCESS = End("completed", None, PLACED, "order_confirmation")
+CANCELLED = End("cancelled", None, f"{UNDONE} cancelled")
+CANCELLED_WITH_LETTER = End("cancelled", None, f"{UNDONE} cancelled", "order_cancelled")
+FAILED = End("failed", "failed", f"{UNDONE} failed")
+FAILED_WITH_LETTER = End("failed", "failed", f"{UNDONE} failed", "order_failed")
+NEVER_RESERVED = End("failed", "failed", "failed")
+
+
+async def check_end(shop: Shop, run: Run, end: End) -> None:
+    """The typed end, the row's story, what a person sees, and the books."""
+    ending = await ending_of(run)
+    assert (ending.how, ending.code) == (end.how, end.code), ending
+    assert " ".join(await shop.events(O)) == end.events
+    assert letters(shop, O) == ([end.letter] if end.letter else [])
+    assert await marks(run) == (end.events.split()[-1] if end is not SUCCESS else "completed", None)
+    await check_books(shop, O)
+
+
+# ---------------------------------------------------------------------------------------------------- business refusals
+
+REFUSALS: dict[str, tuple[Payload, End]] = {
+    "out of stock": (
+        an_order(items=[{"productId": "5", "quantity": 2}]),
+        End("completed", "out_of_stock", "rejected"),
+    ),
+    "price changed": (
+        an_order(items=[{"productId": "1", "quantity": 1, "price": 19.99}]),
+        End("completed", "price_changed", "rejected"),
+    ),
+    "card declined": (
+        an_order(paymentMethodId="pm_card_chargeDeclined"),
+        End("completed", "card_declined", f"{UNDONE} rejected"),
+    ),
+    "address refused": (
+        an_order(shippingAddress=REFUSED_ADDRESS),
+        End("completed", "fulfillment_refused", f"{UNDONE} rejected", "order_failed"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("payload", "end"), REFUSALS.values(), ids=REFUSALS)
+async def test_a_business_no(shop: Shop, payload: Payload, end: End) -> None:
+    """A completed run with success=false; a letter only to a customer whose card was asked."""
+    await check_end(shop, await shop.start(payload, O), end)
+
+
+async def test_an_authorisation_that_is_gone_at_the_capture(shop: Shop) -> None:
+    """The no of the capture: a technical failure, undone although the row was claimed for the capture."""
+
+    async def expire() -> None:
+        shop.world.stripe.account.expire((await shop.row(O))["payment_intent_id"])
+
+    shop.stagehand.when("capture_payment", expire)
+    end = End("failed", "authorisation_expired", "pending capturing undoing failed", "order_failed")
+    await check_end(shop, await shop.start(order_id=O), end)
+
+
+# ----------------------------------------------------------------------------------------------------- technical errors
+
+BEFORE_THE_PIVOT: dict[tuple[str, Moment], End] = {
+    ("reserve_stock", "before"): NEVER_RESERVED,
+    ("reserve_stock", "after"): FAILED,
+    ("authorise_payment", "before"): FAILED,
+    ("authorise_payment", "after"): FAILED,
+    ("request_fulfillment", "before"): FAILED_WITH_LETTER,
+    ("request_fulfillment", "after"): FAILED_WITH_LETTER,
+}
+AFTER_THE_PIVOT: tuple[tuple[str, Moment], ...] = (
+    ("capture_payment", "before"),
+    ("capture_payment", "after"),
+    ("finalise_order", "before"),
+    ("finalise_order", "after"),
+)
+
+
+@pytest.mark.parametrize(("where", "end"), BEFORE_THE_PIVOT.items(), ids=map(" ".join, BEFORE_THE_PIVOT))
+async def test_a_final_error_before_the_pivot(shop: Shop, where: tuple[str, Moment], end: End) -> None:
+    """Whether its step took effect or not, the order is undone and the run fails."""
+    shop.stagehand.fail(where[0], final_error(), where[1])
+    await check_end(shop, await shop.start(order_id=O), end)
+
+
+@pytest.mark.parametrize(("where", "end"), BEFORE_THE_PIVOT.items(), ids=map(" ".join, BEFORE_THE_PIVOT))
+async def test_an_outage_until_the_deadline(shop: Shop, where: tuple[str, Moment], end: End) -> None:
+    """Tried again and again, with or without an effect that nobody hears of; at the deadline it is undone."""
+    shop.stagehand.fail(where[0], outage(), where[1], times=None)
+    run = await shop.start(order_id=O)
+    await until_attempts(shop, where[0], 1)
+    await shop.advance(run, timedelta(minutes=20))
+    await check_end(shop, run, end)
+
+
+@pytest.mark.parametrize("where", AFTER_THE_PIVOT, ids=" ".join)
+async def test_a_final_error_after_the_pivot(shop: Shop, where: tuple[str, Moment]) -> None:
+    """There is only forward: a person is called, the step is tried again, the order is placed."""
+    shop.stagehand.fail(where[0], final_error(), where[1])
+    run = await shop.start(order_id=O)
+    await until_marked(run, where[0])
+    await shop.advance(run, timedelta(minutes=2))
+    await check_end(shop, run, SUCCESS)
+    assert len(shop.world.inbox.alerts) == 1
+
+
+@pytest.mark.parametrize("where", AFTER_THE_PIVOT, ids=" ".join)
+async def test_an_outage_after_the_pivot(shop: Shop, where: tuple[str, Moment]) -> None:
+    """No deadline: a person is called after a while, and the order is placed when the outage ends."""
+    shop.stagehand.fail(where[0], outage(), where[1], times=None)
+    run = await shop.start(order_id=O)
+    await until_attempts(shop, where[0], 1)
+    await shop.advance(run, timedelta(minutes=15))
+    await until_marked(run, where[0])
+    shop.stagehand.clear()
+    await shop.advance(run, timedelta(hours=1))
+    await check_end(shop, run, SUCCESS)
+
+
+# ------------------------------------------------------------------------------------------------- an operator's cancel
+
+CANCELS: dict[tuple[str, Moment], End] = {
+    ("reserve_stock", "before"): CANCELLED,
+    ("reserve_stock", "after"): CANCELLED,
+    ("authorise_payment", "before"): CANCELLED,
+    ("authorise_payment", "after"): CANCELLED,
+    ("request_fulfillment", "before"): CANCELLED_WITH_LETTER,
+    ("request_fulfillment", "after"): CANCELLED_WITH_LETTER,
+    ("capture_payment", "before"): SUCCESS,
+    ("capture_payment", "after"): SUCCESS,
+    ("finalise_order", "before"): SUCCESS,
+    ("finalise_order", "after"): SUCCESS,
+}
+
+
+@pytest.mark.parametrize(("where", "end"), CANCELS.items(), ids=map(" ".join, CANCELS))
+async def test_an_operators_cancel_while_a_step_is_in_flight(shop: Shop, where: tuple[str, Moment], end: End) -> None:
+    """The attempt in flight is waited for, then undone: a cancelled run; after the pivot a cancel changes nothing."""
+    held = shop.stagehand.hold(*where)
+    run = await shop.start(order_id=O)
+    await held.reached.wait()
+    await run.cancel()
+    await eventually(lambda: has_seen_the_cancel(run), "the run has seen the cancel")
+    held.let_go()
+    await check_end(shop, run, end)
+
+
+@pytest.fixture
+def halves() -> Halves:
+    return Halves()
+
+
+@pytest.fixture
+async def halved(database_url: str, temporal: WorkflowEnvironment, halves: Halves) -> AsyncIterator[Shop]:
+    """A shop whose workflows can be paused."""
+    async with open_shop(database_url, temporal, run=halves.running) as opened:
+        yield opened
+
+
+AT_ONCE = {step: end for (step, moment), end in CANCELS.items() if moment == "after"}
+
+
+@pytest.mark.parametrize(("step", "end"), AT_ONCE.items(), ids=AT_ONCE)
+async def test_an_operators_cancel_in_the_task_of_a_completion(
+    halved: Shop, halves: Halves, step: str, end: End
+) -> None:
+    """The step's answer and the cancel reach the run in one workflow task; nothing of the step is left behind."""
+    shop = halved
+    held = shop.stagehand.hold(step, "after")
+    run = await shop.start(order_id=O)
+    await held.reached.wait()
+    async with halves.workflows_paused():
+        await run.cancel()
+        held.let_go()
+        await eventually(lambda: has_ended_its_activities(run), "the step's answer is in the history")
+    await check_end(shop, run, end)
+    await check_one_task(run, EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED)
+
+
+async def test_an_operators_cancel_before_the_first_step(halved: Shop, halves: Halves) -> None:
+    """The run is cancelled before it did anything: nothing is reserved, and never will be."""
+    async with halves.workflows_paused():
+        run = await halved.start(order_id=O)
+        await run.cancel()
+    assert (await ending_of(run)).how == "cancelled"
+    assert await halved.status(O) in (None, "cancelled")
+    assert await halved.stock() == (100, 0)
+
+
+UNDOS = ("claim_undo", "cancel_fulfillment", "void_payment", "release_stock")
+
+
+@pytest.mark.parametrize("undo", UNDOS)
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_an_operators_cancel_during_the_undo(shop: Shop, undo: str, moment: Moment) -> None:
+    """It changes nothing: the undo goes on to its end, and the run ends by what caused it."""
+    shop.stagehand.fail("request_fulfillment", final_error(), "after")
+    held = shop.stagehand.hold(undo, moment)
+    run = await shop.start(order_id=O)
+    await held.reached.wait()
+    await run.cancel()
+    await eventually(lambda: has_seen_the_cancel(run), "the run has seen the cancel")
+    held.let_go()
+    await check_end(shop, run, FAILED_WITH_LETTER)
+
+
+# ----------------------------------------------------------------------------------------------------- undos in trouble
+
+
+@pytest.mark.parametrize("undo", UNDOS)
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_an_undo_that_fails_for_a_while(shop: Shop, undo: str, moment: Moment) -> None:
+    """It is tried again until it succeeds; one whose answer was lost finds its own effect."""
+    shop.stagehand.fail("request_fulfillment", final_error(), "after")
+    shop.stagehand.fail(undo, outage(), moment, times=2)
+    run = await shop.start(order_id=O)
+    await until_attempts(shop, undo, 1)
+    await shop.advance(run, timedelta(minutes=5))
+    await check_end(shop, run, FAILED_WITH_LETTER)
+
+
+async def test_an_undo_in_a_long_outage_calls_for_attention(shop: Shop) -> None:
+    """A person is told of an undo that keeps failing; it is not parked, and ends when the outage does."""
+    shop.stagehand.fail("request_fulfillment", final_error(), "after")
+    shop.stagehand.fail("void_payment", outage(), times=None)
+    run = await shop.start(order_id=O)
+    await until_attempts(shop, "void_payment", 1)
+    await shop.advance(run, timedelta(minutes=15))
+    await until_marked(run, "void_payment")
+    shop.stagehand.clear()
+    await shop.advance(run, timedelta(minutes=2))
+    await check_end(shop, run, FAILED_WITH_LETTER)
+    assert (await shop.row(O))["parked_step"] is None
+
+
+async def test_a_claim_that_fails_for_good(shop: Shop) -> None:
+    """Without the claim nothing is undone: a person is called, and the claim is tried again once a minute."""
+    shop.stagehand.fail("request_fulfillment", final_error(), "after")
+    shop.stagehand.fail("claim_undo", final_error())
+    run = await shop.start(order_id=O)
+    await until_marked(run, "claim_undo")
+    assert await shop.status(O) == "pending"
+    await shop.advance(run, timedelta(minutes=2))
+    await check_end(shop, run, FAILED_WITH_LETTER)
+
+
+def by_hand(shop: Shop, undo: str, row: Any) -> None:
+    """What an operator does who settles an undo elsewhere."""
+    if undo == "void_payment":
+        shop.world.stripe.account.expire(row["payment_intent_id"])
+    if undo == "cancel_fulfillment":
+        shipments = shop.world.fulfillment.shipments
+        shipments[O] = shipments[O].model_copy(update={"status": "cancelled"})
+
+
+@pytest.mark.parametrize("undo", UNDOS[1:])
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_an_undo_that_fails_for_good_parks_until_it_is_tried_again(shop: Shop, undo: str, moment: Moment) -> None:
+    """The run stays open, marked, alerted and named on the row, until an operator says retry."""
+    shop.stagehand.fail("request_fulfillment", final_error(), "after")
+    shop.stagehand.fail(undo, final_error(), moment)
+    run = await shop.start(order_id=O)
+    if (undo, moment) != ("release_stock", "after"):  # there is nothing to be parked: the order is closed
+        assert await until_stuck(run) == (undo,)
+        assert await marks(run) == ("parked", undo)
+        assert (await shop.row(O))["parked_step"] == undo
+        assert undo in shop.world.inbox.alerts[0].text
+        await resolve(run, undo, "retry")
+    await check_end(shop, run, FAILED_WITH_LETTER)
+
+
+@pytest.mark.parametrize("undo", UNDOS[1:3])
+@pytest.mark.parametrize("action", ["skip", "resolved"])
+async def test_an_undo_that_an_operator_settles(shop: Shop, undo: str, action: str) -> None:
+    """What the operator says is kept on the order and in the run's last word; the undo itself is not tried again."""
+    shop.stagehand.fail("request_fulfillment", final_error(), "after")
+    shop.stagehand.fail(undo, final_error(), times=None)
+    run = await shop.start(order_id=O)
+    await until_stuck(run)
+    by_hand(shop, undo, await shop.row(O))
+    await resolve(run, undo, action, "done by hand")
+    assert f"{undo}: {action} by operator: done by hand" in (await ending_of(run)).words
+    await check_end(shop, run, FAILED_WITH_LETTER)
+    said = await shop.pool.fetch("SELECT step, action, reason, actor FROM resolutions WHERE order_id = $1", O)
+    assert [tuple(each) for each in said] == [(undo, action, "done by hand", "operator")]
+
+
+async def test_a_parked_undo_that_keeps_failing_parks_again(shop: Shop) -> None:
+    """Each retry is one more attempt on a person's word, and the run says so each time."""
+    shop.stagehand.fail("request_fulfillment", final_error(), "after")
+    shop.stagehand.fail("void_payment", final_error(), times=2)
+    run = await shop.start(order_id=O)
+    for _ in range(2):
+        await until_stuck(run)
+        assert await is_running(run)
+        await resolve(run, "void_payment", "retry")
+    await check_end(shop, run, FAILED_WITH_LETTER)
+    assert len(shop.world.inbox.alerts) == 2
+
+
+# -------------------------------------------------------------------------------------------------------------- details
+
+
+async def has_seen_the_cancel(run: Run) -> bool:
+    """A workflow task was completed after the cancel."""
+    kinds = [event.event_type async for event in run.fetch_history_events()]
+    cancel = kinds.index(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
+    return EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED in kinds[cancel:]
+
+
+async def has_ended_its_activities(run: Run) -> bool:
+    return not (await run.describe()).raw_description.pending_activities
+
+
+async def check_one_task(run: Run, kind: "EventType.ValueType") -> None:
+    """The cancel and an event of this kind stand side by side, with no workflow task in between."""
+    kinds = [event.event_type async for event in run.fetch_history_events()]
+    cancel = kinds.index(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
+    task = kinds.index(EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED, cancel)
+    assert kind in kinds[cancel:task]

@@ -1,0 +1,205 @@
+"""Bad input from any client: a clear answer, nothing started, nothing held, never a task that fails for ever."""
+
+import json
+from typing import Any
+
+import pytest
+from temporalio.api.common.v1 import Payload as RawPayload
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client
+from temporalio.common import RawValue
+from temporalio.converter import DataConverter
+
+from orders.models import OrderOutcome
+from orders.temporal import PROCESS_ORDER
+from tests.books import check_books
+from tests.shop import Payload, Shop, an_order
+
+O = "o1"  # noqa: E741 (the one order of each test)
+
+CARD = "4242 4242 4242 4242"
+
+
+@pytest.fixture
+def shop(cleared_shop: Shop) -> Shop:
+    return cleared_shop
+
+
+async def place_raw(shop: Shop, data: bytes, encoding: bytes = b"json/plain") -> OrderOutcome:
+    """Start process-order through a client without our converter, with these very bytes."""
+    plain = Client(shop.client.service_client, namespace=shop.client.namespace, data_converter=DataConverter.default)
+    payload = RawPayload(metadata={"encoding": encoding}, data=data)
+    run = await plain.start_workflow(PROCESS_ORDER, RawValue(payload), id=O, task_queue=shop.task_queue)
+    outcome = OrderOutcome.model_validate(await run.result())
+    kinds = [event.event_type async for event in run.fetch_history_events()]
+    assert EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED not in kinds
+    return outcome
+
+
+async def check_refused(shop: Shop, outcome: OrderOutcome, *names: str) -> None:
+    """Invalid, every problem named, no row, no stock, nobody asked."""
+    assert not outcome.success
+    assert outcome.error_code == "invalid_order"
+    for name in names:
+        assert name in (outcome.error or ""), outcome.error
+    assert CARD not in (outcome.error or "")
+    assert await shop.status(O) is None
+    assert await shop.stock() == (100, 0)
+    assert list(shop.world.journal.about()) == []
+
+
+RAW: dict[str, tuple[bytes, bytes, str]] = {
+    "null": (b"null", b"json/plain", "input: must be an object"),
+    "nothing": (b"", b"binary/null", "input: must be an object"),
+    "no JSON": (b"{", b"json/plain", "input: must be JSON"),
+    "empty": (b"", b"json/plain", "input: must be JSON"),
+    "bytes": (b"\x00\xff", b"binary/plain", "input: must be JSON"),
+    "text": (b'"order please"', b"json/plain", "input: must be an object"),
+    "a number": (b"1", b"json/plain", "input: must be an object"),
+    "a list": (b"[]", b"json/plain", "input: must be an object"),
+    "not UTF-8": (b'{"customerId": "\xff"}', b"json/plain", "input: must be JSON"),
+    "NaN": (b'{"items": [{"productId": "1", "quantity": NaN}]}', b"json/plain", "input: must be JSON"),
+    "infinity": (b'{"items": [{"productId": "1", "price": Infinity}]}', b"json/plain", "input: must be JSON"),
+    "very deep": (b"[" * 30_000, b"json/plain", "input: must be JSON"),
+    "too large": (b'"' + b"x" * 70_000 + b'"', b"json/plain", "input: must be at most"),
+    "an unpaired surrogate as a name": (rb'{"\ud800": 1}', b"json/plain", "input: must be a valid string"),
+}
+
+
+@pytest.mark.parametrize(("data", "encoding", "error"), RAW.values(), ids=RAW)
+async def test_what_is_no_order_at_all(shop: Shop, data: bytes, encoding: bytes, error: str) -> None:
+    """Whatever bytes a client sends, the run completes with invalid_order."""
+    await check_refused(shop, await place_raw(shop, data, encoding), error)
+
+
+async def test_no_argument_at_all(shop: Shop) -> None:
+    """A client that forgot the input learns every field that is missing or that an object is wanted."""
+    run = await shop.client.start_workflow(PROCESS_ORDER, id=O, task_queue=shop.task_queue, result_type=OrderOutcome)
+    await check_refused(shop, await run.result(), "input: must be an object")
+
+
+def item(**changes: Any) -> Payload:
+    return an_order(items=[{"productId": "1", "quantity": 1} | changes])
+
+
+def address(**changes: Any) -> Payload:
+    return an_order(shippingAddress=an_order()["shippingAddress"] | changes)
+
+
+FIELDS: dict[str, tuple[Payload, tuple[str, ...]]] = {
+    "an empty object": ({}, ("customerId: is required", "items: is required", "shippingAddress: is required")),
+    "several wrong": (
+        an_order(customerEmail="nobody", items=[], priority="soon"),
+        ("customerEmail:", "items:", "priority:"),
+    ),
+    "an unknown field": (an_order(coupon="FREE"), ("coupon: is unknown",)),
+    "quantity 0": (item(quantity=0), ("items[0].quantity:",)),
+    "quantity negative": (item(quantity=-1), ("items[0].quantity:",)),
+    "quantity fractional": (item(quantity=1.5), ("items[0].quantity:",)),
+    "quantity as a float": (item(quantity=1.0), ("items[0].quantity:",)),
+    "quantity as text": (item(quantity="1"), ("items[0].quantity:",)),
+    "quantity true": (item(quantity=True), ("items[0].quantity:",)),
+    "quantity 2^31": (item(quantity=2**31), ("items[0].quantity:",)),
+    "quantity beyond 64 bits": (item(quantity=10**30), ("items[0].quantity:",)),
+    "price with a third decimal": (item(price=29.999), ("items[0].price: usd has 2 decimals",)),
+    "price negative": (item(price=-1), ("items[0].price:",)),
+    "price as text": (item(price="29.99"), ("items[0].price:",)),
+    "price enormous": (item(price=1e30), ("items[0].price:",)),
+    "101 items": (
+        an_order(items=[{"productId": f"p{number}", "quantity": 1} for number in range(101)]),
+        ("items:",),
+    ),
+    "no items": (an_order(items=[]), ("items:",)),
+    "items no list": (an_order(items={"productId": "1"}), ("items:",)),
+    "one product at two prices": (
+        an_order(items=[{"productId": "1", "quantity": 1, "price": 1}, {"productId": "1", "quantity": 1, "price": 2}]),
+        ("items[1].price: differs",),
+    ),
+    "too many units in two lines": (
+        an_order(items=[{"productId": "1", "quantity": 9_999}] * 2),
+        ("items[1].quantity: more than",),
+    ),
+    "a card number as the card": (an_order(paymentMethodId=CARD), ("paymentMethodId: looks like a card number",)),
+    "a card number as a number": (
+        an_order(paymentMethodId=4242424242424242),
+        ("paymentMethodId: looks like a card number",),
+    ),
+    "a card number in the street": (address(street=f"c/o {CARD}"), ("shippingAddress.street: looks like a card",)),
+    "NUL in a text": (address(city="San\x00Francisco"), ("shippingAddress.city: must not contain control",)),
+    "an unpaired surrogate": (address(city="\ud800"), ("shippingAddress.city:",)),
+    "a missing street": (address(street=None), ("shippingAddress.street:",)),
+    "an empty city": (address(city=""), ("shippingAddress.city:",)),
+    "an address as text": (an_order(shippingAddress="here"), ("shippingAddress: must be an object",)),
+    "an unknown currency": (an_order(currency="xxx"), ("currency: must be one of",)),
+    "a currency that is no text": (an_order(currency=1), ("currency:",)),
+}
+
+
+@pytest.mark.parametrize(("payload", "names"), FIELDS.values(), ids=FIELDS)
+async def test_wrong_fields(shop: Shop, payload: Payload, names: tuple[str, ...]) -> None:
+    """Each is refused by its name, all of them at once, before anything is begun."""
+    await check_refused(shop, await place_raw(shop, as_json(payload)), *names)
+
+
+def as_json(payload: Payload) -> bytes:
+    return json.dumps(payload).encode()
+
+
+TEXTS = {
+    "SQL": "'; DROP TABLE orders; --",
+    "markup": "<script>alert(1)</script>",
+    "unicode": "Łódź 東京 🏠 \u202e",
+    "a template": "{{7*7}} ${HOME} %s",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+async def test_any_text_is_a_text(shop: Shop, text: str) -> None:
+    """It arrives at the warehouse as it was written, and does nothing on the way."""
+    assert (await place_raw(shop, as_json(address(street=text)))).success
+    assert shop.world.fulfillment.shipments[O].order.shipping_address.street == text
+    await check_books(shop, O)
+
+
+async def test_a_plain_client_reads_the_answer_in_the_reference_names(shop: Shop) -> None:
+    """Start and result are JSON in camelCase, as the `temporal` command shows them."""
+    plain = Client(shop.client.service_client, namespace=shop.client.namespace, data_converter=DataConverter.default)
+    run = await plain.start_workflow(PROCESS_ORDER, an_order(), id=O, task_queue=shop.task_queue)
+    answer = await run.result()
+    assert answer.items() >= {"success": True, "orderId": O}.items()
+    assert answer["paymentIntent"].startswith("pi_")
+    assert answer["fulfillmentId"].startswith("ful_")
+
+
+CATALOGUE: dict[str, tuple[Payload, str, tuple[str, ...]]] = {
+    "unknown products": (
+        an_order(items=[{"productId": "77", "quantity": 1}, {"productId": "78", "quantity": 1}]),
+        "unknown_product",
+        ("product 77 is not sold", "product 78 is not sold"),
+    ),
+    "another price": (item(price=1.00), "price_changed", ("product 1 costs 29.99 usd",)),
+    "out of stock": (
+        an_order(items=[{"productId": "5", "quantity": 2}, {"productId": "3", "quantity": 41}]),
+        "out_of_stock",
+        ("product 5: 2 wanted, 1 available", "product 3: 41 wanted, 40 available"),
+    ),
+    "another currency": (an_order(currency="eur"), "unknown_product", ("product 1 is not sold in eur",)),
+    "too large a total": (
+        an_order(items=[{"productId": "1", "quantity": 10_000}, {"productId": "2", "quantity": 10_000}]),
+        "order_too_large",
+        ("the most in one order is 999999.99 usd",),
+    ),
+}
+
+
+@pytest.mark.parametrize(("payload", "code", "names"), CATALOGUE.values(), ids=CATALOGUE)
+async def test_what_the_catalogue_refuses(shop: Shop, payload: Payload, code: str, names: tuple[str, ...]) -> None:
+    """A business no that names every line in the way; the order is rejected, and nobody asked for money."""
+    await shop.pool.execute("UPDATE inventory SET quantity = 20000 WHERE product_id IN ('1', '2')")
+    outcome = await shop.place(payload, O)
+    assert (outcome.success, outcome.error_code) == (False, code)
+    for name in names:
+        assert name in (outcome.error or ""), outcome.error
+    assert await shop.events(O) == ["rejected"]
+    assert await shop.stock() == (20_000, 0)
+    assert list(shop.world.journal.about()) == []
