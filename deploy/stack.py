@@ -192,6 +192,7 @@ async def demo(stack: Stack) -> int:
         async with running(command) as starter:
             ended = await first_to_end(*services, worker, starter)
             if ended is starter:
+                Console().print("\nNow everything is stopped. `make up` brings it back, and the links to life.")
                 return await starter.wait()
             raise ended.ended()
 
