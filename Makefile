@@ -25,7 +25,7 @@ migrate: install ## bring the database at DATABASE_URL to the newest schema
 	@$(BIN)/dbmate --migrations-dir migrations --no-dump-schema migrate
 
 test: install ## the whole suite, on the real servers
-	$(RUN) pytest
+	$(RUN) pytest -n 3
 
 check: install ## lint, format, types and import rules
 	$(BIN)/ruff check

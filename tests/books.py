@@ -21,6 +21,8 @@ READ_STOCK: Final = """
     GROUP BY i.product_id
 """
 
+READ_RESERVATIONS: Final = "SELECT state FROM reservations WHERE order_id = $1"
+
 
 class Accounts(Protocol):
     """Whose books can be checked: a shop with its database and its sandbox."""
@@ -37,6 +39,7 @@ async def check_books(shop: Accounts, order_id: str, stocked: Mapping[str, int] 
     status = row["status"] if row else None
     books = shop.world.books()
     await check_stock(shop, stocked)
+    await _check_reservations(shop, order_id, status)
     _check_money(books["orders"].get(order_id, NO_MONEY), row)
     _check_goods(books["fulfillment"], order_id, status)
     _check_letters(books["emails"], order_id)
@@ -47,6 +50,12 @@ async def check_stock(shop: Accounts, stocked: Mapping[str, int] = SEEDED) -> No
     for product in await shop.pool.fetch(READ_STOCK):
         assert product["reserved"] == product["held"], f"reserved without an order: {product}"
         assert product["quantity"] + product["held"] + product["sold"] == stocked[product["product_id"]], product
+
+
+async def _check_reservations(shop: Accounts, order_id: str, status: str | None) -> None:
+    """What an order held is sold if it stands, and back on the shelf if it does not."""
+    states = {each["state"] for each in await shop.pool.fetch(READ_RESERVATIONS, order_id)}
+    assert states <= {"sold" if status in KEPT else "released"}, f"{status}: {states}"
 
 
 def _check_money(money: Mapping[str, Any], row: asyncpg.Record | None) -> None:

@@ -41,7 +41,12 @@ class Compensations:
         All before the first step: a run that was reset, or started again, may have been further than it knows.
         """
         saga = Saga(claim=claim, on_park=self._park, on_resolve=self._settle)
-        saga.on_failure(self.release_stock, self._order_id, needs=(self.cancel_fulfillment, self.void_payment))
+        saga.on_failure(
+            self.release_stock,
+            self._order_id,
+            needs=(self.cancel_fulfillment, self.void_payment),
+            skippable=False,  # it closes the row, and only a closed row is an end
+        )
         saga.on_failure(self.void_payment, self._order_id, needs=(self.cancel_fulfillment,))
         saga.on_failure(self.cancel_fulfillment, self._order_id)
         return saga

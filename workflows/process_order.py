@@ -120,11 +120,10 @@ class ProcessOrder:
             return await self._refuse(ErrorCode.ORDER_ID_CONFLICT, "the order id belongs to another payload")
         row = self._row = await self._settle(order)
         self._answer(row.outcome, _stage(row))
-        if row.status in CLOSED and self._authorised and not self._cancel_requested:
+        if not saga.committed and self._is_worth_a_letter(row):
             kind = NoticeKind.CANCELLED if row.status is Status.CANCELLED else NoticeKind.FAILED
-            self._notify(
-                Notifications.send_email, Notice(order_id=order.id, kind=kind, to=order.customer_email), row.terms
-            )
+            notice = Notice(order_id=order.id, kind=kind, to=order.customer_email)
+            self._notify(Notifications.send_email, notice, row.terms)
         await self._drain()
         if not saga.committed:
             self._raise_if_failed(row, saga)
@@ -279,6 +278,12 @@ class ProcessOrder:
             await notice
         await self._progress.flush()
         await workflow.wait_condition(workflow.all_handlers_finished)
+
+    def _is_worth_a_letter(self, row: OrderRow) -> bool:
+        """Whether the customer's bank may have shown an authorisation; cancel-order writes about its own cancels."""
+        if row.status not in CLOSED or self._cancel_requested:
+            return False
+        return self._authorised or (row.payment_intent_id is not None and row.status is not Status.REJECTED)
 
     def _raise_if_failed(self, row: OrderRow, saga: Saga) -> None:
         """A technical failure is a failed run, an operator's cancel a cancelled one; the rest is completed."""

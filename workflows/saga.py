@@ -58,6 +58,7 @@ class _Entry(Generic[ArgT]):
     undo: Undo[ArgT]
     arg: ArgT
     needs: frozenset[str] = field(default_factory=frozenset)
+    skippable: bool = True
 
     @property
     def name(self) -> str:
@@ -97,11 +98,20 @@ class Saga:
         self.stopped = False
         workflow.set_update_handler(RESOLVE, self._resolve, validator=self._check_resolution)
 
-    def on_failure(self, undo: Undo[ArgT], arg: ArgT, *, needs: tuple[Undo[Any], ...] = ()) -> None:
-        """Undo the step that comes next, unless `commit` is reached; not before those that it needs are undone."""
+    def on_failure(
+        self, undo: Undo[ArgT], arg: ArgT, *, needs: tuple[Undo[Any], ...] = (), skippable: bool = True
+    ) -> None:
+        """Undo the step that comes next, unless `commit` is reached.
+
+        Args:
+            undo: its name is how operators call it.
+            arg: known beforehand, never the step's result.
+            needs: undos that come before this one, and hold it up when they park.
+            skippable: whether an operator's word can stand in for it; if not, it can only be tried again.
+        """
         if undo.__name__ in {entry.name for entry in self._entries}:
             raise ValueError(f"{undo.__name__} is registered already: an operator must be able to tell undos apart")
-        self._entries.append(_Entry(undo, arg, frozenset(needed.__name__ for needed in needs)))
+        self._entries.append(_Entry(undo, arg, frozenset(needed.__name__ for needed in needs), skippable))
 
     def commit(self) -> None:
         """What has happened stands: forget every undo."""
@@ -172,6 +182,8 @@ class Saga:
         if resolution.step not in self.parked or resolution.step in self._heard:
             stuck = ", ".join(self.parked) or "nothing"
             raise ApplicationError(f"{resolution.step} is not parked; parked is: {stuck}", type="not_parked")
+        if resolution.action != "retry" and resolution.step in {e.name for e in self._entries if not e.skippable}:
+            raise ApplicationError(f"{resolution.step} can only be tried again", type="not_skippable")
 
 
 def calls_for_undo(cause: BaseException) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from temporalio.api.enums.v1 import EventType
+from temporalio.client import WorkflowUpdateFailedError
 from temporalio.testing import WorkflowEnvironment
 
 from tests.books import check_books
@@ -116,7 +117,7 @@ BEFORE_THE_PIVOT: dict[tuple[str, Moment], End] = {
     ("reserve_stock", "before"): NEVER_RESERVED,
     ("reserve_stock", "after"): FAILED,
     ("authorise_payment", "before"): FAILED,
-    ("authorise_payment", "after"): FAILED,
+    ("authorise_payment", "after"): FAILED_WITH_LETTER,
     ("request_fulfillment", "before"): FAILED_WITH_LETTER,
     ("request_fulfillment", "after"): FAILED_WITH_LETTER,
 }
@@ -174,8 +175,8 @@ async def test_an_outage_after_the_pivot(shop: Shop, where: tuple[str, Moment]) 
 CANCELS: dict[tuple[str, Moment], End] = {
     ("reserve_stock", "before"): CANCELLED,
     ("reserve_stock", "after"): CANCELLED,
-    ("authorise_payment", "before"): CANCELLED,
-    ("authorise_payment", "after"): CANCELLED,
+    ("authorise_payment", "before"): CANCELLED_WITH_LETTER,
+    ("authorise_payment", "after"): CANCELLED_WITH_LETTER,
     ("request_fulfillment", "before"): CANCELLED_WITH_LETTER,
     ("request_fulfillment", "after"): CANCELLED_WITH_LETTER,
     ("capture_payment", "before"): SUCCESS,
@@ -370,3 +371,16 @@ async def check_one_task(run: Run, kind: "EventType.ValueType") -> None:
     cancel = kinds.index(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
     task = kinds.index(EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED, cancel)
     assert kind in kinds[cancel:task]
+
+
+async def test_the_closing_of_the_order_cannot_be_settled_by_a_word(shop: Shop) -> None:
+    """Only a closed row is an end, so that a skip of it is refused and a retry is not."""
+    shop.stagehand.fail("request_fulfillment", final_error(), "after")
+    shop.stagehand.fail("release_stock", final_error())
+    run = await shop.start(order_id=O)
+    await until_stuck(run)
+    with pytest.raises(WorkflowUpdateFailedError) as refused:
+        await resolve(run, "release_stock", "skip", "done by hand")
+    assert "can only be tried again" in str(refused.value.cause)
+    await resolve(run, "release_stock", "retry")
+    await check_end(shop, run, FAILED_WITH_LETTER)

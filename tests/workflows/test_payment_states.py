@@ -298,6 +298,15 @@ async def test_a_failed_refund_parks_until_a_person_asks_for_another(charging: S
     assert [tuple(each) for each in await refunds(charging)] == [("failed", 5998, 1), ("succeeded", 5998, 2)]
 
 
+async def test_a_failed_refund_whose_answer_is_lost_is_not_tried_again(charging: Shop) -> None:
+    """The next attempt finds that it failed, and leaves another one to a person."""
+    charging.world.faults.add(Fault(service="stripe", route=REFUND, kind="reset_after"))
+    run = await charging.start(refused("pm_refund_failed"), O)
+    await until_stuck(run)
+    assert len(charging.world.stripe.account.refunds) == 1
+    await run.terminate()
+
+
 async def test_a_refund_that_fails_again_parks_again(charging: Shop) -> None:
     """Each word of a person is one attempt; the money handed back otherwise is `resolved`."""
     run = await charging.start(refused("pm_refund_failed"), O)

@@ -65,6 +65,7 @@ async def test_should_rollback_on_payment_failure_with_a_declining_card(shop: Sh
     assert (ending.how, ending.code) == ("completed", "card_declined")
     assert await shop.events("o1") == ["pending", "undoing", "rejected"]
     assert await marks(run) == ("rejected", None)
+    assert await shop.stock() == (100, 0)
     await check_books(shop, "o1")
 
 
