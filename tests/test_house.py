@@ -67,3 +67,10 @@ def test_the_commands_of_the_readme_exist() -> None:
     existing = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert promised <= existing
     assert {"demo", "test"} <= promised
+
+
+def test_the_failure_table_names_tests_that_exist() -> None:
+    """A row of docs/failures.md is a promise that somebody keeps."""
+    named = set(re.findall(r"`(test_[a-z_]+)`", (ROOT / "docs" / "failures.md").read_text()))
+    assert named
+    assert named <= {path.stem for path in (ROOT / "tests").rglob("test_*.py")}

@@ -13,13 +13,14 @@ with workflow.unsafe.imports_passed_through():
     from orders.models import Alert, Stage
     from orders.temporal import CUSTOMER_ID, NEEDS_ATTENTION, ORDER_STAGE
     from workflows.saga import reason
-    from workflows.steps import A_ROUND, LEISURELY, step, within
+    from workflows.steps import LEISURELY, MOST_DOUBLINGS, a_round, step, within
 
 ArgT = TypeVar("ArgT")
 ResultT = TypeVar("ResultT")
 
 ALERT_DEADLINE: Final = timedelta(hours=1)
 AFTER_A_FINAL_ERROR: Final = timedelta(minutes=1)
+MOST_LINES: Final = 50  # of the story
 
 
 class Progress:
@@ -43,7 +44,7 @@ class Progress:
         """One more line of the story, and of the log."""
         workflow.logger.info(note, extra={"order_id": self._order_id, "stage": self.stage})
         self._story.append(f"- {workflow.now():%H:%M:%S} {note}")
-        workflow.set_current_details("\n".join(self._story))
+        workflow.set_current_details("\n".join(self._story[-MOST_LINES:]))
 
     def call_for_attention(self, what: str, note: str) -> None:
         """Mark the run for a person, and alert one without waiting for it."""
@@ -72,15 +73,16 @@ class Progress:
         rounds = 0
         while True:
             try:
-                result = await step(activity, arg, A_ROUND, summary)
+                result = await step(activity, arg, a_round(rounds), summary)
             except ActivityError as error:
                 for_good = error.retry_state is RetryState.NON_RETRYABLE_FAILURE
                 if for_good and may_fail:
                     raise
-                rounds += 1
                 self.call_for_attention(error.activity_type, f"{error.activity_type} keeps failing: {reason(error)}")
                 if for_good:
-                    await workflow.sleep(AFTER_A_FINAL_ERROR, summary=f"{error.activity_type} will be tried again")
+                    pause = AFTER_A_FINAL_ERROR * 2 ** min(rounds, MOST_DOUBLINGS)
+                    await workflow.sleep(pause, summary=f"{error.activity_type} will be tried again")
+                rounds += 1
             else:
                 if rounds:
                     self.no_longer_needs_attention()

@@ -28,15 +28,20 @@ PATIENT: Final = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_inte
 
 # For what must happen: tried until it does, or until it fails for good.
 UNTIL_DONE: Final = Options(start_to_close_timeout=ATTEMPT, schedule_to_close_timeout=None, retry_policy=PATIENT)
-# The same, in rounds: after each one somebody is told that it still fails.
-A_ROUND: Final = Options(
-    start_to_close_timeout=ATTEMPT, schedule_to_close_timeout=timedelta(minutes=10), retry_policy=PATIENT
-)
+
+FIRST_ROUND: Final = timedelta(minutes=10)
+MOST_DOUBLINGS: Final = 7  # up to about a day: a run that waits for weeks must not outgrow its history
 
 
 def within(deadline: timedelta, retry_policy: RetryPolicy = BRISK) -> Options:
     """For what may fail: tried until the deadline."""
     return Options(start_to_close_timeout=ATTEMPT, schedule_to_close_timeout=deadline, retry_policy=retry_policy)
+
+
+def a_round(number: int) -> Options:
+    """For what must happen, in rounds that grow: after each one somebody is told that it still fails."""
+    length = FIRST_ROUND * 2 ** min(number, MOST_DOUBLINGS)
+    return Options(start_to_close_timeout=ATTEMPT, schedule_to_close_timeout=length, retry_policy=PATIENT)
 
 
 def start_step(
