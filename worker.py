@@ -19,7 +19,7 @@ from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.worker import Interceptor, Worker
 
-from activities.database import Database, open_pool
+from activities.database import REFUSED, Database, open_pool
 from activities.fulfillment import Warehouse
 from activities.http import open_http
 from activities.inventory import Inventory
@@ -27,7 +27,7 @@ from activities.notifications import Notifications
 from activities.order_book import OrderBook
 from activities.payments import Payments
 from activities.stripe_gateway import StripeGateway, open_stripe
-from orders.errors import Permanent
+from orders.errors import Unavailable
 from orders.logs import configure_logs
 from orders.models import Terms
 from orders.settings import Settings
@@ -145,7 +145,9 @@ async def check_migrations(database: Database) -> None:
     try:
         async with database.transaction() as connection:
             applied = {row["version"] for row in await connection.fetch("SELECT version FROM schema_migrations")}
-    except Permanent:
+    except Unavailable as error:
+        if error.type != REFUSED:
+            raise CannotStart(f"PostgreSQL at DATABASE_URL cannot be used: {error.message}") from error
         applied = set()
     if missing := sorted(wanted - applied):
         raise CannotStart(f"PostgreSQL lacks the migrations {', '.join(missing)}: run `make migrate`")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from orders.errors import Permanent, Unavailable
+from orders.errors import Unavailable
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 COMMAND_SECONDS: Final = 5.0  # one statement
 ACQUIRE_SECONDS: Final = 5.0
 
-# What another try, later, may well survive. Everything else that PostgreSQL says is a bug or a missing migration.
+REFUSED: Final = "database_refused"
+
+# An outage. Everything else that PostgreSQL says is a bug, a missing migration or a missing right.
 TRANSIENT: Final = (
     OSError,
     TimeoutError,
@@ -69,8 +71,9 @@ class Database:
         """One transaction on one connection, committed at the end of the block.
 
         Raises:
-            Unavailable: PostgreSQL could not be reached, or gave up; whether it committed is not known.
-            Permanent: a constraint or the schema is violated: a bug.
+            Unavailable: PostgreSQL could not be reached, gave up or refused; whether it committed is not known. Even a
+                violated constraint is no reason to end a run: it is a bug, or a migration that is missing, and the
+                same transaction goes through once that is mended.
         """
         try:
             async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
@@ -80,4 +83,4 @@ class Database:
         except asyncpg.PostgresError as error:
             # Only names: PostgreSQL's own message quotes the values.
             where = getattr(error, "constraint_name", None) or ""
-            raise Permanent(f"database: {type(error).__name__} {where}".strip(), type="database_refused") from None
+            raise Unavailable(f"database: {type(error).__name__} {where}".strip(), type=REFUSED) from None

@@ -27,7 +27,7 @@ KEEP_FULFILLMENT: Final = "UPDATE orders SET fulfillment_id = $2 WHERE id = $1 A
 # A request that is answered by nobody in this time will not arrive: an attempt's time-out and a grace.
 STILL_ON_ITS_WAY: Final = timedelta(seconds=90)
 
-A_NO: Final = {400, 409, 422}  # anything else is no answer to this order, e.g. a wrong address of the warehouse itself
+A_NO: Final = {400, 422}  # anything else is no answer to this order, e.g. a wrong address of the warehouse itself
 
 
 class Warehouse:

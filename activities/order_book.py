@@ -29,10 +29,14 @@ PARK: Final = """
     RETURNING id
 """
 
-UNPARK: Final = "UPDATE orders SET parked_step = NULL, parked_reason = NULL, parked_by = NULL WHERE id = $1"
+UNPARK: Final = """
+    UPDATE orders SET parked_step = NULL, parked_reason = NULL, parked_by = NULL WHERE id = $1 AND parked_step = $2
+"""
 
 KEEP_RESOLUTION: Final = """
-    INSERT INTO resolutions (order_id, step, action, reason, actor) VALUES ($1, $2, $3, $4, $5)
+    INSERT INTO resolutions (order_id, step, action, reason, actor, word) VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (order_id, word) DO NOTHING
+    RETURNING id
 """
 
 
@@ -137,18 +141,19 @@ class OrderBook:
     async def settle_park(self, settlement: Settlement) -> None:
         """Take the mark off and keep what was said: whoever drives the order after this obeys it."""
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, settlement.order_id)
-            if row.parked_step != settlement.step:
-                return
-            await connection.execute(
+            await existing_row(connection, settlement.order_id)
+            heard = await connection.fetchval(
                 KEEP_RESOLUTION,
                 settlement.order_id,
                 settlement.step,
                 settlement.action,
                 settlement.reason,
                 settlement.by,
+                settlement.word,
             )
-            await connection.execute(UNPARK, settlement.order_id)
+            if heard is None:
+                return
+            await connection.execute(UNPARK, settlement.order_id, settlement.step)
             said = f"{settlement.action} of {settlement.step} by {settlement.by}: {settlement.reason}"
             await write_event(connection, settlement.order_id, said)
 

@@ -124,23 +124,22 @@ class Payments:
         refunds = await self._gateway.refunds(intent.id)
         standing = [refund for refund in refunds if refund.status in STANDING_REFUNDS]
         if sum(refund.amount for refund in standing) < intent.amount_received:
-            await self._check_another_attempt(order_id, failed=len(refunds) - len(standing))
-            created = await self._gateway.refund(order_id, intent.id, attempt=len(refunds) + 1)
-            if created is None:
-                raise Unavailable("stripe: the charge was refunded meanwhile", type="payment_changed")
-            refunds = [created, *refunds]
+            attempt = await self._next_attempt(order_id, failed=len(refunds) - len(standing))
+            created = await self._gateway.refund(order_id, intent.id, attempt=attempt, known=len(refunds))
+            refunds = [created, *(refund for refund in refunds if refund.id != created.id)]
         await self._keep_refunds(order_id, refunds)
         latest = refunds[0]
         if latest.status not in STANDING_REFUNDS:
             raise _refund_failed(latest.id)
         return Undone(note=f"{intent.id} refunded: {latest.id} {latest.status}")
 
-    async def _check_another_attempt(self, order_id: str, failed: int) -> None:
-        """A failed refund is tried again only on a person's word, once per word."""
+    async def _next_attempt(self, order_id: str, failed: int) -> int:
+        """A refund that failed or was refused is tried again only on a person's word, once per word."""
         async with self._database.transaction() as connection:
             allowed = await connection.fetchval(COUNT_RETRIES, order_id, "void_payment")
         if failed > allowed:
             raise _refund_failed(order_id)
+        return int(allowed) + 1
 
     async def _keep_refunds(self, order_id: str, refunds: list[stripe.Refund]) -> None:
         async with self._database.transaction() as connection:

@@ -32,9 +32,10 @@ def code_of(error: stripe.StripeError) -> str:
     return error.code or (error.error.code if error.error else None) or type(error).__name__
 
 
-def is_saved_500(error: stripe.StripeError) -> bool:
-    """A server error that Stripe keeps under its key and repeats (docs.stripe.com/api/idempotent_requests)."""
-    return (error.http_status or 0) >= 500 and header(error.headers, "idempotent-replayed") == "true"  # noqa: PLR2004
+def is_saved(error: stripe.StripeError) -> bool:
+    """An answer that Stripe keeps under its key and repeats; worth another key if it is an error of a moment."""
+    moment = (error.http_status or 0) >= 500 or is_state_answer(error)  # noqa: PLR2004
+    return moment and header(error.headers, "idempotent-replayed") == "true"
 
 
 def is_state_answer(error: stripe.StripeError) -> bool:

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 import stripe
 
-from activities.stripe_errors import code_of, is_customers_choice, is_saved_500, is_state_answer, translate
+from activities.stripe_errors import code_of, is_customers_choice, is_saved, is_state_answer, translate
 from orders.errors import Unavailable
 from orders.models import OrderRow
 
@@ -121,8 +121,15 @@ class StripeGateway:
         except stripe.StripeError as error:
             raise translate(error) from None
 
-    async def refund(self, order_id: str, intent_id: str, attempt: int) -> stripe.Refund | None:
-        """Refund all that is left of the charge. None: it turned out to be refunded already; look again."""
+    async def refund(self, order_id: str, intent_id: str, *, attempt: int, known: int) -> stripe.Refund:
+        """Refund all that is left of the charge.
+
+        Args:
+            order_id: part of the idempotency key.
+            intent_id: the PaymentIntent.
+            attempt: counted in operators' words, so that a retry is one to Stripe too.
+            known: how many refunds there were when the caller looked.
+        """
 
         async def post(key: str) -> stripe.Refund:
             return await self._refunds.create_async(
@@ -131,45 +138,39 @@ class StripeGateway:
 
         async def find() -> stripe.Refund | None:
             refunds = await self.refunds(intent_id)
-            return refunds[0] if len(refunds) >= attempt else None
+            return refunds[0] if len(refunds) > known else None
 
-        try:
-            return await self._post(f"{order_id}:refund:{attempt}", post, find)
-        except stripe.StripeError:
-            return None
+        return await self._post(f"{order_id}:refund:{attempt}", post, find)
 
     async def _drive(
         self, key: str, intent_id: str, post: Callable[[str], Awaitable[Intent]], before: set[str]
     ) -> Intent:
-        """POST a change of state; where Stripe says that the state is another, the PaymentIntent itself answers."""
+        """POST a change of state; whatever Stripe answers, the PaymentIntent itself tells what came of it."""
 
         async def changed() -> Intent | None:
             intent = await self.retrieve(intent_id)
             return None if intent.status in before else intent
 
-        try:
-            return await self._post(key, post, changed)
-        except stripe.StripeError:
-            return await self.retrieve(intent_id)
+        return await self._post(key, post, changed)
 
     async def _post(self, key: str, post: Callable[[str], Awaitable[T]], find: Callable[[], Awaitable[T | None]]) -> T:
-        """POST under `key`. A saved 500 never heals: look for its effect, and only if there is none use the next key.
+        """POST under `key`; where the answer does not tell what is, look.
 
-        Raises:
-            stripe.StripeError: a state answer, for the caller to settle by reading.
+        An error that Stripe has saved under the key never heals (docs.stripe.com/api/idempotent_requests): be it a 500
+        or a state that has passed since, the next key is used once it is seen that nothing has happened.
         """
         for number in range(1, MOST_KEYS + 1):
             try:
                 return await post(f"{key}:{number}")
             except stripe.StripeError as error:
-                if is_state_answer(error):
-                    raise
                 if is_customers_choice(error):
                     raise PaymentRefused(code_of(error)) from None
-                if not is_saved_500(error):
+                if not is_state_answer(error) and not is_saved(error):
                     raise translate(error) from None
-            if found := await self._look(find):
-                return found
+                if found := await self._look(find):
+                    return found
+                if not is_saved(error):
+                    raise Unavailable(f"stripe: {code_of(error)}, for a moment", type="payment_changing") from None
         raise Unavailable("stripe: every key has a saved error", type="stripe_unavailable")
 
     async def _look(self, find: Callable[[], Awaitable[T | None]]) -> T | None:

@@ -36,7 +36,7 @@ INSERT INTO order_transitions VALUES
     ('processing', 'cancelling'), ('cancelling', 'cancelled'), ('cancelling', 'shipped');
 
 CREATE TABLE orders (
-    id text PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9._-]{1,64}$'),
+    id text PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
     customer_id text NOT NULL,
     request_hash text NOT NULL,
     status text NOT NULL CHECK (status IN (
@@ -91,9 +91,10 @@ CREATE TABLE refunds (
     amount bigint NOT NULL CHECK (amount > 0),
     status text NOT NULL,
     attempt integer NOT NULL CHECK (attempt > 0),
-    at timestamptz NOT NULL DEFAULT now(),
-    UNIQUE (order_id, attempt)
+    at timestamptz NOT NULL DEFAULT now()
 );
+
+CREATE INDEX refunds_order ON refunds (order_id, attempt);
 
 -- What became of each message about an order, once each.
 CREATE TABLE notices (
@@ -114,7 +115,9 @@ CREATE TABLE resolutions (
     action text NOT NULL CHECK (action IN ('retry', 'skip', 'resolved')),
     reason text NOT NULL,
     actor text NOT NULL,
-    at timestamptz NOT NULL DEFAULT now()
+    word text NOT NULL,  -- tells two words from one word said twice
+    at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (order_id, word)
 );
 
 CREATE INDEX resolutions_step ON resolutions (order_id, step);

@@ -31,7 +31,13 @@ from temporalio.client import (
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.exceptions import ApplicationError, CancelledError, TemporalError, WorkflowAlreadyStartedError
+from temporalio.exceptions import (
+    ApplicationError,
+    CancelledError,
+    TemporalError,
+    TerminatedError,
+    WorkflowAlreadyStartedError,
+)
 from temporalio.service import RPCError, RPCStatusCode
 
 from orders.errors import InvalidInput, NoAnswer, NotParked, UnknownOrder
@@ -274,14 +280,27 @@ async def _answer(
             await task
 
 
+class _Terminated(Exception):
+    """The run of this very order was terminated: what it left behind waits for another one."""
+
+
 async def _submit(client: Client, order: Order, payload: RawValue, task_queue: str) -> OrderOutcome:
+    try:
+        return await _submit_once(client, order, payload, task_queue, WorkflowIDReusePolicy.REJECT_DUPLICATE)
+    except _Terminated:
+        return await _submit_once(client, order, payload, task_queue, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
+
+
+async def _submit_once(
+    client: Client, order: Order, payload: RawValue, task_queue: str, reuse: WorkflowIDReusePolicy
+) -> OrderOutcome:
     units = sum(line.quantity for line in order.lines)
     start = WithStartWorkflowOperation[Any, Any](
         PROCESS_ORDER,
         payload,
         id=order.id,
         task_queue=task_queue,
-        id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+        id_reuse_policy=reuse,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         static_summary=f"{units} units of {len(order.lines)} products, {order.priority}",
     )
@@ -299,6 +318,11 @@ async def _submit(client: Client, order: Order, payload: RawValue, task_queue: s
         if not _is_over(error):
             raise
         return await _follow(client, order)
+    if outcome.error_code is ErrorCode.UNDO_PARKED:
+        # Temporal keeps an update's first answer for ever; since then an operator may have had a word.
+        view = await view_run(client, order.id)
+        if view is None or not view.stuck:
+            return await _follow(client, order)
     return outcome
 
 
@@ -317,6 +341,8 @@ async def _follow(client: Client, order: Order) -> OrderOutcome:
     try:
         outcome: OrderOutcome = await handle.result()
     except WorkflowFailureError as failure:
+        if isinstance(failure.cause, TerminatedError):
+            raise _Terminated from None
         return _outcome(order.id, failure.cause)
     return outcome
 
@@ -384,7 +410,7 @@ async def _resolve_at(client: Client, workflow_id: str, settlement: Settlement) 
     with _reaching_temporal():
         try:
             said: str = await client.get_workflow_handle(workflow_id).execute_update(
-                "resolve", settlement.model_dump(exclude={"order_id"}), result_type=str
+                "resolve", settlement.model_dump(exclude={"order_id", "word"}), result_type=str
             )
         except WorkflowUpdateFailedError as refused:
             raise NotParked(str(refused.cause)) from None

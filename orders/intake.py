@@ -15,9 +15,10 @@ from orders.errors import InvalidInput
 from orders.models import Address, Line, Model, Order, Priority
 
 LARGEST_INPUT: Final = 64 * 1024  # bytes
+DEEPEST: Final = 20  # levels of nesting
 MOST_LINES: Final = 100
 MOST_UNITS: Final = 10_000  # of one product
-ORDER_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")  # no colon: ids of other runs are derived with one
+ORDER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # no colon: ids of other runs are derived with one
 CARD_NUMBER: Final = re.compile(r"(?<!\d)[2-6](?:[ -]?\d){12,18}(?!\d)")
 LONGEST_GTIN: Final = 14  # digits of a trade item number, which a product id may well be
 
@@ -116,8 +117,8 @@ def read_json(text: bytes | str) -> object:
         raise InvalidInput([f"input: must be at most {LARGEST_INPUT} bytes"])
     try:
         return json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        raise InvalidInput(["input: must be JSON"]) from None
+    except (ValueError, ArithmeticError, RecursionError):
+        raise InvalidInput(["input: must be JSON, with numbers of a sane size"]) from None
 
 
 def read_payload(raw: RawValue | None) -> object:
@@ -208,7 +209,7 @@ def _fingerprint(request: OrderRequest, lines: tuple[Line, ...]) -> str:
 
 def _order_id_problems(order_id: str) -> list[str]:
     if not ORDER_ID.fullmatch(order_id):
-        return ["orderId: must be 1 to 64 letters, digits, dots, dashes or underscores"]
+        return ["orderId: must be 1 to 64 letters, digits, dots, dashes or underscores, a letter or digit first"]
     return ["orderId: looks like a card number"] if _is_card_number(order_id) else []
 
 
@@ -222,6 +223,8 @@ def _card_number_problems(data: object) -> list[str]:
 
 
 def _leaves(data: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if len(path) > DEEPEST:
+        raise InvalidInput([f"input: must be at most {DEEPEST} levels deep"])
     if isinstance(data, Mapping):
         for key, value in data.items():
             yield from _leaves(value, (*path, str(key)))
@@ -245,7 +248,7 @@ def _path(location: tuple[str | int, ...]) -> str:
     """`items[0].quantity`. Names come from the client: cut, and freed of what could not be written down."""
     path = ""
     for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part[:60]}"
+        path += f"[{part}]" if isinstance(part, int) else f".{CARD_NUMBER.sub('…', part[:60])}"
     return path.removeprefix(".").encode("ascii", "backslashreplace").decode() or "input"
 
 

@@ -83,6 +83,7 @@ class CancelReason(StrEnum):
     NOT_CHARGED = "not_charged"
     AUTHORISATION_VOIDED = "authorisation_voided"
     REFUND_PENDING = "refund_pending"
+    SETTLED_BY_HAND = "settled_by_hand"
 
 
 class Stage(StrEnum):
@@ -214,6 +215,7 @@ class OrderRow(Model):
     parked_by: str | None = None
     placed: bool = False
     refund_status: str | None = None
+    settled_by_hand: bool = False
 
     @property
     def outcome(self) -> OrderOutcome:
@@ -297,13 +299,14 @@ class Park(Model):
 
 
 class Settlement(Model):
-    """An operator's word on a parked step."""
+    """An operator's word on a parked step. `word` is its identity: said again, it counts once."""
 
     order_id: str
     step: str
     action: Literal["retry", "skip", "resolved"]
     reason: str
     by: str
+    word: str = ""
 
 
 class Alert(Model):

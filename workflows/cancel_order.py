@@ -58,6 +58,7 @@ class CancelOrder:
         self._saga: Saga | None = None
         self._poll = FIRST_POLL
         self._outcome: CancelOutcome | None = None
+        self._woken = False
 
     # -------------------------------------------------------------------------------------------------- the story
 
@@ -78,7 +79,7 @@ class CancelOrder:
         row = await self._claim(request.order_id)
         first_look = workflow.info().continued_run_id is None
         asked_too_late = first_look and row is not None and row.status is Status.CANCELLED
-        while row is not None and not _is_settled(row):
+        while row is not None and not await self._is_settled(row):
             await self._drive(row)
             row = await self._claim(request.order_id)
         outcome = self._outcome = _outcome(row, asked_too_late=asked_too_late)
@@ -131,14 +132,25 @@ class CancelOrder:
             await see_through(Inventory.finalise_order, row.id, "stock sold", may_fail=False)
 
     async def _wake(self, order_id: str) -> bool:
-        """Tell process-order that its row is claimed. False: it does not run."""
+        """Tell process-order, once, that its row is claimed. False: it does not run."""
+        if self._woken:
+            return await self._is_running(order_id)
         try:
             await workflow.get_external_workflow_handle(order_id).signal("cancel-requested")
         except ApplicationError as error:
             if error.type != "ExternalWorkflowExecutionNotFound":
                 raise
             return False
+        self._woken = True
         return True
+
+    async def _is_settled(self, row: OrderRow) -> bool:
+        """Nothing is left for us to do: it is over, too late, or parked at another run, which waits for a person."""
+        if row.parked_step is None:
+            return row.status in CLOSED | {Status.SHIPPED, Status.DELIVERED}
+        if row.parked_by == row.id:
+            return await self._is_running(row.id)
+        return row.parked_by != workflow.info().workflow_id
 
     async def _is_running(self, order_id: str) -> bool:
         seen = await step(OrderBook.observe_order, order_id, UNTIL_DONE, "does process-order run?")
@@ -160,13 +172,6 @@ class CancelOrder:
         return CancelView(stage=self._progress.stage, outcome=self._outcome, stuck=stuck)
 
 
-def _is_settled(row: OrderRow) -> bool:
-    """Nothing is left for us to do: it is over, too late, or parked at another run, which waits for a person."""
-    if row.parked_step:
-        return row.parked_by != workflow.info().workflow_id
-    return row.status in CLOSED | {Status.SHIPPED, Status.DELIVERED}
-
-
 def _outcome(row: OrderRow | None, *, asked_too_late: bool) -> CancelOutcome:
     if row is None:
         return CancelOutcome(cancelled=False, refunded=False, reason=CancelReason.UNKNOWN_ORDER)
@@ -181,6 +186,8 @@ def _outcome(row: OrderRow | None, *, asked_too_late: bool) -> CancelOutcome:
 
 
 def _where_the_money_is(row: OrderRow) -> CancelReason:
+    if row.settled_by_hand:
+        return CancelReason.SETTLED_BY_HAND
     if row.refund_status:
         return CancelReason.REFUND_PENDING
     return CancelReason.AUTHORISATION_VOIDED if row.payment_intent_id else CancelReason.NOT_CHARGED

@@ -91,7 +91,9 @@ class Compensations:
         return True
 
     async def _settle(self, resolution: Resolution) -> None:
-        settlement = Settlement(order_id=self._order_id, **resolution.model_dump())
+        update = workflow.current_update_info()
+        word = f"{workflow.info().run_id}:{update.id if update else ''}"
+        settlement = Settlement(order_id=self._order_id, word=word, **resolution.model_dump())
         await step(OrderBook.settle_park, settlement, UNTIL_DONE, f"{resolution.action} of {resolution.step}")
         self._progress.no_longer_needs_attention()
         self._progress.enter(

@@ -281,7 +281,7 @@ class ProcessOrder:
 
     def _is_worth_a_letter(self, row: OrderRow) -> bool:
         """Whether the customer's bank may have shown an authorisation; cancel-order writes about its own cancels."""
-        if row.status not in CLOSED or self._cancel_requested:
+        if row.status not in CLOSED or (row.status is Status.CANCELLED and self._cancel_requested):
             return False
         return self._authorised or (row.payment_intent_id is not None and row.status is not Status.REJECTED)
 
@@ -296,8 +296,11 @@ class ProcessOrder:
     # ------------------------------------------------------------------------------------------------- the outside
 
     @workflow.update(description="Wait for the outcome of the order; the answer of every submit")
-    async def submit(self, request_hash: str) -> OrderOutcome:
-        """The outcome as soon as it is settled, or that the undo is parked. Another payload is told so at once."""
+    async def submit(self, request_hash: str | None = None) -> OrderOutcome:
+        """The outcome as soon as it is settled, or that the undo is parked. Another payload is told so at once.
+
+        Without a hash whoever asks is taken to mean this order.
+        """
         await workflow.wait_condition(
             lambda: self._outcome is not None or self._is_parked() or self._is_another(request_hash)
         )
@@ -332,8 +335,8 @@ class ProcessOrder:
             stuck=tuple(self._saga.parked) if self._saga else (),
         )
 
-    def _is_another(self, request_hash: str) -> bool:
-        return self._order is not None and self._order.request_hash != request_hash
+    def _is_another(self, request_hash: str | None) -> bool:
+        return self._order is not None and request_hash not in (None, self._order.request_hash)
 
     def _is_parked(self) -> bool:
         return self._saga is not None and bool(self._saga.parked)

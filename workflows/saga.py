@@ -30,6 +30,7 @@ T = TypeVar("T")
 ArgT = TypeVar("ArgT")
 
 RESOLVE = "resolve"
+VISIBLE = r"^[^\x00-\x1f\x7f]*$"  # what can be kept as text
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Resolution(BaseModel):
 
     step: str
     action: Literal["retry", "skip", "resolved"]
-    reason: str = Field(min_length=1, max_length=500)
-    by: str = Field(default="operator", min_length=1, max_length=100)
+    reason: str = Field(min_length=1, max_length=500, pattern=VISIBLE)
+    by: str = Field(default="operator", min_length=1, max_length=100, pattern=VISIBLE)
 
 
 @dataclass
@@ -164,7 +165,6 @@ class Saga:
 
     async def park(self, step: str, reason: str) -> None:
         """Leave an undo to an operator, and those that need it with it."""
-        self._heard.discard(step)
         if await self._on_park(step, reason):
             self.parked[step] = reason
         else:
@@ -172,7 +172,10 @@ class Saga:
 
     async def _resolve(self, resolution: Resolution) -> str:
         self._heard.add(resolution.step)
-        await self._on_resolve(resolution)
+        try:
+            await self._on_resolve(resolution)
+        finally:
+            self._heard.discard(resolution.step)
         if resolution.action != "retry":
             self._settled[resolution.step] = resolution
         del self.parked[resolution.step]

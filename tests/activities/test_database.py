@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from activities.database import Database, open_pool
-from orders.errors import Permanent, Unavailable
+from orders.errors import Unavailable
 from tests.bench import Bench, order_of
 
 KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> $1"
@@ -55,18 +55,22 @@ async def test_a_database_that_cannot_be_reached_is_an_outage(database_url: str)
     ("statement", "error", "words"),
     [
         ("SELECT pg_sleep(9)", Unavailable, "database: QueryCanceledError"),
-        ("INSERT INTO inventory VALUES ('1', 'secret', 1)", Permanent, "database: UniqueViolationError inventory_pkey"),
+        (
+            "INSERT INTO inventory VALUES ('1', 'secret', 1)",
+            Unavailable,
+            "database: UniqueViolationError inventory_pkey",
+        ),
         (
             "UPDATE inventory SET quantity = -1234567",
-            Permanent,
+            Unavailable,
             "database: CheckViolationError inventory_quantity_check",
         ),
-        ("SELECT * FROM no_such_table", Permanent, "database: UndefinedTableError"),
-        ("SELECT 'secret'::integer", Permanent, "database: InvalidTextRepresentationError"),
+        ("SELECT * FROM no_such_table", Unavailable, "database: UndefinedTableError"),
+        ("SELECT 'secret'::integer", Unavailable, "database: InvalidTextRepresentationError"),
     ],
 )
 async def test_errors_name_what_is_broken_and_quote_nothing(
-    bench: Bench, statement: str, error: type[Unavailable | Permanent], words: str
+    bench: Bench, statement: str, error: type[Unavailable], words: str
 ) -> None:
     """PostgreSQL's own message holds the values; ours does not."""
 

@@ -20,6 +20,7 @@ from orders.errors import InvalidInput, NoAnswer, Permanent, UnknownOrder
 from orders.models import CancelReason, ErrorCode, OrderOutcome, Stage
 from orders.temporal import cancel_order_id
 from sandbox.faults import Fault
+from tests.books import check_books
 from tests.shop import Shop, an_order, eventually, new_order_id, open_shop
 
 ASKS_THE_CUSTOMER = "pm_card_threeDSecure2Required"
@@ -46,6 +47,11 @@ async def is_waiting(shop: Shop, order_id: str) -> bool:
         return (await order_status(shop.client, order_id)).stage is Stage.AWAITING_CUSTOMER
     except (UnknownOrder, NoAnswer):
         return False
+
+
+async def is_open(shop: Shop, order_id: str) -> bool:
+    run = await shop.client.get_workflow_handle(order_id).describe()
+    return run.status is WorkflowExecutionStatus.RUNNING
 
 
 async def authenticate(shop: Shop, order_id: str) -> None:
@@ -122,13 +128,16 @@ async def test_an_operators_cancel_is_answered_before_and_after_its_run_closes(s
     assert (await submit(shop, order_id, paymentMethodId=ASKS_THE_CUSTOMER)).error_code is ErrorCode.CANCELLED
 
 
-async def test_a_terminated_run_is_no_answer(shop: Shop) -> None:
-    """Nobody knows how the order stands, and nobody claims to."""
+async def test_a_terminated_run_is_taken_up(shop: Shop) -> None:
+    """Whoever still waits for a terminated run starts another, which goes on from the row: one charge."""
     order_id = new_order_id()
     async with a_waiting_order(shop, order_id) as first:
         await shop.client.get_workflow_handle(order_id).terminate()
-        with pytest.raises(NoAnswer, match="ended from outside"):
-            await first
+        await eventually(lambda: is_open(shop, order_id), "another run is open")
+        await eventually(lambda: is_waiting(shop, order_id), "it waits for the customer")
+        await authenticate(shop, order_id)
+        assert (await first).success
+    await check_books(shop, order_id)
 
 
 async def test_a_reset_is_followed(shop: Shop) -> None:
