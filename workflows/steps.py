@@ -20,7 +20,8 @@ class Options(TypedDict):
     retry_policy: RetryPolicy
 
 
-# One attempt of a step makes at most five calls of HTTP_TIMEOUT_SECONDS (at most 5 s each), which must fit into it.
+# Room for the calls that one attempt of a step makes when all is well, of at most HTTP_TIMEOUT_SECONDS (5 s) each. One
+# that takes longer is given up and goes on as a late attempt, which the row stops.
 ATTEMPT: Final = timedelta(seconds=30)
 BRISK: Final = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=20))
 LEISURELY: Final = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(minutes=15))

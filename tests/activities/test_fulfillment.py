@@ -93,7 +93,7 @@ async def test_only_a_short_word_of_a_refusal_is_believed(bench: Bench, body: An
     assert CANARY not in (answer.error or "")
 
 
-@pytest.mark.parametrize("status", [301, 401, 403, 404, 405, 408, 425, 429, 500, 502, 503])
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 405, 408, 409, 425, 429, 500, 502, 503])
 async def test_no_answer_to_the_order_is_an_outage(bench: Bench, status: int) -> None:
     """Neither a yes nor a no; a wrong key or address of ours is no order's fault."""
     order = order_of()

@@ -3,11 +3,14 @@
 from typing import Any
 
 import pytest
+import stripe
 
 from activities.order_book import OrderBook
 from activities.payments import Payments
+from activities.stripe_gateway import open_stripe
 from orders.errors import Permanent, Unavailable
 from orders.models import Order, Park, Settlement
+from orders.settings import SANDBOX_STRIPE_KEY
 from sandbox.stripe_params import CreateRefund
 from tests.bench import Bench, Gate, order_of, payment
 
@@ -377,6 +380,42 @@ async def test_a_failed_refund_is_tried_again_only_on_a_persons_word(bench: Benc
         "o1:refund:2:1",
     ]
     assert await refunds(bench) == [(1, 5998, "failed"), (2, 5998, "succeeded")]
+
+
+async def test_a_retry_of_a_refused_refund_is_a_new_one_to_stripe(bench: Bench) -> None:
+    """A refusal that left no refund behind is saved under its key: only an operator's word gets another one."""
+    order = order_of()
+    await bench.bring(order, "finalise")
+    await undone(bench, order)
+    refusal = {"error": {"type": "invalid_request_error", "code": "balance_insufficient", "message": "no funds"}}
+    bench.fault("stripe", "status", "POST /v1/refunds", status=400, body=refusal)
+    with pytest.raises(Permanent):
+        await void(bench, order)
+
+    await park(bench, order)
+    await settle(bench, order, "retry")
+    await void(bench, order)
+    assert [post["headers"]["idempotency-key"] for post in bench.calls("stripe", "/v1/refunds")] == [
+        "o1:refund:1:1",
+        "o1:refund:2:1",
+    ]
+
+
+async def test_a_void_that_was_refused_for_a_moment(bench: Bench) -> None:
+    """Stripe saved the refusal under the key; the payment can be voided now, and is, under the next key."""
+    order = order_of(paymentMethodId="pm_card_authenticationRequired")
+    await bench.bring(order, "authorise")
+    await bench.claim_undo(order)
+    account, intent_id = bench.world.stripe.account, (await bench.row(order.id))["payment_intent_id"]
+    waiting = account.intents[intent_id].status
+
+    account.intents[intent_id].status = "processing"
+    async with open_stripe(SANDBOX_STRIPE_KEY, f"{bench.sandbox.url}/stripe", 1) as client:
+        with pytest.raises(stripe.InvalidRequestError):
+            await client.v1.payment_intents.cancel_async(intent_id, {}, {"idempotency_key": "o1:void:1"})
+    account.intents[intent_id].status = waiting
+
+    assert await void(bench, order) == f"{intent_id} voided"
 
 
 async def test_what_somebody_refunded_by_hand_counts(bench: Bench) -> None:

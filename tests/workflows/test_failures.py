@@ -384,3 +384,30 @@ async def test_the_closing_of_the_order_cannot_be_settled_by_a_word(shop: Shop) 
     assert "can only be tried again" in str(refused.value.cause)
     await resolve(run, "release_stock", "retry")
     await check_end(shop, run, FAILED_WITH_LETTER)
+
+
+async def test_a_database_that_refuses_ends_no_run(shop: Shop) -> None:
+    """Rights are lost in the middle of an undo, and come back: the run is still there, and finishes it."""
+    held = shop.stagehand.hold("void_payment")
+    run = await shop.start(an_order(shippingAddress=REFUSED_ADDRESS), O)
+    await held.reached.wait()
+    await shop.pool.execute("ALTER TABLE orders RENAME TO orders_away")
+    held.let_go()
+    await until_attempts(shop, "void_payment", 2)
+    await shop.pool.execute("ALTER TABLE orders_away RENAME TO orders")
+    await check_end(shop, run, End("completed", "fulfillment_refused", f"{UNDONE} rejected", "order_failed"))
+
+
+async def test_a_word_that_cannot_be_kept_is_refused(shop: Shop) -> None:
+    """And does not make the step deaf to the next one."""
+    shop.stagehand.fail("request_fulfillment", final_error(), "after")
+    shop.stagehand.fail("void_payment", final_error())
+    run = await shop.start(order_id=O)
+    await until_stuck(run)
+    with pytest.raises(WorkflowUpdateFailedError):
+        await run.execute_update("resolve", {"step": "void_payment", "action": "retry", "reason": "a\x00b"})
+    shop.stagehand.fail("settle_park", final_error())
+    with pytest.raises(WorkflowUpdateFailedError):
+        await resolve(run, "void_payment", "retry")
+    await resolve(run, "void_payment", "retry")
+    await check_end(shop, run, FAILED_WITH_LETTER)

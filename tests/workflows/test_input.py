@@ -54,6 +54,9 @@ RAW: dict[str, tuple[bytes, bytes, str]] = {
     "no JSON": (b"{", b"json/plain", "input: must be JSON"),
     "empty": (b"", b"json/plain", "input: must be JSON"),
     "bytes": (b"\x00\xff", b"binary/plain", "input: must be JSON"),
+    "an exponent beyond reason": (b'{"price": 1e99999999999999999999}', b"json/plain", "input: must be JSON"),
+    "nested beyond reason": (b"[" * 970 + b"]" * 970, b"json/plain", "input: must be at most"),
+    "a card number as a name": (f'{{"{CARD}": 1}}'.encode(), b"json/plain", "is unknown"),
     "text": (b'"order please"', b"json/plain", "input: must be an object"),
     "a number": (b"1", b"json/plain", "input: must be an object"),
     "a list": (b"[]", b"json/plain", "input: must be an object"),
@@ -203,3 +206,19 @@ async def test_what_the_catalogue_refuses(shop: Shop, payload: Payload, code: st
     assert await shop.events(O) == ["rejected"]
     assert await shop.stock() == (20_000, 0)
     assert list(shop.world.journal.about()) == []
+
+
+async def test_a_submit_without_a_hash_joins(shop: Shop) -> None:
+    """Somebody presses the button in the Web UI: the order is answered, and no task fails."""
+    run = await shop.start(order_id=O)
+    outcome = await run.execute_update("submit", result_type=OrderOutcome)
+    assert outcome.success
+    assert (await run.result()).success
+
+
+@pytest.mark.parametrize("order_id", ["..", ".", "-a", "a" * 65, "a:b", "a/b"])
+async def test_an_order_id_that_would_lead_elsewhere(shop: Shop, order_id: str) -> None:
+    """It becomes part of addresses and of other ids."""
+    outcome = await shop.place(order_id=order_id)
+    assert outcome.error_code == "invalid_order"
+    assert "orderId" in (outcome.error or "")
