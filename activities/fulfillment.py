@@ -10,7 +10,7 @@ from temporalio import activity
 from activities.database import Database
 from activities.http import post_json
 from activities.order_rows import existing_row, read_items, read_resolution
-from orders.errors import Unavailable
+from orders.errors import Permanent, Unavailable
 from orders.models import Fulfillment, FulfillmentRequest, Status, Undone
 
 # Written before the warehouse is asked, and only while the order is pending: an undo that does not find the mark knows
@@ -67,7 +67,11 @@ class Warehouse:
 
     @activity.defn
     async def cancel_fulfillment(self, order_id: str) -> Undone:
-        """Call the shipment off. An order that the warehouse never heard of is called off for good all the same."""
+        """Call the shipment off. An order that the warehouse never heard of is called off for good all the same.
+
+        Raises:
+            Permanent: the warehouse refuses; a person must decide.
+        """
         async with self._database.transaction() as connection:
             since: timedelta | None = await connection.fetchval(SINCE_REQUESTED, order_id)
             said = await read_resolution(connection, order_id, "cancel_fulfillment")
@@ -86,6 +90,8 @@ class Warehouse:
                 return Undone(note="the warehouse never heard of the order")
             case "already_shipped":
                 return Undone(note="the warehouse has shipped already", shipped=True)
+            case code if response.status_code in A_NO:
+                raise Permanent(f"the warehouse refused to call the shipment off ({code})", type="cancel_refused")
             case code:
                 raise Unavailable(f"fulfillment: cancel answered {code}", type="fulfillment_unavailable")
 

@@ -8,7 +8,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.fulfillment import Warehouse
 from activities.http import open_http
 from activities.order_book import OrderBook
-from orders.errors import Unavailable
+from orders.errors import Permanent, Unavailable
 from orders.models import Order, Park, Settlement, Undone
 from orders.settings import Settings
 from tests.bench import Bench, order_of
@@ -206,7 +206,6 @@ async def test_cancel_after_shipping(bench: Bench) -> None:
         (404, {"error": {"code": "route_unknown"}}),
         (404, "<html>not found</html>"),
         (409, {"error": {"code": "busy"}}),
-        (422, None),
         (500, None),
         (429, None),
         (401, None),
@@ -222,6 +221,16 @@ async def test_a_cancel_is_believed_only_in_the_warehouses_own_words(bench: Benc
 
     await call_off(bench, order)
     assert shipments(bench) == ["cancelled"]
+
+
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_cancel_that_the_warehouse_refuses_is_a_persons(bench: Bench, status: int) -> None:
+    """Asking again will not help, and only what failed for good can be settled by an operator."""
+    order = order_of()
+    await bench.bring(order, "fulfil")
+    bench.fault("fulfillment", "status", CANCEL, status=status, body={"error": {"code": "in_customs"}})
+    with pytest.raises(Permanent, match="in_customs"):
+        await call_off(bench, order)
 
 
 async def test_an_operators_word_counts_as_called_off(bench: Bench) -> None:
