@@ -176,6 +176,17 @@ class Order(Model):
     priority: Priority
     request_hash: str
 
+    @property
+    def reservation(self) -> "ReservationRequest":
+        """What the order row and its stock need to know."""
+        return ReservationRequest(
+            order_id=self.id,
+            customer_id=self.customer_id,
+            currency=self.currency,
+            lines=self.lines,
+            request_hash=self.request_hash,
+        )
+
 
 class Terms(Model):
     """Decided once, when the order row is written: settings may change while an order is under way. In seconds."""

@@ -31,7 +31,6 @@ from orders.models import (
     OrderRow,
     Payment,
     PaymentRequest,
-    ReservationRequest,
     Status,
     UndoClaim,
 )
@@ -136,7 +135,7 @@ class Bench(Records):
     # ----------------------------------------------------------------------------------------- the steps of an order
 
     async def reserve(self, order: Order) -> OrderRow:
-        return await self.do(Inventory.reserve_stock, reservation(order))
+        return await self.do(Inventory.reserve_stock, order.reservation)
 
     async def authorise(self, order: Order) -> Payment:
         return await self.do(Payments.authorise_payment, payment(order))
@@ -166,16 +165,6 @@ def order_of(order_id: str = "o1", **changes: Any) -> Order:
     return parse_order(order_id, read_json(json.dumps(an_order(**changes))))
 
 
-def reservation(order: Order) -> ReservationRequest:
-    return ReservationRequest(
-        order_id=order.id,
-        customer_id=order.customer_id,
-        currency=order.currency,
-        lines=order.lines,
-        request_hash=order.request_hash,
-    )
-
-
 def payment(order: Order) -> PaymentRequest:
     return PaymentRequest(order_id=order.id, payment_method_id=order.payment_method_id)
 
@@ -185,7 +174,7 @@ def fulfillment(order: Order) -> FulfillmentRequest:
 
 
 def undo(order: Order, closing: Status = Status.FAILED) -> UndoClaim:
-    return UndoClaim(order=reservation(order), closing=closing, error_code=ErrorCode.FAILED, error="it failed")
+    return UndoClaim(order=order.reservation, closing=closing, error_code=ErrorCode.FAILED, error="it failed")
 
 
 @dataclass(frozen=True)

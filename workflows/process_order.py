@@ -37,7 +37,6 @@ with workflow.unsafe.imports_passed_through():
         Payment,
         PaymentRequest,
         PaymentState,
-        ReservationRequest,
         Stage,
         Status,
         Terms,
@@ -154,7 +153,7 @@ class ProcessOrder:
         what = ", ".join(f"{line.quantity} x product {line.product_id}" for line in order.lines[:3])
         what += ", …" if len(order.lines) > 3 else ""  # noqa: PLR2004 (a line of a timeline holds three)
         self._progress.enter(Stage.RESERVING, f"reserving {what}", customer_id=order.customer_id)
-        return await self._step(Inventory.reserve_stock, _reservation(order), RESERVE, what)
+        return await self._step(Inventory.reserve_stock, order.reservation, RESERVE, what)
 
     async def _authorise(self, order: Order, row: OrderRow) -> bool:
         amount = show(row.total, row.currency)
@@ -252,7 +251,7 @@ class ProcessOrder:
             return Stop("there is no order")
         closing = self._closing or _closing_for(cause)
         self._progress.enter(Stage.UNDOING, f"undoing: {closing.error}")
-        claim = UndoClaim(order=_reservation(self._order), **closing._asdict())
+        claim = UndoClaim(order=self._order.reservation, **closing._asdict())
         row = await self._progress.see_through(OrderBook.claim_undo, claim, closing.error, may_fail=False)
         self._row = row
         if row.request_hash != self._order.request_hash or row.status is not Status.UNDOING:
@@ -359,16 +358,6 @@ def _closing_for(cause: BaseException | None) -> Closing:
         return Closing(Status.CANCELLED, ErrorCode.CANCELLED, "the order was cancelled")
     why = reason(cause) if cause else "its row was closed meanwhile"
     return Closing(Status.FAILED, ErrorCode.FAILED, f"the order could not be processed: {why}")
-
-
-def _reservation(order: Order) -> ReservationRequest:
-    return ReservationRequest(
-        order_id=order.id,
-        customer_id=order.customer_id,
-        currency=order.currency,
-        lines=order.lines,
-        request_hash=order.request_hash,
-    )
 
 
 def _stage(row: OrderRow) -> Stage:

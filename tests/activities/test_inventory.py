@@ -12,7 +12,7 @@ from activities.order_book import OrderBook
 from activities.order_rows import move_row
 from orders.errors import Permanent, Unavailable
 from orders.models import Line, Park, Status
-from tests.bench import Bench, order_of, reservation
+from tests.bench import Bench, order_of
 
 ONE, TWO, GLOBES = ({"productId": id_, "quantity": 2} for id_ in ("1", "2", "5"))
 
@@ -224,7 +224,7 @@ async def test_the_terms_of_an_order_are_those_of_its_first_reservation(bench: B
 
 async def test_nothing_of_the_cart_is_quoted_when_postgres_refuses(bench: Bench) -> None:
     """The error names what is broken, not what was sent."""
-    request = reservation(order_of()).model_copy(update={"lines": (Line(product_id="1", quantity=-5),)})
+    request = order_of().reservation.model_copy(update={"lines": (Line(product_id="1", quantity=-5),)})
     with pytest.raises(Unavailable) as refusal:
         await bench.do(Inventory.reserve_stock, request)
 

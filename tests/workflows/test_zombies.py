@@ -13,7 +13,7 @@ from activities.inventory import Inventory
 from activities.payments import Payments
 from orders.errors import Permanent
 from orders.models import Order
-from tests.bench import Bench, Gate, fulfillment, open_bench, open_clients, order_of, payment, reservation
+from tests.bench import Bench, Gate, fulfillment, open_bench, open_clients, order_of, payment
 from tests.books import check_books
 from tests.shop import Shop, eventually
 
@@ -31,7 +31,7 @@ class Zombie:
 
 
 ZOMBIES = {
-    "before the reservation": Zombie(Inventory.reserve_stock, reservation, transaction=1),
+    "before the reservation": Zombie(Inventory.reserve_stock, lambda order: order.reservation, transaction=1),
     "before the order is read": Zombie(Payments.authorise_payment, payment, transaction=1),
     "while the PaymentIntent is created": Zombie(Payments.authorise_payment, payment, route="POST /v1/payment_intents"),
     "before the PaymentIntent's id is written": Zombie(Payments.authorise_payment, payment, transaction=2),
