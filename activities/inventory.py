@@ -66,7 +66,8 @@ SELL_STOCK: Final = """
     WITH sold AS (
         UPDATE reservations SET state = 'sold' WHERE order_id = $1 AND state = 'held' RETURNING product_id, quantity
     )
-    UPDATE inventory i SET reserved = i.reserved - s.quantity FROM sold s WHERE i.product_id = s.product_id
+    UPDATE inventory i SET reserved = i.reserved - s.quantity, sold = i.sold + s.quantity
+    FROM sold s WHERE i.product_id = s.product_id
 """
 
 # A held unit goes back from reserved, a sold one only comes back, a released one is back already.
@@ -79,7 +80,8 @@ RELEASE_STOCK: Final = """
     )
     UPDATE inventory i
     SET quantity = i.quantity + open.quantity,
-        reserved = i.reserved - CASE open.state WHEN 'held' THEN open.quantity ELSE 0 END
+        reserved = i.reserved - CASE open.state WHEN 'held' THEN open.quantity ELSE 0 END,
+        sold = i.sold - CASE open.state WHEN 'sold' THEN open.quantity ELSE 0 END
     FROM open WHERE i.product_id = open.product_id
 """
 

@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 SANDBOX = "http://127.0.0.1:8400"
 SANDBOX_STRIPE_KEY = "sk_test_sandbox"
 STRIPE = "https://api.stripe.com"
+SANDBOX_OPENAI_KEY = "sk-sandbox"
+OPENAI = "https://api.openai.com/v1"
 
 
 class Settings(BaseSettings):
@@ -49,6 +51,12 @@ class Settings(BaseSettings):
     slack_webhook: SecretStr = Field(
         default=SecretStr(f"{SANDBOX}/slack/webhook"), description="Incoming webhook that gets the alerts."
     )
+    openai_api_key: SecretStr = Field(
+        default=SecretStr(SANDBOX_OPENAI_KEY), description="Key of the language model. Empty: none is asked."
+    )
+    openai_base_url: str = Field(
+        default="", description="Where it is. Empty: the sandbox for the sandbox's key, else api.openai.com."
+    )
     http_timeout_seconds: float = Field(
         default=5, gt=0, le=5, description="Longest wait for one answer of a neighbour, in seconds."
     )
@@ -66,6 +74,26 @@ class Settings(BaseSettings):
         default=24 * 3600, ge=1, le=7 * 24 * 3600, description="How long an e-mail or event is retried, then given up."
     )
 
+    low_stock_realert_seconds: int = Field(
+        default=24 * 3600, ge=60, le=90 * 24 * 3600, description="When a shortage that goes on is told again."
+    )
+    check_inventory_every_seconds: int = Field(
+        default=15 * 60, ge=60, le=7 * 24 * 3600, description="How often the schedule looks for low stock."
+    )
+    recommendation_model: str = Field(default="gpt-4o", description="The chat model that picks recommendations.")
+    recommendation_max_tokens: int = Field(default=800, ge=100, le=4000, description="The longest answer of it.")
+    recommendation_timeout_seconds: float = Field(
+        default=15, gt=0, le=25, description="Longest wait for one answer of the language model."
+    )
+    recommendation_deadline_seconds: int = Field(
+        default=30, ge=1, le=600, description="How long it is asked, then products are recommended by similarity."
+    )
+    embedding_model: str = Field(default="text-embedding-3-small", description="The model that embeds products.")
+    embedding_dimensions: int = Field(default=1536, ge=1, le=1536, description="The length of its vectors.")
+    index_products_every_seconds: int = Field(
+        default=3600, ge=60, le=7 * 24 * 3600, description="How often the schedule embeds new and changed products."
+    )
+
     worker_ready_file: str = Field(default="", description="A file that the worker creates once it polls, for probes.")
     temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="Base of the Web UI links shown.")
     log_format: Literal["json", "console"] = Field(default="json", description="One JSON object per line, or for eyes.")
@@ -76,6 +104,12 @@ class Settings(BaseSettings):
         if self.stripe_api_base:
             return self.stripe_api_base
         return f"{SANDBOX}/stripe" if self.stripe_secret_key.get_secret_value() == SANDBOX_STRIPE_KEY else STRIPE
+
+    @property
+    def openai_base(self) -> str:
+        if self.openai_base_url:
+            return self.openai_base_url
+        return f"{SANDBOX}/openai/v1" if self.openai_api_key.get_secret_value() == SANDBOX_OPENAI_KEY else OPENAI
 
     @model_validator(mode="after")
     def _live_keys_are_deliberate(self) -> Self:

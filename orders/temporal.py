@@ -14,6 +14,9 @@ from temporalio.workflow import SandboxImportNotificationPolicy
 TASK_QUEUE: Final = "orders"
 PROCESS_ORDER: Final = "process-order"
 CANCEL_ORDER: Final = "cancel-order"
+CHECK_INVENTORY: Final = "check-and-alert-inventory"
+PRODUCT_RECOMMENDATIONS: Final = "product-recommendations"
+INDEX_PRODUCTS: Final = "index-products"
 
 ORDER_STAGE: Final = SearchAttributeKey.for_keyword("OrderStage")
 CUSTOMER_ID: Final = SearchAttributeKey.for_keyword("CustomerId")
