@@ -12,17 +12,20 @@ from typing import Final
 
 from sandbox.server import serve
 from sandbox.store import StateError, Store
+from sandbox.webhooks import Target
 from sandbox.world import World
 
 LARGEST_PORT: Final = 65535
 
 
-async def main(port: int, state: Path | None) -> None:
+async def main(port: int, state: Path | None, webhooks: str | None) -> None:
     stopped = asyncio.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(each, stopped.set)
     with world_of(state) as world:
         async with serve(port, world) as sandbox:
+            if webhooks:
+                world.tell(Target(url=webhooks))
             sys.stdout.write(f"The sandbox is at {sandbox.url}\n")
             sys.stdout.flush()
             await stopped.wait()
@@ -47,9 +50,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m sandbox", description="The outside world of the order sagas.")
     parser.add_argument("--port", type=port_number, default=8400, help="on 127.0.0.1; 0: a free one")
     parser.add_argument("--state", type=Path, metavar="FILE", help="where it remembers; none: in memory only")
+    parser.add_argument("--webhooks", metavar="URL", help="the shop's address, which is told of what happens")
     arguments = parser.parse_args()
     try:
-        asyncio.run(main(arguments.port, arguments.state))
+        asyncio.run(main(arguments.port, arguments.state, arguments.webhooks))
     except StateError as problem:
         sys.exit(str(problem))
     except OSError as problem:

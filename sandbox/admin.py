@@ -2,14 +2,16 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from sandbox.faults import Fault
+from sandbox.openai_model import BadAnswer
 from sandbox.page import render
 from sandbox.stripe import Stripe
+from sandbox.webhooks import Target
 from sandbox.world import World
 
 
@@ -31,6 +33,13 @@ class Switches(BaseModel):
     fulfillment_forgets_cancels: bool
 
 
+class BadCompletions(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: BadAnswer
+    times: int = Field(default=1, ge=1)
+
+
 class Admin:
     def __init__(self, world: World) -> None:
         self._world = world
@@ -44,6 +53,11 @@ class Admin:
             Route("/_sandbox/faults", self.faults),
             Route("/_sandbox/faults", self.add_fault, methods=["POST"]),
             Route("/_sandbox/faults", self.clear_faults, methods=["DELETE"]),
+            Route("/_sandbox/completions", self.spoil_completions, methods=["POST"]),
+            Route("/_sandbox/webhooks", self.webhooks),
+            Route("/_sandbox/webhooks", self.send_webhooks, methods=["POST"]),
+            Route("/_sandbox/webhooks", self.send_no_webhooks, methods=["DELETE"]),
+            Route("/_sandbox/webhooks/idle", self.webhooks_idle),
             Route("/_sandbox/reset", self.reset, methods=["POST"]),
             Route("/_sandbox/settings", self.switch, methods=["POST"]),
             Route("/_sandbox/forget-keys", self.forget_keys, methods=["POST"]),
@@ -75,6 +89,33 @@ class Admin:
     async def clear_faults(self, _: Request) -> Response:
         self._world.faults.clear()
         return Response(status_code=204)
+
+    async def webhooks(self, _: Request) -> Response:
+        """What is still to be delivered, and the latest attempts."""
+        courier = self._world.courier
+        pending = [{"id": each.id, "type": each.type} for each in courier.pending.values()]
+        return JSONResponse({"pending": pending, "attempts": [attempt._asdict() for attempt in courier.attempts]})
+
+    async def send_webhooks(self, request: Request) -> Response:
+        """Tell the shop at this address of everything that changes from now on."""
+        target = Target.model_validate_json(await request.body())
+        self._world.tell(target)
+        return JSONResponse({"url": target.url}, 201)
+
+    async def send_no_webhooks(self, _: Request) -> Response:
+        self._world.tell(None)
+        return Response(status_code=204)
+
+    async def webhooks_idle(self, _: Request) -> Response:
+        """Answered once nothing is left to deliver."""
+        await self._world.courier.idle()
+        return Response(status_code=204)
+
+    async def spoil_completions(self, request: Request) -> Response:
+        """The language model's next answers are bad ones."""
+        bad = BadCompletions.model_validate_json(await request.body())
+        self._world.openai.script(bad.kind, bad.times)
+        return JSONResponse(bad.model_dump(), 201)
 
     async def reset(self, _: Request) -> Response:
         self._world.reset()

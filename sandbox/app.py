@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sandbox import fulfillment, inbox, stripe_http
+from sandbox import fulfillment, inbox, openai, stripe_http
 from sandbox.admin import Admin
 from sandbox.call import Call, Handler, Routes, S, invalid, plain, unknown
 from sandbox.faults import Service
@@ -28,6 +28,7 @@ def create_app(world: World) -> Starlette:
         *_neighbour(world, "email", lambda: world.inbox, inbox.EMAIL_ROUTES),
         *_neighbour(world, "analytics", lambda: world.inbox, inbox.ANALYTICS_ROUTES),
         *_neighbour(world, "slack", lambda: world.inbox, inbox.SLACK_ROUTES),
+        *_neighbour(world, "openai", lambda: world.openai, openai.ROUTES),
         *Admin(world).routes(),
     ]
     return Starlette(
@@ -50,7 +51,8 @@ def _endpoint(world: World, service: Service, current: Callable[[], S], handler:
         journal = world.journal
         request_id = journal.open(call, about, strike.fault)
         answer = strike.before() or strike.after(await handler(current(), call, strike))
-        answer.headers["Request-Id"] = request_id
+        # As Stripe calls it, and as OpenAI does.
+        answer.headers["Request-Id"] = answer.headers["X-Request-Id"] = request_id
         journal.close(request_id, answer)
         return answer
 

@@ -5,14 +5,15 @@ import contextlib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from itertools import count
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-Service = Literal["stripe", "fulfillment", "email", "analytics", "slack"]
-Kind = Literal["status", "delay", "reset_before", "reset_after", "hang_before", "hang_after", "saved_500"]
+Service = Literal["stripe", "fulfillment", "email", "analytics", "slack", "openai", "webhooks"]
+DeliveryKind = Literal["delay", "duplicate", "reorder", "drop"]
+Kind = Literal["status", "reset_before", "reset_after", "hang_before", "hang_after", "saved_500"] | DeliveryKind
 
 _BODY: Final = {"error": {"type": "api_error", "code": "scripted", "message": "This failure was asked for."}}
 _numbers = count(1)
@@ -22,7 +23,8 @@ class Fault(BaseModel):
     """One scripted fault. Of several that match a request the oldest strikes.
 
     `before` and `after` say on which side of the request's effect the caller is let down. `hang` ends when the caller
-    gives up; `saved_500` is answered by Stripe itself, which keeps it under the idempotency key.
+    gives up; `saved_500` is answered by Stripe itself, which keeps it under the idempotency key. Of the sandbox's own
+    webhooks one may be late, come twice, never, or only after the next one; their `route` is the type of the event.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,9 +43,11 @@ class Fault(BaseModel):
     effect: bool = Field(default=True, description="Of saved_500: whether the effect happens.")
 
     @model_validator(mode="after")
-    def _only_stripe_saves(self) -> Self:
+    def _suits_the_service(self) -> Self:
         if self.kind == "saved_500" and self.service != "stripe":
             raise ValueError("only Stripe keeps an answer under the idempotency key")
+        if self.kind != "delay" and (self.service == "webhooks") != (self.kind in get_args(DeliveryKind)):
+            raise ValueError(f"{self.kind} is no fault of {self.service}")
         return self
 
     def hits(self, service: str, request: str, text: str) -> bool:
@@ -87,11 +91,11 @@ class Strike:
     async def inside(self, effect: Callable[[], Response]) -> Response:
         match self.fault:
             case Fault(kind="delay", after_effect=False) as fault:
-                await self._pause(fault.seconds)
+                await self.pause(fault.seconds)
                 return effect()
             case Fault(kind="delay") as fault:
                 answer = effect()
-                await self._pause(fault.seconds)
+                await self.pause(fault.seconds)
                 return answer
             case Fault(kind="saved_500") as fault:
                 if fault.effect:
@@ -107,9 +111,20 @@ class Strike:
                 return fault.answer(fault.status)
         return answer
 
-    async def _pause(self, seconds: float) -> None:
+    async def pause(self, seconds: float) -> None:
+        """Wait so long, or until the script is cleared."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._released.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._released.wait()
+
+    async def wait_for(self, event: asyncio.Event) -> None:
+        """Wait for the event, or until the script is cleared."""
+        waits = [asyncio.ensure_future(each.wait()) for each in (event, self._released)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
 
 class Faults:

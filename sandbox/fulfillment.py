@@ -40,7 +40,7 @@ class NewOrder(Body):
 class Shipment(Body):
     id: str
     order: NewOrder
-    status: Literal["accepted", "cancelled", "shipped"] = "accepted"
+    status: Literal["accepted", "cancelled", "shipped", "delivered"] = "accepted"
 
     @property
     def view(self) -> dict[str, JsonValue]:
@@ -75,20 +75,28 @@ class Fulfillment:
         if order_id not in self.shipments and not self.forgets_cancels:
             self.cancelled_unseen[order_id] = True
         shipment = self._shipment(order_id)
-        if shipment.status == "shipped":
+        if shipment.status in ("shipped", "delivered"):
             raise Refused(409, "already_shipped", "This order has left the warehouse.")
         return _answer(self._keep(shipment.model_copy(update={"status": "cancelled"})))
 
     def ship(self, call: Call) -> Response:
-        _authenticate(call)
-        shipment = self._shipment(call.ids["order_id"])
-        if shipment.status == "cancelled":
-            raise Refused(409, "order_cancelled", "This order was cancelled.")
-        return _answer(self._keep(shipment.model_copy(update={"status": "shipped"})))
+        return self._move_on(call, "shipped")
+
+    def deliver(self, call: Call) -> Response:
+        return self._move_on(call, "delivered")
 
     def show(self, call: Call) -> Response:
         _authenticate(call)
         return JSONResponse(self._shipment(call.ids["order_id"]).view)
+
+    def _move_on(self, call: Call, status: str) -> Response:
+        _authenticate(call)
+        shipment = self._shipment(call.ids["order_id"])
+        if shipment.status == "cancelled":
+            raise Refused(409, "order_cancelled", "This order was cancelled.")
+        if shipment.status == "delivered":
+            return _answer(shipment)
+        return _answer(self._keep(shipment.model_copy(update={"status": status})))
 
     def _shipment(self, order_id: str) -> Shipment:
         if order_id not in self.shipments:
@@ -115,4 +123,5 @@ ROUTES: Final[Routes[Fulfillment]] = (
     ("GET", "/orders/{order_id}", plain(Fulfillment.show)),
     ("POST", "/orders/{order_id}/cancel", plain(Fulfillment.cancel)),
     ("POST", "/orders/{order_id}/ship", plain(Fulfillment.ship)),
+    ("POST", "/orders/{order_id}/deliver", plain(Fulfillment.deliver)),
 )

@@ -2,13 +2,16 @@
 
 import secrets
 from dataclasses import dataclass, field
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from sandbox.call import REPLAYED, Body, Call, Routes, plain
 from sandbox.store import Shelf
+
+# Slack cuts a longer text off (api.slack.com/changelog/2018-04-truncating-really-long-messages).
+LONGEST_ALERT: Final = 40_000
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -26,8 +29,42 @@ class Event(Body):
 
 
 class Alert(Body):
-    text: Text
+    text: str
+    blocks: tuple[dict[str, JsonValue], ...] = ()
 
+
+class Wording(Body):
+    type: Literal["mrkdwn", "plain_text"]
+    text: str = Field(min_length=1, max_length=3000)
+
+
+class Section(Body):
+    type: Literal["section"]
+    text: Wording
+
+
+class Title(Body):
+    type: Literal["plain_text"]
+    text: str = Field(min_length=1, max_length=150)
+
+
+class Header(Body):
+    type: Literal["header"]
+    text: Title
+
+
+class Context(Body):
+    type: Literal["context"]
+    elements: tuple[Wording, ...] = Field(min_length=1, max_length=10)
+
+
+class Divider(Body):
+    type: Literal["divider"]
+
+
+# The blocks that are taken, and their limits (docs.slack.dev/reference/block-kit/blocks).
+Block = Annotated[Section | Header | Context | Divider, Field(discriminator="type")]
+_BLOCKS: Final = TypeAdapter(Annotated[tuple[Block, ...], Field(max_length=50)])
 
 Message = Email | Event | Alert
 
@@ -59,7 +96,10 @@ class Inbox:
 
     def alert(self, call: Call) -> Response:
         """Slack's incoming webhook, which knows no idempotency key."""
-        self.messages[_receipt()] = Alert.model_validate(call.body)
+        if complaint := _complaint(call.body):
+            return PlainTextResponse(complaint, 400)
+        text, blocks = call.body.get("text") or "", call.body.get("blocks") or ()
+        self.messages[_receipt()] = Alert(text=text[:LONGEST_ALERT], blocks=tuple(blocks))
         return PlainTextResponse("ok")
 
     def _deliver(self, call: Call, message: Message) -> Response:
@@ -70,6 +110,19 @@ class Inbox:
             self.receipts[delivery] = receipt
         self.messages[receipt] = message
         return JSONResponse({"id": receipt})
+
+
+def _complaint(payload: object) -> str | None:
+    """What Slack has against a payload, in the one word that it answers."""
+    if not isinstance(payload, dict) or not isinstance(payload.get("text"), str | None):
+        return "invalid_payload"
+    if not payload.get("text") and not payload.get("blocks"):
+        return "no_text"
+    try:
+        _BLOCKS.validate_python(payload.get("blocks") or ())
+    except ValidationError:
+        return "invalid_blocks"
+    return None
 
 
 def _receipt() -> str:

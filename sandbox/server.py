@@ -41,6 +41,7 @@ async def serve(port: int = 0, world: World | None = None) -> AsyncIterator[Runn
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(config, state, {}), "127.0.0.1", port)
     try:
+        world.open()
         yield Running(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", world)
     finally:
         server.close()
@@ -51,4 +52,5 @@ async def _hang_up(world: World, state: ServerState) -> None:
     world.faults.clear()
     for connection in list(state.connections):
         connection.transport.abort()
+    await world.courier.close()
     await asyncio.gather(*state.tasks)

@@ -56,6 +56,10 @@ class Shelf(dict[str, T]):
     def touch(self, key: str) -> None:
         self._touched[key] = None
 
+    def touched(self) -> list[T]:
+        """The values that may have changed since they were written."""
+        return [value for key in self._touched if (value := self.get(key)) is not None]
+
     def fill(self, rows: Iterable[tuple[str, str]]) -> None:
         """Take over what the file has. Raises ValueError."""
         adapter = _adapter(self._kind)

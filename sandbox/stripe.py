@@ -140,7 +140,11 @@ class Stripe:
         return asdict(self.intent(intent_id))
 
     def list_intents(self, params: ListIntents) -> View:
-        found = [each for each in self.intents.values() if params.customer in (None, each.customer)]
+        found = [
+            each
+            for each in self.intents.values()
+            if params.customer in (None, each.customer) and params.created.gte <= each.created <= params.created.lte
+        ]
         return _page("/v1/payment_intents", found, params)
 
     def confirm_intent(self, intent_id: str, params: ConfirmIntent) -> View:

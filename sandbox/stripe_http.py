@@ -51,13 +51,26 @@ class Saved:
     params: dict[str, Any]
     answer: Answer | None = None
 
+    def is_of(self, path: str, params: Params) -> bool:
+        return (self.path, self.params) == (path, params.model_dump(mode="json"))
+
+
+@dataclass(frozen=True)
+class Misuse:
+    """A POST without an idempotency key, or with another one's. `order` is the metadata's, if it can be told."""
+
+    order: str | None
+    path: str
+    what: str
+
 
 @dataclass
 class StripeApi:
-    """One account, and the answers kept under its idempotency keys."""
+    """One account, the answers kept under its idempotency keys, and how keys were misused."""
 
     account: Stripe = field(default_factory=Stripe)
     keys: Shelf[Saved] = field(default_factory=lambda: Shelf(Saved))
+    misuses: Shelf[Misuse] = field(default_factory=lambda: Shelf(Misuse))
 
     def forget_unanswered(self) -> None:
         """Requests that were under way when the sandbox stopped are no longer."""
@@ -66,17 +79,28 @@ class StripeApi:
 
     async def once(self, call: Call, params: Params, strike: Strike, act: Callable[[], View]) -> Response:
         """Act once per idempotency key; whoever comes again is told what was answered first, errors included."""
-        if call.method != "POST" or call.key is None:
+        if call.method != "POST":
+            return await strike.inside(lambda: _answer(act))
+        if call.key is None:
+            self._mark(call, params, "without an idempotency key")
             return await strike.inside(lambda: _answer(act))
         if len(call.key) > LONGEST_KEY:
             raise StripeError(400, f"An idempotency key has at most {LONGEST_KEY} characters.")
         if saved := self.keys.get(call.key):
+            if not saved.is_of(call.path, params):
+                self._mark(call, params, f"the key {call.key} was used for another request")
             return _replay(saved, call.path, params)
         mine = self.keys[call.key] = Saved(call.path, params.model_dump(mode="json"))
         answer = await strike.inside(lambda: _answer(act))
         mine.answer = Answer.of(answer)
         self.keys.touch(call.key)
         return answer
+
+    def _mark(self, call: Call, params: Params, what: str) -> None:
+        given = params.model_dump(mode="json")
+        intent = self.account.intents.get(call.ids.get("id") or given.get("payment_intent") or "")
+        metadata = {**(intent.metadata if intent else {}), **given.get("metadata", {})}
+        self.misuses[f"{len(self.misuses)}"] = Misuse(metadata.get("order_id"), call.path, what)
 
 
 def _operation(model: type[P], act: Callable[[Stripe, P, str], View]) -> Handler[StripeApi]:
@@ -105,7 +129,7 @@ def refused(error: StripeError) -> Response:
 
 
 def _replay(saved: Saved, path: str, params: Params) -> Response:
-    if (saved.path, saved.params) != (path, params.model_dump(mode="json")):
+    if not saved.is_of(path, params):
         message = "An idempotency key goes with the path and the parameters of its first request only."
         raise StripeError(400, message, kind="idempotency_error")
     if saved.answer is None:

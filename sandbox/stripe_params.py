@@ -1,5 +1,6 @@
 """The parameters that the sandbox's Stripe takes. One that is unknown, missing or out of range is refused."""
 
+import sys
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
@@ -87,8 +88,16 @@ class Page(Params):
     starting_after: str | None = None
 
 
+class Created(Params):
+    """Unix time, both ends included."""
+
+    gte: int = 0
+    lte: int = sys.maxsize
+
+
 class ListIntents(Page):
     customer: str | None = None
+    created: Created = Created()
 
 
 class CreateRefund(Params):

@@ -1,8 +1,8 @@
 """The whole outside world: every neighbour, the faults on script, the journal, and the books that must balance."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
 from sandbox.call import Call
@@ -10,8 +10,10 @@ from sandbox.faults import Faults
 from sandbox.fulfillment import Fulfillment
 from sandbox.inbox import Inbox
 from sandbox.journal import Journal
+from sandbox.openai import OpenAi
 from sandbox.store import Shelf, Store
 from sandbox.stripe_http import StripeApi
+from sandbox.webhooks import Courier, News, Target, Webhook
 
 _STRIPE_IDS: Final = re.compile(r"\b(?:pi|re)_[0-9a-f]+\b")
 _MONEY: Final = ("authorised", "captured", "refunded", "refund_pending")
@@ -19,14 +21,17 @@ _MONEY: Final = ("authorised", "captured", "refunded", "refund_pending")
 
 @dataclass
 class World:
-    """State in memory, for one event loop; with a store also in a file, but for the scripted faults."""
+    """State in memory, for one event loop; with a store also in a file, but for what is scripted."""
 
     store: Store | None = None
     stripe: StripeApi = field(default_factory=StripeApi)
     fulfillment: Fulfillment = field(default_factory=Fulfillment)
     inbox: Inbox = field(default_factory=Inbox)
+    openai: OpenAi = field(default_factory=OpenAi)
     faults: Faults = field(default_factory=Faults)
     journal: Journal = field(default_factory=Journal)
+    news: News = field(default_factory=News)
+    courier: Courier = field(default_factory=Courier)
 
     @classmethod
     def remembered(cls, store: Store) -> Self:
@@ -34,20 +39,38 @@ class World:
         world = cls(store)
         store.restore(world._shelves())
         world.stripe.forget_unanswered()
+        for shelf in world._newsworthy():
+            world.news.of(shelf.values())
         return world
 
     def save(self) -> None:
         """Write down what changed. Whoever is to be told of a change is told after this."""
         shelves = self._shelves()
+        webhooks = self.courier.take([each for shelf in self._newsworthy() for each in self.news.of(shelf.touched())])
         if self.store:
             self.store.save(shelves)
         for shelf in shelves.values():
             shelf.written()
+        self._send(webhooks)
+
+    def open(self) -> None:
+        """Begin to deliver webhooks, those left over from before included."""
+        self.courier.open()
+        self._send(self.courier.pending.values())
+
+    def tell(self, target: Target | None) -> None:
+        """From now on webhooks go there, also those still to be delivered; None: nowhere."""
+        self.courier.cancel()
+        self.courier.target = target
+        if target is None:
+            self.courier.forget()
+        self._send(self.courier.pending.values())
 
     def reset(self) -> None:
         """Start anew. Requests still under way end in the old world and leave no trace in this one."""
         self.faults.clear()
-        vars(self).update(vars(World(self.store)))
+        self.courier.forget()
+        vars(self).update(vars(World(self.store, courier=self.courier)))
 
     def about(self, call: Call) -> str:
         """All that may name the order a request is about, also the metadata of the payments it mentions."""
@@ -62,20 +85,41 @@ class World:
             "fulfillment": [shipment.view for shipment in self.fulfillment.shipments.values()],
             "emails": [email.model_dump() for email in self.inbox.emails],
             "events": [event.model_dump() for event in self.inbox.events],
-            "alerts": [alert.model_dump() for alert in self.inbox.alerts],
+            "alerts": [alert.model_dump(mode="json", exclude_defaults=True) for alert in self.inbox.alerts],
+            "deliveries": [*self._deliveries()],
+            "key_misuses": [asdict(misuse) for misuse in self.stripe.misuses.values()],
         }
+
+    def _deliveries(self) -> Iterator[dict[str, object]]:
+        """The e-mails and events that name an order."""
+        for email in self.inbox.emails:
+            if order := email.data.get("orderNumber"):
+                yield {"order_id": order, "kind": email.template}
+        for event in self.inbox.events:
+            if order := event.properties.get("orderId"):
+                yield {"order_id": order, "kind": event.event}
 
     def _shelves(self) -> dict[str, Shelf[Any]]:
         return {
             "payment_intents": self.stripe.account.intents,
             "refunds": self.stripe.account.refunds,
             "idempotency_keys": self.stripe.keys,
+            "key_misuses": self.stripe.misuses,
             "shipments": self.fulfillment.shipments,
             "cancelled_unseen": self.fulfillment.cancelled_unseen,
             "messages": self.inbox.messages,
             "receipts": self.inbox.receipts,
             "journal": self.journal.lines,
+            "webhooks": self.courier.pending,
         }
+
+    def _newsworthy(self) -> tuple[Shelf[Any], ...]:
+        return self.stripe.account.intents, self.stripe.account.refunds, self.fulfillment.shipments
+
+    def _send(self, webhooks: Iterable[Webhook]) -> None:
+        for webhook in webhooks:
+            about = "\n".join((webhook.content, *self._metadata(webhook.content)))
+            self.courier.send(webhook, self.faults.strike("webhooks", webhook.type, about))
 
     def _metadata(self, text: str) -> Iterator[str]:
         account = self.stripe.account

@@ -73,7 +73,7 @@ async def test_a_kill_forgets_nothing(state: Path) -> None:
         await http.post("/fulfillment/orders/order-1/ship")
         await http.post("/email/send", json=EMAIL)
         await http.post("/analytics/events", json={"event": "placed", "userId": "cus_123", "properties": {"n": 1}})
-        await http.post("/slack/webhook", json={"text": "look"})
+        await http.post("/slack/webhook", json={"text": "look", "blocks": [{"type": "divider"}]})
         await http.post("/email/send", content=b'{"to": "\\ud800", "data": NaN}')
         books, journal = await read(http, "books"), await read(http, "journal")
     assert books["orders"]["order-3"]["refunded"] == 500

@@ -132,15 +132,61 @@ async def test_an_incomplete_message_is_refused(  # noqa: PLR0913, PLR0917  the 
     assert sandbox.world.books()[box] == []
 
 
+# --------------------------------------------------------------------------------------------------------------- Slack
+
+
+def section(text: str, kind: str = "mrkdwn") -> dict[str, Any]:
+    return {"type": "section", "text": {"type": kind, "text": text}}
+
+
+HEADER: Final = {"type": "header", "text": {"type": "plain_text", "text": "Low stock"}}
+DIVIDER: Final = {"type": "divider"}
+CONTEXT: Final = {"type": "context", "elements": [{"type": "mrkdwn", "text": "every 15 minutes"}]}
+
+
 async def test_slack_says_ok(sandbox: Running, http: httpx.AsyncClient) -> None:
-    """A text is taken, anything else is not."""
-    answer = await http.post("/slack/webhook", json={"text": "an order is stuck"})
-    assert (answer.status_code, answer.text) == (200, "ok")
-    assert (await http.post("/slack/webhook", json={})).status_code == 422
-    assert sandbox.world.books()["alerts"] == [{"text": "an order is stuck"}]
+    """Text, blocks or both are kept as they came, and a text that is too long is cut off."""
+    alerts: list[dict[str, Any]] = [
+        {"text": "an order is stuck"},
+        {"text": "Low stock", "blocks": [HEADER, section("x" * 3000), DIVIDER, CONTEXT]},
+        {"text": "", "blocks": [section("*Lamp*: 2 left", "plain_text")] * 50},
+        {"text": "x" * 40_000},
+    ]
+    for alert in (*alerts[:3], {"text": "x" * 40_001}):
+        answer = await http.post("/slack/webhook", json=alert)
+        assert (answer.status_code, answer.text) == (200, "ok")
+    assert sandbox.world.books()["alerts"] == alerts
 
 
-@pytest.mark.parametrize("service", ["stripe", "fulfillment", "email", "analytics", "slack"])
+REFUSED: Final = [
+    ("hello", "invalid_payload"),
+    ([], "invalid_payload"),
+    ({"text": 5}, "invalid_payload"),
+    ({}, "no_text"),
+    ({"text": "", "blocks": []}, "no_text"),
+    ({"text": None, "blocks": None}, "no_text"),
+    ({"text": "Low stock", "blocks": [DIVIDER] * 51}, "invalid_blocks"),
+    ({"text": "Low stock", "blocks": [section("x" * 3001)]}, "invalid_blocks"),
+    ({"text": "Low stock", "blocks": [section("")]}, "invalid_blocks"),
+    ({"text": "Low stock", "blocks": [section("x", "markdown")]}, "invalid_blocks"),
+    ({"text": "Low stock", "blocks": [{"type": "section"}]}, "invalid_blocks"),
+    ({"text": "Low stock", "blocks": [{"type": "sectoin", "text": "x"}]}, "invalid_blocks"),
+    ({"text": "Low stock", "blocks": "divider"}, "invalid_blocks"),
+]
+
+
+@pytest.mark.parametrize(("payload", "complaint"), REFUSED)
+async def test_slack_says_in_one_word_what_is_wrong(
+    sandbox: Running, http: httpx.AsyncClient, payload: object, complaint: str
+) -> None:
+    """400 as plain text, and nobody sees the message."""
+    answer = await http.post("/slack/webhook", json=payload)
+    assert (answer.status_code, answer.text) == (400, complaint)
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert sandbox.world.books()["alerts"] == []
+
+
+@pytest.mark.parametrize("service", ["stripe", "fulfillment", "email", "analytics", "slack", "openai"])
 async def test_an_unknown_route_is_404_and_journalled(sandbox: Running, http: httpx.AsyncClient, service: str) -> None:
     """A mistyped path is seen."""
     assert (await http.post(f"/{service}/nowhere", json={})).status_code == 404
