@@ -1,12 +1,12 @@
 """JSON over HTTP to the neighbours: one client, errors in our words."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from datetime import timedelta
 from typing import Final
 
 import httpx
 
-from orders.errors import Unavailable
+from orders.errors import Permanent, Unavailable
 
 LONGEST_RETRY_AFTER: Final = 300  # seconds
 NOT_AN_ANSWER: Final = {401, 403, 408, 425, 429}
@@ -36,8 +36,21 @@ async def post_json(
     Raises:
         Unavailable: no answer, a server error or a limit; whether it took effect is not known.
     """
+    return await _answer(service, client.post(url, json=body, headers=dict(headers)))
+
+
+async def get_json(client: httpx.AsyncClient, service: str, url: str, headers: Mapping[str, str]) -> httpx.Response:
+    """GET, and return what a working neighbour said, as `post_json` does.
+
+    Raises:
+        Unavailable: no answer, a server error or a limit.
+    """
+    return await _answer(service, client.get(url, headers=dict(headers)))
+
+
+async def _answer(service: str, request: Awaitable[httpx.Response]) -> httpx.Response:
     try:
-        response = await client.post(url, json=body, headers=dict(headers))
+        response = await request
     except httpx.HTTPError as error:
         raise Unavailable(f"{service}: {type(error).__name__}", type=f"{service}_unavailable") from None
     if response.is_server_error or response.status_code in NOT_AN_ANSWER:
@@ -47,3 +60,13 @@ async def post_json(
             retry_after=retry_after(response.headers),
         )
     return response
+
+
+def accept(service: str, response: httpx.Response) -> None:
+    """Take the answer for a yes.
+
+    Raises:
+        Permanent: it is a no.
+    """
+    if not response.is_success:
+        raise Permanent(f"{service}: HTTP {response.status_code}", type=f"{service}_refused")

@@ -8,9 +8,9 @@ from pydantic import SecretStr
 from temporalio import activity
 
 from activities.database import Database
-from activities.http import post_json
+from activities.http import accept, post_json
 from activities.order_rows import existing_row, read_items, write_event
-from orders.errors import Permanent, Unavailable
+from orders.errors import Unavailable
 from orders.models import Alert, Notice, NoticeKind, OrderRow, Status
 from orders.money import to_json_number
 
@@ -81,7 +81,7 @@ class Notifications:
             {"text": f":warning: {alert.text}"},
             {"Idempotency-Key": alert.key},
         )
-        _accept("slack", response)
+        accept("slack", response)
 
     async def _deliver(self, notice: Notice, service: str, url: str) -> str:
         async with self._database.transaction() as connection:
@@ -96,7 +96,7 @@ class Notifications:
         response = await post_json(
             self._http, service, url, body, {"Idempotency-Key": f"{notice.order_id}:{notice.kind}"}
         )
-        _accept(service, response)
+        accept(service, response)
         await self._keep(notice, "sent", "")
         return "sent"
 
@@ -135,8 +135,3 @@ async def _body(connection: "Connection", row: OrderRow, notice: Notice) -> dict
         case NoticeKind.FAILED:
             data["reason"] = row.error
     return {"to": notice.to, "template": notice.kind, "data": data}
-
-
-def _accept(service: str, response: httpx.Response) -> None:
-    if not response.is_success:
-        raise Permanent(f"{service}: HTTP {response.status_code}", type=f"{service}_refused")

@@ -107,6 +107,23 @@ class CancelRequest(Request):
     customer_email: Email | None = None
 
 
+class CustomerRequest(Request):
+    """The input of product-recommendations."""
+
+    customer_id: Id
+
+
+class RestockRequest(Request):
+    """Units that are put on the shelf of a product."""
+
+    product_id: Id
+    quantity: Units
+
+
+class NoRequest(Request):
+    """The input of a workflow that takes none."""
+
+
 def read_json(text: bytes | str) -> object:
     """JSON with its numbers exact.
 
@@ -166,6 +183,33 @@ def parse_cancel(data: object) -> CancelRequest:
     if isinstance(data, Mapping) and isinstance(data.get("orderId"), str):
         problems += _order_id_problems(data["orderId"])
     return _validate(CancelRequest, data, problems)
+
+
+def parse_customer(data: object) -> CustomerRequest:
+    """The customer that `data` names.
+
+    Raises:
+        InvalidInput: naming every field that is wrong.
+    """
+    return _validate(CustomerRequest, data, _card_number_problems(data))
+
+
+def parse_restock(data: object) -> RestockRequest:
+    """The units and the product that `data` names.
+
+    Raises:
+        InvalidInput: naming every field that is wrong.
+    """
+    return _validate(RestockRequest, data, [])
+
+
+def parse_nothing(data: object) -> None:
+    """Take `{}`, null or nothing at all.
+
+    Raises:
+        InvalidInput: naming every field that is there all the same.
+    """
+    _validate(NoRequest, {} if data is None else data, [])
 
 
 def _validate(model: type[RequestT], data: object, problems: list[str]) -> RequestT:

@@ -8,7 +8,10 @@ from orders.models import Model
 
 
 class LowStockItem(Model):
-    """A product at or below its reorder level, in units. `price` is a decimal amount of `currency`."""
+    """A product at or below its reorder level, in units.
+
+    `price` is a decimal amount of `currency`, or None where the decimals of that currency are not known here.
+    """
 
     model_config = ConfigDict(alias_generator=None)  # snake_case on the wire, as in the reference
 
@@ -16,19 +19,23 @@ class LowStockItem(Model):
     product_name: str
     quantity: int
     reorder_level: int
-    price: float
+    price: float | None
     currency: str
 
 
 class StockReport(Model):
-    """Every low item, told before or not; `alerted` were told by this run. `undelivered` says why others were not."""
+    """Every low item, told before or not, the scarcest first; `unlisted` more are low than one answer has room for.
+
+    `alerted` were told by this run. `undelivered` says why others were not.
+    """
 
     low_stock_items: Sequence[LowStockItem]
+    unlisted: int = 0
     alerted: int = 0
     undelivered: str | None = None
 
 
 class Posted(Model):
-    """One message to the people who reorder: how many products it named. None: there is nothing left to tell."""
+    """One message to the people who reorder: how many products it named."""
 
     products: int

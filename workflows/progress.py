@@ -23,33 +23,47 @@ AFTER_A_FINAL_ERROR: Final = timedelta(minutes=1)
 MOST_LINES: Final = 50  # of the story
 
 
-class Progress:
+class Story:
+    """What has happened so far, line by line: the current details of the run, and its log."""
+
+    def __init__(self, **about: object) -> None:
+        """`about` goes with every line of the log."""
+        self._about = about
+        self._story: list[str] = []
+
+    def tell(self, note: str) -> None:
+        """One more line."""
+        workflow.logger.info(note, extra=dict(self._about))
+        self._story.append(f"- {workflow.now():%H:%M:%S} {note}")
+        workflow.set_current_details("\n".join(self._story[-MOST_LINES:]))
+
+    def mark(self, what: str, note: str) -> None:
+        """Mark the run for a person."""
+        workflow.upsert_search_attributes([NEEDS_ATTENTION.value_set(what)])
+        self.tell(f"**{note}**")
+
+
+class Progress(Story):
     """Search attributes for lists, current details for the run's page, alerts for those who look at neither."""
 
     def __init__(self, order_id: str) -> None:
+        super().__init__(order_id=order_id)
         self._order_id = order_id
         self.stage: Stage | None = None
-        self._story: list[str] = []
         self._alerts: list[asyncio.Task[None]] = []
 
     def enter(self, stage: Stage, note: str, *, customer_id: str | None = None) -> None:
         """The next stage of the order, and what it is about."""
         changed, self.stage = stage is not self.stage, stage
+        self._about["stage"] = stage
         self.tell(note)
         if changed:
             customer = [CUSTOMER_ID.value_set(customer_id)] if customer_id else []
             workflow.upsert_search_attributes([ORDER_STAGE.value_set(stage), *customer])
 
-    def tell(self, note: str) -> None:
-        """One more line of the story, and of the log."""
-        workflow.logger.info(note, extra={"order_id": self._order_id, "stage": self.stage})
-        self._story.append(f"- {workflow.now():%H:%M:%S} {note}")
-        workflow.set_current_details("\n".join(self._story[-MOST_LINES:]))
-
     def call_for_attention(self, what: str, note: str) -> None:
         """Mark the run for a person, and alert one without waiting for it."""
-        workflow.upsert_search_attributes([NEEDS_ATTENTION.value_set(what)])
-        self.tell(f"**{note}**")
+        self.mark(what, note)
         key = f"{self._order_id}:{what}:{len(self._story)}:{workflow.info().run_id}"
         alert = Alert(order_id=self._order_id, key=key, text=f"{self._order_id}: {note}")
         self._alerts.append(asyncio.create_task(self._alert(alert)))

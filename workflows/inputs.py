@@ -1,0 +1,26 @@
+"""What a client sent: any client may send any JSON, and bad input must be a failed run, never a task without end."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from temporalio import workflow
+from temporalio.common import RawValue
+from temporalio.exceptions import ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from orders.errors import InvalidInput
+    from orders.intake import read_payload
+
+T = TypeVar("T")
+
+
+def parsed(parse: Callable[[object], T], raw: RawValue | None) -> T:
+    """What `parse` makes of the input.
+
+    Raises:
+        ApplicationError: `InvalidInput`, naming every field that is wrong.
+    """
+    try:
+        return parse(read_payload(raw))
+    except InvalidInput as invalid:
+        raise ApplicationError(str(invalid), type="InvalidInput", non_retryable=True) from None
