@@ -46,12 +46,15 @@ class Purchase(Model):
 
 
 class Choice(Model):
-    """What a customer may be recommended, best first, and how long (in seconds) the model may take to choose."""
+    """What a customer may be recommended, best first.
+
+    `deadline` is how long (in seconds) the model may be asked for its choice; None: there is no model.
+    """
 
     purchases: Sequence[Purchase]
     candidates: Sequence[Candidate]
     source: Source
-    deadline: int
+    deadline: int | None
 
 
 class Ranking(Model):
@@ -83,9 +86,14 @@ class IndexedBatch(Model):
 
 
 class IndexProgress(Model):
-    """How far an index run is; its `status` query answers it, and its end."""
+    """How far an index run is; its `status` query answers it, and its end.
+
+    It is `finished` when the target is what is searched; otherwise the next run goes on. `after` is the last product
+    looked at.
+    """
 
     target: IndexTarget
     embedded: int = 0
     products: int = 0
+    after: str = ""
     finished: bool = False

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
+from openai import AsyncOpenAI
 from stripe import StripeClient
 from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
@@ -19,6 +20,7 @@ from activities.database import Database, open_pool
 from activities.fulfillment import Warehouse
 from activities.http import open_http
 from activities.inventory import Inventory
+from activities.language_model import open_openai
 from activities.order_book import OrderBook
 from activities.payments import Payments
 from activities.stripe_gateway import open_stripe
@@ -184,13 +186,19 @@ class Clients:
     temporal: Client
     http: httpx.AsyncClient
     stripe: StripeClient
+    openai: AsyncOpenAI | None
 
 
 @asynccontextmanager
 async def open_clients(settings: Settings) -> AsyncIterator[Clients]:
     key, seconds = settings.stripe_secret_key.get_secret_value(), settings.http_timeout_seconds
-    async with open_http(seconds) as http, open_stripe(key, settings.stripe_base, seconds) as stripe:
-        yield Clients(await Client.connect("127.0.0.1:1", lazy=True), http, stripe)
+    openai_key = settings.openai_api_key.get_secret_value()
+    async with (
+        open_http(seconds) as http,
+        open_stripe(key, settings.stripe_base, seconds) as stripe,
+        open_openai(openai_key, settings.openai_base, seconds) as openai,
+    ):
+        yield Clients(await Client.connect("127.0.0.1:1", lazy=True), http, stripe, openai)
 
 
 @asynccontextmanager
@@ -198,5 +206,5 @@ async def open_bench(settings: Settings, sandbox: Running, clients: Clients) -> 
     """A bench of one's own."""
     async with await open_pool(settings.database_url.get_secret_value(), settings.database_pool_size) as pool:
         database = Watched(pool)
-        activities = activities_of(settings, clients.temporal, database, clients.http, clients.stripe)
+        activities = activities_of(settings, clients.temporal, database, clients.http, clients.stripe, clients.openai)
         yield Bench(pool, sandbox, database, {activity.__name__: activity for activity in activities})

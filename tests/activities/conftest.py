@@ -23,5 +23,6 @@ async def session_bench(postgres: Postgres) -> AsyncIterator[Bench]:
 async def bench(session_bench: Bench) -> Bench:
     session_bench.world.reset()
     session_bench.database.gate = None
-    await session_bench.pool.execute(f"TRUNCATE products, orders, order_events CASCADE; {SEED.read_text()}")
+    await session_bench.pool.execute("TRUNCATE products, orders, order_events, embedding_index CASCADE")
+    await session_bench.pool.execute(SEED.read_text())
     return session_bench

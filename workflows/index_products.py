@@ -1,0 +1,83 @@
+"""index-products: embed what is new or changed in the catalogue, and then let it be searched."""
+
+from datetime import timedelta
+from typing import Final
+
+from temporalio import workflow
+from temporalio.common import RawValue
+
+with workflow.unsafe.imports_passed_through():
+    from activities.product_index import ProductIndex
+    from orders.intake import parse_nothing
+    from orders.recommendations import IndexBatch, IndexProgress
+    from orders.temporal import INDEX_PRODUCTS
+    from workflows.inputs import parsed
+    from workflows.progress import Story
+    from workflows.steps import PATIENT, step, within
+
+# A run that fails loses nothing: the next one goes on from what is stored.
+THROUGH_AN_OUTAGE: Final = within(timedelta(hours=1), PATIENT)
+
+ROUNDS: Final = 3  # for products that appear behind the run; the next run sees to later ones
+
+
+@workflow.defn(name=INDEX_PRODUCTS)
+class IndexProducts:
+    """One run over the catalogue. The index in use answers queries throughout, also while another model's is made."""
+
+    def __init__(self) -> None:
+        self._story = Story()
+        self._progress: IndexProgress | None = None
+
+    @workflow.run
+    async def run(self, raw: RawValue = None) -> IndexProgress:  # type: ignore[assignment]
+        """Bring the index up to date; the input is `{}`, null or nothing.
+
+        Raises:
+            ApplicationError: InvalidInput, naming every field that is there all the same.
+            ActivityError: the model was out of reach for an hour, refuses or answers with bad vectors.
+        """
+        progress = _continued(raw)
+        if progress is None:
+            progress = await step(ProductIndex.plan_index, None, THROUGH_AN_OUTAGE, "what is there?")
+        for _ in range(ROUNDS):
+            progress = await self._embed(progress)
+            active = await step(ProductIndex.activate_index, progress.target, THROUGH_AN_OUTAGE, "is it complete?")
+            progress = self._enter(progress, after="", finished=active)
+            if active:
+                break
+        return progress
+
+    @workflow.query(description="How far the run is")
+    def status(self) -> IndexProgress | None:
+        return self._progress
+
+    async def _embed(self, progress: IndexProgress) -> IndexProgress:
+        """Batch after batch, to the end of the catalogue."""
+        after: str | None = progress.after
+        while after is not None:
+            if workflow.info().is_continue_as_new_suggested():
+                workflow.continue_as_new(progress)
+            batch = IndexBatch(target=progress.target, after=after)
+            done = await step(ProductIndex.embed_batch, batch, THROUGH_AN_OUTAGE, f"products after {after or 'none'}")
+            after = done.last
+            progress = self._enter(progress, embedded=progress.embedded + done.embedded, after=after or progress.after)
+        return progress
+
+    def _enter(self, progress: IndexProgress, **changes: object) -> IndexProgress:
+        self._progress = progress = progress.model_copy(update=changes)
+        target = progress.target
+        state = "searched" if progress.finished else "not searched yet"
+        self._story.tell(
+            f"{progress.embedded} embedded, of {progress.products} products: {target.model}, {target.dimensions} "
+            f"dimensions, {state}"
+        )
+        return progress
+
+
+def _continued(raw: RawValue | None) -> IndexProgress | None:
+    """Where the run before this one was, if it was continued as this one."""
+    if raw is not None and workflow.info().continued_run_id:
+        return IndexProgress.model_validate_json(raw.payload.data)
+    parsed(parse_nothing, raw)
+    return None
