@@ -1,6 +1,6 @@
 """The order row as arbiter: claims, marks and resolutions. Whoever loses a claim gets the row, and obeys it."""
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus
@@ -10,6 +10,9 @@ from activities.database import Database
 from activities.order_rows import actor, existing_row, move_row, read_row, write_event
 from orders.errors import Unavailable
 from orders.models import ErrorCode, Observation, OrderRow, Park, Settlement, Status, UndoClaim
+
+if TYPE_CHECKING:
+    from activities.database import Connection
 
 INSERT_TOMBSTONE: Final = """
     WITH tombstone AS (
@@ -23,9 +26,11 @@ INSERT_TOMBSTONE: Final = """
     SELECT id, 'absent', $5, $8, 'undone before it was reserved' FROM tombstone
 """
 
+# Not on what was seen before an operator's last word: an attempt that was given up may come after it.
 PARK: Final = """
     UPDATE orders SET parked_step = $2, parked_reason = $3, parked_by = $4
     WHERE id = $1 AND status IN ('undoing', 'cancelling') AND parked_step IS NULL
+      AND (SELECT count(*) FROM resolutions WHERE order_id = $1) = $5
     RETURNING id
 """
 
@@ -36,8 +41,9 @@ UNPARK: Final = """
 KEEP_RESOLUTION: Final = """
     INSERT INTO resolutions (order_id, step, action, reason, actor, word) VALUES ($1, $2, $3, $4, $5, $6)
     ON CONFLICT (order_id, word) DO NOTHING
-    RETURNING id
 """
+
+IS_HEARD: Final = "SELECT EXISTS (SELECT FROM resolutions WHERE order_id = $1 AND word = $2)"
 
 
 class OrderBook:
@@ -130,32 +136,29 @@ class OrderBook:
 
     @activity.defn
     async def park_order(self, park: Park) -> OrderRow:
-        """Mark the row: its undo waits for a person, and nothing else moves it until then."""
+        """Mark the row: its undo waits for a person, and nothing else moves it until then.
+
+        Not if a person has said something since the run last looked: then it must look again.
+        """
         async with self._database.transaction() as connection:
             row = await existing_row(connection, park.order_id)
-            if await connection.fetchval(PARK, park.order_id, park.step, park.reason, park.workflow_id):
+            if await connection.fetchval(PARK, park.order_id, park.step, park.reason, park.workflow_id, park.words):
                 await write_event(connection, park.order_id, f"parked at {park.step}: {park.reason}")
             return await existing_row(connection, row.id)
 
     @activity.defn
-    async def settle_park(self, settlement: Settlement) -> None:
-        """Take the mark off and keep what was said: whoever drives the order after this obeys it."""
+    async def settle_park(self, settlement: Settlement) -> OrderRow | None:
+        """Take the mark off and keep what was said: whoever drives the order after this obeys it.
+
+        None if the row is not parked at that step: the word comes too late, and counts for nothing.
+        """
         async with self._database.transaction() as connection:
-            await existing_row(connection, settlement.order_id)
-            heard = await connection.fetchval(
-                KEEP_RESOLUTION,
-                settlement.order_id,
-                settlement.step,
-                settlement.action,
-                settlement.reason,
-                settlement.by,
-                settlement.word,
-            )
-            if heard is None:
-                return
-            await connection.execute(UNPARK, settlement.order_id, settlement.step)
-            said = f"{settlement.action} of {settlement.step} by {settlement.by}: {settlement.reason}"
-            await write_event(connection, settlement.order_id, said)
+            row = await existing_row(connection, settlement.order_id)
+            if not await connection.fetchval(IS_HEARD, settlement.order_id, settlement.word):
+                if row.parked_step != settlement.step:
+                    return None
+                await _keep_word(connection, settlement)
+            return await existing_row(connection, settlement.order_id)
 
     async def _is_open(self, workflow_id: str) -> bool:
         try:
@@ -165,3 +168,9 @@ class OrderBook:
                 return False
             raise Unavailable(f"temporal: {error.status.name}", type="temporal_unavailable") from None
         return description.status is WorkflowExecutionStatus.RUNNING
+
+
+async def _keep_word(connection: "Connection", said: Settlement) -> None:
+    await connection.execute(KEEP_RESOLUTION, said.order_id, said.step, said.action, said.reason, said.by, said.word)
+    await connection.execute(UNPARK, said.order_id, said.step)
+    await write_event(connection, said.order_id, f"{said.action} of {said.step} by {said.by}: {said.reason}")

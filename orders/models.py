@@ -227,6 +227,7 @@ class OrderRow(Model):
     placed: bool = False
     refund_status: str | None = None
     settled_by_hand: bool = False
+    words: int = 0
 
     @property
     def outcome(self) -> OrderOutcome:
@@ -303,10 +304,13 @@ class UndoClaim(Model):
 
 
 class Park(Model):
+    """A step that waits for a person. `words`: how many the run knows of that operators have said about the order."""
+
     order_id: str
     step: str
     reason: str
     workflow_id: str
+    words: int = 0
 
 
 class Settlement(Model):

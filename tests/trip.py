@@ -122,8 +122,9 @@ class Trip:
     async def _park(self, _step: str, _reason: str) -> bool:
         return True
 
-    async def _settle(self, resolution: Resolution) -> None:
+    async def _settle(self, resolution: Resolution) -> bool:
         await self._attend(f"note {resolution.action}")
+        return True
 
 
 @workflow.defn(name="trip")

@@ -120,6 +120,7 @@ class CancelOrder:
     # -------------------------------------------------------------------------------------------------- the steps
 
     async def _undo(self, row: OrderRow, compensations: Compensations) -> None:
+        compensations.words = row.words
         self._saga = compensations.saga()
         if row.parked_step:
             await self._saga.park(row.parked_step, row.parked_reason or "parked by an earlier run")

@@ -11,7 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.inventory import Inventory
     from activities.order_book import OrderBook
     from activities.payments import Payments
-    from orders.models import CLOSED, OrderRow, Park, Settlement, Stage, Status
+    from orders.models import CLOSED, OrderRow, Park, Settlement, Stage
     from workflows.progress import Progress
     from workflows.saga import Resolution, Saga, Stop, Undo
     from workflows.steps import UNTIL_DONE, step
@@ -34,6 +34,7 @@ class Compensations:
         self._progress = progress
         self._if_shipped = if_shipped
         self._before: Stage | None = None
+        self.words = 0  # what operators have said so far, as far as this run knows
 
     def saga(self, claim: Undo[BaseException | None] | None = None) -> Saga:
         """A saga with all undos of an order registered.
@@ -77,9 +78,12 @@ class Compensations:
         return await self._progress.see_through(activity, self._order_id, summary, may_fail=True)
 
     async def _park(self, name: str, reason: str) -> bool:
-        park = Park(order_id=self._order_id, step=name, reason=reason, workflow_id=workflow.info().workflow_id)
+        park = Park(
+            order_id=self._order_id, step=name, reason=reason, workflow_id=workflow.info().workflow_id, words=self.words
+        )
         row = await step(OrderBook.park_order, park, UNTIL_DONE, f"parked: {name}")
-        if row.status not in (Status.UNDOING, Status.CANCELLING):
+        self.words = row.words
+        if row.parked_step != name:
             return False
         self._before = self._progress.stage
         self._progress.enter(Stage.PARKED, f"`{name}` is parked")
@@ -90,12 +94,16 @@ class Compensations:
         )
         return True
 
-    async def _settle(self, resolution: Resolution) -> None:
+    async def _settle(self, resolution: Resolution) -> bool:
         update = workflow.current_update_info()
         word = f"{workflow.info().run_id}:{update.id if update else ''}"
         settlement = Settlement(order_id=self._order_id, word=word, **resolution.model_dump())
-        await step(OrderBook.settle_park, settlement, UNTIL_DONE, f"{resolution.action} of {resolution.step}")
+        row = await step(OrderBook.settle_park, settlement, UNTIL_DONE, f"{resolution.action} of {resolution.step}")
         self._progress.no_longer_needs_attention()
+        if row is None:
+            return False
+        self.words = row.words
         self._progress.enter(
             self._before or Stage.UNDOING, f"{resolution.by} says {resolution.action}: {resolution.reason}"
         )
+        return True

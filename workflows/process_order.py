@@ -254,6 +254,7 @@ class ProcessOrder:
         claim = UndoClaim(order=self._order.reservation, **closing._asdict())
         row = await self._progress.see_through(OrderBook.claim_undo, claim, closing.error, may_fail=False)
         self._row = row
+        self._compensations.words = row.words
         if row.request_hash != self._order.request_hash or row.status is not Status.UNDOING:
             return Stop(f"the order is {row.status}")
         if row.parked_step and self._saga:

@@ -76,14 +76,14 @@ class Saga:
         self,
         *,
         on_park: Callable[[str, str], Awaitable[bool]],
-        on_resolve: Callable[[Resolution], Awaitable[None]],
+        on_resolve: Callable[[Resolution], Awaitable[bool]],
         claim: Undo[BaseException | None] | None = None,
     ) -> None:
         """Hand over what the order of business decides.
 
         Args:
             on_park: gets the step and the reason, calls a person; False if there is nothing to undo any more.
-            on_resolve: keeps what an operator said.
+            on_resolve: keeps what an operator said; False if it comes too late: the step waits for nobody any more.
             claim: the first act of the undo, given what caused it; all undos need it.
         """
         self._claim = claim
@@ -143,7 +143,7 @@ class Saga:
                 if await self._is_undone(entry):
                     waiting.remove(entry)
             else:
-                await workflow.wait_condition(lambda: self._next(waiting) is not None)
+                await workflow.wait_condition(lambda: self.stopped or self._next(waiting) is not None)
 
     def _next(self, waiting: list[_Entry[Any]]) -> _Entry[Any] | None:
         names = {entry.name for entry in waiting}
@@ -173,9 +173,13 @@ class Saga:
     async def _resolve(self, resolution: Resolution) -> str:
         self._heard.add(resolution.step)
         try:
-            await self._on_resolve(resolution)
+            kept = await self._on_resolve(resolution)
         finally:
             self._heard.discard(resolution.step)
+        if not kept:
+            self.parked.clear()
+            self.stopped = True
+            raise ApplicationError(f"{resolution.step} is not parked any more", type="not_parked")
         if resolution.action != "retry":
             self._settled[resolution.step] = resolution
         del self.parked[resolution.step]

@@ -134,9 +134,26 @@ async def test_a_word_on_another_step_changes_nothing(bench: Bench) -> None:
     await bench.claim_undo(order)
     await bench.do(OrderBook.park_order, PARK)
     word = Settlement(order_id="o1", step="release_stock", action="skip", reason="looked", by="ann")
-    await bench.do(OrderBook.settle_park, word)
+    assert await bench.do(OrderBook.settle_park, word) is None
 
     assert (await bench.row("o1"))["parked_step"] == "void_payment"
+    assert await bench.pool.fetchval("SELECT count(*) FROM resolutions") == 0
+
+
+async def test_nothing_is_parked_on_what_was_seen_before_a_word(bench: Bench) -> None:
+    """An attempt that was given up does not park the row anew; a run that has heard the word does."""
+    order = order_of()
+    await bench.reserve(order)
+    await bench.claim_undo(order)
+    await bench.do(OrderBook.park_order, PARK)
+    word = Settlement(order_id="o1", step="void_payment", action="retry", reason="looked", by="ann", word="1")
+    heard = await bench.do(OrderBook.settle_park, word)
+
+    assert heard is not None
+    assert heard.words == 1
+    assert (await bench.do(OrderBook.park_order, PARK)).parked_step is None
+    again = PARK.model_copy(update={"words": heard.words})
+    assert (await bench.do(OrderBook.park_order, again)).parked_step == "void_payment"
 
 
 @pytest.mark.parametrize("statement", ["DELETE FROM order_events", "UPDATE order_events SET why = 'nothing'"])
