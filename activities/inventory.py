@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from temporalio import activity
 
 from activities.database import Database
-from activities.order_rows import actor, existing_row, move_row
-from orders.models import ErrorCode, Line, OrderRow, ReservationRequest, Status, Terms
+from activities.order_rows import actor, existing_row, move_row, write_event
+from orders.models import CLOSED, ErrorCode, Line, OrderRow, ReservationRequest, Status, Terms
 from orders.money import LARGEST_AMOUNT, show
 
 if TYPE_CHECKING:
@@ -85,6 +85,12 @@ RELEASE_STOCK: Final = """
     FROM open WHERE i.product_id = open.product_id
 """
 
+# Closing and releasing are one transaction, so that only a hand in the database leaves any.
+FIND_LEFTOVERS: Final = """
+    SELECT DISTINCT r.order_id FROM reservations r JOIN orders o ON o.id = r.order_id
+    WHERE r.state = 'held' AND o.status IN ('rejected', 'failed', 'cancelled') LIMIT $1
+"""
+
 
 class Product(NamedTuple):
     """A catalogue entry with its stock; `price` in minor units."""
@@ -156,6 +162,27 @@ class Inventory:
                 await connection.fetch(LOCK_RESERVED, order_id)
                 await connection.execute(RELEASE_STOCK, order_id)
             return await existing_row(connection, order_id)
+
+    @activity.defn
+    async def release_leftovers(self, limit: int) -> Sequence[str]:
+        """Put back what closed orders still hold, `limit` of them at most; their ids.
+
+        Raises:
+            Unavailable: PostgreSQL.
+        """
+        async with self._database.transaction() as connection:
+            orders = [row["order_id"] for row in await connection.fetch(FIND_LEFTOVERS, limit)]
+        return [order_id for order_id in orders if await self._release_leftover(order_id)]
+
+    async def _release_leftover(self, order_id: str) -> bool:
+        async with self._database.transaction() as connection:
+            row = await existing_row(connection, order_id)
+            if row.status not in CLOSED:
+                return False
+            await connection.fetch(LOCK_RESERVED, order_id)
+            await connection.execute(RELEASE_STOCK, order_id)
+            await write_event(connection, order_id, "stock that it still held is back")
+        return True
 
     async def _insert_order(self, connection: "Connection", request: ReservationRequest) -> bool:
         inserted = await connection.fetchval(

@@ -20,7 +20,8 @@ COLUMNS: Final = """
     (SELECT r.status FROM refunds r WHERE r.order_id = o.id ORDER BY r.attempt DESC LIMIT 1) AS refund_status,
     EXISTS (
         SELECT 1 FROM resolutions s WHERE s.order_id = o.id AND s.step = 'void_payment' AND s.action <> 'retry'
-    ) AS settled_by_hand
+    ) AS settled_by_hand,
+    (SELECT count(*) FROM resolutions w WHERE w.order_id = o.id) AS words
 """
 
 READ: Final = f"SELECT {COLUMNS} FROM orders o WHERE o.id = $1"  # noqa: S608 (a constant of ours)
@@ -37,7 +38,8 @@ MOVE: Final = """
             error_code = coalesce($5, error_code),
             error = coalesce($6, error),
             placed_at = CASE WHEN $3 = 'processing' THEN now() ELSE placed_at END,
-            cancelled_at = CASE WHEN $3 = 'cancelled' THEN now() END
+            cancelled_at = CASE WHEN $3 = 'cancelled' THEN now() END,
+            payment_checked_at = NULL
         WHERE id = $1 AND status = $2 AND parked_step IS NULL
         RETURNING id
     )
@@ -121,5 +123,5 @@ async def read_resolution(connection: "Connection", order_id: str, step: str) ->
 
 
 def actor() -> str:
-    """Who acts: the workflow id of the run that called the activity."""
-    return activity.info().workflow_id or "?"
+    """Who acts: the workflow id of the run that called the activity, or the web process."""
+    return (activity.info().workflow_id or "?") if activity.in_activity() else "webhooks"

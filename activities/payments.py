@@ -1,15 +1,19 @@
 """The payment of an order: one PaymentIntent, known to the order row before anything is confirmed."""
 
-from typing import Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 import stripe
 from temporalio import activity
 
 from activities.database import Database
-from activities.order_rows import existing_row, move_row, read_resolution
+from activities.order_rows import existing_row, move_row, read_resolution, write_event
 from activities.stripe_gateway import Intent, PaymentRefused, StripeGateway
 from orders.errors import Permanent, Unavailable
 from orders.models import PAID, ErrorCode, OrderRow, Payment, PaymentRequest, PaymentState, Status, Undone
+
+if TYPE_CHECKING:
+    from activities.database import Connection
 
 # An id that was never written is never confirmed; the first one that was stays.
 KEEP_INTENT: Final = """
@@ -17,10 +21,18 @@ KEEP_INTENT: Final = """
     WHERE id = $1 AND status = 'pending' AND (payment_intent_id IS NULL OR payment_intent_id = $2)
 """
 
+# A status only goes forward: whoever read an older one comes too late.
 KEEP_REFUND: Final = """
     INSERT INTO refunds (id, order_id, amount, status, attempt) VALUES ($1, $2, $3, $4, $5)
-    ON CONFLICT (id) DO UPDATE SET status = excluded.status
+    ON CONFLICT (id) DO UPDATE SET checked_at = now(), status = (
+        SELECT s FROM unnest(ARRAY['failed', 'canceled', 'succeeded', 'requires_action', 'pending']) s
+        WHERE s IN (refunds.status, excluded.status) LIMIT 1
+    )
 """
+
+READ_REFUNDS: Final = "SELECT id, status FROM refunds WHERE order_id = $1"
+
+CHECK_AGAIN: Final = "UPDATE orders SET payment_checked_at = NULL WHERE id = $1"
 
 COUNT_RETRIES: Final = "SELECT count(*) FROM resolutions WHERE order_id = $1 AND step = $2 AND action = 'retry'"
 
@@ -89,6 +101,8 @@ class Payments:
     async def resume_capture(self, order_id: str) -> OrderRow:
         """The goods have left before the undo could stop them: go forward instead, undoing -> capturing.
 
+        Not if an operator has said that they need not be called off: then somebody may be voiding the payment.
+
         Raises:
             Permanent: the authorisation is gone too; a person must decide.
         """
@@ -96,7 +110,12 @@ class Payments:
         intent = await self._gateway.retrieve(row.payment_intent_id) if row.payment_intent_id else None
         if intent is None or intent.status not in ("requires_capture", "succeeded"):
             raise Permanent("the goods were shipped, but there is no authorisation to capture", type="shipped_unpaid")
-        return await self._move(order_id, Status.UNDOING, Status.CAPTURING, "shipped before the undo: go forward")
+        async with self._database.transaction() as connection:
+            await existing_row(connection, order_id)
+            if await read_resolution(connection, order_id, "cancel_fulfillment") is None:
+                why = "shipped before the undo: go forward"
+                await move_row(connection, order_id, Status.UNDOING, Status.CAPTURING, why)
+            return await existing_row(connection, order_id)
 
     @activity.defn
     async def void_payment(self, order_id: str) -> Undone:
@@ -143,8 +162,7 @@ class Payments:
 
     async def _keep_refunds(self, order_id: str, refunds: list[stripe.Refund]) -> None:
         async with self._database.transaction() as connection:
-            for attempt, refund in enumerate(reversed(refunds), start=1):
-                await connection.execute(KEEP_REFUND, refund.id, order_id, refund.amount, refund.status, attempt)
+            await keep_refunds(connection, order_id, refunds)
 
     async def _keep_intent(self, order_id: str, intent_id: str) -> str | None:
         """The id that the row holds now, ours or an earlier one; None if the order is no longer pending."""
@@ -174,6 +192,25 @@ class Payments:
     async def _read(self, order_id: str) -> OrderRow:
         async with self._database.transaction() as connection:
             return await existing_row(connection, order_id)
+
+
+async def keep_refunds(connection: "Connection", order_id: str, refunds: Sequence[stripe.Refund]) -> list[str]:
+    """Bring the refunds of an order, newest first, up to date: what changed, in words. Its payment is checked anew."""
+    await existing_row(connection, order_id)
+    before = await _refunds(connection, order_id)
+    for attempt, refund in enumerate(reversed(refunds), start=1):
+        await connection.execute(KEEP_REFUND, refund.id, order_id, refund.amount, refund.status, attempt)
+    now = await _refunds(connection, order_id)
+    changed = [f"refund {refund} {status}" for refund, status in now.items() if before.get(refund) != status]
+    for what in changed:
+        await write_event(connection, order_id, what)
+    if changed:
+        await connection.execute(CHECK_AGAIN, order_id)
+    return changed
+
+
+async def _refunds(connection: "Connection", order_id: str) -> dict[str, str]:
+    return {refund["id"]: refund["status"] for refund in await connection.fetch(READ_REFUNDS, order_id)}
 
 
 def _state(intent: Intent) -> Payment:

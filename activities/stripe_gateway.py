@@ -5,9 +5,11 @@ Nothing here knows the order row; activities/payments.py decides what may be don
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Final, TypeVar
 
 import stripe
+from stripe.params import PaymentIntentListParams
 
 from activities.stripe_errors import code_of, is_customers_choice, is_saved, is_state_answer, translate
 from orders.errors import Unavailable
@@ -16,6 +18,7 @@ from orders.models import OrderRow
 MOST_KEYS: Final = 5
 PAGE: Final = 100
 ORDER_METADATA: Final = "order_id"
+INTENT_PREFIX: Final = "pi_"
 
 # The version of Stripe's API that this code was written for; the SDK's default moves with its releases.
 API_VERSION: Final = "2026-10-28.endive"
@@ -81,13 +84,38 @@ class StripeGateway:
 
         async def find() -> Intent | None:
             recent = await self._intents.list_async({"customer": order.customer_id, "limit": PAGE})
-            return next((intent for intent in recent.data if _order_of(intent) == order.id), None)
+            return next((intent for intent in recent.data if order_of(intent) == order.id), None)
 
         return await self._post(f"{order.id}:create", post, find)
 
     async def retrieve(self, intent_id: str) -> Intent:
         try:
             return await self._intents.retrieve_async(intent_id)
+        except stripe.StripeError as error:
+            raise translate(error) from None
+
+    async def find(self, object_id: str) -> Intent | None:
+        """The PaymentIntent that has this id, or that has a refund of this id; None if Stripe knows neither."""
+        try:
+            if object_id.startswith(INTENT_PREFIX):
+                return await self._intents.retrieve_async(object_id)
+            refund = await self._refunds.retrieve_async(object_id)
+            return await self._intents.retrieve_async(str(refund.payment_intent)) if refund.payment_intent else None
+        except stripe.StripeError as error:
+            if code_of(error) == "resource_missing":
+                return None
+            raise translate(error) from None
+
+    async def list_between(self, start: datetime, end: datetime, *, after: str | None, limit: int) -> list[Intent]:
+        """PaymentIntents created between two moments, newest first; those that follow the one whose id is `after`."""
+        params: PaymentIntentListParams = {
+            "created": {"gte": int(start.timestamp()), "lte": int(end.timestamp())},
+            "limit": limit,
+        }
+        if after:
+            params["starting_after"] = after
+        try:
+            return (await self._intents.list_async(params)).data
         except stripe.StripeError as error:
             raise translate(error) from None
 
@@ -180,5 +208,6 @@ class StripeGateway:
             raise translate(error) from None
 
 
-def _order_of(intent: Intent) -> str | None:
+def order_of(intent: Intent) -> str | None:
+    """The order that a PaymentIntent was made for, by its metadata."""
     return intent.metadata.to_dict().get(ORDER_METADATA) if intent.metadata else None

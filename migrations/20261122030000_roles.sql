@@ -1,0 +1,30 @@
+-- migrate:up
+
+-- Least privilege: give your login roles one of these two. Whoever migrates owns the tables, and needs CREATEROLE only
+-- as long as the two do not exist.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'orders_app') THEN
+        CREATE ROLE orders_app NOLOGIN;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'orders_readonly') THEN
+        CREATE ROLE orders_readonly NOLOGIN;
+    END IF;
+END $$;
+
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+GRANT USAGE ON SCHEMA public TO orders_app, orders_readonly;
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO orders_app, orders_readonly;
+
+-- What has happened is only ever added to.
+GRANT INSERT ON order_events, order_items, resolutions, webhook_events TO orders_app;
+GRANT INSERT, UPDATE ON orders, reservations, refunds, notices, reminders, stock_alerts, embedding_index TO orders_app;
+GRANT INSERT, UPDATE, DELETE ON product_embeddings TO orders_app;
+GRANT UPDATE ON inventory TO orders_app;
+
+-- migrate:down
+
+-- The roles stay: another database of the cluster may use them.
+REVOKE ALL ON ALL TABLES IN SCHEMA public FROM orders_app, orders_readonly;
+REVOKE ALL ON SCHEMA public FROM orders_app, orders_readonly;
+GRANT USAGE ON SCHEMA public TO PUBLIC;

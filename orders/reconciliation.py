@@ -1,0 +1,69 @@
+"""What reconcile-orders says, and what travels between it and its activities."""
+
+from datetime import datetime
+from typing import Literal
+
+from orders.models import Model, Status
+
+Remedy = Literal["void_payment", "void_orphan", "alert"]
+
+
+class Page(Model):
+    """Where a walk over old orders stands: behind this one."""
+
+    at: datetime
+    id: str = ""
+
+
+class Stranded(Model):
+    """An unfinished order that nobody drives. `parked`: the step at which it waits for a person, and why."""
+
+    order_id: str
+    status: Status
+    parked: str | None = None
+
+
+class StrandedPage(Model):
+    orders: tuple[Stranded, ...]
+    next: Page | None
+
+
+class Revival(Model):
+    """What was started for a stranded order; nothing, where its request is lost and it must go forward."""
+
+    started: str | None
+
+
+class Charge(Model):
+    """A payment that is not what its order says: how it is mended, or that a person must look."""
+
+    order_id: str
+    payment_intent_id: str
+    remedy: Remedy
+    words: str
+
+
+class Charges(Model):
+    """One page of a comparison; `after` is where the next one begins, None: there is none."""
+
+    found: tuple[Charge, ...]
+    after: str | None = None
+
+
+class Problem(Model):
+    """Something for a person, told once a day as long as it goes on. `key` is its identity."""
+
+    key: str
+    order_id: str
+    text: str
+
+
+class ReconcileReport(Model):
+    """What one run of reconcile-orders did, in words that name the orders; all empty when everything was in order."""
+
+    revived: tuple[str, ...] = ()
+    payments: tuple[str, ...] = ()
+    refunds: tuple[str, ...] = ()
+    stock: tuple[str, ...] = ()
+    alerted: tuple[str, ...] = ()
+    not_done: tuple[str, ...] = ()

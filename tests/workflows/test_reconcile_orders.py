@@ -1,0 +1,519 @@
+"""Nothing lost: orders whose run is gone, payments that no order answers for, refunds that fail late."""
+
+import uuid
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
+from temporalio.testing import WorkflowEnvironment
+
+from deploy.postgres import Postgres
+from orders.reconciliation import ReconcileReport
+from orders.temporal import RECONCILE_ORDERS, cancel_order_id
+from sandbox.faults import Fault
+from tests.books import check_books, check_stock
+from tests.endings import REFUSED_ADDRESS
+from tests.servers import copy_database
+from tests.shop import Payload, Shop, an_order, eventually, new_order_id, open_shop
+from tests.stagehand import Moment
+
+NOTHING = ReconcileReport()
+
+REFUSED = an_order(shippingAddress=REFUSED_ADDRESS)
+NEEDS_3DS = an_order(paymentMethodId="pm_card_authenticationRequired")
+
+FORWARD = ("reserve_stock", "authorise_payment", "request_fulfillment", "capture_payment", "finalise_order")
+BACKWARD = ("claim_undo", "cancel_fulfillment", "void_payment", "release_stock")
+CANCELLING = ("claim_cancellation", "cancel_fulfillment", "void_payment", "release_stock")
+
+# Nothing is lost when the order is not there yet, or its cancel is not claimed.
+TOO_EARLY = {("reserve_stock", "before"), ("claim_cancellation", "before")}
+
+
+def moments(*names: str) -> list[tuple[str, Moment]]:
+    both: tuple[Moment, ...] = ("before", "after")
+    return [(name, moment) for name in names for moment in both if (name, moment) not in TOO_EARLY]
+
+
+@pytest.fixture(scope="module")
+async def reconciling_shop(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Shop]:
+    async with copy_database(postgres) as url, open_shop(url, temporal, reconcile_after_seconds=0) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def shop(reconciling_shop: Shop) -> Shop:
+    """A shop in which nothing is too young to be looked at."""
+    await reconciling_shop.clear()
+    return reconciling_shop
+
+
+# ------------------------------------------------------------------------------------------- orders whose run is gone
+
+
+@pytest.mark.parametrize(("at", "moment"), moments(*FORWARD))
+async def test_an_order_terminated_on_its_way_is_finished(shop: Shop, at: str, moment: Moment) -> None:
+    """process-order is started again with what it was asked for, and the attempt left behind changes nothing."""
+    order_id = new_order_id()
+    held = shop.stagehand.hold(at, moment, order_id)
+    await terminate_at(shop, held, order_id)
+    report = await reconcile(shop)
+    held.let_go()
+    await result_of(shop, order_id)
+
+    finished_already = (at, moment) == ("finalise_order", "after")
+    assert len(report.revived) == (0 if finished_already else 1)
+    assert await shop.status(order_id) == "processing"
+    await check_books(shop, order_id, terminated=finished_already)
+    assert await reconcile(shop) == NOTHING
+
+
+@pytest.mark.parametrize(("at", "moment"), moments(*BACKWARD))
+async def test_an_order_terminated_in_its_undo_is_undone(shop: Shop, at: str, moment: Moment) -> None:
+    """The undo is finished by another run of process-order, for the same reason."""
+    order_id = new_order_id()
+    held = shop.stagehand.hold(at, moment, order_id)
+    await terminate_at(shop, held, order_id, REFUSED)
+    await reconcile(shop)
+    held.let_go()
+    await result_of(shop, order_id)
+
+    assert await shop.status(order_id) == "rejected"
+    await check_books(shop, order_id)
+    assert await reconcile(shop) == NOTHING
+
+
+@pytest.mark.parametrize(("at", "moment"), moments(*CANCELLING))
+async def test_a_cancel_terminated_on_its_way_is_finished(shop: Shop, at: str, moment: Moment) -> None:
+    """cancel-order is started again with its first input: the customer is written to all the same."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    held = shop.stagehand.hold(at, moment, cancel_order_id(order_id))
+    run = await shop.start_cancel(order_id)
+    await held.reached.wait()
+    await run.terminate()
+    report = await reconcile(shop)
+    held.let_go()
+
+    finished_already = (at, moment) == ("release_stock", "after")
+    assert len(report.revived) == (not finished_already)
+    await result_of(shop, cancel_order_id(order_id))
+    assert await shop.status(order_id) == "cancelled"
+    letters = [email.template for email in shop.world.inbox.emails]
+    assert letters == ["order_confirmation", *([] if finished_already else ["order_cancelled"])]
+    await check_books(shop, order_id)
+    assert await reconcile(shop) == NOTHING
+
+
+async def test_a_cancel_is_finished_though_process_order_still_runs(shop: Shop) -> None:
+    """That run waits for its notices; it does not finish what cancel-order has begun with a paid order."""
+    order_id = new_order_id()
+    notice = shop.stagehand.hold("track_order", "before", order_id)
+    order = await shop.start(order_id=order_id)
+    await eventually(lambda: is_placed(shop, order_id), "the order is placed")
+    held = shop.stagehand.hold("void_payment", "before", cancel_order_id(order_id))
+    run = await shop.start_cancel(order_id)
+    await held.reached.wait()
+    await run.terminate()
+    report = await reconcile(shop)
+    held.let_go()
+    await result_of(shop, cancel_order_id(order_id))
+
+    assert len(report.revived) == 1
+    assert await shop.status(order_id) == "cancelled"
+    notice.let_go()
+    assert (await order.result()).success
+    await check_books(shop, order_id)
+
+
+async def test_terminated_while_the_customer_authenticates(shop: Shop) -> None:
+    """The second run waits for the same PaymentIntent."""
+    order_id = new_order_id()
+    run = await shop.start(NEEDS_3DS, order_id)
+    await eventually(lambda: payment_of(shop, order_id), "the payment is known")
+    await run.terminate()
+    await reconcile(shop)
+    payment = await payment_of(shop, order_id)
+    await eventually(lambda: status_of(shop, payment, "requires_action"), "the customer is asked")
+    shop.world.stripe.account.authenticate(payment, succeeds=True)
+    await shop.client.get_workflow_handle(order_id).signal("payment-updated")
+    await result_of(shop, order_id)
+
+    assert await shop.status(order_id) == "processing"
+    await check_books(shop, order_id)
+
+
+@pytest.mark.parametrize("at", ["authorise_payment", "request_fulfillment"])
+async def test_an_order_whose_request_is_gone_is_cancelled(shop: Shop, at: str) -> None:
+    """Past its retention nothing tells what to ship, or where: all is undone."""
+    order_id = new_order_id()
+    held = shop.stagehand.hold(at, "after", order_id)
+    await shop.start(order_id=order_id)
+    await held.reached.wait()
+    await delete(shop, order_id)
+    report = await reconcile(shop)
+    held.let_go()
+    await result_of(shop, cancel_order_id(order_id))
+
+    assert ["cancel-order" in words for words in report.revived] == [True]
+    assert await shop.status(order_id) == "cancelled"
+    await check_books(shop, order_id)
+    assert await reconcile(shop) == NOTHING
+
+
+@pytest.mark.parametrize(("at", "moment"), [("capture_payment", "after"), ("finalise_order", "before")])
+async def test_a_paid_order_whose_request_is_gone_goes_forward(shop: Shop, at: str, moment: Moment) -> None:
+    """It is captured and its stock sold; a person hears that the customer's address is lost, once."""
+    order_id = new_order_id()
+    held = shop.stagehand.hold(at, moment, order_id)
+    await shop.start(order_id=order_id)
+    await held.reached.wait()
+    await delete(shop, order_id)
+    report = await reconcile(shop)
+    held.let_go()
+
+    assert ["captured and finalised" in words for words in report.revived] == [True]
+    assert [order_id in words for words in report.alerted] == [True]
+    assert await shop.status(order_id) == "processing"
+    await check_books(shop, order_id)
+    assert await reconcile(shop) == NOTHING
+
+
+async def test_the_request_of_the_row_is_used_not_that_of_a_later_run(shop: Shop) -> None:
+    """A run that was refused for its other payload is not what the order was."""
+    order_id = new_order_id()
+    held = shop.stagehand.hold("authorise_payment", "after", order_id)
+    await terminate_at(shop, held, order_id)
+    other = an_order(items=[{"productId": "2", "quantity": 1}])
+    assert (await shop.place(other, order_id)).error_code == "order_id_conflict"
+    await reconcile(shop)
+    held.let_go()
+    await result_of(shop, order_id)
+
+    assert await shop.stock("1") == (98, 0)
+    assert await shop.stock("2") == (40, 0)
+    await check_books(shop, order_id)
+
+
+async def test_an_order_that_is_driven_is_left_alone(shop: Shop) -> None:
+    """An open run finishes it by itself."""
+    order_id = new_order_id()
+    held = shop.stagehand.hold("authorise_payment", "after", order_id)
+    run = await shop.start(order_id=order_id)
+    await held.reached.wait()
+
+    assert await reconcile(shop) == NOTHING
+    held.let_go()
+    assert (await run.result()).success
+
+
+async def test_an_order_that_is_too_young_is_left_alone(shop: Shop) -> None:
+    """Whoever wrote it a moment ago may still come back to it."""
+    order_id = new_order_id()
+    held = shop.stagehand.hold("authorise_payment", "after", order_id)
+    await terminate_at(shop, held, order_id)
+    await shop.pool.execute("UPDATE orders SET created_at = now() + interval '1 hour' WHERE id = $1", order_id)
+    assert await reconcile(shop) == NOTHING
+    held.let_go()
+
+
+async def test_a_parked_order_is_left_alone_and_told_once_a_day(shop: Shop) -> None:
+    """It is a person's; who may have forgotten it."""
+    order_id = new_order_id()
+    shop.stagehand.fail("void_payment", ApplicationError("no", type="no", non_retryable=True), times=None)
+    run = await shop.start(REFUSED, order_id)
+    await eventually(lambda: parked_step(shop, order_id), "the order is parked")
+    await run.terminate()
+    first, second = await reconcile(shop), await reconcile(shop)
+    await shop.pool.execute("UPDATE reminders SET at = at - interval '25 hours'")
+    third = await reconcile(shop)
+
+    assert first.alerted == third.alerted == (f"order {order_id} is parked at void_payment: no",)
+    assert (first.revived, second) == ((), NOTHING)
+    assert len([alert for alert in shop.world.inbox.alerts if first.alerted[0] in alert.text]) == 2
+    assert await shop.status(order_id) == "undoing"
+
+
+# ----------------------------------------------------------------------------------- payments that no order answers for
+
+
+async def test_an_authorisation_for_no_order_is_voided(shop: Shop) -> None:
+    """Somebody made it by hand, or its order is lost: nothing will ever capture it."""
+    payment = await pay_by_hand(shop, "order-lost", capture="manual")
+    report = await reconcile(shop)
+
+    assert [payment in words for words in report.payments] == [True]
+    assert shop.world.stripe.account.intent(payment).status == "canceled"
+    assert await reconcile(shop) == NOTHING
+
+
+async def test_a_charge_for_no_order_is_a_persons_matter(shop: Shop) -> None:
+    """Only a person can tell whether the order or the payment is wrong; they hear of it once."""
+    payment = await pay_by_hand(shop, "order-lost")
+    report = await reconcile(shop)
+
+    assert [payment in words for words in report.alerted] == [True]
+    assert shop.world.stripe.account.books()[0]["captured"] == 5998
+    assert not shop.world.stripe.account.refunds
+    assert await reconcile(shop) == NOTHING
+
+
+@pytest.mark.parametrize("ending", ["placed", "rejected", "cancelled"])
+async def test_a_second_charge_of_an_order_is_refunded(shop: Shop, ending: str) -> None:
+    """The order answers for the payment on its row alone, if at all."""
+    order_id = new_order_id()
+    await shop.place(REFUSED if ending == "rejected" else None, order_id)
+    if ending == "cancelled":
+        await shop.cancel(order_id)
+    payment = await pay_by_hand(shop, order_id)
+    report = await reconcile(shop)
+
+    assert [payment in words for words in report.payments] == [True]
+    await check_books(shop, order_id)
+    assert await reconcile(shop) == NOTHING
+
+
+async def test_a_payment_that_is_not_ours_is_left_alone(shop: Shop) -> None:
+    """The account may serve other programs too."""
+    payment = await pay_by_hand(shop, None)
+    assert await reconcile(shop) == NOTHING
+    assert shop.world.stripe.account.intent(payment).status == "succeeded"
+
+
+async def test_more_payments_than_one_page(shop: Shop) -> None:
+    """All recent payments are looked at, not only the newest page of them."""
+    payments = [await pay_by_hand(shop, f"order-lost-{number}", capture="manual") for number in range(103)]
+    report = await reconcile(shop)
+    assert len(report.payments) == len(payments)
+    assert {shop.world.stripe.account.intent(payment).status for payment in payments} == {"canceled"}
+
+
+async def test_an_authorisation_of_a_closed_order_is_voided(shop: Shop) -> None:
+    """By its stored id, however old it is."""
+    order_id = new_order_id()
+    await shop.place(an_order(items=[{"productId": "5", "quantity": 2}]), order_id)
+    payment = await pay_by_hand(shop, None, capture="manual")
+    await shop.pool.execute("UPDATE orders SET total = 5998, payment_intent_id = $2 WHERE id = $1", order_id, payment)
+    report = await reconcile(shop)
+
+    assert [payment in words for words in report.payments] == [True]
+    assert shop.world.stripe.account.intent(payment).status == "canceled"
+    assert await reconcile(shop) == NOTHING
+
+
+async def test_a_paid_order_whose_charge_was_given_back_is_told(shop: Shop) -> None:
+    """Refunded in full by hand, yet its goods go out: a person must look, every day until it is mended."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    payment = await payment_of(shop, order_id)
+    await refund_by_hand(shop, payment)
+    report = await reconcile(shop)
+
+    assert [payment in words and "0.00 usd charged" in words.lower() for words in report.alerted] == [True]
+    assert await shop.status(order_id) == "processing"
+    assert await reconcile(shop) == NOTHING
+    await shop.pool.execute("UPDATE reminders SET at = at - interval '25 hours'")
+    assert (await reconcile(shop)).alerted == report.alerted
+
+
+async def test_a_partial_refund_by_hand_is_the_shops_own_affair(shop: Shop) -> None:
+    """A goodwill refund leaves the order as it is, and alerts nobody."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    await refund_by_hand(shop, await payment_of(shop, order_id), amount=100)
+    assert await reconcile(shop) == NOTHING
+
+
+async def test_a_payment_that_stripe_does_not_know_is_told(shop: Shop) -> None:
+    """The row names a payment of another account, or none."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    await shop.pool.execute("UPDATE orders SET payment_intent_id = 'pi_unknown' WHERE id = $1", order_id)
+    report = await reconcile(shop)
+    assert [f"pi_unknown of order {order_id} is not known to Stripe" in words for words in report.alerted] == [True]
+
+
+# ------------------------------------------------------------------------------------------------------------- refunds
+
+
+async def test_a_refund_that_fails_days_later_is_told(shop: Shop) -> None:
+    """It had succeeded, and the order was closed; what a person then refunds by hand settles it."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    await shop.cancel(order_id)
+    [refund] = shop.world.stripe.account.refunds.values()
+    assert await reconcile(shop) == NOTHING
+    shop.world.stripe.account.settle(refund.id, succeeds=False)
+    await shop.pool.execute("UPDATE refunds SET checked_at = now() - interval '2 days'")
+    report = await reconcile(shop)
+
+    assert list(report.refunds) == [f"order {order_id}: refund {refund.id} failed"]
+    assert [order_id in words and "refund failed" in words for words in report.alerted] == [True]
+    assert len(shop.world.stripe.account.refunds) == 1, "a failed refund is not tried again by itself"
+    assert not (await reconcile(shop)).alerted
+    await refund_by_hand(shop, refund.payment_intent)
+    assert not (await reconcile(shop)).not_done
+    await check_books(shop, order_id)
+    assert await reconcile(shop) == NOTHING
+
+
+async def test_a_pending_refund_is_followed_to_its_end(shop: Shop) -> None:
+    """The order was closed with it."""
+    order_id = new_order_id()
+    await shop.place(an_order(paymentMethodId="pm_card_pendingRefund"), order_id)
+    assert (await shop.cancel(order_id)).reason == "refund_pending"
+    [refund] = shop.world.stripe.account.refunds.values()
+    assert await reconcile(shop) == NOTHING
+    shop.world.stripe.account.settle(refund.id, succeeds=True)
+
+    assert list((await reconcile(shop)).refunds) == [f"order {order_id}: refund {refund.id} succeeded"]
+    assert await shop.pool.fetchval("SELECT status FROM refunds") == "succeeded"
+    assert await reconcile(shop) == NOTHING
+
+
+# --------------------------------------------------------------------------------------------------------------- stock
+
+
+async def test_stock_that_a_closed_order_holds_is_released(shop: Shop) -> None:
+    """Only a hand in the database leaves any."""
+    order_id = new_order_id()
+    await shop.place(REFUSED, order_id)
+    await shop.pool.execute("UPDATE reservations SET state = 'held'")
+    await shop.pool.execute("UPDATE inventory SET reserved = 2, quantity = quantity - 2 WHERE product_id = '1'")
+    report = await reconcile(shop)
+
+    assert list(report.stock) == [f"order {order_id}: the stock that it still held is back"]
+    assert await shop.stock() == (100, 0)
+    await check_stock(shop)
+    assert await reconcile(shop) == NOTHING
+
+
+# --------------------------------------------------------------------------------------------------- when it goes wrong
+
+
+async def test_an_outage_of_stripe_leaves_the_rest_done(shop: Shop) -> None:
+    """What cannot be done now is named, and done by the next run."""
+    payment = await pay_by_hand(shop, "order-lost", capture="manual")
+    order_id = new_order_id()
+    await shop.place(REFUSED, order_id)
+    await shop.pool.execute("UPDATE reservations SET state = 'held'")
+    await shop.pool.execute("UPDATE inventory SET reserved = 2, quantity = quantity - 2 WHERE product_id = '1'")
+    shop.world.faults.add(Fault(service="stripe", kind="status", times=None))
+    run = await start(shop)
+    await eventually(lambda: has_failed(shop, "check_charges"), "Stripe was asked")
+    await shop.advance(run, timedelta(minutes=20))
+    report = ReconcileReport.model_validate(await run.result())
+
+    assert report.stock
+    assert report.not_done
+    assert all("stripe" in words for words in report.not_done)
+    shop.world.faults.clear()
+    assert [payment in words for words in (await reconcile(shop)).payments] == [True]
+
+
+@pytest.mark.parametrize("payload", [{"orderId": "o1"}, "text", 5])
+async def test_it_takes_no_input(shop: Shop, payload: Any) -> None:
+    """Whoever thinks to reconcile one order is told that this is not what it does."""
+    with pytest.raises(WorkflowFailureError) as failed:
+        await (await start(shop, payload)).result()
+    assert isinstance(failed.value.cause, ApplicationError)
+    assert failed.value.cause.type == "InvalidInput"
+
+
+# ------------------------------------------------------------------------------------------------------------- helpers
+
+
+async def start(shop: Shop, *payload: Any) -> WorkflowHandle[Any, Any]:
+    return await shop.client.start_workflow(
+        RECONCILE_ORDERS, args=payload, id=f"reconcile-{uuid.uuid4().hex[:8]}", task_queue=shop.task_queue
+    )
+
+
+async def reconcile(shop: Shop) -> ReconcileReport:
+    return ReconcileReport.model_validate(await (await start(shop)).result())
+
+
+async def terminate_at(shop: Shop, held: Any, order_id: str, payload: Payload | None = None) -> None:
+    run = await shop.start(payload, order_id)
+    await held.reached.wait()
+    await run.terminate()
+
+
+async def delete(shop: Shop, workflow_id: str) -> None:
+    """End the run and its history: what is left of an order whose run is past its retention."""
+    execution = WorkflowExecution(workflow_id=workflow_id)
+    request = DeleteWorkflowExecutionRequest(namespace=shop.client.namespace, workflow_execution=execution)
+    await shop.client.workflow_service.delete_workflow_execution(request)
+
+    async def is_gone() -> bool:
+        try:
+            await shop.client.get_workflow_handle(workflow_id).describe()
+        except RPCError:
+            return True
+        return False
+
+    await eventually(is_gone, "the run is deleted")
+
+
+async def result_of(shop: Shop, workflow_id: str) -> Any:
+    """The end of the run that has this id now, unless that was terminated."""
+    run = shop.client.get_workflow_handle(workflow_id)
+    if (await run.describe()).status is not WorkflowExecutionStatus.TERMINATED:
+        return await run.result()
+    return None
+
+
+async def payment_of(shop: Shop, order_id: str) -> str:
+    payment: str = await shop.pool.fetchval("SELECT payment_intent_id FROM orders WHERE id = $1", order_id)
+    return payment
+
+
+async def status_of(shop: Shop, payment: str, status: str) -> bool:
+    return shop.world.stripe.account.intent(payment).status == status
+
+
+async def is_placed(shop: Shop, order_id: str) -> bool:
+    return await shop.status(order_id) == "processing"
+
+
+async def parked_step(shop: Shop, order_id: str) -> str | None:
+    step: str | None = await shop.pool.fetchval("SELECT parked_step FROM orders WHERE id = $1", order_id)
+    return step
+
+
+async def has_failed(shop: Shop, activity: str) -> bool:
+    return any(name == activity for _, name in shop.stagehand.calls)
+
+
+async def pay_by_hand(shop: Shop, order_id: str | None, capture: str = "automatic") -> str:
+    """A payment that somebody makes in Stripe's dashboard."""
+    data = {
+        "amount": 5998,
+        "currency": "usd",
+        "customer": "cus_123",
+        "payment_method": "pm_card_visa",
+        "capture_method": capture,
+        "confirm": "true",
+    } | ({"metadata[order_id]": order_id} if order_id else {})
+    return str((await stripe(shop, "/payment_intents", data))["id"])
+
+
+async def refund_by_hand(shop: Shop, payment: str, amount: int | None = None) -> None:
+    await stripe(shop, "/refunds", {"payment_intent": payment} | ({"amount": amount} if amount else {}))
+
+
+async def stripe(shop: Shop, path: str, data: dict[str, Any]) -> dict[str, Any]:
+    key = shop.settings.stripe_secret_key.get_secret_value()
+    headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": uuid.uuid4().hex}
+    async with httpx.AsyncClient(trust_env=False, headers=headers) as http:
+        answer = await http.post(f"{shop.settings.stripe_base}/v1{path}", data=data)
+        answer.raise_for_status()
+        body: dict[str, Any] = answer.json()
+        return body

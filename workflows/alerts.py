@@ -1,0 +1,43 @@
+"""Telling people of troubles that go on: of each one once a day, by whichever run comes upon it."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.notifications import Notifications
+    from activities.reconciliation import Reconciliation
+    from orders.models import Alert
+    from orders.reconciliation import Problem
+    from workflows.progress import Story
+    from workflows.saga import reason
+    from workflows.steps import LEISURELY, step, within
+
+PATIENCE: Final = within(timedelta(minutes=5), LEISURELY)  # what is not told now is told by the next run
+
+
+async def tell_people(problems: Sequence[Problem], story: Story) -> list[str]:
+    """Alert a person of every problem that nobody was told of today; the texts of those that were told now.
+
+    Raises:
+        ActivityError: it cannot be found out who was told of what.
+    """
+    if not problems:
+        return []
+    due = set(await step(Reconciliation.due_problems, problems, PATIENCE, "who was told of what?"))
+    told: list[str] = []
+    for problem in problems:
+        if problem.key not in due:
+            continue
+        alert = Alert(order_id=problem.order_id, key=f"{problem.key}:{workflow.info().run_id}", text=problem.text)
+        try:
+            await step(Notifications.post_alert, alert, PATIENCE, problem.text)
+            await step(Reconciliation.mark_told, problem.key, PATIENCE, "told")
+        except ActivityError as error:
+            story.mark(workflow.info().workflow_type, f"could not tell: {problem.text}: {reason(error)}")
+        else:
+            told.append(problem.text)
+    return told

@@ -1,0 +1,162 @@
+"""reconcile-orders: what sagas alone cannot mend. A second run right after it finds nothing to do.
+
+Orders whose run is gone are driven to an end, payments and orders are compared in both directions, refunds are
+followed, and what only a person can decide is told, once a day.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RawValue
+from temporalio.exceptions import ActivityError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.inventory import Inventory
+    from activities.payments import Payments
+    from activities.reconciliation import Reconciliation
+    from orders.intake import parse_nothing
+    from orders.reconciliation import Charge, Charges, Page, Problem, ReconcileReport, Stranded
+    from orders.temporal import RECONCILE_ORDERS
+    from workflows.alerts import tell_people
+    from workflows.inputs import parsed
+    from workflows.progress import Story
+    from workflows.saga import reason
+    from workflows.steps import LEISURELY, step, within
+
+ArgT = TypeVar("ArgT")
+ResultT = TypeVar("ResultT")
+
+PATIENCE: Final = within(timedelta(minutes=5), LEISURELY)  # for one step; what is not done now is done by the next run
+MOST_PAGES: Final = 50  # what is beyond them is for the next run
+MOST_ORDERS: Final = 100
+EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@workflow.defn(name=RECONCILE_ORDERS)
+class ReconcileOrders:
+    """One sweep over what did not come to rest by itself."""
+
+    def __init__(self) -> None:
+        self._story = Story()
+        self._revived: list[str] = []
+        self._payments: list[str] = []
+        self._refunds: list[str] = []
+        self._stock: list[str] = []
+        self._not_done: list[str] = []
+        self._problems: dict[str, Problem] = {}
+
+    @workflow.run
+    async def run(self, raw: RawValue = None) -> ReconcileReport:  # type: ignore[assignment]
+        """Mend what can be mended, and tell a person of the rest.
+
+        Raises:
+            ApplicationError: `InvalidInput`: it takes no input.
+        """
+        parsed(parse_nothing, raw)
+        await self._revive_orders()
+        await self._follow_refunds()
+        await self._compare(Reconciliation.check_charges, "orders with their payments")
+        await self._compare(Reconciliation.find_orphans, "recent payments with their orders")
+        await self._release_stock()
+        alerted = await tell_people(list(self._problems.values()), self._story)
+        return ReconcileReport(
+            revived=tuple(self._revived),
+            payments=tuple(self._payments),
+            refunds=tuple(self._refunds),
+            stock=tuple(self._stock),
+            alerted=tuple(alerted),
+            not_done=tuple(self._not_done),
+        )
+
+    # ------------------------------------------------------------------------------------------------------ the steps
+
+    async def _revive_orders(self) -> None:
+        page = Page(at=EVER)
+        for _ in range(MOST_PAGES):
+            found = await self._try(Reconciliation.find_stranded, page, "unfinished orders without a run")
+            for order in found.orders if found else ():
+                await self._revive(order)
+            if found is None or found.next is None:
+                return
+            page = found.next
+
+    async def _revive(self, order: Stranded) -> None:
+        if order.parked:  # it is a person's, and left alone
+            words = f"order {order.order_id} is parked at {order.parked}"
+            self._problem(f"parked:{order.order_id}", order.order_id, words)
+            return
+        what = f"order {order.order_id}, {order.status} without a run"
+        revival = await self._try(Reconciliation.revive_order, order, what)
+        if revival is None:
+            return
+        if revival.started:
+            self._note(self._revived, f"{what}: {revival.started} started again")
+        else:
+            await self._go_forward(order.order_id, what)
+
+    async def _go_forward(self, order_id: str, what: str) -> None:
+        """It may be paid, and what it was asked for is gone with its run: finish it here, without its e-mail."""
+        captured = await self._try(Payments.capture_payment, order_id, what)
+        row = await self._try(Inventory.finalise_order, order_id, what) if captured else None
+        if row:
+            self._note(self._revived, f"{what}: captured and finalised")
+            lost = "was finalised without its run, so nobody has confirmed it to the customer"
+            self._problem(f"unconfirmed:{order_id}", order_id, f"order {order_id} {lost}")
+
+    async def _follow_refunds(self) -> None:
+        for order_id in await self._try(Reconciliation.find_refunds, MOST_ORDERS, "refunds that may yet change") or ():
+            changed = await self._try(Reconciliation.follow_refunds, order_id, f"refunds of order {order_id}")
+            for words in changed or ():
+                self._note(self._refunds, words)
+
+    async def _compare(self, activity: Callable[[Any, str], Awaitable[Charges]], what: str) -> None:
+        after = ""
+        for _ in range(MOST_PAGES):
+            page = await self._try(activity, after, f"compare {what}")
+            for charge in page.found if page else ():
+                await self._mend(charge)
+            if page is None or page.after is None:
+                return
+            after = page.after
+
+    async def _mend(self, charge: Charge) -> None:
+        if charge.remedy == "alert":
+            self._problem(f"payment:{charge.payment_intent_id}", charge.order_id, charge.words)
+            return
+        if charge.remedy == "void_payment":
+            undone = await self._try(Payments.void_payment, charge.order_id, charge.words)
+        else:
+            undone = await self._try(Reconciliation.void_orphan, charge, charge.words)
+        if undone:
+            self._note(self._payments, f"{charge.words}: {undone.note}")
+
+    async def _release_stock(self) -> None:
+        for order_id in await self._try(Inventory.release_leftovers, MOST_ORDERS, "stock of closed orders") or ():
+            self._note(self._stock, f"order {order_id}: the stock that it still held is back")
+
+    # ---------------------------------------------------------------------------------------------------- the account
+
+    def _problem(self, key: str, order_id: str, text: str) -> None:
+        self._story.tell(text)
+        self._problems[key] = Problem(key=key, order_id=order_id, text=text)
+
+    def _note(self, done: list[str], words: str) -> None:
+        self._story.tell(words)
+        done.append(words)
+
+    async def _try(
+        self, activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, summary: str
+    ) -> ResultT | None:
+        """The step's result; None if it cannot be done now: the others go on, and a person hears of it."""
+        try:
+            return await step(activity, arg, PATIENCE, summary)
+        except ActivityError as error:
+            if workflow.cancellation_reason() is not None:
+                raise asyncio.CancelledError from error
+            words = f"{summary}: {reason(error)}"
+            self._not_done.append(words)
+            self._problem(f"failed:{error.activity_type}:{summary}", "", words)
+            return None
