@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 REQUIREMENTS := requirements.txt requirements-local.txt requirements-dev.txt
-SOURCES := orders activities workflows sandbox deploy worker.py starter.py tests
+SOURCES := orders activities workflows cli sandbox deploy worker.py webhooks.py starter.py tests
 
 # Of the caller's shell, either would make mypy and the programs find modules twice or elsewhere.
 unexport PYTHONPATH MYPYPATH
@@ -18,7 +18,7 @@ install: .venv/installed ## make .venv with everything the project needs, pinned
 demo: install ## the local stack and a cast of orders, with their outcomes
 	@$(RUN) deploy.stack demo
 
-up: install ## the local stack and a worker, until Ctrl-C
+up: install ## the local stack, a worker and the web process, until Ctrl-C
 	@$(RUN) deploy.stack up
 
 migrate: install ## bring the database at DATABASE_URL to the newest schema

@@ -8,7 +8,7 @@ import httpx
 from temporalio import activity
 
 from activities.database import Database
-from activities.http import post_json
+from activities.http import get_json, post_json
 from activities.order_rows import existing_row, read_items, read_resolution
 from orders.errors import Permanent, Unavailable
 from orders.models import Fulfillment, FulfillmentRequest, Status, Undone
@@ -94,6 +94,20 @@ class Warehouse:
                 raise Permanent(f"the warehouse refused to call the shipment off ({code})", type="cancel_refused")
             case code:
                 raise Unavailable(f"fulfillment: cancel answered {code}", type="fulfillment_unavailable")
+
+    async def read_shipment(self, order_id: str) -> str:
+        """Where the shipment of an order stands, in the warehouse's word; `order_unknown` if there is none.
+
+        Raises:
+            Unavailable: the warehouse.
+        """
+        url = f"{self._base}/orders/{quote(order_id, safe='')}"
+        response = await get_json(self._http, "fulfillment", url, self._headers)
+        if response.is_success:
+            return str(response.json()["status"])
+        if (code := _code(response)) != "order_unknown":
+            raise Unavailable(f"fulfillment: {code}", type="fulfillment_unavailable")
+        return code
 
     async def _mark_requested(self, request: FulfillmentRequest) -> dict[str, object] | None:
         """What to send, once the row says that it may be sent; None if the order is no longer pending."""
