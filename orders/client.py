@@ -1,9 +1,10 @@
-"""What a program does with orders: submit, cancel, look, resolve. It speaks to workflows by name alone.
+"""What a program does with orders: submit, cancel, look, resolve; and with stock and recommendations.
 
     client = await connect()
     outcome = await submit_order(client, "order-1", {"customerId": "cus_123", …})
 
-Everything here may be called again, also after a crash: the order id is the idempotency key.
+Everything here may be called again, also after a crash: the order id is the idempotency key. Workflows are spoken to by
+name alone.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from typing import Any, Final, TypeVar
 from pydantic import ValidationError
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import (
@@ -40,8 +42,8 @@ from temporalio.exceptions import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
-from orders.errors import InvalidInput, NoAnswer, NotParked, UnknownOrder
-from orders.intake import parse_cancel, parse_order, read_json, read_payload
+from orders.errors import InvalidInput, NoAnswer, NotParked, OrderError, RunFailed, UnknownOrder
+from orders.intake import parse_cancel, parse_customer, parse_order, read_json, read_payload
 from orders.models import (
     CancelOutcome,
     CancelReason,
@@ -53,17 +55,29 @@ from orders.models import (
     OrderView,
     Settlement,
 )
+from orders.recommendations import IndexProgress, RecommendationsOutcome
+from orders.stock import StockReport
 from orders.temporal import (
     CANCEL_ORDER,
+    CHECK_INVENTORY,
+    INDEX_PRODUCTS,
     NEEDS_ATTENTION,
     ORDER_STAGE,
     PROCESS_ORDER,
+    PRODUCT_RECOMMENDATIONS,
+    SWEEPS,
     TASK_QUEUE,
+    VERIFY_ORDERS,
     cancel_order_id,
 )
+from orders.verification import VerifyReport
 
 # Longer than a customer may take to authenticate a payment by default.
 PATIENCE: Final = timedelta(minutes=20)
+
+A_LOOK: Final = timedelta(minutes=2)  # the report is there at once, unless Slack is out: then it waits two hours
+ALL_ORDERS: Final = timedelta(hours=3)
+A_CATALOGUE: Final = timedelta(hours=12)  # its progress can be seen meanwhile
 
 FIRST_DOUBT: Final = 3.0  # seconds without an answer until somebody asks whether a worker works at all
 LOOK_AGAIN: Final = 0.3  # seconds between two looks at a run
@@ -73,6 +87,8 @@ QUERY: Final = timedelta(seconds=3)
 LONGEST_REASON: Final = 500  # characters of an operator's words, as the workflow takes them
 LONGEST_NAME: Final = 100
 
+ABOUT_ORDERS: Final = f"WorkflowType IN ('{PROCESS_ORDER}', '{CANCEL_ORDER}')"
+
 CONFLICT: Final = "the order id belongs to another payload"
 
 OrderData = bytes | str | Mapping[str, Any]
@@ -80,9 +96,9 @@ ResultT = TypeVar("ResultT")
 
 
 class Run(Model):
-    """One run as Temporal lists it. `order_id` is the order that it is about."""
+    """One run as Temporal lists it. `order_id` is the order that it is about, if any."""
 
-    order_id: str
+    order_id: str | None
     workflow: str
     workflow_id: str
     run_id: str
@@ -181,6 +197,81 @@ async def resolve(client: Client, settlement: Settlement) -> str:
     raise NotParked(f"{settlement.step} of {settlement.order_id} is not parked; parked is: {stuck}")
 
 
+async def check_inventory(
+    client: Client, workflow_id: str, *, task_queue: str = TASK_QUEUE, patience: timedelta = A_LOOK
+) -> StockReport:
+    """Look for low stock, have it told, and wait for the report, under a workflow id that is new.
+
+    Raises:
+        RunFailed: the run failed.
+        NoAnswer: Temporal is out of reach, no worker works, or our patience is at its end: Slack may be out.
+    """
+    return await _answer(
+        client,
+        lambda: _result(client, CHECK_INVENTORY, workflow_id, StockReport, task_queue),
+        what=workflow_id,
+        task_queue=task_queue,
+        patience=patience,
+    )
+
+
+async def recommend_products(
+    client: Client, workflow_id: str, customer_id: str, *, task_queue: str = TASK_QUEUE, patience: timedelta = PATIENCE
+) -> RecommendationsOutcome:
+    """Ask for recommendations for a customer, and wait for them, under a workflow id that is new.
+
+    Raises:
+        InvalidInput: nothing was started; every problem is named.
+        RunFailed: the run failed.
+        NoAnswer: Temporal is out of reach, no worker works, or our patience is at its end.
+    """
+    request = {"customerId": customer_id}
+    parse_customer(request)
+    return await _answer(
+        client,
+        lambda: _result(client, PRODUCT_RECOMMENDATIONS, workflow_id, RecommendationsOutcome, task_queue, request),
+        what=workflow_id,
+        task_queue=task_queue,
+        patience=patience,
+    )
+
+
+async def index_products(
+    client: Client, *, task_queue: str = TASK_QUEUE, patience: timedelta = A_CATALOGUE
+) -> IndexProgress:
+    """Embed the products that are new or changed, and wait for the end; one such run at a time, which others join.
+
+    Raises:
+        RunFailed: the run failed; what it embedded stays.
+        NoAnswer: Temporal is out of reach, no worker works, or our patience is at its end.
+    """
+    return await _answer(
+        client,
+        lambda: _result(client, INDEX_PRODUCTS, INDEX_PRODUCTS, IndexProgress, task_queue),
+        what=INDEX_PRODUCTS,
+        task_queue=task_queue,
+        patience=patience,
+    )
+
+
+async def verify_orders(
+    client: Client, workflow_id: str, *, task_queue: str = TASK_QUEUE, patience: timedelta = ALL_ORDERS
+) -> VerifyReport:
+    """Judge orders and stock by the invariants, and wait for the report, under a workflow id that is new.
+
+    Raises:
+        RunFailed: the run failed.
+        NoAnswer: Temporal is out of reach, no worker works, or our patience is at its end.
+    """
+    return await _answer(
+        client,
+        lambda: _result(client, VERIFY_ORDERS, workflow_id, VerifyReport, task_queue),
+        what=workflow_id,
+        task_queue=task_queue,
+        patience=patience,
+    )
+
+
 # ------------------------------------------------------------------------------------------------------------- looks
 
 
@@ -199,12 +290,20 @@ async def order_status(client: Client, order_id: str) -> OrderView:
 
 async def view_run(client: Client, workflow_id: str) -> OrderView | CancelView | None:
     """What the run's `status` query answers; None when there is no run, or no worker to answer."""
-    kind: type[OrderView | CancelView] = CancelView if workflow_id.startswith(f"{CANCEL_ORDER}:") else OrderView
-    try:
-        answer = await client.get_workflow_handle(workflow_id).query("status", result_type=dict, rpc_timeout=QUERY)
-        return kind.model_validate(answer)
-    except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError, ValidationError):
-        return None
+    if workflow_id.startswith(f"{CANCEL_ORDER}:"):
+        return await _query(client, workflow_id, "status", CancelView)
+    return await _query(client, workflow_id, "status", OrderView)
+
+
+async def view_index(client: Client) -> IndexProgress | None:
+    """How far the indexing of products is; None when there is no run, or no worker to answer."""
+    return await _query(client, INDEX_PRODUCTS, "status", IndexProgress)
+
+
+async def view_story(client: Client, workflow_id: str) -> str | None:
+    """The last line of the run's current details; None when there is no run, or no worker to answer."""
+    metadata = await _query(client, workflow_id, "__temporal_workflow_metadata", WorkflowMetadata)
+    return metadata.current_details.rpartition("\n")[2].removeprefix("- ") if metadata else None
 
 
 async def order_runs(client: Client, order_id: str) -> list[Run]:
@@ -217,7 +316,7 @@ async def order_runs(client: Client, order_id: str) -> list[Run]:
     runs: list[Run] = []
     for workflow_id in (order_id, cancel_order_id(order_id)):
         try:
-            with _reaching_temporal():
+            with reaching_temporal():
                 runs.append(_run(await client.get_workflow_handle(workflow_id).describe()))
         except UnknownOrder:
             continue
@@ -233,17 +332,19 @@ async def list_runs(client: Client, *, stage: str | None = None, limit: int = 50
         NoAnswer: Temporal is out of reach.
     """
     at_stage = f" AND {ORDER_STAGE.name} = {json.dumps(stage)}" if stage else ""
-    return await _find(client, f"WorkflowType IN ('{PROCESS_ORDER}', '{CANCEL_ORDER}'){at_stage}", limit)
+    return await _find(client, f"{ABOUT_ORDERS}{at_stage}", limit)
 
 
 async def stuck_runs(client: Client, *, limit: int = 50) -> list[StuckRun]:
-    """The runs that need a person.
+    """The runs that need a person. Of those that look at everything the last one speaks for those before it.
 
     Raises:
         NoAnswer: Temporal is out of reach.
     """
-    query = f"WorkflowType IN ('{PROCESS_ORDER}', '{CANCEL_ORDER}') AND {NEEDS_ATTENTION.name} IS NOT NULL"
-    return [await _stuck(client, run) for run in await _find(client, query, limit)]
+    of_orders = await _find(client, f"{ABOUT_ORDERS} AND {NEEDS_ATTENTION.name} IS NOT NULL", limit)
+    sweeps = [await _find(client, f"WorkflowType = '{each}' AND ExecutionStatus = 'Completed'", 1) for each in SWEEPS]
+    latest = [run for runs in sweeps for run in runs if run.needs_attention]
+    return [await _stuck(client, run) for run in [*latest, *of_orders]]
 
 
 # ------------------------------------------------------------------------------------------------------------ details
@@ -264,7 +365,7 @@ async def _answer(
         while True:
             await asyncio.wait({task}, timeout=FIRST_DOUBT)
             if task.done():
-                with _reaching_temporal(), suppress(WorkflowUpdateRPCTimeoutOrCancelledError):
+                with reaching_temporal(), suppress(WorkflowUpdateRPCTimeoutOrCancelledError):
                     return task.result()
                 task = asyncio.ensure_future(ask())
             elif not await _has_worker(client, task_queue):
@@ -396,6 +497,37 @@ async def _cancel(client: Client, order_id: str, request: Mapping[str, str], tas
         result.cancel()
 
 
+async def _result(
+    client: Client, workflow: str, workflow_id: str, kind: type[ResultT], task_queue: str, *request: object
+) -> ResultT:
+    """What the run with that id comes to; it is started, unless it is under way."""
+    handle: WorkflowHandle[Any, ResultT] = await client.start_workflow(
+        workflow,
+        args=request,
+        id=workflow_id,
+        task_queue=task_queue,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        result_type=kind,
+    )
+    try:
+        return await handle.result()
+    except WorkflowFailureError as failure:
+        cause: BaseException = failure
+        while cause.__cause__:
+            cause = cause.__cause__
+        raise RunFailed(f"{workflow_id} failed: {cause}") from None
+
+
+async def _query(client: Client, workflow_id: str, query: str, kind: type[ResultT]) -> ResultT | None:
+    try:
+        answer: ResultT = await client.get_workflow_handle(workflow_id).query(
+            query, result_type=kind, rpc_timeout=QUERY
+        )
+    except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError, ValidationError):
+        return None
+    return answer
+
+
 def _check_words(settlement: Settlement) -> None:
     limits = {"reason": (settlement.reason, LONGEST_REASON), "by": (settlement.by, LONGEST_NAME)}
     if problems := [
@@ -407,7 +539,7 @@ def _check_words(settlement: Settlement) -> None:
 
 
 async def _resolve_at(client: Client, workflow_id: str, settlement: Settlement) -> str:
-    with _reaching_temporal():
+    with reaching_temporal():
         try:
             said: str = await client.get_workflow_handle(workflow_id).execute_update(
                 "resolve", settlement.model_dump(exclude={"order_id", "word"}), result_type=str
@@ -423,20 +555,22 @@ async def _has_worker(client: Client, task_queue: str) -> bool:
         task_queue=TaskQueue(name=task_queue),
         task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
     )
-    with _reaching_temporal():
+    with reaching_temporal():
         answer = await client.workflow_service.describe_task_queue(request)
     oldest = datetime.now(UTC) - LONG_POLL
     return any(poller.last_access_time.ToDatetime(UTC) > oldest for poller in answer.pollers)
 
 
 async def _find(client: Client, query: str, limit: int) -> list[Run]:
-    with _reaching_temporal():
+    with reaching_temporal():
         return [_run(found) async for found in client.list_workflows(query, limit=limit)]
 
 
 def _run(found: WorkflowExecution) -> Run:
     return Run(
-        order_id=found.id.removeprefix(f"{CANCEL_ORDER}:"),
+        order_id=found.id.removeprefix(f"{CANCEL_ORDER}:")
+        if found.workflow_type in (PROCESS_ORDER, CANCEL_ORDER)
+        else None,
         workflow=found.workflow_type,
         workflow_id=found.id,
         run_id=found.run_id,
@@ -456,7 +590,7 @@ async def _stuck(client: Client, run: Run) -> StuckRun:
 async def _calls_since(client: Client, run: Run) -> datetime:
     """When the run last began to call for attention."""
     since = run.started
-    with _reaching_temporal():
+    with reaching_temporal():
         async for event in client.get_workflow_handle(run.workflow_id, run_id=run.run_id).fetch_history_events():
             changed = event.upsert_workflow_search_attributes_event_attributes.search_attributes.indexed_fields
             if NEEDS_ATTENTION.name in changed:
@@ -479,11 +613,17 @@ def _exact_number(value: object) -> float:
 
 
 @contextmanager
-def _reaching_temporal() -> Iterator[None]:
+def reaching_temporal(absent: OrderError | None = None) -> Iterator[None]:
+    """Turn what Temporal answers instead of a result into our words; `absent`: where what is asked for is no run.
+
+    Raises:
+        UnknownOrder, or `absent`: Temporal does not know it.
+        NoAnswer: Temporal is out of reach.
+    """
     try:
         yield
     except RPCError as error:
         no_namespace = any("NamespaceNotFound" in detail.type_url for detail in error.grpc_status.details)
         if error.status is RPCStatusCode.NOT_FOUND and not no_namespace:
-            raise UnknownOrder(error.message) from None
+            raise (absent or UnknownOrder(error.message)) from None
         raise NoAnswer(f"Temporal does not answer: {error.status.name.lower()}: {error.message}") from None

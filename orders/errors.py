@@ -5,6 +5,8 @@
     ├── NoAnswer            a client waited in vain: Temporal is out of reach, or no worker works
     ├── UnknownOrder        no run of that order is known to Temporal
     ├── NotParked           a client settles a step that waits for nobody
+    ├── NotFound            a client names a Schedule or a product that does not exist
+    ├── RunFailed           a client waited for a run, and it failed
     ├── Unavailable         worth another try: an outage, a limit, a lost answer
     └── Permanent           another try cannot help: undo, or ask a person
 
@@ -41,6 +43,14 @@ class UnknownOrder(OrderError):
 
 class NotParked(OrderError):
     """The step that an operator speaks of is not parked."""
+
+
+class NotFound(OrderError):
+    """There is no such Schedule, or no such product."""
+
+
+class RunFailed(OrderError):
+    """A run that a client waited for came to no result; the message says why. It may be started again."""
 
 
 class Unavailable(OrderError, ApplicationError):

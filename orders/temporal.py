@@ -17,6 +17,10 @@ CANCEL_ORDER: Final = "cancel-order"
 CHECK_INVENTORY: Final = "check-and-alert-inventory"
 PRODUCT_RECOMMENDATIONS: Final = "product-recommendations"
 INDEX_PRODUCTS: Final = "index-products"
+RECONCILE_ORDERS: Final = "reconcile-orders"
+VERIFY_ORDERS: Final = "verify-orders"
+
+SWEEPS: Final = (CHECK_INVENTORY, RECONCILE_ORDERS, VERIFY_ORDERS)  # the workflows that look at everything
 
 ORDER_STAGE: Final = SearchAttributeKey.for_keyword("OrderStage")
 CUSTOMER_ID: Final = SearchAttributeKey.for_keyword("CustomerId")
@@ -65,3 +69,8 @@ def workflow_link(ui: str, namespace: str, workflow_id: str, run_id: str | None 
     """The address of a run in the Web UI."""
     path = f"{ui.rstrip('/')}/namespaces/{namespace}/workflows/{workflow_id}"
     return f"{path}/{run_id}/history" if run_id else path
+
+
+def schedule_link(ui: str, namespace: str, name: str) -> str:
+    """The address of a Schedule in the Web UI."""
+    return f"{ui.rstrip('/')}/namespaces/{namespace}/schedules/{name}"

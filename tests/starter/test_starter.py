@@ -131,8 +131,16 @@ async def test_bad_arguments_are_exit_status_2(starter: Starter, arguments: tupl
         ("stuck",),
         ("resolve", "o1", "--step", "void_payment", "--retry", "--reason", "so"),
         ("demo",),
+        ("check-inventory",),
+        ("recommend", "cus_123"),
+        ("index-products",),
+        ("schedules", "apply"),
+        ("schedules", "list"),
+        ("schedules", "pause", "index-products", "--reason", "so"),
+        ("schedules", "resume", "index-products"),
+        ("schedules", "trigger", "index-products"),
     ],
-    ids=lambda command: command[0],
+    ids=" ".join,
 )
 async def test_temporal_out_of_reach_is_one_line(starter: Starter, command: tuple[str, ...]) -> None:
     """Exit status 4; with --json the error is JSON."""
