@@ -44,7 +44,7 @@ def configure_logs(log_format: str, level: str) -> None:
     # Temporal repeats its details in the message; here they are fields.
     workflow.logger.workflow_info_on_message = False
     activity.logger.activity_info_on_message = False
-    for noisy in ("httpx", "stripe"):  # they log addresses and bodies
+    for noisy in ("httpx", "httpx2", "openai", "stripe"):  # they log addresses and bodies
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

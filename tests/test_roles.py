@@ -1,0 +1,75 @@
+"""Least privilege: what each role of the database may do. That the app's may do all it must, every other test shows."""
+
+import asyncpg
+import pytest
+
+READ = ["SELECT * FROM orders", "SELECT * FROM order_events", "SELECT * FROM inventory", "SELECT * FROM products"]
+
+WRITE = [
+    "INSERT INTO reminders (key) VALUES ('a')",
+    "UPDATE inventory SET quantity = quantity + 1",
+    "UPDATE orders SET error = 'none'",
+]
+
+NEVER = [
+    "UPDATE order_events SET why = 'nothing'",
+    "DELETE FROM order_events",
+    "TRUNCATE order_events",
+    "DELETE FROM orders",
+    "DELETE FROM reservations",
+    "DELETE FROM refunds",
+    "UPDATE resolutions SET reason = 'none'",
+    "UPDATE order_items SET price = 1",
+    "UPDATE products SET price = 1",
+    "INSERT INTO order_transitions VALUES ('rejected', 'processing')",
+    "DELETE FROM webhook_events",
+    "CREATE TABLE mine (id text)",
+    "DROP TABLE orders",
+    "ALTER TABLE order_events DISABLE TRIGGER order_events_append_only",
+]
+
+
+async def may(database_url: str, role: str, statement: str) -> bool:
+    connection = await asyncpg.connect(database_url, server_settings={"role": role})
+    try:
+        await connection.execute(statement)
+    except asyncpg.InsufficientPrivilegeError:
+        return False
+    finally:
+        await connection.close()
+    return True
+
+
+@pytest.mark.parametrize("statement", [*READ, *WRITE])
+async def test_the_app_reads_and_writes(database_url: str, statement: str) -> None:
+    """Orders come and go by it."""
+    assert await may(database_url, "orders_app", statement)
+
+
+@pytest.mark.parametrize("statement", NEVER)
+async def test_the_app_rewrites_no_history(database_url: str, statement: str) -> None:
+    """Nor the catalogue, nor the schema: a program that was taken over cannot hide what it did."""
+    assert not await may(database_url, "orders_app", statement)
+
+
+@pytest.mark.parametrize("statement", [*WRITE, *NEVER])
+async def test_the_reader_writes_nothing(database_url: str, statement: str) -> None:
+    """Dashboards and people look; they change nothing."""
+    assert not await may(database_url, "orders_readonly", statement)
+
+
+@pytest.mark.parametrize("statement", READ)
+async def test_the_reader_reads(database_url: str, statement: str) -> None:
+    """All of it."""
+    assert await may(database_url, "orders_readonly", statement)
+
+
+@pytest.mark.parametrize("change", ["UPDATE order_events SET why = 'nothing'", "DELETE FROM order_events"])
+async def test_not_even_the_owner_rewrites_the_events(database_url: str, change: str) -> None:
+    """Not by a slip of the hand, at least: a trigger stands in the way."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        with pytest.raises(asyncpg.RaiseError, match="append-only"):
+            await connection.execute(change)
+    finally:
+        await connection.close()
