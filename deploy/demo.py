@@ -1,4 +1,4 @@
-"""The demo: a cast of orders on the local stack, one for each thing that orders meet, and the books checked afterwards.
+"""The demo: a cast of orders on the local stack, one for each thing that orders meet; the books; and the shelves.
 
 It may be played again and again on the same data.
 """
@@ -20,12 +20,15 @@ from rich.table import Table
 from rich.text import Text
 from temporalio.client import Client, WorkflowFailureError
 
-from activities.invariants import RULES, Books, Evidence, Ledger, Violation, read_ledger, violations, words
+from activities.evidence import Books, Evidence, Ledger, read_ledger, read_runs
+from activities.invariants import RULES, violations, words
+from deploy.shelves import ShelvesReport, look_at_shelves
 from orders.client import cancel_order, submit_order, view_run
 from orders.errors import InvalidInput, NoAnswer, OrderError
 from orders.models import Model, OrderOutcome, Stage
 from orders.settings import SANDBOX_STRIPE_KEY, Settings
 from orders.temporal import workflow_link
+from orders.verification import Violation
 
 PATIENCE: Final = 45  # seconds for one order of the cast, and for the last notices to be delivered
 LOOK_AGAIN: Final = 0.2
@@ -35,6 +38,8 @@ RESTOCK: Final = """
     UPDATE inventory SET quantity = quantity + 100 WHERE product_id IN ('1', '2', '3', '4') AND quantity < 10
     RETURNING product_name
 """
+
+CUSTOMER: Final = "cus_123"
 
 Payload = dict[str, Any]
 
@@ -70,6 +75,7 @@ class Report(Model):
     parts: tuple[PartReport, ...]
     order_seconds: float
     violations: tuple[Violation, ...]
+    shelves: ShelvesReport
     passed: bool
 
 
@@ -80,24 +86,32 @@ async def play(client: Client, settings: Settings, console: Console) -> Report:
         InvalidInput: the settings do not name the sandbox.
         NoAnswer: a part of the stack is out of reach.
     """
+
+    def link(workflow_id: str) -> str:
+        return workflow_link(settings.temporal_ui_url, client.namespace, workflow_id)
+
+    run = secrets.token_hex(2)
     async with _stack(settings) as (http, database):
         if restocked := await database.fetch(RESTOCK):
             console.print(f"Low on stock, 100 more of: {', '.join(row['product_name'] for row in restocked)}.\n")
         before = await read_ledger(database, [])
-        cast = a_cast(secrets.token_hex(2))
-        await Play(client, http).run(cast, console, lambda order_id: _link(client, settings, order_id))
-        ledger = await read_ledger(database, [part.order_id for part in cast])
+        cast = a_cast(run)
+        await Play(client, http).run(cast, console, link)
+        orders = [part.order_id for part in cast]
+        ledger = await read_ledger(database, orders)
         books = Books.model_validate((await http.get("/_sandbox/books")).json())
-        found = violations(Evidence(ledger, books, before.units))
+        found = violations(Evidence(ledger, books, before.units, await read_runs(client, orders)))
     if not console.is_terminal:
         console.print()  # where nothing is live, the table ends without an end of line
     console.print(_verdict(found, ledger))
     console.print(f"\nThe plain order took {cast[0].seconds:.2f} s from submit to outcome.")
+    shelves = await look_at_shelves(client, run, CUSTOMER, console, link)
     return Report(
-        parts=tuple(_report(part, _link(client, settings, part.order_id)) for part in cast),
+        parts=tuple(_report(part, link(part.order_id)) for part in cast),
         order_seconds=cast[0].seconds,
         violations=tuple(found),
-        passed=not found and all(part.passed for part in cast),
+        shelves=shelves,
+        passed=not found and all(part.passed for part in cast) and shelves.passed,
     )
 
 
@@ -121,7 +135,7 @@ def a_cast(run: str) -> list[Part]:
 
 def an_order(**changes: object) -> Payload:
     return {
-        "customerId": "cus_123",
+        "customerId": CUSTOMER,
         "customerEmail": "customer@example.com",
         "items": [{"productId": "1", "quantity": 2, "price": 29.99}],
         "paymentMethodId": "pm_123",
@@ -158,11 +172,10 @@ class Play:
             await asyncio.sleep(LOOK_AGAIN)
         return None
 
-    async def authenticate(self, order_id: str, payment_intent: str) -> None:
-        """The customer passes the bank's page, and the shop hears of it."""
+    async def authenticate(self, payment_intent: str) -> None:
+        """The customer passes the bank's page; the shop hears of it from Stripe."""
         answer = await self._http.post(f"/_sandbox/authenticate/{payment_intent}", json={"outcome": "succeed"})
         answer.raise_for_status()
-        await self.client.get_workflow_handle(order_id).signal("payment-updated")
 
     async def _act(self, part: Part) -> None:
         watching = asyncio.create_task(self._watch(part))
@@ -213,7 +226,7 @@ async def declined(on: Play, order_id: str) -> str:
 async def authenticated(on: Play, order_id: str) -> str:
     order = asyncio.create_task(on.submit(order_id, paymentMethodId="pm_card_threeDSecure2Required"))
     if payment_intent := await on.until_the_customer_is_asked(order_id, order):
-        await on.authenticate(order_id, payment_intent)
+        await on.authenticate(payment_intent)
     return _answer(await order)
 
 
@@ -278,18 +291,14 @@ def _verdict(found: list[Violation], ledger: Ledger) -> Table:
         padding=(0, 2, 0, 0),
         header_style="dim",
     )
-    for rule in map(words, RULES):
-        broken = [f"\n{each.subject}: {each.what}" for each in found if each.rule == rule]
-        table.add_row(Text("✗", "red") if broken else Text("✓", "green"), "".join((rule, *broken)))
+    for rule in RULES:
+        broken = [f"\n{each.subject}: {each.what}" for each in found if each.rule == rule.__name__]
+        table.add_row(Text("✗", "red") if broken else Text("✓", "green"), "".join((words(rule), *broken)))
     return table
 
 
 def _report(part: Part, link: str) -> PartReport:
     return PartReport(order_id=part.order_id, story=part.story, expected=part.expected, got=part.got, link=link)
-
-
-def _link(client: Client, settings: Settings, order_id: str) -> str:
-    return workflow_link(settings.temporal_ui_url, client.namespace, order_id)
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """The local stack: Postgres, Temporal and the sandbox, started together and stopped together.
 
-    python -m deploy.stack up      with the worker, until Ctrl-C
-    python -m deploy.stack demo    with the worker, for `starter.py demo`
+    python -m deploy.stack up      with the worker and the web process, until Ctrl-C
+    python -m deploy.stack demo    with both, for `starter.py demo`
 
 Nothing is restarted silently: when one of them ends, all are stopped and the error says which.
 """
@@ -37,10 +37,19 @@ from deploy.process import (
     running,
 )
 from deploy.temporal import TemporalServer
-from orders.settings import SANDBOX_STRIPE_KEY, Settings
+from orders.settings import (
+    SANDBOX_FULFILLMENT_WEBHOOK_SECRET,
+    SANDBOX_OPENAI_KEY,
+    SANDBOX_STRIPE_KEY,
+    SANDBOX_STRIPE_WEBHOOK_SECRET,
+    Settings,
+)
 
 DATA_DIR = ROOT / ".local"
-SEED = ROOT / "deploy" / "seed.sql"
+SEEDS = (ROOT / "deploy" / "seed.sql", ROOT / "deploy" / "catalogue.sql")
+
+# A key of one's own goes with none of the sandbox's settings for the same neighbour: it would be sent there.
+OWN_KEYS = {"STRIPE_SECRET_KEY": "STRIPE_", "OPENAI_API_KEY": "OPENAI_"}
 
 
 class Ports(BaseModel):
@@ -52,11 +61,12 @@ class Ports(BaseModel):
     temporal: int = 7233
     ui: int = 8233
     sandbox: int = 8400
+    webhooks: int = 8410
 
     @classmethod
     def free(cls) -> Self:
-        postgres, temporal, ui, sandbox = free_ports(4)
-        return cls(postgres=postgres, temporal=temporal, ui=ui, sandbox=sandbox)
+        names = list(cls.model_fields)
+        return cls(**dict(zip(names, free_ports(len(names)), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,7 @@ class Sandbox:
     """The outside world that orders meet on a laptop."""
 
     port: int
+    webhooks: int
     logs: Path
     state: Path
 
@@ -79,25 +90,29 @@ class Sandbox:
             "STRIPE_API_BASE": f"{self.url}/stripe",
             "FULFILLMENT_API": f"{self.url}/fulfillment",
             "FULFILLMENT_KEY": Settings.model_fields["fulfillment_key"].default.get_secret_value(),
+            "STRIPE_WEBHOOK_SECRET": SANDBOX_STRIPE_WEBHOOK_SECRET,
+            "FULFILLMENT_WEBHOOK_SECRET": SANDBOX_FULFILLMENT_WEBHOOK_SECRET,
             "EMAIL_SERVICE_URL": f"{self.url}/email",
             "ANALYTICS_URL": f"{self.url}/analytics",
             "SLACK_WEBHOOK": f"{self.url}/slack/webhook",
+            "OPENAI_API_KEY": SANDBOX_OPENAI_KEY,
+            "OPENAI_BASE_URL": f"{self.url}/openai/v1",
         }
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Child]:
         """Serve until the block ends. Raises StackError."""
         require_free_port(self.port, "The sandbox")
-        argv = (sys.executable, "-m", "sandbox", "--port", str(self.port), "--state", str(self.state))
+        options = {"port": self.port, "state": self.state, "webhooks": f"http://{HOST}:{self.webhooks}"}
+        argv = (sys.executable, "-m", "sandbox", *(f"--{name}={value}" for name, value in options.items()))
         async with running(Command(name="The sandbox", argv=argv, log=self.logs / "sandbox.log")) as child:
-            async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
-                await child.ready(lambda: _healthy(client))
+            await _answering(child, f"{self.url}/_sandbox/health")
             yield child
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Everything but the worker, with its data in one folder that no other stack uses at the same time."""
+    """Everything but our own programs, with its data in one folder that no other stack uses at the same time."""
 
     data_dir: Path = DATA_DIR
     ports: Ports = field(default_factory=Ports)
@@ -121,17 +136,16 @@ class Stack:
 
     @property
     def sandbox(self) -> Sandbox:
-        return Sandbox(self.ports.sandbox, logs=self.logs, state=self.data_dir / "sandbox.db")
+        return Sandbox(self.ports.sandbox, self.ports.webhooks, logs=self.logs, state=self.data_dir / "sandbox.db")
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
         """The environment of a program on this stack.
 
         The database and the engine are the stack's whatever is `given`, a profile of Temporal included; given
-        neighbours win over the sandbox, so that a Stripe test key of one's own works.
+        neighbours win over the sandbox, so that keys of one's own work, for Stripe's test mode or OpenAI.
         """
-        sandbox = self.sandbox.settings
-        if "STRIPE_SECRET_KEY" in given:
-            sandbox = {name: value for name, value in sandbox.items() if not name.startswith("STRIPE_")}
+        own = tuple(prefix for key, prefix in OWN_KEYS.items() if key in given)
+        sandbox = {name: value for name, value in self.sandbox.settings.items() if not name.startswith(own)}
         return (
             sandbox
             | {name: value for name, value in given.items() if not name.startswith("TEMPORAL_")}
@@ -140,6 +154,8 @@ class Stack:
                 "TEMPORAL_ADDRESS": self.temporal.address,
                 "TEMPORAL_CONFIG_FILE": os.devnull,
                 "TEMPORAL_UI_URL": self.temporal.ui_url,
+                "WEBHOOKS_HOST": HOST,
+                "WEBHOOKS_PORT": str(self.ports.webhooks),
             }
         )
 
@@ -168,6 +184,23 @@ class Stack:
             yield child
 
     @asynccontextmanager
+    async def webhooks(self, environment: Mapping[str, str]) -> AsyncIterator[Child]:
+        """Take webhooks until the block ends. Raises StackError."""
+        port = self.ports.webhooks
+        require_free_port(port, "The web process")
+        argv = (sys.executable, "webhooks.py")
+        command = Command(name="The web process", argv=argv, log=self.logs / "webhooks.log", env=environment, grace=40)
+        async with running(command) as child:
+            await _answering(child, f"http://{HOST}:{port}/healthz")
+            yield child
+
+    @asynccontextmanager
+    async def programs(self, environment: Mapping[str, str]) -> AsyncIterator[list[Child]]:
+        """Run the worker and the web process until the block ends. Raises StackError."""
+        async with AsyncExitStack() as children:
+            yield await _together(children, (self.worker(environment), self.webhooks(environment)))
+
+    @asynccontextmanager
     async def _database(self) -> AsyncIterator[Child]:
         async with self.postgres.running() as child:
             await migrate(self.postgres.url(), logs=self.logs)
@@ -176,10 +209,10 @@ class Stack:
 
 
 async def up(stack: Stack) -> Never:
-    """Serve with a worker until cancelled. Raises StackError when a part ends."""
-    async with stack.running() as services, stack.worker(stack.environment(os.environ)) as worker:
+    """Serve with a worker and the web process until cancelled. Raises StackError when a part ends."""
+    async with stack.running() as services, stack.programs(stack.environment(os.environ)) as programs:
         _show(stack)
-        ended = await first_to_end(*services, worker)
+        ended = await first_to_end(*services, *programs)
         raise ended.ended()
 
 
@@ -187,10 +220,10 @@ async def demo(stack: Stack) -> int:
     """Run the demo on the stack, against the sandbox alone, and return its exit status. Raises StackError."""
     environment = stack.environment({**os.environ, **stack.sandbox.settings})
     command = Command(name="The demo", argv=(sys.executable, "starter.py", "demo"), log=None, env=environment)
-    async with stack.running() as services, stack.worker(environment) as worker:
+    async with stack.running() as services, stack.programs(environment) as programs:
         _show(stack)
         async with running(command) as starter:
-            ended = await first_to_end(*services, worker, starter)
+            ended = await first_to_end(*services, *programs, starter)
             if ended is starter:
                 Console().print("\nNow everything is stopped. `make up` brings it back, and the links to life.")
                 return await starter.wait()
@@ -205,7 +238,7 @@ def main() -> int:
         parser.add_argument(f"--{name}-port", type=int, default=port)
     given = parser.parse_args()
     stack = Stack(given.data_dir, Ports(**{name: getattr(given, f"{name}_port") for name in Ports.model_fields}))
-    sys.stdout.write("Starting Postgres, Temporal, the sandbox and a worker …\n")
+    sys.stdout.write("Starting Postgres, Temporal, the sandbox and our programs …\n")
     sys.stdout.flush()
     try:
         if given.verb == "demo":
@@ -254,19 +287,26 @@ async def _together(stack: AsyncExitStack, starts: Iterable[AbstractAsyncContext
     return [task.result() for task in tasks]
 
 
-async def _healthy(client: httpx.AsyncClient) -> bool:
-    try:
-        return (await client.get("/_sandbox/health")).is_success
-    except httpx.TransportError:
-        return False
+async def _answering(child: Child, url: str) -> None:
+    """Wait until a child answers there. Raises StackError."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+
+        async def healthy() -> bool:
+            try:
+                return (await client.get(url)).is_success
+            except httpx.TransportError:
+                return False
+
+        await child.ready(healthy, within=60)
 
 
 async def _seed(url: str) -> None:
     connection = await asyncpg.connect(url)
     try:
-        await connection.execute(SEED.read_text())
+        for seed in SEEDS:
+            await connection.execute(seed.read_text())
     except asyncpg.PostgresError as error:
-        raise StackError(f"{SEED}: {error}") from None
+        raise StackError(f"{seed}: {error}") from None
     finally:
         await connection.close()
 
@@ -277,6 +317,7 @@ def _show(stack: Stack) -> None:
     places.add_row("Temporal", stack.temporal.address)
     places.add_row("Postgres", stack.postgres.url())
     places.add_row("Sandbox", stack.sandbox.url)
+    places.add_row("Webhooks", f"http://{HOST}:{stack.ports.webhooks}")
     places.add_row("Logs", str(stack.logs))
     Console(soft_wrap=True).print(places)
 

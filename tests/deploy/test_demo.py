@@ -45,7 +45,7 @@ async def test_the_demo_twice_on_the_same_data(folder: Path) -> None:
     """Every order ends as expected, each with its link, and the books balance; the second time no less."""
     stack = Stack(folder, Ports.free(), fast=True)
     environment = stack.environment({"PATH": os.environ["PATH"]})
-    async with stack.running(), stack.worker(environment):
+    async with stack.running(), stack.programs(environment):
         for _ in range(2):
             status, out, shown = await demo(environment)
             report = json.loads(out)
@@ -57,6 +57,10 @@ async def test_the_demo_twice_on_the_same_data(folder: Path) -> None:
             assert all(part["link"] in shown for part in report["parts"])
             assert report["violations"] == []
             assert "✗" not in shown
+
+        deliveries = [json.loads(line) for line in (stack.logs / "webhooks.log").read_text().splitlines()]
+        applied = [each["type"] for each in deliveries if each.get("outcome") == "applied"]
+        assert "payment_intent.amount_capturable_updated" in applied
 
 
 async def test_the_demo_is_for_the_sandbox_alone(temporal: WorkflowEnvironment) -> None:

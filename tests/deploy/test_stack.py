@@ -163,6 +163,18 @@ async def test_a_taken_port_is_a_message(folder: Path, name: str, wanted_by: str
     assert descendants(os.getpid()) == before
 
 
+async def test_a_taken_port_of_the_web_process_is_a_message(folder: Path) -> None:
+    """It is the one program of ours that listens."""
+    stack = Stack(folder, Ports.free())
+    port = stack.ports.webhooks
+    with (
+        socket.create_server((HOST, port)),
+        pytest.raises(StackError, match=f"^The web process needs port {port} of"),
+    ):
+        async with stack.webhooks({}):
+            pass
+
+
 def test_the_ports_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program with no settings at all finds the stack on its default ports."""
     environment = Stack().environment({})
@@ -171,15 +183,19 @@ def test_the_ports_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) ->
     found = Settings()
     for name in environment:
         monkeypatch.delenv(name)
-    assert found.stripe_base == Settings().stripe_base
-    assert found.model_dump(exclude={"stripe_api_base"}) == Settings().model_dump(exclude={"stripe_api_base"})
+    assert (found.stripe_base, found.openai_base) == (Settings().stripe_base, Settings().openai_base)
+    bases = {"stripe_api_base", "openai_base_url"}
+    assert found.model_dump(exclude=bases) == Settings().model_dump(exclude=bases)
 
 
 def test_given_neighbours_win_but_never_a_given_database_or_engine() -> None:
-    """One's own Stripe test key reaches Stripe; orders never reach another database or Temporal than the stack's."""
+    """One's own keys reach Stripe and OpenAI; orders never reach another database or Temporal than the stack's."""
     stack = Stack()
-    given = {"STRIPE_SECRET_KEY": "sk_test_own", "EMAIL_SERVICE_URL": "http://mail", "HOME": "/home/me"}
+    keys = {"STRIPE_SECRET_KEY": "sk_test_own", "OPENAI_API_KEY": "sk-own"}
+    given = keys | {"EMAIL_SERVICE_URL": "http://mail", "HOME": "/home/me"}
     environment = stack.environment(given | {"DATABASE_URL": "postgresql://live", "TEMPORAL_API_KEY": "cloud"})
     assert environment.items() >= given.items()
     assert environment["DATABASE_URL"] == stack.postgres.url()
-    assert not environment.keys() & {"STRIPE_API_BASE", "TEMPORAL_API_KEY"}
+    assert not environment.keys() & {"STRIPE_API_BASE", "OPENAI_BASE_URL", "TEMPORAL_API_KEY"}
+    for key, base in (("STRIPE_SECRET_KEY", "OPENAI_BASE_URL"), ("OPENAI_API_KEY", "STRIPE_API_BASE")):
+        assert stack.environment({key: keys[key]})[base] == stack.sandbox.settings[base]

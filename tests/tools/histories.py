@@ -1,4 +1,4 @@
-"""Record the histories that tests/test_replay.py replays: every way in which an order or its cancelling can end.
+"""Record the histories that tests/test_replay.py replays: every way in which a run can end.
 
 `make histories` writes them anew. Do so when a workflow changes on purpose, in the same commit as the change, and only
 once no run of the old shape is left in production.
@@ -18,6 +18,8 @@ from temporalio.exceptions import ApplicationError
 
 from orders.intake import parse_order, read_json
 from orders.models import OrderView, Stage
+from orders.recommendations import RecommendationsOutcome, Source
+from orders.temporal import CHECK_INVENTORY, INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS, RECONCILE_ORDERS
 from sandbox.faults import Fault
 from tests.servers import open_everything
 from tests.shop import Shop, an_order, eventually
@@ -182,6 +184,99 @@ async def notice_given_up(shop: Shop, order_id: str) -> list[str]:
     return [order_id]
 
 
+@scenario
+async def stock_is_low(shop: Shop, name: str) -> list[str]:
+    await shop.set_stock(4)
+    return [await _check_inventory(shop, name)]
+
+
+@scenario
+async def no_stock_is_low(shop: Shop, name: str) -> list[str]:
+    await shop.pool.execute("UPDATE inventory SET quantity = reorder_level + 1")
+    return [await _check_inventory(shop, name)]
+
+
+@scenario
+async def nobody_told_of_low_stock(shop: Shop, name: str) -> list[str]:
+    await shop.set_stock(3)
+    shop.world.faults.add(Fault(service="slack", kind="status", status=404))
+    return [await _check_inventory(shop, name)]
+
+
+@scenario
+async def products_indexed(shop: Shop, name: str) -> list[str]:
+    await shop.client.execute_workflow(INDEX_PRODUCTS, {}, id=name, task_queue=shop.task_queue)
+    return [name]
+
+
+@scenario
+async def recommended_by_the_model(shop: Shop, name: str) -> list[str]:
+    await _buy(shop, name)
+    return [await _recommend(shop, name, Source.MODEL)]
+
+
+@scenario
+async def recommended_by_similarity(shop: Shop, name: str) -> list[str]:
+    """After two answers that were of no use."""
+    await _buy(shop, name)
+    shop.world.openai.script("unknown_id", times=2)
+    return [await _recommend(shop, name, Source.SIMILARITY)]
+
+
+@scenario
+async def recommended_while_the_model_is_out(shop: Shop, name: str) -> list[str]:
+    await _buy(shop, name)
+    shop.world.faults.add(Fault(service="openai", kind="status", status=401))
+    return [await _recommend(shop, name, Source.SIMILARITY)]
+
+
+@scenario
+async def recommended_by_popularity(shop: Shop, name: str) -> list[str]:
+    return [await _recommend(shop, name, Source.POPULAR)]
+
+
+@scenario
+async def recommended_to_nobody(shop: Shop, name: str) -> list[str]:
+    handle = await shop.client.start_workflow(PRODUCT_RECOMMENDATIONS, {}, id=name, task_queue=shop.task_queue)
+    await _to_the_end(handle)
+    return [name]
+
+
+@scenario
+async def reconciled(shop: Shop, name: str) -> list[str]:
+    """An order whose run is gone, and one that is parked."""
+    await shop.set_stock(100)
+    held = shop.stagehand.hold("authorise_payment", "after", f"{name}-order")
+    run = await shop.start(order_id=f"{name}-order")
+    await held.reached.wait()
+    await run.terminate()
+    held.let_go()
+    shop.stagehand.fail("void_payment", ApplicationError("no", type="no", non_retryable=True), times=None)
+    await _until_stuck(await shop.start(_refused_by_the_warehouse(), f"{name}-parked"))
+    await shop.client.execute_workflow(RECONCILE_ORDERS, {}, id=name, task_queue=shop.task_queue)
+    await _to_the_end(shop.client.get_workflow_handle(f"{name}-order"))
+    return [name]
+
+
+async def _buy(shop: Shop, name: str) -> None:
+    outcome = await shop.place(an_order(customerId=f"cus_{name}", items=[{"productId": "2", "quantity": 1}]))
+    assert outcome.success, outcome
+
+
+async def _recommend(shop: Shop, name: str, source: Source) -> str:
+    customer = {"customerId": f"cus_{name}"}
+    outcome = await shop.client.execute_workflow(
+        PRODUCT_RECOMMENDATIONS, customer, id=name, task_queue=shop.task_queue, result_type=RecommendationsOutcome
+    )
+    assert outcome.source is source, outcome
+    return name
+
+
+async def _check_inventory(shop: Shop, name: str) -> str:
+    await shop.client.execute_workflow(CHECK_INVENTORY, {}, id=name, task_queue=shop.task_queue)
+    return name
+
+
 def _authentication_required() -> dict[str, Any]:
     return an_order(paymentMethodId="pm_card_authenticationRequired")
 
@@ -228,11 +323,11 @@ async def record() -> None:
     FOLDER.mkdir(exist_ok=True)
     for old in FOLDER.glob("*.json"):
         old.unlink()
-    async with open_everything(notice_deadline_seconds=600) as shop:
+    async with open_everything(notice_deadline_seconds=600, reconcile_after_seconds=0) as shop:
         for name, play in SCENARIOS.items():
             for workflow_id in await play(shop, name.replace("_", "-")):
                 history = await shop.client.get_workflow_handle(workflow_id).fetch_history()
-                kind = "cancel-order" if workflow_id.startswith("cancel-order:") else "process-order"
+                kind = history.events[0].workflow_execution_started_event_attributes.workflow_type.name
                 text = json.dumps(without_place(json.loads(history.to_json())), indent=1, sort_keys=True)
                 (FOLDER / f"{name}.{kind}.json").write_text(text + "\n")
                 print(f"{name}.{kind}: {len(history.events)} events")  # noqa: T201
