@@ -66,6 +66,7 @@ from orders.settings import Settings
 from orders.temporal import (
     CHECK_INVENTORY,
     INDEX_PRODUCTS,
+    INDEX_RUN,
     PRODUCT_RECOMMENDATIONS,
     SWEEPS,
     VERIFY_ORDERS,
@@ -146,13 +147,14 @@ def status(order_id: OrderId, *, as_json: AsJson = False) -> None:
     async def work(session: Session) -> Exit:
         runs = await order_runs(session.client, order_id)
         views = [await view_run(session.client, run.workflow_id) for run in runs]
+        waiting = [view for run, view in zip(runs, views, strict=True) if view and view.stuck and not run.closed]
         found = list(zip(runs, views, strict=True))
         if as_json:
             print_json([run_json(session, run) | {"view": json_of(view)} for run, view in found])
         else:
             for run, view in found:
                 show_run(session, run, view)
-        return Exit.NEEDS_A_PERSON if any(view and view.stuck for view in views) else Exit.DONE
+        return Exit.NEEDS_A_PERSON if waiting else Exit.DONE
 
     run_connected(work, as_json=as_json)
 
@@ -285,9 +287,9 @@ def index(*, as_json: AsJson = False) -> None:
             async with repeating(show_progress):
                 end = await index_products(session.client)
         if as_json:
-            print_json(end.model_dump(mode="json") | {"link": session.link(INDEX_PRODUCTS)})
+            print_json(end.model_dump(mode="json") | {"link": session.link(INDEX_RUN)})
         else:
-            show_index(session, INDEX_PRODUCTS, end)
+            show_index(session, INDEX_RUN, end)
         return Exit.DONE
 
     run_connected(work, as_json=as_json)

@@ -37,7 +37,7 @@ from worker import CannotStart, check_migrations, connect_temporal, launch, open
 LARGEST_BODY: Final = 256 * 1024  # bytes
 BODY_SECONDS: Final = 10  # for a sender to send it
 RETRY_SECONDS: Final = 30  # when a sender may come again, unless somebody has named a time
-MOST_CONNECTIONS: Final = 200
+MOST_CONNECTIONS: Final = 2000  # silent ones too, which a proxy in front keeps away
 DRAIN_SECONDS: Final = 30  # for the deliveries under way when the process is told to stop
 
 log = structlog.get_logger()

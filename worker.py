@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 import httpx
 import structlog
+from openai import AsyncOpenAI
 from pydantic import ValidationError
 from stripe import StripeClient
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
@@ -23,23 +24,44 @@ from activities.database import REFUSED, Database, open_pool
 from activities.fulfillment import Warehouse
 from activities.http import open_http
 from activities.inventory import Inventory
+from activities.language_model import LanguageModel, open_openai
 from activities.notifications import Notifications
 from activities.order_book import OrderBook
 from activities.payments import Payments
+from activities.product_index import ProductIndex
+from activities.recommendations import Recommendations
+from activities.reconciliation import Reconciliation
+from activities.stock_alerts import StockAlerts
+from activities.stranded_orders import StrandedOrders
 from activities.stripe_gateway import StripeGateway, open_stripe
+from activities.verification import Verification
 from orders.errors import Unavailable
 from orders.logs import configure_logs
 from orders.models import Terms
+from orders.recommendations import IndexTarget
 from orders.settings import Settings
 from orders.temporal import SEARCH_ATTRIBUTES, TASK_QUEUE, connect
 from workflows.cancel_order import CancelOrder
+from workflows.check_inventory import CheckInventory
+from workflows.index_products import IndexProducts
 from workflows.process_order import ProcessOrder
+from workflows.product_recommendations import ProductRecommendations
+from workflows.reconcile_orders import ReconcileOrders
 from workflows.steps import ATTEMPT
+from workflows.verify_orders import VerifyOrders
 
 if TYPE_CHECKING:
     from activities.database import Pool
 
-WORKFLOWS: Final[Sequence[type]] = (ProcessOrder, CancelOrder)
+WORKFLOWS: Final[Sequence[type]] = (
+    ProcessOrder,
+    CancelOrder,
+    CheckInventory,
+    ReconcileOrders,
+    VerifyOrders,
+    ProductRecommendations,
+    IndexProducts,
+)
 
 # Longer than the longest attempt of an activity, so that a worker that is told to stop finishes what it has begun.
 DRAIN: Final = ATTEMPT + timedelta(seconds=5)
@@ -53,13 +75,22 @@ class CannotStart(Exception):
     """Something that the worker needs is missing; the message says what and where."""
 
 
-def activities_of(
-    settings: Settings, client: Client, database: Database, http: httpx.AsyncClient, stripe: StripeClient
+def activities_of(  # noqa: PLR0913, PLR0917 (one client for each neighbour)
+    settings: Settings,
+    client: Client,
+    database: Database,
+    http: httpx.AsyncClient,
+    stripe: StripeClient,
+    openai: AsyncOpenAI | None,
 ) -> list[Callable[..., Any]]:
     """Every activity, its class given the clients that it needs."""
     inventory = Inventory(database, terms_of(settings))
     order_book = OrderBook(database, client)
-    payments = Payments(database, StripeGateway(stripe))
+    gateway = StripeGateway(stripe)
+    payments = Payments(database, gateway)
+    after = timedelta(seconds=settings.reconcile_after_seconds)
+    stranded_orders = StrandedOrders(database, client, after)
+    reconciliation = Reconciliation(database, gateway, after, timedelta(seconds=settings.reconcile_window_seconds))
     warehouse = Warehouse(
         database,
         http,
@@ -67,13 +98,35 @@ def activities_of(
         settings.fulfillment_key.get_secret_value(),
         remembers_cancels=settings.fulfillment_remembers_cancels,
     )
+    verification = Verification(
+        database,
+        client,
+        gateway,
+        warehouse,
+        timedelta(seconds=settings.verify_window_seconds),
+        # Whatever lost its run, reconcile-orders has had two chances by then.
+        timedelta(seconds=settings.reconcile_after_seconds + 2 * settings.reconcile_every_seconds),
+    )
     notifications = Notifications(
         database, http, settings.email_service_url, settings.analytics_url, settings.slack_webhook
     )
+    stock_alerts = StockAlerts(
+        database, http, settings.slack_webhook, timedelta(seconds=settings.low_stock_realert_seconds)
+    )
+    model = LanguageModel(
+        openai,
+        model=settings.recommendation_model,
+        max_tokens=settings.recommendation_max_tokens,
+        timeout_seconds=settings.recommendation_timeout_seconds,
+    )
+    recommendations = Recommendations(database, model, settings.recommendation_deadline_seconds)
+    index = IndexTarget(model=settings.embedding_model, dimensions=settings.embedding_dimensions)
+    product_index = ProductIndex(database, model, index)
     return [
         inventory.reserve_stock,
         inventory.finalise_order,
         inventory.release_stock,
+        inventory.release_leftovers,
         order_book.read_order,
         order_book.observe_order,
         order_book.claim_undo,
@@ -92,6 +145,25 @@ def activities_of(
         notifications.track_order,
         notifications.give_up_notice,
         notifications.post_alert,
+        stranded_orders.find_stranded,
+        stranded_orders.revive_order,
+        reconciliation.check_charges,
+        reconciliation.find_orphans,
+        reconciliation.void_orphan,
+        reconciliation.find_refunds,
+        reconciliation.follow_refunds,
+        reconciliation.due_problems,
+        reconciliation.mark_told,
+        verification.find_verifiable,
+        verification.judge_orders,
+        verification.judge_stock,
+        stock_alerts.find_shortages,
+        stock_alerts.post_shortages,
+        recommendations.choose_candidates,
+        recommendations.rank_candidates,
+        product_index.plan_index,
+        product_index.embed_batch,
+        product_index.activate_index,
     ]
 
 
@@ -117,7 +189,7 @@ async def open_worker(
     """
     await check_search_attributes(client)
     async with AsyncExitStack() as stack:
-        database = Database(await stack.enter_async_context(await _open_database(settings)))
+        database = Database(await stack.enter_async_context(await open_database(settings)))
         await check_migrations(database)
         http = await stack.enter_async_context(open_http(settings.http_timeout_seconds))
         stripe = await stack.enter_async_context(
@@ -125,11 +197,18 @@ async def open_worker(
                 settings.stripe_secret_key.get_secret_value(), settings.stripe_base, settings.http_timeout_seconds
             )
         )
+        openai = await stack.enter_async_context(
+            open_openai(
+                settings.openai_api_key.get_secret_value(),
+                settings.openai_base,
+                settings.recommendation_timeout_seconds,
+            )
+        )
         yield Worker(
             client,
             task_queue=task_queue,
             workflows=WORKFLOWS,
-            activities=activities_of(settings, client, database, http, stripe),
+            activities=activities_of(settings, client, database, http, stripe, openai),
             interceptors=interceptors,
             graceful_shutdown_timeout=DRAIN,
         )
@@ -169,14 +248,16 @@ async def check_search_attributes(client: Client) -> None:
         )
 
 
-async def _open_database(settings: Settings) -> "Pool":
+async def open_database(settings: Settings) -> "Pool":
+    """The pool that the settings name. Raises CannotStart."""
     try:
         return await open_pool(settings.database_url.get_secret_value(), settings.database_pool_size)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
         raise CannotStart(f"PostgreSQL at DATABASE_URL cannot be used: {type(error).__name__}") from error
 
 
-async def _connect() -> Client:
+async def connect_temporal() -> Client:
+    """A client, or what a person can do about it. Raises CannotStart."""
     try:
         return await connect()
     except RuntimeError as error:
@@ -188,7 +269,7 @@ async def run(settings: Settings) -> None:
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    client = await _connect()
+    client = await connect_temporal()
     async with open_worker(settings, client) as worker, worker:
         log.info("worker ready", task_queue=TASK_QUEUE, namespace=client.namespace)
         if settings.worker_ready_file:
@@ -198,8 +279,8 @@ async def run(settings: Settings) -> None:
     log.info("worker stopped")
 
 
-def main() -> int:
-    """Exit status 0 after a drain, 1 with one line on why the worker cannot start."""
+def launch(program: str, run: Callable[[Settings], Coroutine[Any, Any, None]]) -> int:
+    """Exit status 0 after a drain, 1 with one line on why the program cannot start."""
     try:
         settings = Settings()
         configure_logs(settings.log_format, settings.log_level)
@@ -207,15 +288,15 @@ def main() -> int:
     except ValidationError as error:
         for problem in error.errors(include_url=False, include_input=False):
             name = ".".join(str(part) for part in problem["loc"]).upper()
-            sys.stderr.write(f"worker.py: {name} {problem['msg']}\n".replace(" Value error,", ""))
+            sys.stderr.write(f"{program}: {name} {problem['msg']}\n".replace(" Value error,", ""))
         return 1
     except CannotStart as error:
-        sys.stderr.write(f"worker.py: {error}\n")
+        sys.stderr.write(f"{program}: {error}\n")
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    status = main()
+    status = launch("worker.py", run)
     sys.stderr.flush()
     os._exit(status)  # the interpreter's own exit may abort in the SDK's threads (temporalio/sdk-python#300)

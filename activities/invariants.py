@@ -1,125 +1,26 @@
-"""What must hold of stock and money, whatever happened: read from PostgreSQL and from the neighbours' own books.
+"""What must hold of stock, money, goods, letters and runs, whatever happened.
 
-`RULES` are functions whose docstring is the rule in words and whose results are the violations. They judge orders whose
-runs have closed; of an order that is still under way they judge only what holds at any moment.
+`RULES` are functions whose docstring is the rule in words and whose results are what breaks it. They judge orders that
+have come to rest; of an order that is still under way they judge only what holds at any moment. They are used on all
+the evidence at once, as the sandbox gives it, and by verify-orders on what the real neighbours tell.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
 
-from orders.models import CLOSED, Model, Status
+from activities.evidence import Evidence, OrderEntry
+from orders.models import CLOSED, PAID, Status
+from orders.temporal import CANCEL_ORDER
+from orders.verification import Violation
 
-if TYPE_CHECKING:
-    import asyncpg
+KEPT: Final = PAID - {Status.CANCELLING}
+SETTLED: Final = KEPT | CLOSED
 
-SOLD: Final = frozenset({Status.PROCESSING, Status.SHIPPED, Status.DELIVERED})
+NO_MORE_MONEY: Final = {"canceled", "succeeded"}  # states of a PaymentIntent that can take none
 
-READ_ORDERS: Final = """
-    SELECT id, status, total,
-           ARRAY(SELECT step FROM resolutions r WHERE r.order_id = o.id AND r.action <> 'retry') AS settled,
-           ARRAY(SELECT kind FROM notices n WHERE n.order_id = o.id) AS notices
-    FROM orders o WHERE $1::text[] IS NULL OR id = ANY($1)
-"""
-
-READ_RESERVATIONS: Final = """
-    SELECT order_id, product_id, quantity, state FROM reservations WHERE $1::text[] IS NULL OR order_id = ANY($1)
-"""
-
-READ_STOCK: Final = """
-    SELECT i.product_id, i.quantity, i.reserved,
-           coalesce(sum(r.quantity) FILTER (WHERE r.state = 'held'), 0)::integer AS held,
-           coalesce(sum(r.quantity) FILTER (WHERE r.state = 'sold'), 0)::integer AS sold
-    FROM inventory i LEFT JOIN reservations r USING (product_id)
-    GROUP BY i.product_id
-"""
-
-
-class Stock(Model):
-    """Units of one product: on the shelf and set aside by its own row; held and sold by the reservations."""
-
-    product_id: str
-    quantity: int
-    reserved: int
-    held: int
-    sold: int
-
-    @property
-    def units(self) -> int:
-        """All that ever came in: no order changes it."""
-        return self.quantity + self.reserved + self.sold
-
-
-class OrderEntry(Model):
-    """An order row. `settled` are the undos that an operator settled by hand; `total` in minor units."""
-
-    id: str
-    status: Status
-    total: int
-    settled: tuple[str, ...]
-    notices: tuple[str, ...]
-
-
-class Reservation(Model):
-    order_id: str
-    product_id: str
-    quantity: int
-    state: Literal["held", "sold", "released"]
-
-
-class Ledger(Model):
-    """What PostgreSQL says, at one moment."""
-
-    orders: tuple[OrderEntry, ...]
-    reservations: tuple[Reservation, ...]
-    stock: tuple[Stock, ...]
-
-    @property
-    def units(self) -> dict[str, int]:
-        return {stock.product_id: stock.units for stock in self.stock}
-
-
-class PaymentEntry(Model):
-    """A PaymentIntent. Amounts in minor units; `authorised` is held and neither captured nor released."""
-
-    id: str
-    order: str | None
-    authorised: int
-    captured: int
-    refunded: int
-    refund_pending: int
-
-    @property
-    def net(self) -> int:
-        """What the shop keeps, once refunds under way have arrived."""
-        return self.captured - self.refunded - self.refund_pending
-
-
-class Shipment(Model):
-    order_id: str
-    status: Literal["accepted", "cancelled", "shipped"]
-
-
-class Books(Model):
-    """What the payment provider and the warehouse say; the sandbox answers it at /_sandbox/books."""
-
-    payments: tuple[PaymentEntry, ...]
-    fulfillment: tuple[Shipment, ...]
-
-    def payments_of(self, order_id: str) -> list[PaymentEntry]:
-        return [payment for payment in self.payments if payment.order == order_id]
-
-    def shipments_of(self, order_id: str) -> list[Shipment]:
-        """Those that are on their way, or will be."""
-        return [each for each in self.fulfillment if each.order_id == order_id and each.status != "cancelled"]
-
-
-class Evidence(NamedTuple):
-    """All that the rules judge by; `units` are those of an earlier ledger, plus what was restocked since."""
-
-    ledger: Ledger
-    books: Books
-    units: Mapping[str, int]
+MOST_ATTEMPTS: Final = 5  # of a workflow task: a worker may die once or twice, not again and again
+FAREWELL: Final = 2 * 3600  # seconds that a run may take to end after its notices are delivered or given up
 
 
 class Finding(NamedTuple):
@@ -129,117 +30,209 @@ class Finding(NamedTuple):
     what: str
 
 
-class Violation(NamedTuple):
-    subject: str
-    rule: str
-    what: str
-
-
 Rule = Callable[[Evidence], Iterable[Finding]]
 
 
-async def read_ledger(connection: "asyncpg.Connection[asyncpg.Record]", orders: Sequence[str] | None = None) -> Ledger:
-    """The ledger at one moment: of the named orders, or of all; the stock always as a whole."""
-    async with connection.transaction(isolation="repeatable_read", readonly=True):
-        return Ledger.model_validate(
-            {
-                "orders": [dict(row) for row in await connection.fetch(READ_ORDERS, orders)],
-                "reservations": [dict(row) for row in await connection.fetch(READ_RESERVATIONS, orders)],
-                "stock": [dict(row) for row in await connection.fetch(READ_STOCK)],
-            }
-        )
-
-
 def violations(evidence: Evidence) -> list[Violation]:
-    """Everything that is wrong."""
-    return [Violation(found.subject, words(rule), found.what) for rule in RULES for found in rule(evidence)]
+    """Everything that is wrong. A rule without its evidence is silent."""
+    return [
+        Violation(subject=found.subject, rule=rule.__name__, what=found.what)
+        for rule in RULES
+        for found in rule(evidence)
+    ]
 
 
 def words(rule: Rule) -> str:
     return rule.__doc__ or rule.__name__
 
 
+# -------------------------------------------------------------------------------------------------------------- stock
+
+
 def stock_is_conserved(evidence: Evidence) -> Iterator[Finding]:
     """No unit is lost or made up: available, reserved and sold add up as before."""
     for stock in evidence.ledger.stock:
-        if stock.units != (before := evidence.units.get(stock.product_id)):
+        if stock.units != (before := evidence.units.get(stock.product_id, stock.units)):
             yield Finding(f"product {stock.product_id}", f"{before} units became {stock.units}")
 
 
-def reserved_is_what_is_held(evidence: Evidence) -> Iterator[Finding]:
-    """What a product has reserved is what its orders hold, and nothing is below zero."""
+def stock_is_what_orders_say(evidence: Evidence) -> Iterator[Finding]:
+    """What a product has reserved and sold is what orders hold and keep, and nothing is below zero."""
     for stock in evidence.ledger.stock:
-        if stock.reserved != stock.held or stock.quantity < 0:
-            what = f"{stock.quantity} available, {stock.reserved} reserved, {stock.held} held"
+        if stock.reserved != stock.held or stock.sold != stock.kept or min(stock.quantity, stock.held, stock.kept) < 0:
+            what = (
+                f"{stock.quantity} available, {stock.reserved} reserved while orders hold {stock.held}, "
+                f"{stock.sold} sold while orders keep {stock.kept}"
+            )
             yield Finding(f"product {stock.product_id}", what)
 
 
 def settled_orders_hold_nothing(evidence: Evidence) -> Iterator[Finding]:
     """A paid order's stock is sold, a closed order's is back."""
-    due = dict.fromkeys(SOLD, "sold") | dict.fromkeys(CLOSED, "released")
+    due = dict.fromkeys(KEPT, "sold") | dict.fromkeys(CLOSED, "released")
     expected = {order.id: due[order.status] for order in evidence.ledger.orders if order.status in due}
     for each in evidence.ledger.reservations:
         if each.state != expected.get(each.order_id, each.state):
             yield Finding(each.order_id, f"{each.quantity} of product {each.product_id} are {each.state}")
 
 
-def charged_once(evidence: Evidence) -> Iterator[Finding]:
-    """An order is charged its total once, or nothing."""
-    for order in evidence.ledger.orders:
-        charges = [payment.net for payment in evidence.books.payments_of(order.id) if payment.net]
-        if charges not in ([], [order.total]):
-            yield Finding(order.id, f"charges of {charges}, the total is {order.total}")
+# -------------------------------------------------------------------------------------------------------------- money
+
+
+def charged_in_full_or_not_at_all(evidence: Evidence) -> Iterator[Finding]:
+    """An order is charged its total, once, or nothing."""
+    for order, payment in evidence.payments():
+        if payment.net and payment.captured not in (0, order.total):
+            yield Finding(order.id, f"{payment.id} has {payment.captured} charged, the total is {order.total}")
 
 
 def refunded_at_most_what_was_charged(evidence: Evidence) -> Iterator[Finding]:
     """No payment is refunded beyond its charge."""
-    for order in evidence.ledger.orders:
-        for payment in evidence.books.payments_of(order.id):
-            if payment.net < 0:
-                yield Finding(order.id, f"{payment.id}: {payment.captured} charged, more refunded")
+    for payment in evidence.books.payments:
+        if payment.order and evidence.ledger.concerns(payment.order) and payment.net < 0:
+            yield Finding(payment.order, f"{payment.id} has {payment.captured} charged, {-payment.net} more refunded")
+
+
+def only_the_rows_payment_has_money(evidence: Evidence) -> Iterator[Finding]:
+    """At most one payment of an order has money, and it is the one on its row."""
+    rows = {order.id: order.payment_intent_id for order in evidence.ledger.orders}
+    for payment in evidence.books.payments:
+        if payment.order in rows and payment.id != rows[payment.order] and payment.has_money:
+            what = f"{payment.id}, not its own, has {payment.net} charged, {payment.authorised} authorised"
+            yield Finding(payment.order, what)
 
 
 def paid_orders_are_whole(evidence: Evidence) -> Iterator[Finding]:
-    """A paid order is charged in full, is shipped, and its customer was written to or it is recorded why not."""
+    """A paid order is charged, is shipped, and its customer was written to or it is recorded why not."""
+    charged = {order.id for order, payment in evidence.payments() if payment.net}
+    shipped = {shipment.order_id for shipment in evidence.shipments()}
     for order in evidence.ledger.orders:
-        if order.status not in SOLD:
+        if order.status not in KEPT:
             continue
-        if (charged := sum(payment.net for payment in evidence.books.payments_of(order.id))) != order.total:
-            yield Finding(order.id, f"{order.status}, but {charged} of {order.total} charged")
-        if not evidence.books.shipments_of(order.id):
+        if order.id not in charged:
+            yield Finding(order.id, f"{order.status}, but nothing is charged")
+        if order.id not in shipped:
             yield Finding(order.id, f"{order.status}, but the warehouse has no shipment")
-        if "order_confirmation" not in order.notices:
+        if evidence.runs is not None and not evidence.runs_of(order) and "order_confirmation" not in order.notices:
             yield Finding(order.id, f"{order.status}, but nothing tells of its confirmation")
 
 
 def closed_orders_are_empty(evidence: Evidence) -> Iterator[Finding]:
-    """A closed order has no charge, no authorisation and no shipment, save where an operator settled it by hand."""
+    """A closed order has no charge and no shipment, save where an operator settled it by hand."""
+    for order, payment in evidence.payments():
+        if order.status in CLOSED and "void_payment" not in order.settled and payment.net > 0:
+            yield Finding(order.id, f"{order.status}, but {payment.id} has {payment.net} charged")
+    shipped = {shipment.order_id for shipment in evidence.shipments()}
     for order in evidence.ledger.orders:
-        if order.status not in CLOSED:
-            continue
-        for payment in evidence.books.payments_of(order.id):
-            if "void_payment" not in order.settled and (payment.net or payment.authorised):
-                what = f"{order.status}, but {payment.id} has {payment.net} charged, {payment.authorised} authorised"
-                yield Finding(order.id, what)
-        if "cancel_fulfillment" not in order.settled and evidence.books.shipments_of(order.id):
+        if order.status in CLOSED and "cancel_fulfillment" not in order.settled and order.id in shipped:
             yield Finding(order.id, f"{order.status}, but the warehouse ships it")
+
+
+def closed_orders_take_no_money(evidence: Evidence) -> Iterator[Finding]:
+    """No authorisation is left on a closed order, save where an operator settled it by hand."""
+    for order, payment in evidence.payments():
+        if order.status in CLOSED and "void_payment" not in order.settled and payment.status not in NO_MORE_MONEY:
+            yield Finding(order.id, f"{order.status}, but {payment.id} is {payment.status}")
+
+
+def nothing_without_an_order(evidence: Evidence) -> Iterator[Finding]:
+    """Nothing is charged and nothing is shipped for an order that does not exist."""
+    known = {order.id for order in evidence.ledger.orders}
+    for payment in evidence.books.payments:
+        lost = payment.order and payment.order not in known and evidence.ledger.concerns(payment.order)
+        if lost and payment.has_money:
+            yield Finding(payment.order or "", f"no order, but {payment.id} is {payment.status}")
+    for shipment in evidence.shipments():
+        if shipment.order_id not in known:
+            yield Finding(shipment.order_id, f"no order, but its shipment is {shipment.status}")
+
+
+def keys_are_used_once(evidence: Evidence) -> Iterator[Finding]:
+    """Every request that moves money has an idempotency key, and no key is used for another request."""
+    for misuse in evidence.books.key_misuses:
+        if evidence.ledger.concerns(misuse.order):
+            yield Finding(misuse.order or "unknown", f"POST {misuse.path}: {misuse.what}")
+
+
+# -------------------------------------------------------------------------------------------------- goods and letters
 
 
 def shipped_at_most_once(evidence: Evidence) -> Iterator[Finding]:
     """No order is shipped twice."""
-    shipments = Counter(shipment.order_id for shipment in evidence.books.fulfillment if shipment.status != "cancelled")
-    for order_id, count in shipments.items():
+    for order_id, count in Counter(shipment.order_id for shipment in evidence.shipments()).items():
         if count > 1:
             yield Finding(order_id, f"{count} shipments")
 
 
-RULES: Final[tuple[Rule, ...]] = (
-    stock_is_conserved,
-    reserved_is_what_is_held,
+def told_at_most_once(evidence: Evidence) -> Iterator[Finding]:
+    """No message about an order arrives twice."""
+    for delivery, count in Counter((each.order_id, each.kind) for each in evidence.books.deliveries).items():
+        order_id, kind = delivery
+        if count > 1 and evidence.ledger.concerns(order_id):
+            yield Finding(order_id, f"{kind} arrived {count} times")
+
+
+# --------------------------------------------------------------------------------------------------------------- runs
+
+
+def every_order_is_driven(evidence: Evidence) -> Iterator[Finding]:
+    """An order comes to rest: until then a run drives it, or it is parked and waits for a person."""
+    for order in evidence.ledger.orders:
+        if order.status in SETTLED or order.parked or order.age < evidence.patience:
+            continue
+        if not any(_drives(run.workflow_id, order) for run in evidence.runs_of(order)):
+            yield Finding(order.id, f"{order.status}, and no run drives it")
+
+
+def no_run_is_stuck(evidence: Evidence) -> Iterator[Finding]:
+    """No run fails again and again, and none stays open when all about its order is said and done."""
+    orders = {order.id: order for order in evidence.ledger.orders}
+    for run in evidence.runs or ():
+        order = orders.get(run.order_id)
+        if run.attempt >= MOST_ATTEMPTS:
+            yield Finding(run.order_id, f"the workflow task of {run.workflow_id} was tried {run.attempt} times")
+        elif order and order.status in SETTLED and order.unchanged > order.notice_deadline + FAREWELL:
+            hours = order.unchanged / 3600
+            yield Finding(run.order_id, f"{run.workflow_id} is open, {hours:.0f} h after the order was {order.status}")
+
+
+def every_change_is_recorded(evidence: Evidence) -> Iterator[Finding]:
+    """The events of an order lead from its beginning to its state, without a gap."""
+    for order in evidence.ledger.orders:
+        at = "absent"
+        for before, after in order.moves:
+            if before != at:
+                yield Finding(order.id, f"it was {at}, and its events go on from {before}")
+            at = after
+        if at != order.status:
+            yield Finding(order.id, f"it is {order.status}, but its events end at {at}")
+
+
+def _drives(workflow_id: str, order: OrderEntry) -> bool:
+    """Only cancel-order finishes what it has begun with a paid order."""
+    return order.status is not Status.CANCELLING or workflow_id.startswith(CANCEL_ORDER)
+
+
+# Those for which the payment provider, the warehouse and Temporal can be asked about one order at a time.
+IN_OPERATION: Final[tuple[Rule, ...]] = (
+    stock_is_what_orders_say,
     settled_orders_hold_nothing,
-    charged_once,
+    charged_in_full_or_not_at_all,
     refunded_at_most_what_was_charged,
     paid_orders_are_whole,
     closed_orders_are_empty,
+    closed_orders_take_no_money,
+    every_order_is_driven,
+    no_run_is_stuck,
+    every_change_is_recorded,
+)
+
+RULES: Final[tuple[Rule, ...]] = (
+    stock_is_conserved,
+    *IN_OPERATION,
+    only_the_rows_payment_has_money,
+    nothing_without_an_order,
+    keys_are_used_once,
     shipped_at_most_once,
+    told_at_most_once,
 )

@@ -70,6 +70,7 @@ SELL_STOCK: Final = """
     FROM sold s WHERE i.product_id = s.product_id
 """
 
+# `sold` is for statistics: it must never stand in the way of stock that comes back.
 # A held unit goes back from reserved, a sold one only comes back, a released one is back already.
 RELEASE_STOCK: Final = """
     WITH open AS (
@@ -81,7 +82,7 @@ RELEASE_STOCK: Final = """
     UPDATE inventory i
     SET quantity = i.quantity + open.quantity,
         reserved = i.reserved - CASE open.state WHEN 'held' THEN open.quantity ELSE 0 END,
-        sold = i.sold - CASE open.state WHEN 'sold' THEN open.quantity ELSE 0 END
+        sold = greatest(0, i.sold - CASE open.state WHEN 'sold' THEN open.quantity ELSE 0 END)
     FROM open WHERE i.product_id = open.product_id
 """
 

@@ -3,12 +3,11 @@
 from typing import TYPE_CHECKING, Final
 
 from temporalio import activity
-from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import Client
 
 from activities.database import Database
 from activities.order_rows import actor, existing_row, move_row, read_row, write_event
-from orders.errors import Unavailable
+from activities.runs import is_open
 from orders.models import ErrorCode, Observation, OrderRow, Park, Settlement, Status, UndoClaim
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class OrderBook:
         Raises:
             Unavailable: Temporal or PostgreSQL.
         """
-        run_open = await self._is_open(order_id)
+        run_open = await is_open(self._client, order_id)
         return Observation(run_open=run_open, row=await self.read_order(order_id))
 
     @activity.defn
@@ -159,15 +158,6 @@ class OrderBook:
                     return None
                 await _keep_word(connection, settlement)
             return await existing_row(connection, settlement.order_id)
-
-    async def _is_open(self, workflow_id: str) -> bool:
-        try:
-            description = await self._client.get_workflow_handle(workflow_id).describe()
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                return False
-            raise Unavailable(f"temporal: {error.status.name}", type="temporal_unavailable") from None
-        return description.status is WorkflowExecutionStatus.RUNNING
 
 
 async def _keep_word(connection: "Connection", said: Settlement) -> None:

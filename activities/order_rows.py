@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COLUMNS: Final = """
     o.id, o.customer_id, o.status, o.total, o.currency, o.terms, o.payment_intent_id, o.fulfillment_id, o.closing,
     o.error_code, o.error, o.parked_step, o.parked_reason, o.parked_by, o.request_hash,
-    o.placed_at IS NOT NULL AS placed,
+    o.placed_at IS NOT NULL AS placed, (SELECT b.id::text FROM order_book b) AS book,
     (SELECT r.status FROM refunds r WHERE r.order_id = o.id ORDER BY r.attempt DESC LIMIT 1) AS refund_status,
     EXISTS (
         SELECT 1 FROM resolutions s WHERE s.order_id = o.id AND s.step = 'void_payment' AND s.action <> 'retry'

@@ -101,7 +101,7 @@ class Payments:
     async def resume_capture(self, order_id: str) -> OrderRow:
         """The goods have left before the undo could stop them: go forward instead, undoing -> capturing.
 
-        Not if an operator has said that they need not be called off: then somebody may be voiding the payment.
+        Not if an operator has settled the shipment or the payment: then somebody may be voiding it, or has refunded it.
 
         Raises:
             Permanent: the authorisation is gone too; a person must decide.
@@ -112,7 +112,10 @@ class Payments:
             raise Permanent("the goods were shipped, but there is no authorisation to capture", type="shipped_unpaid")
         async with self._database.transaction() as connection:
             await existing_row(connection, order_id)
-            if await read_resolution(connection, order_id, "cancel_fulfillment") is None:
+            said = [
+                await read_resolution(connection, order_id, step) for step in ("cancel_fulfillment", "void_payment")
+            ]
+            if not any(said):
                 why = "shipped before the undo: go forward"
                 await move_row(connection, order_id, Status.UNDOING, Status.CAPTURING, why)
             return await existing_row(connection, order_id)

@@ -18,6 +18,7 @@ from orders.models import OrderRow
 MOST_KEYS: Final = 5
 PAGE: Final = 100
 ORDER_METADATA: Final = "order_id"
+BOOK_METADATA: Final = "order_book"  # tells the payments of this database from those of others on the same account
 INTENT_PREFIX: Final = "pi_"
 
 # The version of Stripe's API that this code was written for; the SDK's default moves with its releases.
@@ -77,7 +78,7 @@ class StripeGateway:
                     # `payment_method_types` is refused since API version 2026-09-30 (docs.stripe.com/changelog/endive).
                     "allowed_payment_method_types": ["card"],
                     "capture_method": order.terms.capture_mode,
-                    "metadata": {ORDER_METADATA: order.id},
+                    "metadata": {ORDER_METADATA: order.id, BOOK_METADATA: order.book},
                 },
                 {"idempotency_key": key},
             )
@@ -210,4 +211,13 @@ class StripeGateway:
 
 def order_of(intent: Intent) -> str | None:
     """The order that a PaymentIntent was made for, by its metadata."""
-    return intent.metadata.to_dict().get(ORDER_METADATA) if intent.metadata else None
+    return _metadata(intent).get(ORDER_METADATA)
+
+
+def book_of(intent: Intent) -> str | None:
+    """The order book that created a PaymentIntent; None: somebody else did."""
+    return _metadata(intent).get(BOOK_METADATA)
+
+
+def _metadata(intent: Intent) -> dict[str, str]:
+    return intent.metadata.to_dict() if intent.metadata else {}

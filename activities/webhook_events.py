@@ -17,10 +17,11 @@ from activities.database import Database
 from activities.fulfillment import Warehouse
 from activities.order_rows import existing_row, move_row, read_row, write_event
 from activities.payments import STANDING_REFUNDS, keep_refunds
+from activities.runs import reaching_temporal
 from activities.stripe_gateway import Intent, StripeGateway, order_of
 from orders.errors import Unavailable
 from orders.models import CLOSED, OrderRow, Status
-from orders.temporal import RECONCILE_ORDERS
+from orders.temporal import RECONCILE_NOW, RECONCILE_ORDERS
 
 if TYPE_CHECKING:
     from activities.database import Connection
@@ -128,26 +129,25 @@ class StripeEvents:
 
     async def _wake(self, order_id: str) -> None:
         """Tell the order's run to look at its payment; one that is over need not know."""
-        try:
-            await self._client.get_workflow_handle(order_id).signal("payment-updated", rpc_timeout=RPC_TIMEOUT)
-        except RPCError as error:
-            if error.status is not RPCStatusCode.NOT_FOUND:
-                raise _temporal(error) from None
+        with reaching_temporal():
+            try:
+                await self._client.get_workflow_handle(order_id).signal("payment-updated", rpc_timeout=RPC_TIMEOUT)
+            except RPCError as error:
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise
 
     async def _reconcile(self) -> None:
         """Have somebody look at a refund that did not arrive; the schedule would, but later."""
-        try:
+        with reaching_temporal():
             await self._client.start_workflow(
                 RECONCILE_ORDERS,
-                id=RECONCILE_ORDERS,
+                id=RECONCILE_NOW,
                 task_queue=self._task_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                 static_summary="a refund failed",
                 rpc_timeout=RPC_TIMEOUT,
             )
-        except RPCError as error:
-            raise _temporal(error) from None
 
 
 class FulfillmentEvents:
@@ -202,7 +202,3 @@ async def _follow(connection: "Connection", row: OrderRow, said: str) -> None:
     await move_row(connection, row.id, Status.PROCESSING, Status.SHIPPED, "shipped, says the warehouse")
     if said == "delivered":
         await move_row(connection, row.id, Status.SHIPPED, Status.DELIVERED, "delivered, says the warehouse")
-
-
-def _temporal(error: RPCError) -> Unavailable:
-    return Unavailable(f"temporal: {error.status.name}", type="temporal_unavailable")

@@ -73,7 +73,7 @@ def show_run(session: Session, run: Run, view: OrderView | CancelView | None) ->
 
 
 def show_runs(session: Session, runs: Iterable[Run]) -> None:
-    rows = (_named(session, run, run.stage or "", run.state, _time(run.started)) for run in runs)
+    rows = (_named(session, run, _plain(run.stage or ""), run.state, _time(run.started)) for run in runs)
     _table(session.out, ("run", "stage", "state", "started"), rows)
 
 
@@ -205,11 +205,12 @@ def _table(out: Console, header: Sequence[str], rows: Iterable[Iterable[str]]) -
 
 
 def _named(session: Session, run: Run, *cells: str) -> tuple[str, ...]:
-    return (f"{run.workflow_id}\n[dim]{session.link(run.workflow_id)}[/dim]", *cells)
+    """A row whose texts are only texts: any client may start a run under any id."""
+    return (f"{_plain(run.workflow_id)}\n[dim]{_plain(session.link(run.workflow_id))}[/dim]", *cells)
 
 
 def _what(found: StuckRun) -> str:
-    return "\n".join(found.parked) or found.run.needs_attention or ""
+    return "\n".join(map(_plain, found.parked)) or _plain(found.run.needs_attention or "")
 
 
 def _advice(found: StuckRun) -> str:
@@ -218,6 +219,8 @@ def _advice(found: StuckRun) -> str:
     if found.parked:
         command = f"starter.py resolve {found.run.order_id} --step …"
         return f"look at what exists, then\n{command}\n--retry, --skip or --resolved, and --reason"
+    if found.run.closed and not (found.run.needs_attention or "").startswith("notice:"):
+        return "its run is gone: if none has taken it over,\nreconcile-orders does"
     if found.run.closed:
         return "the message was given up:\ntell its addressee by other means"
     return "it is tried again by itself:\nlook for the cause"

@@ -10,7 +10,7 @@ from orders.client import check_inventory, index_products, recommend_products
 from orders.models import Model
 from orders.recommendations import WANTED, RecommendationsOutcome, Source
 from orders.stock import StockReport
-from orders.temporal import CHECK_INVENTORY, INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS
+from orders.temporal import CHECK_INVENTORY, INDEX_RUN, PRODUCT_RECOMMENDATIONS
 
 
 class ShelvesReport(Model):
@@ -47,7 +47,7 @@ async def look_at_shelves(
     table.add_row("\n[dim]low on stock[/dim]", f"\n{low}\n[dim]{told}: {link(check)}[/dim]")
     table.add_row(
         "[dim]catalogue[/dim]",
-        f"{index.embedded} of {index.products} products embedded\n[dim]{link(INDEX_PRODUCTS)}[/dim]",
+        f"{index.embedded} of {index.products} products embedded\n[dim]{link(INDEX_RUN)}[/dim]",
     )
     table.add_row(
         f"[dim]recommended to {customer_id}[/dim]",

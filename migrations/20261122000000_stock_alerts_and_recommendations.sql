@@ -57,7 +57,6 @@ CREATE TABLE embedding_index (
 -- migrate:down
 
 DROP TABLE embedding_index, product_embeddings, stock_alerts;
-DROP EXTENSION vector;
 DROP TRIGGER inventory_shortage ON inventory;
 DROP FUNCTION end_shortage;
 ALTER TABLE inventory DROP COLUMN sold, DROP COLUMN shortage;

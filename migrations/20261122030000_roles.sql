@@ -12,9 +12,11 @@ BEGIN
     END IF;
 END $$;
 
-REVOKE ALL ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO orders_app, orders_readonly;
-GRANT SELECT ON ALL TABLES IN SCHEMA public TO orders_app, orders_readonly;
+GRANT SELECT ON
+    products, inventory, orders, order_items, order_events, order_transitions, reservations, refunds, notices, resolutions,
+    webhook_events, reminders, order_book, stock_alerts, product_embeddings, embedding_index, schema_migrations
+TO orders_app, orders_readonly;
 
 -- What has happened is only ever added to.
 GRANT INSERT ON order_events, order_items, resolutions, webhook_events TO orders_app;
@@ -25,6 +27,8 @@ GRANT UPDATE ON inventory TO orders_app;
 -- migrate:down
 
 -- The roles stay: another database of the cluster may use them.
-REVOKE ALL ON ALL TABLES IN SCHEMA public FROM orders_app, orders_readonly;
-REVOKE ALL ON SCHEMA public FROM orders_app, orders_readonly;
-GRANT USAGE ON SCHEMA public TO PUBLIC;
+REVOKE ALL ON
+    products, inventory, orders, order_items, order_events, order_transitions, reservations, refunds, notices, resolutions,
+    webhook_events, reminders, order_book, stock_alerts, product_embeddings, embedding_index, schema_migrations
+FROM orders_app, orders_readonly;
+REVOKE USAGE ON SCHEMA public FROM orders_app, orders_readonly;

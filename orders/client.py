@@ -61,6 +61,7 @@ from orders.temporal import (
     CANCEL_ORDER,
     CHECK_INVENTORY,
     INDEX_PRODUCTS,
+    INDEX_RUN,
     NEEDS_ATTENTION,
     ORDER_STAGE,
     PROCESS_ORDER,
@@ -189,7 +190,7 @@ async def resolve(client: Client, settlement: Settlement) -> str:
     _check_words(settlement)
     parked: list[str] = []
     for run in await order_runs(client, settlement.order_id):
-        view = await view_run(client, run.workflow_id)
+        view = None if run.closed else await view_run(client, run.workflow_id)  # Temporal asks closed runs too
         parked += view.stuck if view else ()
         if settlement.step in parked:
             return await _resolve_at(client, run.workflow_id, settlement)
@@ -247,7 +248,7 @@ async def index_products(
     """
     return await _answer(
         client,
-        lambda: _result(client, INDEX_PRODUCTS, INDEX_PRODUCTS, IndexProgress, task_queue),
+        lambda: _result(client, INDEX_PRODUCTS, INDEX_RUN, IndexProgress, task_queue),
         what=INDEX_PRODUCTS,
         task_queue=task_queue,
         patience=patience,
@@ -297,7 +298,7 @@ async def view_run(client: Client, workflow_id: str) -> OrderView | CancelView |
 
 async def view_index(client: Client) -> IndexProgress | None:
     """How far the indexing of products is; None when there is no run, or no worker to answer."""
-    return await _query(client, INDEX_PRODUCTS, "status", IndexProgress)
+    return await _query(client, INDEX_RUN, "status", IndexProgress)
 
 
 async def view_story(client: Client, workflow_id: str) -> str | None:

@@ -247,7 +247,9 @@ def _merge(request: OrderRequest) -> tuple[Line, ...]:
 
 
 def _fingerprint(request: OrderRequest, lines: tuple[Line, ...]) -> str:
-    meaning = request.model_dump(mode="json", exclude={"items"}) | {"lines": [line.model_dump() for line in lines]}
+    # Without what has its default: a field that comes with a later version leaves the hashes of earlier orders.
+    asked = request.model_dump(mode="json", exclude={"items"}, exclude_defaults=True)
+    meaning = asked | {"lines": [line.model_dump() for line in lines]}
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 

@@ -29,9 +29,13 @@ class StrandedPage(Model):
 
 
 class Revival(Model):
-    """What was started for a stranded order; nothing, where its request is lost and it must go forward."""
+    """What was started for a stranded order; nothing, where its request is lost and it must go forward.
+
+    `moved`: it is stranded no more.
+    """
 
     started: str | None
+    moved: bool = False
 
 
 class Charge(Model):

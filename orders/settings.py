@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 SANDBOX = "http://127.0.0.1:8400"
 SANDBOX_STRIPE_KEY = "sk_test_sandbox"
 STRIPE = "https://api.stripe.com"
+SANDBOX_STRIPE_WEBHOOK_SECRET = "whsec_sandbox"  # noqa: S105 (everybody may know it)
+SANDBOX_FULFILLMENT_WEBHOOK_SECRET = "fhsec_sandbox"  # noqa: S105
 SANDBOX_OPENAI_KEY = "sk-sandbox"
 OPENAI = "https://api.openai.com/v1"
 
@@ -94,6 +96,35 @@ class Settings(BaseSettings):
         default=3600, ge=60, le=7 * 24 * 3600, description="How often the schedule embeds new and changed products."
     )
 
+    reconcile_every_seconds: int = Field(
+        default=15 * 60, ge=60, le=24 * 3600, description="How often the schedule compares orders, runs and payments."
+    )
+    reconcile_after_seconds: int = Field(
+        default=15 * 60, ge=0, le=24 * 3600, description="How old an order or payment must be to be looked at."
+    )
+    reconcile_window_seconds: int = Field(
+        default=24 * 3600, ge=3600, le=30 * 24 * 3600, description="How far back payments are listed."
+    )
+    verify_every_seconds: int = Field(
+        default=24 * 3600, ge=60, le=30 * 24 * 3600, description="How often the schedule verifies the invariants."
+    )
+    verify_window_seconds: int = Field(
+        default=2 * 24 * 3600, ge=3600, le=30 * 24 * 3600, description="How far back orders are judged."
+    )
+
+    webhooks_host: str = Field(default="127.0.0.1", description="Where webhooks.py listens.")
+    webhooks_port: int = Field(default=8410, ge=0, le=65535, description="Its port.")
+    stripe_webhook_secret: SecretStr = Field(
+        default=SecretStr(SANDBOX_STRIPE_WEBHOOK_SECRET),
+        description="Signing secret of Stripe's events; several, separated by commas, while it is rotated.",
+    )
+    fulfillment_webhook_secret: SecretStr = Field(
+        default=SecretStr(SANDBOX_FULFILLMENT_WEBHOOK_SECRET), description="The same for the warehouse's events."
+    )
+    webhook_tolerance_seconds: int = Field(
+        default=300, ge=1, le=3600, description="How old, or how far ahead of us, a signature may be."
+    )
+
     worker_ready_file: str = Field(default="", description="A file that the worker creates once it polls, for probes.")
     temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="Base of the Web UI links shown.")
     log_format: Literal["json", "console"] = Field(default="json", description="One JSON object per line, or for eyes.")
@@ -106,6 +137,11 @@ class Settings(BaseSettings):
         return f"{SANDBOX}/stripe" if self.stripe_secret_key.get_secret_value() == SANDBOX_STRIPE_KEY else STRIPE
 
     @property
+    def is_live(self) -> bool:
+        """Whether real money is charged."""
+        return self.stripe_secret_key.get_secret_value().startswith(("sk_live_", "rk_live_"))
+
+    @property
     def openai_base(self) -> str:
         if self.openai_base_url:
             return self.openai_base_url
@@ -113,9 +149,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _live_keys_are_deliberate(self) -> Self:
-        live = self.stripe_secret_key.get_secret_value().startswith(("sk_live_", "rk_live_"))
-        if live and not self.allow_live_stripe:
+        if self.is_live and not self.allow_live_stripe:
             raise ValueError("STRIPE_SECRET_KEY is a live key; set ALLOW_LIVE_STRIPE=true to charge real money")
-        if live and self.stripe_base != STRIPE:
+        if self.is_live and self.stripe_base != STRIPE:
             raise ValueError("STRIPE_SECRET_KEY is a live key, but STRIPE_API_BASE is not Stripe: it would leak")
         return self

@@ -20,6 +20,10 @@ INDEX_PRODUCTS: Final = "index-products"
 RECONCILE_ORDERS: Final = "reconcile-orders"
 VERIFY_ORDERS: Final = "verify-orders"
 
+# Ids of runs that are one at a time; with a colon, which no order id has.
+RECONCILE_NOW: Final = f"{RECONCILE_ORDERS}:now"
+INDEX_RUN: Final = f"{INDEX_PRODUCTS}:all"
+
 SWEEPS: Final = (CHECK_INVENTORY, RECONCILE_ORDERS, VERIFY_ORDERS)  # the workflows that look at everything
 
 ORDER_STAGE: Final = SearchAttributeKey.for_keyword("OrderStage")

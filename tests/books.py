@@ -1,31 +1,20 @@
-"""What must hold of stock, money, goods and letters once an order has come to rest, however it got there."""
+"""What must hold once an order has come to rest, however it got there: the invariants, by the sandbox's books."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-import asyncpg
-
+from activities.evidence import Books, Evidence, read_ledger, read_runs
+from activities.invariants import SETTLED, violations
 from sandbox.world import World
+
+if TYPE_CHECKING:
+    import asyncpg
 
 SEEDED: Final = {"1": 100, "2": 40, "3": 40, "4": 40, "5": 1}
 
-KEPT: Final = {"processing", "shipped", "delivered"}
-CLOSED: Final = {"rejected", "failed", "cancelled"}
-NO_MONEY: Final = {"captured": 0, "refunded": 0, "refund_pending": 0, "authorised": 0}
-
-READ_STOCK: Final = """
-    SELECT i.product_id, i.quantity, i.reserved,
-        coalesce(sum(r.quantity) FILTER (WHERE r.state = 'held'), 0) AS held,
-        coalesce(sum(r.quantity) FILTER (WHERE r.state = 'sold'), 0) AS sold
-    FROM inventory i LEFT JOIN reservations r USING (product_id)
-    GROUP BY i.product_id
-"""
-
-READ_RESERVATIONS: Final = "SELECT state FROM reservations WHERE order_id = $1"
-
 
 class Accounts(Protocol):
-    """Whose books can be checked: a shop with its database and its sandbox."""
+    """Whose books can be checked: a shop with its database and its sandbox, and on a whole one also with its runs."""
 
     pool: "asyncpg.Pool[asyncpg.Record]"
 
@@ -33,45 +22,29 @@ class Accounts(Protocol):
     def world(self) -> World: ...
 
 
-async def check_books(shop: Accounts, order_id: str, stocked: Mapping[str, int] = SEEDED) -> None:
-    """Stock, money, goods and letters of an order at rest; `stocked` is what each product began with."""
-    row = await shop.pool.fetchrow("SELECT * FROM orders WHERE id = $1", order_id)
-    status = row["status"] if row else None
-    books = shop.world.books()
-    await check_stock(shop, stocked)
-    await _check_reservations(shop, order_id, status)
-    _check_money(books["orders"].get(order_id, NO_MONEY), row)
-    _check_goods(books["fulfillment"], order_id, status)
-    _check_letters(books["emails"], order_id)
+async def check_books(
+    shop: Accounts, order_id: str, stocked: Mapping[str, int] = SEEDED, *, terminated: bool = False
+) -> None:
+    """Stock, money, goods, letters and runs of an order at rest; `stocked` is what each product began with.
+
+    Where its run was `terminated` after all else was done, its confirmation may be missing.
+    """
+    evidence = await look_at_books(shop, order_id, stocked=stocked)
+    if terminated:
+        evidence = evidence._replace(runs=None)
+    statuses = {order.status for order in evidence.ledger.orders}
+    assert statuses <= SETTLED, f"the order has not come to rest: {statuses}"
+    assert violations(evidence) == []
 
 
 async def check_stock(shop: Accounts, stocked: Mapping[str, int] = SEEDED) -> None:
     """Every unit is on the shelf, held for an order, or sold."""
-    for product in await shop.pool.fetch(READ_STOCK):
-        assert product["reserved"] == product["held"], f"reserved without an order: {product}"
-        assert product["quantity"] + product["held"] + product["sold"] == stocked[product["product_id"]], product
+    assert violations(await look_at_books(shop, stocked=stocked)) == []
 
 
-async def _check_reservations(shop: Accounts, order_id: str, status: str | None) -> None:
-    """What an order held is sold if it stands, and back on the shelf if it does not."""
-    states = {each["state"] for each in await shop.pool.fetch(READ_RESERVATIONS, order_id)}
-    assert states <= {"sold" if status in KEPT else "released"}, f"{status}: {states}"
-
-
-def _check_money(money: Mapping[str, Any], row: asyncpg.Record | None) -> None:
-    """The customer has paid the total if the order stands, and nothing if it does not."""
-    status = row["status"] if row else None
-    assert status in {None, *KEPT, *CLOSED}, f"the order has not come to rest: {status}"
-    kept = money["captured"] - money["refunded"] - money["refund_pending"]
-    assert kept == (row["total"] if row and status in KEPT else 0), f"{status}: {money}"
-    assert not money["authorised"], f"{status}, and money is held: {money}"
-
-
-def _check_goods(shipments: list[dict[str, Any]], order_id: str, status: str | None) -> None:
-    moving = [each for each in shipments if each["orderId"] == order_id and each["status"] != "cancelled"]
-    assert len(moving) == (status in KEPT), f"{status}: {shipments}"
-
-
-def _check_letters(emails: list[dict[str, Any]], order_id: str) -> None:
-    templates = [email["template"] for email in emails if email["data"]["orderNumber"] == order_id]
-    assert len(templates) == len(set(templates)), templates
+async def look_at_books(shop: Accounts, *orders: str, stocked: Mapping[str, int] = SEEDED) -> Evidence:
+    """All that there is to judge these orders by."""
+    client = getattr(shop, "client", None)
+    ledger = await read_ledger(shop.pool, orders)
+    books = Books.model_validate(shop.world.books())
+    return Evidence(ledger, books, stocked, await read_runs(client, orders) if client else None)

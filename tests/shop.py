@@ -18,7 +18,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from orders.models import CancelOutcome, OrderOutcome
-from orders.settings import SANDBOX_STRIPE_KEY, Settings
+from orders.settings import SANDBOX_OPENAI_KEY, SANDBOX_STRIPE_KEY, Settings
 from orders.temporal import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
 from sandbox.server import Running, serve
 from sandbox.world import World
@@ -109,10 +109,11 @@ class Shop(Records):
         self.stagehand.clear()
         self.stagehand.calls.clear()
         await self.pool.execute(
-            "TRUNCATE orders, order_items, reservations, refunds, notices, resolutions, order_events"
+            "TRUNCATE orders, order_items, reservations, refunds, notices, resolutions, order_events, reminders"
         )
         stocked = ((quantity, product_id) for product_id, quantity in SEEDED.items())
-        await self.pool.executemany("UPDATE inventory SET quantity = $1, reserved = 0 WHERE product_id = $2", stocked)
+        refill = "UPDATE inventory SET quantity = $1, reserved = 0, sold = 0 WHERE product_id = $2"
+        await self.pool.executemany(refill, stocked)
 
     async def end_all_runs(self) -> None:
         """End what a failed test left running: the next one may want the same order id."""
@@ -137,6 +138,7 @@ def new_order_id() -> str:
 
 
 def settings_for(database_url: str, sandbox: Running, **changes: Any) -> Settings:
+    given: dict[str, Any] = {"http_timeout_seconds": 1, "openai_api_key": SecretStr(SANDBOX_OPENAI_KEY)} | changes
     return Settings(
         database_url=SecretStr(database_url),
         stripe_secret_key=SecretStr(SANDBOX_STRIPE_KEY),
@@ -145,7 +147,8 @@ def settings_for(database_url: str, sandbox: Running, **changes: Any) -> Setting
         email_service_url=f"{sandbox.url}/email",
         analytics_url=f"{sandbox.url}/analytics",
         slack_webhook=SecretStr(f"{sandbox.url}/slack/webhook"),
-        **({"http_timeout_seconds": 1} | changes),
+        openai_base_url=f"{sandbox.url}/openai/v1",
+        **given,
     )
 
 
@@ -161,7 +164,8 @@ async def open_shop(
     stagehand = Stagehand()
     task_queue = task_queue or f"orders-{uuid.uuid4().hex[:8]}"
     async with serve() as sandbox, asyncpg.create_pool(database_url, min_size=1, max_size=4) as pool:
-        settings = settings_for(database_url, sandbox, **changes)
+        # The worker may do what it may in production.
+        settings = settings_for(f"{database_url}?role=orders_app", sandbox, **changes)
         async with (
             open_worker(settings, env.client, task_queue=task_queue, interceptors=[stagehand]) as worker,
             (run or running)(worker),

@@ -15,6 +15,7 @@ from temporalio.testing import WorkflowEnvironment
 
 import activities
 from activities.database import Database
+from activities.language_model import open_openai
 from activities.stripe_gateway import open_stripe
 from orders.settings import Settings
 from worker import activities_of
@@ -40,8 +41,9 @@ async def test_every_activity_is_registered(database_url: str, temporal: Workflo
         asyncpg.create_pool(database_url, min_size=0) as pool,
         httpx.AsyncClient() as http,
         open_stripe("sk_test", "http://127.0.0.1", 1) as stripe,
+        open_openai("sk-test", "http://127.0.0.1", 1) as openai,
     ):
-        registered = activities_of(Settings(), temporal.client, Database(pool), http, stripe)
+        registered = activities_of(Settings(), temporal.client, Database(pool), http, stripe, openai)
     assert {method.__name__ for method in registered} == defined_activities()
     assert activity  # the decorator that marks them
 

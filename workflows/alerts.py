@@ -16,7 +16,9 @@ with workflow.unsafe.imports_passed_through():
     from workflows.saga import reason
     from workflows.steps import LEISURELY, step, within
 
-PATIENCE: Final = within(timedelta(minutes=5), LEISURELY)  # what is not told now is told by the next run
+MOST_TOLD: Final = 50  # by one run: the next one tells the rest
+
+PATIENCE: Final = within(timedelta(minutes=5), LEISURELY)  # for one step; what is not done now is for the next run
 
 
 async def tell_people(problems: Sequence[Problem], story: Story) -> list[str]:
@@ -29,15 +31,13 @@ async def tell_people(problems: Sequence[Problem], story: Story) -> list[str]:
         return []
     due = set(await step(Reconciliation.due_problems, problems, PATIENCE, "who was told of what?"))
     told: list[str] = []
-    for problem in problems:
-        if problem.key not in due:
-            continue
+    for problem in [problem for problem in problems if problem.key in due][:MOST_TOLD]:
         alert = Alert(order_id=problem.order_id, key=f"{problem.key}:{workflow.info().run_id}", text=problem.text)
         try:
             await step(Notifications.post_alert, alert, PATIENCE, problem.text)
             await step(Reconciliation.mark_told, problem.key, PATIENCE, "told")
         except ActivityError as error:
             story.mark(workflow.info().workflow_type, f"could not tell: {problem.text}: {reason(error)}")
-        else:
-            told.append(problem.text)
+            break  # nor the others: the next run tries again
+        told.append(problem.text)
     return told

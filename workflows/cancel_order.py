@@ -123,7 +123,7 @@ class CancelOrder:
         compensations.words = row.words
         self._saga = compensations.saga()
         if row.parked_step:
-            await self._saga.park(row.parked_step, row.parked_reason or "parked by an earlier run")
+            await self._saga.take_over(row.parked_step, row.parked_reason or "parked by an earlier run")
         await self._saga.undo()
 
     async def _capture(self, row: OrderRow) -> None:

@@ -258,7 +258,9 @@ class ProcessOrder:
         if row.request_hash != self._order.request_hash or row.status is not Status.UNDOING:
             return Stop(f"the order is {row.status}")
         if row.parked_step and self._saga:
-            await self._saga.park(row.parked_step, row.parked_reason or "parked by an earlier run")
+            await self._saga.take_over(row.parked_step, row.parked_reason or "parked by an earlier run")
+            if self._saga.stopped:
+                return Stop("the order has moved on")
         return f"the order will be {row.closing}"
 
     # ------------------------------------------------------------------------------------------------- the ending

@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.inventory import Inventory
     from activities.payments import Payments
     from activities.reconciliation import Reconciliation
+    from activities.stranded_orders import StrandedOrders
     from orders.intake import parse_nothing
     from orders.reconciliation import Charge, Charges, Page, Problem, ReconcileReport, Stranded
     from orders.temporal import RECONCILE_ORDERS
@@ -76,12 +77,13 @@ class ReconcileOrders:
     async def _revive_orders(self) -> None:
         page = Page(at=EVER)
         for _ in range(MOST_PAGES):
-            found = await self._try(Reconciliation.find_stranded, page, "unfinished orders without a run")
+            found = await self._try(StrandedOrders.find_stranded, page, "unfinished orders without a run")
             for order in found.orders if found else ():
                 await self._revive(order)
             if found is None or found.next is None:
                 return
             page = found.next
+        self._not_done.append("more orders are unfinished than one run looks at")
 
     async def _revive(self, order: Stranded) -> None:
         if order.parked:  # it is a person's, and left alone
@@ -89,8 +91,8 @@ class ReconcileOrders:
             self._problem(f"parked:{order.order_id}", order.order_id, words)
             return
         what = f"order {order.order_id}, {order.status} without a run"
-        revival = await self._try(Reconciliation.revive_order, order, what)
-        if revival is None:
+        revival = await self._try(StrandedOrders.revive_order, order, what)
+        if revival is None or revival.moved:
             return
         if revival.started:
             self._note(self._revived, f"{what}: {revival.started} started again")
@@ -121,6 +123,7 @@ class ReconcileOrders:
             if page is None or page.after is None:
                 return
             after = page.after
+        self._not_done.append(f"compare {what}: there are more than one run looks at")
 
     async def _mend(self, charge: Charge) -> None:
         if charge.remedy == "alert":

@@ -170,6 +170,11 @@ class Saga:
         else:
             self.stopped = True
 
+    async def take_over(self, step: str, reason: str) -> None:
+        """Wait for an operator where an earlier run was parked: until then nothing is undone a second time."""
+        await self.park(step, reason)
+        await workflow.wait_condition(lambda: step not in self.parked)
+
     async def _resolve(self, resolution: Resolution) -> str:
         self._heard.add(resolution.step)
         try:

@@ -230,3 +230,14 @@ async def test_nothing_of_the_cart_is_quoted_when_postgres_refuses(bench: Bench)
 
     assert refusal.value.type == "database_refused"
     assert "-5" not in str(refusal.value)
+
+
+async def test_a_wrong_count_of_what_was_sold_keeps_no_stock(bench: Bench) -> None:
+    """It is for statistics: stock comes back whatever it says."""
+    order = order_of()
+    await bench.bring(order, "finalise")
+    assert await bench.pool.fetchval("SELECT sold FROM inventory WHERE product_id = '1'") == 2
+    await bench.pool.execute("UPDATE inventory SET sold = 0")
+    await bench.do(OrderBook.claim_cancellation, order.id)
+    assert (await bench.do(Inventory.release_stock, order.id)).status == "cancelled"
+    assert await bench.stock() == (100, 0)

@@ -41,6 +41,7 @@ async def test_what_stripe_is_told(bench: Bench) -> None:
     await bench.bring(order, "capture")
     posts = bench.calls("stripe")
 
+    book = str(await bench.pool.fetchval("SELECT id FROM order_book"))
     assert posts[0]["body"] == {
         "amount": "5998",
         "currency": "usd",
@@ -48,7 +49,7 @@ async def test_what_stripe_is_told(bench: Bench) -> None:
         "payment_method": "pm_123",
         "allowed_payment_method_types": {"0": "card"},
         "capture_method": "manual",
-        "metadata": {"order_id": order.id},
+        "metadata": {"order_id": order.id, "order_book": book},
     }
     keys = [post["headers"]["idempotency-key"] for post in posts]
     assert keys == ["o1:create:1", "o1:confirm:1", "o1:capture:1"]

@@ -75,13 +75,14 @@ async def test_a_word_to_a_run_whose_order_has_moved_on(shop: Shop) -> None:
     assert (paid, refunded) == (True, 0)
 
 
-async def test_a_shipment_that_an_operator_has_settled(shop: Shop, grave: Bench) -> None:
+@pytest.mark.parametrize("step", ["cancel_fulfillment", "void_payment"])
+async def test_a_shipment_or_payment_that_an_operator_has_settled(shop: Shop, grave: Bench, step: str) -> None:
     """A second driver that sees the goods leave after the operator's `skip` does not go forward: the undo goes on."""
     order = order_of(O)
     await grave.bring(order, "fulfil")
     await grave.claim_undo(order)
-    await grave.do(OrderBook.park_order, Park(order_id=O, step=STEP, reason="scripted", workflow_id=O))
-    word = Settlement(order_id=O, step=STEP, action="skip", reason="let it go", by="operator", word="1")
+    await grave.do(OrderBook.park_order, Park(order_id=O, step=step, reason="scripted", workflow_id=O))
+    word = Settlement(order_id=O, step=step, action="skip", reason="let it go", by="operator", word="1")
     await grave.do(OrderBook.settle_park, word)
     await shop.ship(O)
     assert (await grave.do(Payments.resume_capture, O)).status is Status.UNDOING

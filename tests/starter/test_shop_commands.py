@@ -8,7 +8,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from orders.client import index_products, stuck_runs, view_index, view_story
 from orders.errors import Permanent
-from orders.temporal import CHECK_INVENTORY, INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS
+from orders.temporal import CHECK_INVENTORY, INDEX_RUN, PRODUCT_RECOMMENDATIONS
 from sandbox.faults import Fault
 from tests.shop import Shop, an_order, eventually
 from tests.starter.conftest import Said, Starter
@@ -162,11 +162,11 @@ async def test_the_index_is_filled(starter: Starter) -> None:
     said = await starter("index-products")
     assert (said.status, said.out.splitlines()[0]) == (0, "5 of 5 products embedded")
     assert "searched  yes" in said.out
-    assert f"{RUNS}/{INDEX_PRODUCTS}" in said.out
+    assert f"{RUNS}/{INDEX_RUN}" in said.out
 
     again = await starter("index-products", "--json")
     assert (again.status, again.json["embedded"], again.json["finished"]) == (0, 0, True)
-    assert again.json["link"] == f"{RUNS}/{INDEX_PRODUCTS}"
+    assert again.json["link"] == f"{RUNS}/{INDEX_RUN}"
 
 
 async def test_whoever_indexes_meanwhile_joins(shop: Shop) -> None:

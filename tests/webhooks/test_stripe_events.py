@@ -14,7 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from deploy.postgres import Postgres
 from orders.models import Stage
-from orders.temporal import RECONCILE_ORDERS, plugin
+from orders.temporal import RECONCILE_NOW, plugin
 from sandbox.faults import Fault
 from tests.books import check_books
 from tests.endings import Run, ending_of, is_running, until_attempts, until_stage
@@ -50,7 +50,7 @@ async def refund_status(shop: Shop) -> str:
 async def reconciliation(shop: Shop) -> str | None:
     """The last run of reconcile-orders in this shop."""
     try:
-        run = await shop.client.get_workflow_handle(RECONCILE_ORDERS).describe()
+        run = await shop.client.get_workflow_handle(RECONCILE_NOW).describe()
     except RPCError:
         return None
     return run.run_id if run.task_queue == shop.task_queue else None

@@ -12,10 +12,13 @@ from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
-from temporalio.testing import WorkflowEnvironment
+from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 
+from activities.database import Database
+from activities.stranded_orders import StrandedOrders
 from deploy.postgres import Postgres
-from orders.reconciliation import ReconcileReport
+from orders.models import Status
+from orders.reconciliation import ReconcileReport, Stranded
 from orders.temporal import RECONCILE_ORDERS, cancel_order_id
 from sandbox.faults import Fault
 from tests.books import check_books, check_stock
@@ -202,6 +205,19 @@ async def test_the_request_of_the_row_is_used_not_that_of_a_later_run(shop: Shop
     await check_books(shop, order_id)
 
 
+@pytest.mark.parametrize("found", [Status.CAPTURING, Status.PENDING, Status.UNDOING])
+async def test_an_order_that_has_moved_on_is_left_alone(shop: Shop, found: Status) -> None:
+    """Two sweeps may find the same order; what the first has finished the second must not cancel."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    stranded = StrandedOrders(Database(shop.pool), shop.client, timedelta())
+    revival = await ActivityEnvironment().run(stranded.revive_order, Stranded(order_id=order_id, status=found))
+
+    assert revival.moved
+    with pytest.raises(RPCError):
+        await shop.client.get_workflow_handle(cancel_order_id(order_id)).describe()
+
+
 async def test_an_order_that_is_driven_is_left_alone(shop: Shop) -> None:
     """An open run finishes it by itself."""
     order_id = new_order_id()
@@ -245,8 +261,8 @@ async def test_a_parked_order_is_left_alone_and_told_once_a_day(shop: Shop) -> N
 
 
 async def test_an_authorisation_for_no_order_is_voided(shop: Shop) -> None:
-    """Somebody made it by hand, or its order is lost: nothing will ever capture it."""
-    payment = await pay_by_hand(shop, "order-lost", capture="manual")
+    """Its order is lost: nothing will ever capture it."""
+    payment = await pay(shop, "order-lost", capture="manual")
     report = await reconcile(shop)
 
     assert [payment in words for words in report.payments] == [True]
@@ -256,7 +272,7 @@ async def test_an_authorisation_for_no_order_is_voided(shop: Shop) -> None:
 
 async def test_a_charge_for_no_order_is_a_persons_matter(shop: Shop) -> None:
     """Only a person can tell whether the order or the payment is wrong; they hear of it once."""
-    payment = await pay_by_hand(shop, "order-lost")
+    payment = await pay(shop, "order-lost")
     report = await reconcile(shop)
 
     assert [payment in words for words in report.alerted] == [True]
@@ -272,7 +288,7 @@ async def test_a_second_charge_of_an_order_is_refunded(shop: Shop, ending: str) 
     await shop.place(REFUSED if ending == "rejected" else None, order_id)
     if ending == "cancelled":
         await shop.cancel(order_id)
-    payment = await pay_by_hand(shop, order_id)
+    payment = await pay(shop, order_id)
     report = await reconcile(shop)
 
     assert [payment in words for words in report.payments] == [True]
@@ -280,16 +296,41 @@ async def test_a_second_charge_of_an_order_is_refunded(shop: Shop, ending: str) 
     assert await reconcile(shop) == NOTHING
 
 
-async def test_a_payment_that_is_not_ours_is_left_alone(shop: Shop) -> None:
-    """The account may serve other programs too."""
-    payment = await pay_by_hand(shop, None)
+@pytest.mark.parametrize("capture", ["manual", "automatic"])
+async def test_a_payment_made_by_hand_for_an_order_is_told(shop: Shop, capture: str) -> None:
+    """Only whoever made it knows what it was for."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    payment = await pay(shop, order_id, capture=capture, book=None)
+    report = await reconcile(shop)
+
+    assert [f"{payment} of order {order_id} was made by hand" in words for words in report.alerted] == [True]
+    assert shop.world.stripe.account.intent(payment).status in ("requires_capture", "succeeded")
+    assert not shop.world.stripe.account.refunds
     assert await reconcile(shop) == NOTHING
-    assert shop.world.stripe.account.intent(payment).status == "succeeded"
+
+
+@pytest.mark.parametrize("capture", ["manual", "automatic"])
+@pytest.mark.parametrize("book", [None, "another-shop"])
+async def test_a_payment_of_others_is_left_alone(shop: Shop, capture: str, book: str | None) -> None:
+    """The account may serve other programs, and other shops of ours with the same order ids."""
+    order_id = new_order_id()
+    if book:
+        await shop.place(order_id=order_id)
+    payments = [
+        await pay(shop, order_id, capture=capture, book=book),
+        await pay(shop, "order-lost", capture=capture, book=book),
+        await pay(shop, None, capture=capture),
+    ]
+    assert await reconcile(shop) == NOTHING
+    for payment in payments:
+        assert shop.world.stripe.account.intent(payment).status in ("requires_capture", "succeeded")
+    assert not shop.world.stripe.account.refunds
 
 
 async def test_more_payments_than_one_page(shop: Shop) -> None:
     """All recent payments are looked at, not only the newest page of them."""
-    payments = [await pay_by_hand(shop, f"order-lost-{number}", capture="manual") for number in range(103)]
+    payments = [await pay(shop, f"order-lost-{number}", capture="manual") for number in range(103)]
     report = await reconcile(shop)
     assert len(report.payments) == len(payments)
     assert {shop.world.stripe.account.intent(payment).status for payment in payments} == {"canceled"}
@@ -299,7 +340,7 @@ async def test_an_authorisation_of_a_closed_order_is_voided(shop: Shop) -> None:
     """By its stored id, however old it is."""
     order_id = new_order_id()
     await shop.place(an_order(items=[{"productId": "5", "quantity": 2}]), order_id)
-    payment = await pay_by_hand(shop, None, capture="manual")
+    payment = await pay(shop, None, capture="manual")
     await shop.pool.execute("UPDATE orders SET total = 5998, payment_intent_id = $2 WHERE id = $1", order_id, payment)
     report = await reconcile(shop)
 
@@ -400,7 +441,7 @@ async def test_stock_that_a_closed_order_holds_is_released(shop: Shop) -> None:
 
 async def test_an_outage_of_stripe_leaves_the_rest_done(shop: Shop) -> None:
     """What cannot be done now is named, and done by the next run."""
-    payment = await pay_by_hand(shop, "order-lost", capture="manual")
+    payment = await pay(shop, "order-lost", capture="manual")
     order_id = new_order_id()
     await shop.place(REFUSED, order_id)
     await shop.pool.execute("UPDATE reservations SET state = 'held'")
@@ -492,8 +533,10 @@ async def has_failed(shop: Shop, activity: str) -> bool:
     return any(name == activity for _, name in shop.stagehand.calls)
 
 
-async def pay_by_hand(shop: Shop, order_id: str | None, capture: str = "automatic") -> str:
-    """A payment that somebody makes in Stripe's dashboard."""
+async def pay(shop: Shop, order_id: str | None, capture: str = "automatic", book: str | None = "ours") -> str:
+    """A payment for an order by one book or another; without a book somebody makes it in Stripe's dashboard."""
+    if book == "ours":
+        book = str(await shop.pool.fetchval("SELECT id FROM order_book"))
     data = {
         "amount": 5998,
         "currency": "usd",
@@ -501,7 +544,9 @@ async def pay_by_hand(shop: Shop, order_id: str | None, capture: str = "automati
         "payment_method": "pm_card_visa",
         "capture_method": capture,
         "confirm": "true",
-    } | ({"metadata[order_id]": order_id} if order_id else {})
+    }
+    metadata = {"order_id": order_id, "order_book": book}
+    data |= {f"metadata[{name}]": value for name, value in metadata.items() if value}
     return str((await stripe(shop, "/payment_intents", data))["id"])
 
 

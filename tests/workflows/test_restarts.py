@@ -10,8 +10,10 @@ from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 
-from orders.models import OrderOutcome
+from orders.client import resolve
+from orders.models import OrderOutcome, Settlement
 from tests.books import check_books
+from tests.endings import until_stuck
 from tests.shop import Payload, Shop, an_order, eventually, new_order_id
 from tests.stagehand import Moment
 from workflows.process_order import ProcessOrder
@@ -216,6 +218,30 @@ async def test_reset_after_a_cancel_does_not_sell_again(shop: Shop) -> None:
         assert await (await reset(shop, first, task)).result() == outcome
     assert await shop.status(O) == "cancelled"
     await check_books(shop, O)
+
+
+@pytest.mark.parametrize("taker", ["process-order", "cancel-order"])
+async def test_a_park_that_is_taken_over_waits_before_anything_is_undone_again(shop: Shop, taker: str) -> None:
+    """The warehouse, asked again, might answer otherwise; and the operator's word reaches the run that waits."""
+    shop.stagehand.fail("void_payment", ApplicationError("scripted", type="scripted", non_retryable=True))
+    first = await shop.start(REFUSED, O)
+    await until_stuck(first)
+    await first.terminate()
+    shop.stagehand.calls.clear()
+    second = await (shop.start(REFUSED, O) if taker == "process-order" else shop.start_cancel(O))
+    await eventually(lambda: waits(second), "the second run waits too")
+    undone = {name for _, name in shop.stagehand.calls} & {"cancel_fulfillment", "void_payment", "release_stock"}
+    assert not undone
+
+    word = Settlement(order_id=O, step="void_payment", action="retry", reason="mended", by="ann")
+    assert await resolve(shop.client, word) == "retry: void_payment"
+    await second.result()
+    assert await shop.status(O) == "rejected"
+    await check_books(shop, O)
+
+
+async def waits(run: WorkflowHandle[Any, Any]) -> bool:
+    return bool((await run.query("status"))["stuck"])
 
 
 async def test_the_answer_of_a_technical_failure_is_recorded(shop: Shop) -> None:

@@ -1,0 +1,140 @@
+"""Orders whose run is gone: terminated, or past Temporal's retention."""
+
+import asyncio
+from contextlib import suppress
+from datetime import timedelta
+from typing import Final
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.database import Database
+from activities.order_rows import existing_row, write_event
+from activities.runs import is_open, reaching_temporal
+from orders.errors import InvalidInput
+from orders.intake import parse_order, read_payload
+from orders.models import OrderRow, Status
+from orders.reconciliation import Page, Revival, Stranded, StrandedPage
+from orders.temporal import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
+
+PAGE: Final = 100
+
+FIND_UNFINISHED: Final = """
+    SELECT id, created_at, status, parked_step, parked_reason FROM orders
+    WHERE status IN ('pending', 'capturing', 'undoing', 'cancelling')
+      AND created_at < now() - $1::interval AND (created_at, id) > ($2, $3)
+    ORDER BY created_at, id LIMIT $4
+"""
+
+
+class StrandedOrders:
+    """Finds them, and starts the run that drives each on from where its row is.
+
+    Raises, in all activities:
+        Unavailable: PostgreSQL or Temporal.
+    """
+
+    def __init__(self, database: Database, client: Client, after: timedelta) -> None:
+        """Orders younger than `after` are left alone: whoever wrote them may still come back."""
+        self._database = database
+        self._client = client
+        self._after = after
+
+    @activity.defn
+    async def find_stranded(self, page: Page) -> StrandedPage:
+        """A page of old unfinished orders: those that are parked, and those that no open run drives."""
+        async with self._database.transaction() as connection:
+            rows = await connection.fetch(FIND_UNFINISHED, self._after, page.at, page.id, PAGE)
+        orders = [
+            Stranded(
+                order_id=row["id"],
+                status=row["status"],
+                parked=f"{row['parked_step']}: {row['parked_reason']}" if row["parked_step"] else None,
+            )
+            for row in rows
+        ]
+        driven = await asyncio.gather(*(self._is_driven(order) for order in orders))
+        return StrandedPage(
+            orders=tuple(each for each, is_driven in zip(orders, driven, strict=True) if each.parked or not is_driven),
+            next=Page(at=rows[-1]["created_at"], id=rows[-1]["id"]) if len(rows) == PAGE else None,
+        )
+
+    @activity.defn
+    async def revive_order(self, stranded: Stranded) -> Revival:
+        """Start the run that drives the order from where its row is, with what it was asked for first.
+
+        An order whose request is past Temporal's retention is cancelled; one that may be paid cannot be, and goes
+        forward without its run.
+        """
+        order_id = stranded.order_id
+        async with self._database.transaction() as connection:
+            row = await existing_row(connection, order_id)
+        # Somebody else may have been here since it was found: another sweep, or whoever placed it.
+        if row.status is not stranded.status or row.parked_step or await self._is_driven(stranded):
+            return Revival(started=None, moved=True)
+        if row.status is not Status.CANCELLING:
+            if request := await self._request_of(row):
+                await self._start(PROCESS_ORDER, order_id, request)
+                return await self._revived(order_id, PROCESS_ORDER)
+            if row.status is Status.CAPTURING:
+                return Revival(started=None)
+        request = await self._request_in(CANCEL_ORDER, cancel_order_id(order_id))
+        await self._start(CANCEL_ORDER, cancel_order_id(order_id), request or {"orderId": order_id})
+        return await self._revived(order_id, CANCEL_ORDER)
+
+    async def _revived(self, order_id: str, workflow: str) -> Revival:
+        async with self._database.transaction() as connection:
+            await write_event(connection, order_id, f"no run drove it: started {workflow} again")
+        return Revival(started=workflow)
+
+    async def _is_driven(self, order: Stranded) -> bool:
+        """By either run; but only cancel-order finishes what it has begun with a paid order."""
+        if await is_open(self._client, cancel_order_id(order.order_id)):
+            return True
+        return order.status is not Status.CANCELLING and await is_open(self._client, order.order_id)
+
+    async def _request_of(self, row: OrderRow) -> RawValue | None:
+        """The payload that the row was written for; a later run may have been refused with another one."""
+        latest = await self._request_in(PROCESS_ORDER, row.id)  # the listing may lag behind, or be out
+        if latest and _hash_of(row.id, latest) == row.request_hash:
+            return latest
+        with reaching_temporal():
+            async for run in self._client.list_workflows(f"WorkflowId = '{row.id}'"):
+                request = await self._request_in(PROCESS_ORDER, run.id, run.run_id)
+                if request and _hash_of(row.id, request) == row.request_hash:
+                    return request
+        return None
+
+    async def _request_in(self, workflow: str, workflow_id: str, run_id: str | None = None) -> RawValue | None:
+        """The input in the first event of a run; None if Temporal no longer has it."""
+        events = self._client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history_events(page_size=1)
+        with reaching_temporal():
+            try:
+                started = (await anext(events)).workflow_execution_started_event_attributes
+            except RPCError as error:
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise
+                return None
+        if started.workflow_type.name != workflow or not started.input.payloads:
+            return None
+        return RawValue(started.input.payloads[0])
+
+    async def _start(self, workflow: str, workflow_id: str, request: object) -> None:
+        with reaching_temporal():
+            await self._client.start_workflow(
+                workflow,
+                request,
+                id=workflow_id,
+                task_queue=activity.info().task_queue,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                static_summary="started again by reconcile-orders",
+            )
+
+
+def _hash_of(order_id: str, request: RawValue) -> str | None:
+    with suppress(InvalidInput):
+        return parse_order(order_id, read_payload(request)).request_hash
+    return None

@@ -1,0 +1,117 @@
+"""The invariants in operation: some orders at a time, by what the real neighbours say. Nothing is changed."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from temporalio import activity
+from temporalio.client import Client
+
+from activities.database import Database
+from activities.evidence import Books, Evidence, Ledger, OrderEntry, PaymentEntry, Shipment, read_ledger, read_runs
+from activities.fulfillment import Warehouse
+from activities.invariants import violations
+from activities.stripe_gateway import StripeGateway
+from orders.verification import Judgement
+
+AT_ONCE: Final = 4  # orders that the neighbours are asked about together: Stripe has limits
+
+UNKNOWN: Final = "order_unknown"  # to the warehouse
+UNDER_WAY: Final = {"pending", "requires_action"}  # refunds that have not arrived yet
+
+FIND_ORDERS: Final = """
+    SELECT id FROM orders, LATERAL (SELECT status IN ('pending', 'capturing', 'undoing', 'cancelling') AS unfinished) u
+    WHERE created_at > now() - $1::interval OR unfinished
+    ORDER BY unfinished DESC, created_at DESC, id LIMIT $2
+"""
+
+
+class Verification:
+    """Judges orders by their row, their payment, their shipment and their runs.
+
+    Raises, in all activities:
+        Unavailable: PostgreSQL, Temporal, Stripe or the warehouse.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 (one for each neighbour)
+        self,
+        database: Database,
+        client: Client,
+        gateway: StripeGateway,
+        warehouse: Warehouse,
+        window: timedelta,
+        patience: timedelta,
+    ) -> None:
+        """Orders of the last `window` are judged, and unfinished ones; each may take `patience` to come to rest."""
+        self._database = database
+        self._client = client
+        self._gateway = gateway
+        self._warehouse = warehouse
+        self._window = window
+        self._patience = patience
+
+    @activity.defn
+    async def find_verifiable(self, limit: int) -> Sequence[str]:
+        """The orders that are to be judged: unfinished ones, then the others, the newest first."""
+        async with self._database.transaction() as connection:
+            return [row["id"] for row in await connection.fetch(FIND_ORDERS, self._window, limit)]
+
+    @activity.defn
+    async def judge_orders(self, orders: Sequence[str]) -> Judgement:
+        """What is wrong with these orders; those that move while they are looked at are left to the next run."""
+        before = await self._read(orders)
+        books = await self._ask(before)
+        runs = await read_runs(self._client, orders)
+        known = {order.id: order.moves for order in before.orders}
+        after = await self._read(orders)
+        still = tuple(order for order in after.orders if order.moves == known.get(order.id))
+        ledger = after.model_copy(update={"orders": still, "asked": tuple(order.id for order in still)})
+        found = violations(Evidence(ledger, books, runs=runs, patience=self._patience.total_seconds()))
+        return Judgement(checked=len(still), violations=tuple(found))
+
+    @activity.defn
+    async def judge_stock(self, limit: int) -> Judgement:
+        """What is wrong with the stock of all products, by all reservations; `limit` violations are named at most."""
+        async with self._database.transaction() as connection:
+            ledger = await read_ledger(connection, [])
+        found = violations(Evidence(ledger, Books(payments=(), fulfillment=())))
+        return Judgement(checked=len(ledger.stock), violations=tuple(found[:limit]))
+
+    async def _read(self, orders: Sequence[str]) -> Ledger:
+        async with self._database.transaction() as connection:
+            return await read_ledger(connection, orders, stock=False)
+
+    async def _ask(self, ledger: Ledger) -> Books:
+        """What the neighbours say of the orders that have a payment; without one nothing is shipped either."""
+        turn = asyncio.Semaphore(AT_ONCE)
+
+        async def look(order: OrderEntry) -> tuple[PaymentEntry | None, Shipment | None]:
+            async with turn:
+                return await self._payment(order), await self._shipment(order)
+
+        found = await asyncio.gather(*(look(order) for order in ledger.orders if order.payment_intent_id))
+        return Books(
+            payments=tuple(payment for payment, _ in found if payment),
+            fulfillment=tuple(shipment for _, shipment in found if shipment),
+        )
+
+    async def _payment(self, order: OrderEntry) -> PaymentEntry | None:
+        """By the stored id; None if Stripe does not know it."""
+        intent = await self._gateway.find(order.payment_intent_id or "")
+        if intent is None:
+            return None
+        refunds = await self._gateway.refunds(intent.id) if intent.amount_received else []
+        return PaymentEntry(
+            id=intent.id,
+            order=order.id,
+            status=intent.status,
+            authorised=intent.amount_capturable,
+            captured=intent.amount_received,
+            refunded=sum(refund.amount for refund in refunds if refund.status == "succeeded"),
+            refund_pending=sum(refund.amount for refund in refunds if refund.status in UNDER_WAY),
+        )
+
+    async def _shipment(self, order: OrderEntry) -> Shipment | None:
+        status = await self._warehouse.read_shipment(order.id)
+        return None if status == UNKNOWN else Shipment(order_id=order.id, status=status)

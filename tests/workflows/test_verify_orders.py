@@ -1,0 +1,248 @@
+"""The invariants in operation: judged by what Stripe, the warehouse and Temporal say, and told to a person."""
+
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio import workflow
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import Worker
+
+from activities import verification
+from activities.evidence import OpenRun, read_runs
+from activities.invariants import IN_OPERATION
+from orders.models import Stage
+from orders.temporal import NEEDS_ATTENTION, PROCESS_ORDER, VERIFY_ORDERS
+from orders.verification import VerifyReport, Violation
+from sandbox.faults import Fault
+from tests.endings import REFUSED_ADDRESS, final_error, until_attempts, until_stage, until_stuck
+from tests.shop import Shop, an_order, eventually
+from workflows.verify_orders import MOST_OUTAGES, PAGE
+
+NEEDS_3DS = an_order(paymentMethodId="pm_card_authenticationRequired")
+
+
+@pytest.fixture
+def shop(cleared_shop: Shop) -> Shop:
+    return cleared_shop
+
+
+async def test_a_shop_in_order(shop: Shop) -> None:
+    """Orders of every kind, at rest and under way; nobody is told of anything."""
+    await shop.place(order_id="placed")
+    await shop.place(an_order(items=[{"productId": "5", "quantity": 2}]), "too-many")
+    await shop.place(an_order(paymentMethodId="pm_card_chargeDeclined"), "declined")
+    await shop.place(an_order(shippingAddress=REFUSED_ADDRESS), "refused")
+    await shop.place(an_order(paymentMethodId="pm_card_pendingRefund"), "returned")
+    await shop.cancel("returned")
+    shop.stagehand.fail("void_payment", final_error(), workflow_id="parked")
+    await until_stuck(await shop.start(an_order(shippingAddress=REFUSED_ADDRESS), "parked"))
+    await until_stage(await shop.start(NEEDS_3DS, "authenticating"), Stage.AWAITING_CUSTOMER)
+    await age(shop)
+    alerts = len(shop.world.inbox.alerts)
+    run = await start(shop)
+
+    assert await report_of(run) == VerifyReport(
+        checked=7, count=0, violations=(), rules={rule.__name__: rule.__doc__ or "" for rule in IN_OPERATION}
+    )
+    assert len(shop.world.inbox.alerts) == alerts
+    assert await attention(run) is None
+
+
+async def test_violations_are_named_and_told_once_a_day(shop: Shop) -> None:
+    """Of an order by what Stripe and the warehouse say of it, and of the stock; the run is marked each time."""
+    await shop.place(order_id="unpaid")
+    await shop.place(order_id="fine")
+    payment = (await shop.row("unpaid"))["payment_intent_id"]
+    shop.world.stripe.account.intents[payment].status = "requires_capture"
+    shop.world.stripe.account.intents[payment].amount_received = 0
+    await shop.pool.execute("UPDATE inventory SET reserved = 1 WHERE product_id = '2'")
+    run = await start(shop)
+    report = await report_of(run)
+
+    stock = "40 available, 1 reserved while orders hold 0, 0 sold while orders keep 0"
+    assert report.violations == (
+        Violation(subject="product 2", rule="stock_is_what_orders_say", what=stock),
+        Violation(subject="unpaid", rule="paid_orders_are_whole", what="processing, but nothing is charged"),
+    )
+    assert (report.checked, report.count, report.alerted, report.unverified) == (2, 2, 2, ())
+    assert await attention(run) == VERIFY_ORDERS
+    told = [alert.text for alert in shop.world.inbox.alerts]
+    assert [any(violation.text in text for text in told) for violation in report.violations] == [True, True]
+
+    again = await start(shop)
+    assert await report_of(again) == report.model_copy(update={"alerted": 0})
+    assert await attention(again) == VERIFY_ORDERS
+    await shop.pool.execute("UPDATE reminders SET at = at - interval '25 hours'")
+    assert (await report_of(await start(shop))).alerted == 2
+
+
+async def test_each_neighbour_is_asked(shop: Shop) -> None:
+    """The shipment at the warehouse, the refund at Stripe, the run at Temporal, the events of the row."""
+    for order_id in ("shipped", "refund-failed", "unknown-payment", "unrecorded"):
+        await shop.place(an_order(paymentMethodId="pm_card_refundFail"), order_id)
+    for order_id in ("shipped", "refund-failed"):
+        await shop.cancel(order_id)
+    run = await shop.start(NEEDS_3DS, "lost")
+    await until_stage(run, Stage.AWAITING_CUSTOMER)
+    await run.terminate()
+    for refund in shop.world.stripe.account.refunds.values():
+        if shop.world.stripe.account.intents[refund.payment_intent].metadata["order_id"] == "shipped":
+            refund.succeed()
+    shipments = shop.world.fulfillment.shipments
+    shipments["shipped"] = shipments["shipped"].model_copy(update={"status": "shipped"})
+    await shop.pool.execute("UPDATE orders SET payment_intent_id = 'pi_unknown' WHERE id = 'unknown-payment'")
+    await shop.pool.execute("UPDATE orders SET status = 'shipped' WHERE id = 'unrecorded'")
+    assert {each.subject for each in (await verify(shop)).violations} >= {"shipped"}
+    assert "lost" not in {each.subject for each in (await verify(shop)).violations}, "it is young"
+    await age(shop)
+
+    assert {(each.subject, each.rule) for each in (await verify(shop)).violations} == {
+        ("shipped", "closed_orders_are_empty"),
+        ("refund-failed", "closed_orders_are_empty"),
+        ("unknown-payment", "paid_orders_are_whole"),
+        ("unrecorded", "every_change_is_recorded"),
+        ("lost", "every_order_is_driven"),
+    }
+
+
+async def test_an_order_whose_letter_is_under_way_is_whole(shop: Shop) -> None:
+    """Until its run ends nobody can say that the customer was not written to."""
+    shop.world.faults.add(Fault(service="email", kind="status", times=None))
+    run = await shop.start(order_id="o1")
+    await eventually(lambda: is_paid(shop, "o1"), "the order is paid")
+    assert not (await verify(shop)).violations
+    await run.terminate()
+    assert [each.what for each in (await verify(shop)).violations] == [
+        "processing, but nothing tells of its confirmation"
+    ]
+
+
+async def test_an_order_that_moves_meanwhile_is_left_to_the_next_run(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its neighbours said may belong to either of its states."""
+    await shop.place(order_id="o1")
+    await shop.place(order_id="o2")
+
+    async def cancel_and_read(client: Client, orders: Sequence[str]) -> tuple[OpenRun, ...]:
+        await shop.cancel("o1")
+        return await read_runs(client, orders)
+
+    monkeypatch.setattr(verification, "read_runs", cancel_and_read)
+    report = await verify(shop)
+    assert (report.checked, report.violations, report.unverified) == (1, (), ())
+    assert (await verify(shop)).checked == 2
+
+
+async def test_an_outage_of_stripe_is_no_violation(shop: Shop) -> None:
+    """The run says what it could not look at, and why; the rest is judged."""
+    await shop.place(order_id="o1")
+    await shop.pool.execute("UPDATE inventory SET reserved = 1 WHERE product_id = '2'")
+    shop.world.faults.add(Fault(service="stripe", kind="status", times=None))
+    run = await start(shop)
+    await until_attempts(shop, "judge_orders", 1)
+    await shop.advance(run, timedelta(minutes=6))
+    report = await report_of(run)
+
+    assert [each.subject for each in report.violations] == ["product 2"]
+    assert (report.checked, len(report.unverified)) == (0, 1)
+    assert report.unverified[0].startswith("the orders o1 to o1: stripe")
+    shop.world.faults.clear()
+    assert (await verify(shop)).unverified == ()
+
+
+async def test_a_long_outage_is_not_waited_for_on_every_page(shop: Shop) -> None:
+    """After some pages in a row the rest is not tried; all of it is said."""
+    pages = MOST_OUTAGES + 2
+    await shop.pool.execute(
+        """INSERT INTO orders (id, customer_id, request_hash, status, currency, capture_mode, terms)
+        SELECT 'o' || n, 'cus_1', '', 'rejected', 'usd', 'manual', '{}' FROM generate_series(1, $1) n""",
+        pages * PAGE,
+    )
+    shop.stagehand.fail("judge_orders", final_error(), times=None)
+    report = await verify(shop)
+    assert len(report.unverified) == MOST_OUTAGES + 1
+    assert report.unverified[-1].startswith("all other orders")
+    assert len([name for _, name in shop.stagehand.calls if name == "judge_orders"]) == MOST_OUTAGES
+
+
+async def test_more_than_fits_into_one_answer(shop: Shop) -> None:
+    """The first hundred are listed and told, the others are counted; a person hears that there are more."""
+    await shop.pool.execute(
+        """INSERT INTO orders (id, customer_id, request_hash, status, currency, capture_mode, terms)
+        SELECT 'o' || n, 'cus_1', '', 'rejected', 'usd', 'manual', '{}' FROM generate_series(1, 105) n"""
+    )
+    report = await verify(shop)
+    assert (report.checked, report.count, len(report.violations), report.alerted) == (105, 105, 100, 101)
+    assert "broken 105 times" in shop.world.inbox.alerts[-1].text
+
+
+@workflow.defn(name=PROCESS_ORDER, sandboxed=False)
+class Broken:
+    """Its code cannot go on, whatever is tried."""
+
+    @workflow.run
+    async def run(self) -> None:
+        raise RuntimeError("a bug")
+
+
+@pytest.fixture
+async def broken_run(shop: Shop) -> AsyncIterator[str]:
+    queue = f"broken-{uuid.uuid4().hex[:8]}"
+    async with Worker(shop.client, task_queue=queue, workflows=[Broken]):
+        run = await shop.client.start_workflow(PROCESS_ORDER, id=f"broken-{uuid.uuid4().hex[:8]}", task_queue=queue)
+        yield run.id
+        await run.terminate()
+
+
+async def test_a_run_whose_workflow_task_fails_is_seen(shop: Shop, broken_run: str) -> None:
+    """As Temporal tells it of the run itself."""
+
+    async def failed() -> bool:
+        [run] = await read_runs(shop.client, [broken_run])
+        return run.attempt > 1
+
+    await eventually(failed, "its workflow task is tried again")
+
+
+@pytest.mark.parametrize("payload", [{"orderId": "o1"}, "text", 5])
+async def test_it_takes_no_input(shop: Shop, payload: Any) -> None:
+    """Whoever thinks to verify one order is told that this is not what it does."""
+    with pytest.raises(WorkflowFailureError) as failed:
+        await (await start(shop, payload)).result()
+    assert isinstance(failed.value.cause, ApplicationError)
+    assert failed.value.cause.type == "InvalidInput"
+
+
+# ------------------------------------------------------------------------------------------------------------- helpers
+
+
+async def start(shop: Shop, *payload: Any) -> WorkflowHandle[Any, Any]:
+    return await shop.client.start_workflow(
+        VERIFY_ORDERS, args=payload, id=f"verify-{uuid.uuid4().hex[:8]}", task_queue=shop.task_queue
+    )
+
+
+async def report_of(run: WorkflowHandle[Any, Any]) -> VerifyReport:
+    return VerifyReport.model_validate(await run.result())
+
+
+async def verify(shop: Shop) -> VerifyReport:
+    return await report_of(await start(shop))
+
+
+async def attention(run: WorkflowHandle[Any, Any]) -> str | None:
+    return (await run.describe()).typed_search_attributes.get(NEEDS_ATTENTION)
+
+
+async def age(shop: Shop) -> None:
+    """All orders are a day old."""
+    await shop.pool.execute("UPDATE orders SET created_at = created_at - interval '1 day'")
+
+
+async def is_paid(shop: Shop, order_id: str) -> bool:
+    return await shop.status(order_id) == "processing"
