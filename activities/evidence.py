@@ -6,9 +6,8 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.service import RPCError, RPCStatusCode
 
-from orders.errors import Unavailable
+from activities.runs import find_run
 from orders.models import Model, Status
 from orders.temporal import cancel_order_id
 
@@ -232,13 +231,8 @@ async def read_runs(client: Client, orders: Sequence[str]) -> tuple[OpenRun, ...
 
 
 async def _read_run(client: Client, order_id: str, workflow_id: str) -> OpenRun | None:
-    try:
-        found = await client.get_workflow_handle(workflow_id).describe()
-    except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            return None
-        raise Unavailable(f"temporal: {error.status.name}", type="temporal_unavailable") from None
-    if found.status is not WorkflowExecutionStatus.RUNNING:
+    found = await find_run(client, workflow_id)
+    if found is None or found.status is not WorkflowExecutionStatus.RUNNING:
         return None
     attempt = found.raw_description.pending_workflow_task.attempt
     return OpenRun(order_id=order_id, workflow_id=workflow_id, attempt=attempt)

@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.saga import reason
     from workflows.steps import LEISURELY, step, within
 
-MOST_TOLD: Final = 50  # by one run: the next one tells the rest
+MOST_TOLD: Final = 200  # by one run: the next one tells the rest
 
 PATIENCE: Final = within(timedelta(minutes=5), LEISURELY)  # for one step; what is not done now is for the next run
 

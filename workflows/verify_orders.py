@@ -9,17 +9,17 @@ from typing import Any, Final, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RawValue
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.invariants import IN_OPERATION, words
     from activities.verification import Verification
-    from orders.errors import InvalidInput
-    from orders.intake import parse_nothing, read_payload
+    from orders.intake import parse_nothing
     from orders.reconciliation import Problem
     from orders.temporal import NEEDS_ATTENTION, VERIFY_ORDERS
     from orders.verification import Judgement, VerifyReport, Violation
     from workflows.alerts import PATIENCE, tell_people
+    from workflows.inputs import parsed
     from workflows.progress import Story
     from workflows.saga import reason
     from workflows.steps import step
@@ -50,7 +50,7 @@ class VerifyOrders:
         Raises:
             ApplicationError: InvalidInput, naming every field that is there all the same.
         """
-        _refuse_input(raw)
+        parsed(parse_nothing, raw)
         await self._judge_stock()
         await self._judge_orders()
         alerted = await self._tell_people()
@@ -123,10 +123,3 @@ def _problems(violations: Sequence[Violation]) -> list[Problem]:
         text = f"invariants are broken {len(violations)} times; {MOST_LISTED} of them are told one by one"
         problems["violations"] = Problem(key="violations", order_id="", text=text)
     return list(problems.values())
-
-
-def _refuse_input(raw: RawValue | None) -> None:
-    try:
-        parse_nothing(read_payload(raw))
-    except InvalidInput as invalid:
-        raise ApplicationError(str(invalid), type="InvalidInput", non_retryable=True) from None

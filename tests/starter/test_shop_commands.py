@@ -189,7 +189,7 @@ async def test_an_index_run_that_fails_is_exit_status_3(shop: Shop, starter: Sta
     said = await starter("index-products", "--json")
     assert (said.status, said.json["error"]) == (
         3,
-        "index-products failed: openai_refused: the model knows no such dimensions",
+        "index-products:all failed: openai_refused: the model knows no such dimensions",
     )
     assert said.err.strip() == said.json["error"]
 
