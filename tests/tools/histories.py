@@ -19,7 +19,7 @@ from temporalio.exceptions import ApplicationError
 from orders.intake import parse_order, read_json
 from orders.models import OrderView, Stage
 from orders.recommendations import RecommendationsOutcome, Source
-from orders.temporal import CHECK_INVENTORY, INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS, RECONCILE_ORDERS
+from orders.temporal import CHECK_INVENTORY, INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS, RECONCILE_ORDERS, VERIFY_ORDERS
 from sandbox.faults import Fault
 from tests.servers import open_everything
 from tests.shop import Shop, an_order, eventually
@@ -255,6 +255,15 @@ async def reconciled(shop: Shop, name: str) -> list[str]:
     await _until_stuck(await shop.start(_refused_by_the_warehouse(), f"{name}-parked"))
     await shop.client.execute_workflow(RECONCILE_ORDERS, {}, id=name, task_queue=shop.task_queue)
     await _to_the_end(shop.client.get_workflow_handle(f"{name}-order"))
+    return [name]
+
+
+@scenario
+async def verified(shop: Shop, name: str) -> list[str]:
+    """One order whose stock somebody has changed by hand."""
+    await shop.place(order_id=f"{name}-order")
+    await shop.pool.execute("UPDATE inventory SET reserved = reserved + 1 WHERE product_id = '3'")
+    await shop.client.execute_workflow(VERIFY_ORDERS, {}, id=name, task_queue=shop.task_queue)
     return [name]
 
 
