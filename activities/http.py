@@ -1,6 +1,6 @@
 """JSON over HTTP to the neighbours: one client, errors in our words."""
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -8,13 +8,46 @@ import httpx
 
 from orders.errors import Permanent, Unavailable
 
+LARGEST_ANSWER: Final = 1024 * 1024  # bytes
 LONGEST_RETRY_AFTER: Final = 300  # seconds
 NOT_AN_ANSWER: Final = {401, 403, 408, 425, 429}
 
 
+class _Capped(httpx.AsyncByteStream):
+    """A body that is no longer than LARGEST_ANSWER: a neighbour gone mad must not take the worker's memory."""
+
+    def __init__(self, body: httpx.AsyncByteStream) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self._body:
+            size += len(chunk)
+            if size > LARGEST_ANSWER:
+                raise httpx.ReadError("the answer is too large")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+class _Transport(httpx.AsyncHTTPTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        if isinstance(response.stream, httpx.AsyncByteStream):
+            response.stream = _Capped(response.stream)
+        return response
+
+
 def open_http(timeout_seconds: float) -> httpx.AsyncClient:
-    """A client that follows no redirect and takes no proxy from the environment."""
-    return httpx.AsyncClient(timeout=timeout_seconds, follow_redirects=False, trust_env=False)
+    """A client that follows no redirect, takes no proxy from the environment, and reads no endless answer."""
+    return httpx.AsyncClient(
+        transport=_Transport(trust_env=False),
+        timeout=timeout_seconds,
+        follow_redirects=False,
+        trust_env=False,
+        headers={"Accept-Encoding": "identity"},  # what is capped is what is kept
+    )
 
 
 def header(headers: Mapping[str, str] | None, name: str) -> str:
