@@ -27,11 +27,16 @@ CHECKED: Final = 20  # payments in one attempt, each with two calls
 STANDING: Final = {"succeeded", "pending", "requires_action"}
 OVER: Final = {"canceled", "processing"}  # nothing to give back, or nothing that can be given back yet
 
+# What a person was told of today is not looked at again before tomorrow: it must not stand in the way of the others.
 FIND_UNCHECKED: Final = """
-    SELECT id FROM orders
+    SELECT id FROM orders o
     WHERE payment_intent_id IS NOT NULL AND payment_checked_at IS NULL
       AND status IN ('processing', 'shipped', 'delivered', 'rejected', 'failed', 'cancelled')
       AND created_at < now() - $1::interval AND id > $2
+      AND NOT EXISTS (
+          SELECT 1 FROM reminders r
+          WHERE r.key = 'payment:' || o.payment_intent_id AND r.at > now() - interval '1 day'
+      )
     ORDER BY id LIMIT $3
 """
 
@@ -56,6 +61,8 @@ FIND_REFUNDS: Final = """
        OR (status = 'succeeded' AND checked_at < now() - interval '1 day' AND at > now() - interval '30 days')
     GROUP BY order_id ORDER BY min(checked_at) LIMIT $2
 """
+
+MARK_FOLLOWED: Final = "UPDATE refunds SET checked_at = now() WHERE order_id = $1"
 
 TAKE_DUE: Final = """
     SELECT key FROM unnest($1::text[]) AS p (key)
@@ -207,6 +214,7 @@ class Reconciliation:
         refunds = await self._gateway.refunds(row.payment_intent_id or "")
         async with self._database.transaction() as connection:
             changed = await keep_refunds(connection, order_id, refunds)
+            await connection.execute(MARK_FOLLOWED, order_id)
         return [f"order {order_id}: {what}" for what in changed]
 
     # ---------------------------------------------------------------------------------------------------------- people

@@ -46,6 +46,11 @@ class Charge(Model):
     remedy: Remedy
     words: str
 
+    @property
+    def key(self) -> str:
+        """Under which a person is told of it."""
+        return f"payment:{self.payment_intent_id}"
+
 
 class Charges(Model):
     """One page of a comparison; `after` is where the next one begins, None: there is none."""

@@ -127,7 +127,7 @@ class ReconcileOrders:
 
     async def _mend(self, charge: Charge) -> None:
         if charge.remedy == "alert":
-            self._problem(f"payment:{charge.payment_intent_id}", charge.order_id, charge.words)
+            self._problem(charge.key, charge.order_id, charge.words)
             return
         if charge.remedy == "void_payment":
             undone = await self._try(Payments.void_payment, charge.order_id, charge.words)
