@@ -62,7 +62,7 @@ class ReconcileOrders:
         await self._compare(Reconciliation.check_charges, "orders with their payments")
         await self._compare(Reconciliation.find_orphans, "recent payments with their orders")
         await self._release_stock()
-        alerted = await tell_people(list(self._problems.values()), self._story)
+        alerted = await self._tell_people()
         return ReconcileReport(
             revived=tuple(self._revived),
             payments=tuple(self._payments),
@@ -141,6 +141,15 @@ class ReconcileOrders:
             self._note(self._stock, f"order {order_id}: the stock that it still held is back")
 
     # ---------------------------------------------------------------------------------------------------- the account
+
+    async def _tell_people(self) -> list[str]:
+        try:
+            return await tell_people(list(self._problems.values()), self._story)
+        except ActivityError as error:
+            if workflow.cancellation_reason() is not None:
+                raise asyncio.CancelledError from error
+            self._not_done.append(f"tell people: {reason(error)}")
+            return []
 
     def _problem(self, key: str, order_id: str, text: str) -> None:
         self._story.tell(text)
