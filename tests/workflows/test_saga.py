@@ -348,8 +348,10 @@ async def timer_runs(run: WorkflowHandle[Any, Any]) -> bool:
 
 async def has_seen_the_cancel(run: WorkflowHandle[Any, Any]) -> bool:
     kinds = [event.event_type async for event in run.fetch_history_events()]
-    cancel = kinds.index(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
-    return EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED in kinds[cancel:]
+    cancel = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED
+    if cancel not in kinds:  # it is kept back while a workflow task is under way
+        return False
+    return EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED in kinds[kinds.index(cancel) :]
 
 
 async def is_done(agency: Agency, task: str) -> bool:
