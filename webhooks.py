@@ -24,7 +24,6 @@ from starlette.routing import Route
 from temporalio.client import Client
 
 from activities.database import Database
-from activities.fulfillment import Warehouse
 from activities.http import open_http
 from activities.stripe_gateway import StripeGateway, open_stripe
 from activities.webhook_events import Effect, Event, FulfillmentEvents, Receiver, StripeEvents, is_kept
@@ -32,7 +31,7 @@ from orders.errors import Permanent, Unavailable
 from orders.settings import SANDBOX_FULFILLMENT_WEBHOOK_SECRET, SANDBOX_STRIPE_WEBHOOK_SECRET, Settings
 from orders.signatures import BadSignature, verify
 from orders.temporal import TASK_QUEUE
-from worker import CannotStart, check_migrations, connect_temporal, launch, open_database
+from worker import CannotStart, check_migrations, connect_temporal, launch, open_database, warehouse_of
 
 LARGEST_BODY: Final = 256 * 1024  # bytes
 BODY_SECONDS: Final = 10  # for a sender to send it
@@ -134,13 +133,6 @@ async def open_webhooks(
         await check_migrations(database)
         http = await stack.enter_async_context(open_http(seconds))
         stripe = await stack.enter_async_context(open_stripe(key, settings.stripe_base, seconds))
-        warehouse = Warehouse(
-            database,
-            http,
-            settings.fulfillment_api,
-            settings.fulfillment_key.get_secret_value(),
-            remembers_cancels=settings.fulfillment_remembers_cancels,
-        )
         yield application(
             database,
             Endpoint(
@@ -151,7 +143,7 @@ async def open_webhooks(
                 tolerance=settings.webhook_tolerance_seconds,
             ),
             Endpoint(
-                FulfillmentEvents(database, warehouse),
+                FulfillmentEvents(database, warehouse_of(settings, database, http)),
                 database,
                 header="Fulfillment-Signature",
                 secrets=settings.fulfillment_webhook_secret,

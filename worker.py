@@ -91,13 +91,7 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each neighbour)
     after = timedelta(seconds=settings.reconcile_after_seconds)
     stranded_orders = StrandedOrders(database, client, after)
     reconciliation = Reconciliation(database, gateway, after, timedelta(seconds=settings.reconcile_window_seconds))
-    warehouse = Warehouse(
-        database,
-        http,
-        settings.fulfillment_api,
-        settings.fulfillment_key.get_secret_value(),
-        remembers_cancels=settings.fulfillment_remembers_cancels,
-    )
+    warehouse = warehouse_of(settings, database, http)
     verification = Verification(
         database,
         client,
@@ -165,6 +159,16 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each neighbour)
         product_index.embed_batch,
         product_index.activate_index,
     ]
+
+
+def warehouse_of(settings: Settings, database: Database, http: httpx.AsyncClient) -> Warehouse:
+    return Warehouse(
+        database,
+        http,
+        settings.fulfillment_api,
+        settings.fulfillment_key.get_secret_value(),
+        remembers_cancels=settings.fulfillment_remembers_cancels,
+    )
 
 
 def terms_of(settings: Settings) -> Terms:

@@ -1,5 +1,6 @@
 """The order row: reading it, moving it from state to state, writing its events. Shared by all activities."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from temporalio import activity
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 COLUMNS: Final = """
     o.id, o.customer_id, o.status, o.total, o.currency, o.terms, o.payment_intent_id, o.fulfillment_id, o.closing,
     o.error_code, o.error, o.parked_step, o.parked_reason, o.parked_by, o.request_hash,
-    o.placed_at IS NOT NULL AS placed, (SELECT b.id::text FROM order_book b) AS book,
+    o.placed_at IS NOT NULL AS placed,
     (SELECT r.status FROM refunds r WHERE r.order_id = o.id ORDER BY r.attempt DESC LIMIT 1) AS refund_status,
     EXISTS (
         SELECT 1 FROM resolutions s WHERE s.order_id = o.id AND s.step = 'void_payment' AND s.action <> 'retry'
@@ -26,6 +27,9 @@ COLUMNS: Final = """
 
 READ: Final = f"SELECT {COLUMNS} FROM orders o WHERE o.id = $1"  # noqa: S608 (a constant of ours)
 LOCK: Final = f"{READ} FOR UPDATE OF o"
+READ_MANY: Final = f"SELECT {COLUMNS} FROM orders o WHERE o.id = ANY($1::text[])"  # noqa: S608 (a constant of ours)
+
+READ_BOOK: Final = "SELECT id::text FROM order_book"
 
 READ_LINES: Final = "SELECT product_id, quantity, price FROM order_items WHERE order_id = $1 ORDER BY product_id"
 
@@ -65,6 +69,16 @@ def to_row(record: "asyncpg.Record") -> OrderRow:
 async def read_row(connection: "Connection", order_id: str) -> OrderRow | None:
     record = await connection.fetchrow(READ, order_id)
     return to_row(record) if record else None
+
+
+async def read_rows(connection: "Connection", order_ids: Iterable[str]) -> dict[str, OrderRow]:
+    """Those of the orders that exist, by their ids."""
+    return {record["id"]: to_row(record) for record in await connection.fetch(READ_MANY, list(order_ids))}
+
+
+async def read_book(connection: "Connection") -> str:
+    """The id of this database, which goes with every payment that it makes."""
+    return str(await connection.fetchval(READ_BOOK))
 
 
 async def existing_row(connection: "Connection", order_id: str) -> OrderRow:

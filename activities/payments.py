@@ -7,7 +7,7 @@ import stripe
 from temporalio import activity
 
 from activities.database import Database
-from activities.order_rows import existing_row, move_row, read_resolution, write_event
+from activities.order_rows import existing_row, move_row, read_book, read_resolution, write_event
 from activities.stripe_gateway import Intent, PaymentRefused, StripeGateway
 from orders.errors import Permanent, Unavailable
 from orders.models import PAID, ErrorCode, OrderRow, Payment, PaymentRequest, PaymentState, Status, Undone
@@ -24,13 +24,15 @@ KEEP_INTENT: Final = """
 # A status only goes forward: whoever read an older one comes too late.
 KEEP_REFUND: Final = """
     INSERT INTO refunds (id, order_id, amount, status, attempt) VALUES ($1, $2, $3, $4, $5)
-    ON CONFLICT (id) DO UPDATE SET checked_at = now(), status = (
+    ON CONFLICT (id) DO UPDATE SET status = (
         SELECT s FROM unnest(ARRAY['failed', 'canceled', 'succeeded', 'requires_action', 'pending']) s
         WHERE s IN (refunds.status, excluded.status) LIMIT 1
     )
 """
 
 READ_REFUNDS: Final = "SELECT id, status FROM refunds WHERE order_id = $1"
+
+MARK_LOOKED_AT: Final = "UPDATE refunds SET checked_at = now() WHERE order_id = $1"
 
 CHECK_AGAIN: Final = "UPDATE orders SET payment_checked_at = NULL WHERE id = $1"
 
@@ -57,11 +59,13 @@ class Payments:
     @activity.defn
     async def authorise_payment(self, request: PaymentRequest) -> Payment:
         """Create the PaymentIntent, write its id on the order row, and only then confirm it."""
-        row = await self._read(request.order_id)
+        async with self._database.transaction() as connection:
+            row = await existing_row(connection, request.order_id)
+            book = await read_book(connection)
         if row.status is not Status.PENDING:
             return Payment(state=PaymentState.ORDER_CLOSED)
         try:
-            created = row.payment_intent_id or (await self._gateway.create(row, request.payment_method_id)).id
+            created = row.payment_intent_id or (await self._gateway.create(row, request.payment_method_id, book)).id
         except PaymentRefused as refused:
             return _declined(ErrorCode.PAYMENT_REFUSED, f"the payment was refused ({refused})")
         kept = await self._keep_intent(row.id, created)
@@ -203,6 +207,7 @@ async def keep_refunds(connection: "Connection", order_id: str, refunds: Sequenc
     before = await _refunds(connection, order_id)
     for attempt, refund in enumerate(reversed(refunds), start=1):
         await connection.execute(KEEP_REFUND, refund.id, order_id, refund.amount, refund.status, attempt)
+    await connection.execute(MARK_LOOKED_AT, order_id)
     now = await _refunds(connection, order_id)
     changed = [f"refund {refund} {status}" for refund, status in now.items() if before.get(refund) != status]
     for what in changed:

@@ -3,28 +3,24 @@
 Everything here finds; what is found is mended by the same idempotent activities as the sagas use, or told to a person.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final
 
 from temporalio import activity
 
 from activities.database import Database
-from activities.order_rows import existing_row, write_event
-from activities.payments import keep_refunds
+from activities.order_rows import existing_row, read_book, read_rows, write_event
+from activities.payments import STANDING_REFUNDS, keep_refunds
 from activities.stripe_gateway import Intent, StripeGateway, book_of, order_of
 from orders.errors import Permanent, Unavailable
-from orders.models import CLOSED, PAID, Status, Undone
+from orders.models import CLOSED, PAID, OrderRow, Status, Undone
 from orders.money import show
 from orders.reconciliation import Charge, Charges, Problem, Remedy
-
-if TYPE_CHECKING:
-    from activities.database import Connection
 
 PAGE: Final = 100
 CHECKED: Final = 20  # payments in one attempt, each with two calls
 
-STANDING: Final = {"succeeded", "pending", "requires_action"}
 OVER: Final = {"canceled", "processing"}  # nothing to give back, or nothing that can be given back yet
 
 # What a person was told of today is not looked at again before tomorrow: it must not stand in the way of the others.
@@ -40,20 +36,11 @@ FIND_UNCHECKED: Final = """
     ORDER BY id LIMIT $3
 """
 
-READ_ACCOUNTS: Final = """
-    SELECT o.id, o.status, o.total, o.currency, o.payment_intent_id,
-           EXISTS (SELECT 1 FROM resolutions s
-                   WHERE s.order_id = o.id AND s.step = 'void_payment' AND s.action <> 'retry') AS settled_by_hand
-    FROM orders o WHERE o.id = ANY($1::text[])
-"""
-
 # Not where the state has changed meanwhile: what was checked is no longer what is.
 MARK_CHECKED: Final = """
     UPDATE orders o SET payment_checked_at = now() FROM unnest($1::text[], $2::text[]) AS c (id, status)
     WHERE o.id = c.id AND o.status = c.status
 """
-
-READ_BOOK: Final = "SELECT id FROM order_book"
 
 FIND_REFUNDS: Final = """
     SELECT order_id FROM refunds
@@ -62,25 +49,12 @@ FIND_REFUNDS: Final = """
     GROUP BY order_id ORDER BY min(checked_at) LIMIT $2
 """
 
-MARK_FOLLOWED: Final = "UPDATE refunds SET checked_at = now() WHERE order_id = $1"
-
 TAKE_DUE: Final = """
     SELECT key FROM unnest($1::text[]) AS p (key)
     WHERE NOT EXISTS (SELECT 1 FROM reminders r WHERE r.key = p.key AND r.at > now() - interval '1 day')
 """
 
 REMIND: Final = "INSERT INTO reminders (key) VALUES ($1) ON CONFLICT (key) DO UPDATE SET at = now()"
-
-
-class Account(NamedTuple):
-    """What an order row says of its payment; the total in minor units."""
-
-    id: str
-    status: Status
-    total: int
-    currency: str
-    payment_intent_id: str | None
-    settled_by_hand: bool
 
 
 class Reconciliation:
@@ -104,11 +78,11 @@ class Reconciliation:
         """From settled orders to their payments, by the stored id: a page of those not found in order so far."""
         async with self._database.transaction() as connection:
             ids = [row["id"] for row in await connection.fetch(FIND_UNCHECKED, self._after, after, CHECKED)]
-            accounts = await _accounts(connection, ids)
-        found = [charge for account in accounts.values() if (charge := await self._check(account))]
+            rows = await read_rows(connection, ids)
+        found = [charge for row in rows.values() if (charge := await self._check(row))]
         async with self._database.transaction() as connection:
             wrong = {charge.order_id for charge in found}
-            right = [account for account in accounts.values() if account.id not in wrong]
+            right = [row for row in rows.values() if row.id not in wrong]
             await connection.execute(MARK_CHECKED, [each.id for each in right], [each.status for each in right])
         return Charges(found=tuple(found), after=ids[-1] if len(ids) == CHECKED else None)
 
@@ -120,12 +94,12 @@ class Reconciliation:
         intents = await self._gateway.list_between(first, last, after=after or None, limit=PAGE)
         claimed = {intent.id: order for intent in intents if (order := order_of(intent))}
         async with self._database.transaction() as connection:
-            accounts = await _accounts(connection, claimed.values())
-            book = str(await connection.fetchval(READ_BOOK))
+            rows = await read_rows(connection, claimed.values())
+            book = await read_book(connection)
         found: list[Charge] = []
         for intent in intents:
             order_id = claimed.get(intent.id)
-            if order_id and (charge := await self._orphan(intent, order_id, accounts.get(order_id), book)):
+            if order_id and (charge := await self._orphan(intent, order_id, rows.get(order_id), book)):
                 found.append(charge)
         return Charges(found=tuple(found), after=intents[-1].id if len(intents) == PAGE else None)
 
@@ -140,7 +114,7 @@ class Reconciliation:
             raise Unavailable(f"stripe: cannot void yet, the payment {intent.status}", type="payment_not_voidable")
         if intent.status == "succeeded" and await self._left_of(intent):
             refunds = await self._gateway.refunds(intent.id)
-            if not all(refund.status in STANDING for refund in refunds):
+            if not all(refund.status in STANDING_REFUNDS for refund in refunds):
                 raise Permanent(f"a refund of {intent.id} failed", type="refund_failed")
             await self._gateway.refund(key, intent.id, attempt=1, known=len(refunds))
         note = f"the payment {intent.id}, which the order does not answer for, is {intent.status} and given back"
@@ -148,37 +122,36 @@ class Reconciliation:
             await write_event(connection, charge.order_id, note)
         return Undone(note=note)
 
-    async def _check(self, account: Account) -> Charge | None:
+    async def _check(self, row: OrderRow) -> Charge | None:
         """What is wrong with the payment of a settled order."""
-        intent_id = account.payment_intent_id or ""
-        try:
-            intent = await self._gateway.retrieve(intent_id)
-        except Permanent:
-            return _charge("alert", account.id, intent_id, f"of order {account.id} is not known to Stripe")
+        intent_id = row.payment_intent_id or ""
+        intent = await self._gateway.find(intent_id)
+        if intent is None:
+            return _charge("alert", row.id, intent_id, f"of order {row.id} is not known to Stripe")
         left = await self._left_of(intent)
-        if account.status in CLOSED:
+        if row.status in CLOSED:
             gone = intent.status == "canceled" or (intent.status == "succeeded" and not left)
-            if gone or account.settled_by_hand:
+            if gone or row.settled_by_hand:
                 return None
-            words = f"of order {account.id}, which is {account.status}, is {intent.status}"
-            return _charge("void_payment", account.id, intent_id, words)
+            words = f"of order {row.id}, which is {row.status}, is {intent.status}"
+            return _charge("void_payment", row.id, intent_id, words)
         # What was refunded by hand is the shop's own affair, be it a part, or goods that came back.
-        if intent.amount_received == account.total and (left or account.status in (Status.SHIPPED, Status.DELIVERED)):
+        if intent.amount_received == row.total and (left or row.status in (Status.SHIPPED, Status.DELIVERED)):
             return None
-        paid = show(left, account.currency)
-        words = f"of order {account.id} over {show(account.total, account.currency)} has {paid} charged"
-        return _charge("alert", account.id, intent_id, words)
+        paid = show(left, row.currency)
+        words = f"of order {row.id} over {show(row.total, row.currency)} has {paid} charged"
+        return _charge("alert", row.id, intent_id, words)
 
-    async def _orphan(self, intent: Intent, order_id: str, account: Account | None, book: str) -> Charge | None:
+    async def _orphan(self, intent: Intent, order_id: str, row: OrderRow | None, book: str) -> Charge | None:
         """What is to become of a payment that names an order; None if that order answers for it, or may yet.
 
         Only what this order book has created itself is given back. What was made by hand for an order of ours is told;
         all else is of others, who share the account.
         """
-        if account and (account.payment_intent_id == intent.id or account.status not in CLOSED | PAID):
+        if row and (row.payment_intent_id == intent.id or row.status not in CLOSED | PAID):
             return None
         made_by = book_of(intent)
-        if made_by not in ((None, book) if account else (book,)):
+        if made_by not in ((None, book) if row else (book,)):
             return None
         captured = intent.status == "succeeded"
         if intent.status in OVER or (captured and not await self._left_of(intent)):
@@ -187,7 +160,7 @@ class Reconciliation:
             return _charge(
                 "alert", order_id, intent.id, f"of order {order_id} was made by hand, and is {intent.status}"
             )
-        if account is None and captured:
+        if row is None and captured:
             return _charge("alert", order_id, intent.id, f"was captured for {order_id}, which is no order")
         return _charge("void_orphan", order_id, intent.id, f"is {intent.status}, but {order_id} does not answer for it")
 
@@ -196,7 +169,7 @@ class Reconciliation:
         if not intent.amount_received:
             return 0
         refunds = await self._gateway.refunds(intent.id)
-        return intent.amount_received - sum(each.amount for each in refunds if each.status in STANDING)
+        return intent.amount_received - sum(each.amount for each in refunds if each.status in STANDING_REFUNDS)
 
     # --------------------------------------------------------------------------------------------------------- refunds
 
@@ -214,7 +187,6 @@ class Reconciliation:
         refunds = await self._gateway.refunds(row.payment_intent_id or "")
         async with self._database.transaction() as connection:
             changed = await keep_refunds(connection, order_id, refunds)
-            await connection.execute(MARK_FOLLOWED, order_id)
         return [f"order {order_id}: {what}" for what in changed]
 
     # ---------------------------------------------------------------------------------------------------------- people
@@ -230,11 +202,6 @@ class Reconciliation:
         """A person was told."""
         async with self._database.transaction() as connection:
             await connection.execute(REMIND, key)
-
-
-async def _accounts(connection: "Connection", order_ids: Iterable[str]) -> Mapping[str, Account]:
-    records = await connection.fetch(READ_ACCOUNTS, list(order_ids))
-    return {record["id"]: Account(**record) for record in records}
 
 
 def _charge(remedy: Remedy, order_id: str, intent_id: str, what: str) -> Charge:

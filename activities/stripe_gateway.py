@@ -61,8 +61,8 @@ class StripeGateway:
         self._intents = client.v1.payment_intents
         self._refunds = client.v1.refunds
 
-    async def create(self, order: OrderRow, payment_method_id: str) -> Intent:
-        """A PaymentIntent for the order, unconfirmed: it holds no money.
+    async def create(self, order: OrderRow, payment_method_id: str, book: str) -> Intent:
+        """A PaymentIntent for the order, unconfirmed: it holds no money. `book` is the order book that makes it.
 
         Raises:
             PaymentRefused: for what the customer chose.
@@ -78,14 +78,15 @@ class StripeGateway:
                     # `payment_method_types` is refused since API version 2026-09-30 (docs.stripe.com/changelog/endive).
                     "allowed_payment_method_types": ["card"],
                     "capture_method": order.terms.capture_mode,
-                    "metadata": {ORDER_METADATA: order.id, BOOK_METADATA: order.book},
+                    "metadata": {ORDER_METADATA: order.id, BOOK_METADATA: book},
                 },
                 {"idempotency_key": key},
             )
 
         async def find() -> Intent | None:
             recent = await self._intents.list_async({"customer": order.customer_id, "limit": PAGE})
-            return next((intent for intent in recent.data if order_of(intent) == order.id), None)
+            ours = (each for each in recent.data if (order_of(each), book_of(each)) == (order.id, book))
+            return next(ours, None)
 
         return await self._post(f"{order.id}:create", post, find)
 

@@ -228,7 +228,6 @@ class OrderRow(Model):
     refund_status: str | None = None
     settled_by_hand: bool = False
     words: int = 0
-    book: str = ""
 
     @property
     def outcome(self) -> OrderOutcome:

@@ -14,7 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from orders.reconciliation import Problem
     from workflows.progress import Story
     from workflows.saga import reason
-    from workflows.steps import LEISURELY, step, within
+    from workflows.steps import LEISURELY, step, unless_cancelled, within
 
 MOST_TOLD: Final = 200  # by one run: the next one tells the rest
 
@@ -22,14 +22,15 @@ PATIENCE: Final = within(timedelta(minutes=5), LEISURELY)  # for one step; what 
 
 
 async def tell_people(problems: Sequence[Problem], story: Story) -> list[str]:
-    """Alert a person of every problem that nobody was told of today; the texts of those that were told now.
-
-    Raises:
-        ActivityError: it cannot be found out who was told of what.
-    """
+    """Alert a person of every problem that nobody was told of today; the texts of those that were told now."""
     if not problems:
         return []
-    due = set(await step(Reconciliation.due_problems, problems, PATIENCE, "who was told of what?"))
+    try:
+        due = await step(Reconciliation.due_problems, problems, PATIENCE, "who was told of what?")
+    except ActivityError as error:
+        unless_cancelled(error)
+        story.mark(workflow.info().workflow_type, f"nobody could be told: {reason(error)}")
+        return []
     told: list[str] = []
     for problem in [problem for problem in problems if problem.key in due][:MOST_TOLD]:
         alert = Alert(order_id=problem.order_id, key=f"{problem.key}:{workflow.info().run_id}", text=problem.text)
@@ -37,6 +38,7 @@ async def tell_people(problems: Sequence[Problem], story: Story) -> list[str]:
             await step(Notifications.post_alert, alert, PATIENCE, problem.text)
             await step(Reconciliation.mark_told, problem.key, PATIENCE, "told")
         except ActivityError as error:
+            unless_cancelled(error)
             story.mark(workflow.info().workflow_type, f"could not tell: {problem.text}: {reason(error)}")
             break  # nor the others: the next run tries again
         told.append(problem.text)

@@ -1,6 +1,5 @@
 """check-and-alert-inventory: say which products run short, and tell the people who reorder once of each shortage."""
 
-import asyncio
 from datetime import timedelta
 from typing import Final
 
@@ -16,7 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.inputs import parsed
     from workflows.progress import Story
     from workflows.saga import reason
-    from workflows.steps import LEISURELY, step, within
+    from workflows.steps import LEISURELY, step, unless_cancelled, within
 
 THROUGH_AN_OUTAGE: Final = within(timedelta(hours=2), LEISURELY)
 
@@ -58,8 +57,7 @@ class CheckInventory:
                 self._alerted += posted.products
                 self._story.tell(f"products that Slack was told of: {posted.products}")
         except ActivityError as error:
-            if workflow.cancellation_reason() is not None:
-                raise asyncio.CancelledError from error  # an attempt that was in flight ends in its own words
+            unless_cancelled(error)
             self._story.mark(error.activity_type, f"Slack could not be told: {reason(error)}; the next run tries again")
             return reason(error)
         self._story.tell("the next run tells the rest")

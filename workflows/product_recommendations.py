@@ -6,7 +6,7 @@ from typing import Final
 
 from temporalio import workflow
 from temporalio.common import RawValue
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.language_model import KEY_REFUSED
@@ -24,7 +24,7 @@ with workflow.unsafe.imports_passed_through():
     from orders.temporal import PRODUCT_RECOMMENDATIONS
     from workflows.inputs import parsed
     from workflows.progress import Story
-    from workflows.steps import BRISK, step, within
+    from workflows.steps import BRISK, step, unless_cancelled, within
 
 CHOOSE: Final = within(timedelta(minutes=5))
 ASKS: Final = 2  # of the model, for an answer that can be used
@@ -76,8 +76,7 @@ class ProductRecommendations:
             try:
                 ranking = await step(Recommendations.rank_candidates, choice, within(left, IMPATIENT), "ask the model")
             except ActivityError as error:
-                if is_cancelled_exception(error):
-                    raise
+                unless_cancelled(error)
                 return Ranking(problem=f"the model did not answer: {_last_words(error)}")
             if ranking.problem is None:
                 return ranking

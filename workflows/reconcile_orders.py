@@ -4,9 +4,8 @@ Orders whose run is gone are driven to an end, payments and orders are compared 
 followed, and what only a person can decide is told, once a day.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 from temporalio import workflow
@@ -21,16 +20,15 @@ with workflow.unsafe.imports_passed_through():
     from orders.intake import parse_nothing
     from orders.reconciliation import Charge, Charges, Page, Problem, ReconcileReport, Stranded
     from orders.temporal import RECONCILE_ORDERS
-    from workflows.alerts import tell_people
+    from workflows.alerts import PATIENCE, tell_people
     from workflows.inputs import parsed
     from workflows.progress import Story
     from workflows.saga import reason
-    from workflows.steps import LEISURELY, step, within
+    from workflows.steps import step, unless_cancelled
 
 ArgT = TypeVar("ArgT")
 ResultT = TypeVar("ResultT")
 
-PATIENCE: Final = within(timedelta(minutes=5), LEISURELY)  # for one step; what is not done now is done by the next run
 MOST_PAGES: Final = 50  # what is beyond them is for the next run
 MOST_ORDERS: Final = 100
 EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,7 +60,7 @@ class ReconcileOrders:
         await self._compare(Reconciliation.check_charges, "orders with their payments")
         await self._compare(Reconciliation.find_orphans, "recent payments with their orders")
         await self._release_stock()
-        alerted = await self._tell_people()
+        alerted = await tell_people(list(self._problems.values()), self._story)
         return ReconcileReport(
             revived=tuple(self._revived),
             payments=tuple(self._payments),
@@ -142,15 +140,6 @@ class ReconcileOrders:
 
     # ---------------------------------------------------------------------------------------------------- the account
 
-    async def _tell_people(self) -> list[str]:
-        try:
-            return await tell_people(list(self._problems.values()), self._story)
-        except ActivityError as error:
-            if workflow.cancellation_reason() is not None:
-                raise asyncio.CancelledError from error
-            self._not_done.append(f"tell people: {reason(error)}")
-            return []
-
     def _problem(self, key: str, order_id: str, text: str) -> None:
         self._story.tell(text)
         self._problems[key] = Problem(key=key, order_id=order_id, text=text)
@@ -166,8 +155,7 @@ class ReconcileOrders:
         try:
             return await step(activity, arg, PATIENCE, summary)
         except ActivityError as error:
-            if workflow.cancellation_reason() is not None:
-                raise asyncio.CancelledError from error
+            unless_cancelled(error)
             words = f"{summary}: {reason(error)}"
             self._not_done.append(words)
             self._problem(f"failed:{error.activity_type}:{summary}", "", words)

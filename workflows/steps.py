@@ -1,11 +1,13 @@
 """How a step is executed: the one place where workflows meet activities."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Final, TypedDict, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError
 from temporalio.workflow import ActivityCancellationType, ActivityHandle
 
 ArgT = TypeVar("ArgT")
@@ -43,6 +45,16 @@ def a_round(number: int) -> Options:
     """For what must happen, in rounds that grow: after each one somebody is told that it still fails."""
     length = FIRST_ROUND * 2 ** min(number, MOST_DOUBLINGS)
     return Options(start_to_close_timeout=ATTEMPT, schedule_to_close_timeout=length, retry_policy=PATIENT)
+
+
+def unless_cancelled(error: ActivityError) -> None:
+    """Go on after a step that failed, but not in a run that was cancelled: its attempt in flight ends in its own words.
+
+    Raises:
+        CancelledError: the run is cancelled.
+    """
+    if workflow.cancellation_reason() is not None:
+        raise asyncio.CancelledError from error
 
 
 def start_step(

@@ -3,7 +3,6 @@
 It changes nothing. A person is told of every violation, once a day as long as it lasts.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
@@ -22,7 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.inputs import parsed
     from workflows.progress import Story
     from workflows.saga import reason
-    from workflows.steps import step
+    from workflows.steps import step, unless_cancelled
 
 ArgT = TypeVar("ArgT")
 ResultT = TypeVar("ResultT")
@@ -94,19 +93,14 @@ class VerifyOrders:
         if not self._violations:
             return 0
         workflow.upsert_search_attributes([NEEDS_ATTENTION.value_set(VERIFY_ORDERS)])
-        try:
-            return len(await tell_people(_problems(self._violations), self._story))
-        except ActivityError as error:
-            self._story.tell(f"**nobody could be told: {reason(error)}**")
-            return 0
+        return len(await tell_people(_problems(self._violations), self._story))
 
     async def _try(self, activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, what: str) -> ResultT | None:
         """What the activity found; None if it could not look."""
         try:
             return await step(activity, arg, PATIENCE, what)
         except ActivityError as error:
-            if workflow.cancellation_reason() is not None:
-                raise asyncio.CancelledError from error  # an attempt that was in flight ends in its own words
+            unless_cancelled(error)
             self._unverified.append(f"{what}: {reason(error)}")
             self._story.tell(f"not verified: {what}: {reason(error)}")
             return None
