@@ -8,7 +8,7 @@ SOURCES := orders activities workflows cli sandbox deploy worker.py webhooks.py 
 unexport PYTHONPATH MYPYPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up migrate test check format lock screenshots histories shape clean
+.PHONY: help install demo up migrate test check format lock screenshots histories chaos shape clean
 
 help: ## show these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ screenshots: install ## take the pictures in docs/ from the real Web UI
 
 histories: install ## record the histories that the replay tests replay
 	$(RUN) tests.tools.histories
+
+chaos: install ## a shop in a storm, and whether anything was lost: SEED=… ORDERS=…
+	@$(RUN) tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(ORDERS),--orders $(ORDERS))
 
 shape: install ## show what an order costs: stages, activities, events, time
 	$(RUN) tests.tools.shape

@@ -164,18 +164,18 @@ class Stack:
         """Run until the block ends; yields the children, to be watched. Raises StackError."""
         with _locked(self.data_dir):
             async with AsyncExitStack() as children:
-                starts = (self._database(), self.temporal.running(), self.sandbox.running())
+                starts = (self.database(), self.temporal.running(), self.sandbox.running())
                 yield await _together(children, starts)
 
     @asynccontextmanager
-    async def worker(self, environment: Mapping[str, str]) -> AsyncIterator[Child]:
-        """Run the worker until the block ends; it drains first. Raises StackError."""
-        ready = self.data_dir / "worker.ready"
+    async def worker(self, environment: Mapping[str, str], name: str = "worker") -> AsyncIterator[Child]:
+        """Run a worker until the block ends; it drains first. Several have names of their own. Raises StackError."""
+        ready = self.data_dir / f"{name}.ready"
         ready.unlink(missing_ok=True)
         command = Command(
             name="The worker",
             argv=(sys.executable, "worker.py"),
-            log=self.logs / "worker.log",
+            log=self.logs / f"{name}.log",
             env={**environment, "WORKER_READY_FILE": str(ready)},
             grace=60,
         )
@@ -201,7 +201,8 @@ class Stack:
             yield await _together(children, (self.worker(environment), self.webhooks(environment)))
 
     @asynccontextmanager
-    async def _database(self) -> AsyncIterator[Child]:
+    async def database(self) -> AsyncIterator[Child]:
+        """Run Postgres, migrated and seeded, until the block ends. Raises StackError."""
         async with self.postgres.running() as child:
             await migrate(self.postgres.url(), logs=self.logs)
             await _seed(self.postgres.url())

@@ -1,0 +1,139 @@
+"""One chaos run: the stack, the load, the blows, the rest, the verdict."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from math import ceil
+from statistics import median
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from activities.evidence import read_ledger
+from deploy.postgres import temporary_folder
+from orders.verification import Violation
+from tests.chaos.arena import Arena
+from tests.chaos.crowd import Crowd
+from tests.chaos.judge import Judge
+from tests.chaos.nemesis import Nemesis
+from tests.chaos.plan import Plan
+from tests.chaos.report import Durations, Report
+
+QUIET_WITHIN: Final = 300  # seconds after the last blow
+
+
+async def run_chaos(plan: Plan, console: Console) -> Report:
+    """Carry out a plan, with its progress on the console, and judge what is left. Raises StackError."""
+    console.print(f"seed {plan.seed}: {len(plan.errands)} orders, {len(plan.blows)} blows, plan {plan.fingerprint}")
+    with temporary_folder() as folder, _progress(console) as progress:
+        arena = Arena(folder)
+        async with arena.open(plan.hot_units):
+            return await Run(arena, plan, progress).go()
+
+
+class Run:
+    """The parts of one run and its clock, in seconds of the monotonic one."""
+
+    def __init__(self, arena: Arena, plan: Plan, progress: Progress) -> None:
+        self._arena = arena
+        self._plan = plan
+        self._progress = progress
+        self._bar = progress.add_task("orders", total=len(plan.errands))
+        self._nemesis = Nemesis(arena, plan)
+        self._crowd = Crowd(arena, self._order_begins)
+        self._all_began = asyncio.Event()
+
+    async def go(self) -> Report:
+        """Load and blows, then peace, then the verdict."""
+        judge = Judge(self._arena, (await read_ledger(self._arena.pool, [])).units)
+        watching = asyncio.create_task(judge.watch_stock())
+        began = time.monotonic()
+        load = asyncio.create_task(self._crowd.go(self._plan))
+        await _first(load, self._all_began.wait())
+        self._say("the last blows fall")
+        await self._nemesis.peace()
+        peace = time.monotonic()
+        self._say("peace; everything comes to rest")
+        restless = await self._rest(load, judge)
+        quiet = time.monotonic()
+        watching.cancel()
+        self._say("the books are checked")
+        ledger, found = await judge.verdict(self._crowd)
+        return Report(
+            seed=self._plan.seed,
+            plan=self._plan.fingerprint,
+            orders=len(self._plan.errands),
+            answers=_answers(self._crowd),
+            statuses=Counter(order.status for order in ledger.orders),
+            blows=self._nemesis.kinds,
+            retried_by_hand=judge.retried,
+            stock_checks=judge.stock_checks,
+            replayed=judge.replayed,
+            load_seconds=peace - began,
+            quiet_seconds=quiet - peace,
+            order_seconds=self._durations(),
+            slowest_recovery_seconds=max(self._recoveries(), default=0),
+            violations=(*restless, *found),
+        )
+
+    def _order_begins(self, number: int) -> None:
+        self._nemesis.order_begins(number)
+        self._progress.advance(self._bar)
+        self._say(f"{len(self._nemesis.fallen)} blows")
+        if number == len(self._plan.errands) - 1:
+            self._all_began.set()
+
+    def _say(self, words: str) -> None:
+        self._progress.update(self._bar, description=words)
+
+    async def _rest(self, load: asyncio.Task[None], judge: Judge) -> list[Violation]:
+        try:
+            async with asyncio.timeout(QUIET_WITHIN):
+                await asyncio.gather(load, judge.rest())
+                await judge.rest()  # a late cancel may have come in between
+        except TimeoutError:
+            waiting = len(self._plan.errands) - len(self._crowd.spans)
+            what = f"not within {QUIET_WITHIN} s of peace; {waiting} customers still wait"
+            return [Violation(subject="the shop", rule="everything comes to rest", what=what)]
+        return []
+
+    def _durations(self) -> Durations:
+        spans = sorted(ended - began for began, ended in self._crowd.spans.values())
+        return Durations(median=median(spans), p99=spans[ceil(0.99 * len(spans)) - 1], slowest=spans[-1])
+
+    def _recoveries(self) -> Iterator[float]:
+        """Of every order upon which a blow fell: from the last one to its last answer."""
+        blows = [fallen.began for fallen in self._nemesis.fallen if fallen.blow.is_on_a_process]
+        for began, ended in self._crowd.spans.values():
+            if during := [blow for blow in blows if began <= blow <= ended]:
+                yield ended - max(during)
+
+
+def _answers(crowd: Crowd) -> Counter[str]:
+    orders = Counter(
+        "placed" if outcome.success else str(outcome.error_code)
+        for outcomes in crowd.orders.values()
+        for outcome in outcomes
+    )
+    cancels = Counter(
+        f"cancel: {'yes' if answer.cancelled else 'no'}, {answer.reason or 'refunded'}"
+        for answers in crowd.cancels.values()
+        for answer in answers
+    )
+    return orders + cancels
+
+
+async def _first(task: asyncio.Task[None], other: Coroutine[None, None, object]) -> None:
+    """Wait for the other; an error of the task is ours."""
+    waiting = asyncio.ensure_future(other)
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        task.result()
+    await waiting
+
+
+def _progress(console: Console) -> Progress:
+    columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
