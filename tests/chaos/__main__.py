@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tests.chaos.plan import draw_plan
 from tests.chaos.report import show
-from tests.chaos.run import run_chaos
+from tests.chaos.run import CUSTOMERS, run_chaos
 
 
 def main(
@@ -19,12 +19,13 @@ def main(
     orders: Annotated[int, typer.Option(min=1, help="How many.")] = 150,
     *,
     orders_per_blow: Annotated[int, typer.Option(min=1, help="How rarely something strikes.")] = 3,
+    customers: Annotated[int, typer.Option(min=1, help="How many at a time.")] = CUSTOMERS,
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on standard output.")] = False,
 ) -> None:
     """Exit status 1 if anything was lost."""
     console = Console(stderr=as_json)
     plan = draw_plan(secrets.randbelow(1_000_000) if seed is None else seed, orders, orders_per_blow)
-    report = asyncio.run(run_chaos(plan, console))
+    report = asyncio.run(run_chaos(plan, console, customers))
     if as_json:
         sys.stdout.write(f"{report.model_dump_json(indent=2)}\n")
     else:

@@ -143,7 +143,7 @@ class Arena:
                 runtime=Runtime(telemetry=TelemetryConfig(logging=None)),  # that nobody answers is no news here
             )
             self.pool = await stack.enter_async_context(
-                asyncpg.create_pool(self._stack.postgres.url(), min_size=0, max_size=4, command_timeout=10)
+                asyncpg.create_pool(self._stack.postgres.url(), min_size=0, max_size=4, command_timeout=60)
             )
             self.sandbox = await stack.enter_async_context(
                 httpx.AsyncClient(base_url=self._stack.sandbox.url, trust_env=False, timeout=60)

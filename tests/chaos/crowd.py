@@ -5,14 +5,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 from orders.client import cancel_order, submit_order, view_run
 from orders.models import CancelOutcome, OrderOutcome, OrderView, Stage
 from tests.chaos.arena import LOOK_AGAIN, OUT_OF_REACH, Arena, persist
 from tests.chaos.plan import ASKS, Errand, Plan
-
-CROWD: Final = 32  # customers at a time
 
 
 class Crowd:
@@ -26,12 +24,12 @@ class Crowd:
         self.cancels: dict[str, list[CancelOutcome]] = defaultdict(list)
         self.spans: dict[str, tuple[float, float]] = {}  # from an order's beginning to its last answer
 
-    async def go(self, plan: Plan) -> None:
+    async def go(self, plan: Plan, customers: int) -> None:
         """Run all errands, in their order, so many at a time."""
         queue = iter(enumerate(plan.errands))
-        async with asyncio.TaskGroup() as customers:
-            for _ in range(CROWD):
-                customers.create_task(self._shop(queue))
+        async with asyncio.TaskGroup() as crowd:
+            for _ in range(customers):
+                crowd.create_task(self._shop(queue))
 
     async def _shop(self, queue: Iterator[tuple[int, Errand]]) -> None:
         for number, errand in queue:

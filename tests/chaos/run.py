@@ -21,16 +21,18 @@ from tests.chaos.nemesis import Nemesis
 from tests.chaos.plan import Plan
 from tests.chaos.report import Durations, Report
 
+CUSTOMERS: Final = 32  # at a time
+TOLD: Final = 10  # times, how far it is, where nothing is live
 QUIET_WITHIN: Final = 300  # seconds after the last blow
 
 
-async def run_chaos(plan: Plan, console: Console) -> Report:
+async def run_chaos(plan: Plan, console: Console, customers: int = CUSTOMERS) -> Report:
     """Carry out a plan, with its progress on the console, and judge what is left. Raises StackError."""
     console.print(f"seed {plan.seed}: {len(plan.errands)} orders, {len(plan.blows)} blows, plan {plan.fingerprint}")
     with temporary_folder() as folder, _progress(console) as progress:
         arena = Arena(folder)
         async with arena.open(plan.hot_units):
-            return await Run(arena, plan, progress).go()
+            return await Run(arena, plan, progress).go(customers)
 
 
 class Run:
@@ -45,12 +47,12 @@ class Run:
         self._crowd = Crowd(arena, self._order_begins)
         self._all_began = asyncio.Event()
 
-    async def go(self) -> Report:
+    async def go(self, customers: int) -> Report:
         """Load and blows, then peace, then the verdict."""
         judge = Judge(self._arena, (await read_ledger(self._arena.pool, [])).units)
         watching = asyncio.create_task(judge.watch_stock())
         began = time.monotonic()
-        load = asyncio.create_task(self._crowd.go(self._plan))
+        load = asyncio.create_task(self._crowd.go(self._plan, customers))
         await _first(load, self._all_began.wait())
         self._say("the last blows fall")
         await self._nemesis.peace()
@@ -80,13 +82,22 @@ class Run:
 
     def _order_begins(self, number: int) -> None:
         self._nemesis.order_begins(number)
-        self._progress.advance(self._bar)
-        self._say(f"{len(self._nemesis.fallen)} blows")
-        if number == len(self._plan.errands) - 1:
+        orders = len(self._plan.errands)
+        blows = f"{len(self._nemesis.fallen)} blows"
+        self._progress.update(self._bar, advance=1, description=blows)
+        if number % ceil(orders / TOLD) == 0:
+            self._tell(f"order {number} of {orders}, {blows}")
+        if number == orders - 1:
             self._all_began.set()
 
     def _say(self, words: str) -> None:
         self._progress.update(self._bar, description=words)
+        self._tell(words)
+
+    def _tell(self, words: str) -> None:
+        """Where nothing is live."""
+        if self._progress.disable:
+            self._progress.console.print(words)
 
     async def _rest(self, load: asyncio.Task[None], judge: Judge) -> list[Violation]:
         try:
