@@ -8,10 +8,10 @@ SOURCES := orders activities workflows cli sandbox deploy worker.py webhooks.py 
 unexport PYTHONPATH MYPYPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up migrate test check format lock screenshots histories chaos shape clean
+.PHONY: help install demo up migrate test check format lock screenshots histories chaos negative-controls shape clean
 
 help: ## show these verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: .venv/installed ## make .venv with everything the project needs, pinned by hash
 
@@ -51,6 +51,9 @@ histories: install ## record the histories that the replay tests replay
 
 chaos: install ## a shop in a storm, and whether anything was lost: SEED=… ORDERS=…
 	@$(RUN) tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(ORDERS),--orders $(ORDERS))
+
+negative-controls: install ## seed bugs on purpose, and see each caught by its test
+	@$(RUN) tests.controls
 
 shape: install ## show what an order costs: stages, activities, events, time
 	$(RUN) tests.tools.shape

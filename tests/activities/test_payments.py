@@ -35,6 +35,18 @@ async def test_authorise_twice_is_one_authorisation(bench: Bench) -> None:
     assert money(bench) == [("requires_capture", 5998, 0, 0)]
 
 
+async def test_a_payment_whose_answer_is_lost_is_not_made_twice(bench: Bench) -> None:
+    """The next attempt asks under the same key, and is told of the PaymentIntent that there is."""
+    order = order_of()
+    await bench.reserve(order)
+    bench.fault("stripe", "reset_after", "POST /v1/payment_intents")
+    with pytest.raises(Unavailable):
+        await bench.authorise(order)
+
+    assert (await bench.authorise(order)).state == "authorised"
+    assert money(bench) == [("requires_capture", 5998, 0, 0)]
+
+
 async def test_what_stripe_is_told(bench: Bench) -> None:
     """Created unconfirmed with the catalogue's amount and the order's id; every POST under a key of its own."""
     order = order_of()

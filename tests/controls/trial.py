@@ -1,0 +1,95 @@
+"""Puts a bug into a copy of the project, runs the tests that must catch it, and says what came of it."""
+
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, NamedTuple
+from xml.etree import ElementTree as ET
+
+from deploy.process import ROOT, Command, running
+from tests.controls.bugs import Bug
+
+IGNORED: Final = shutil.ignore_patterns(".*", "__pycache__", "docs")
+OUT_OF_TIME: Final = "Timeout"  # as pytest-timeout says it: no verdict on anything
+
+
+class Verdict(NamedTuple):
+    """`caught_by` are the tests that failed, `escaped` those that should have, and why they did not."""
+
+    bug: Bug
+    caught_by: tuple[str, ...]
+    escaped: tuple[str, ...]
+    seconds: float
+
+    @property
+    def is_caught(self) -> bool:
+        return not self.escaped
+
+
+class Result(NamedTuple):
+    """One test case: `failed` by its own assertions, or `broken` before it could say anything."""
+
+    test: str
+    failed: bool
+    broken: str
+
+
+async def try_bug(bug: Bug, folder: Path) -> Verdict:
+    """Run the tests against the bug, in a copy of the project below `folder`. Raises ValueError for a bad patch."""
+    began = time.monotonic()
+    project = copy_project(folder / bug.name)
+    for patch in bug.patches:
+        file = project / patch.file
+        file.write_text(patch.apply(file.read_text()))
+    return judge(bug, await run_tests(project, bug.caught_by), time.monotonic() - began)
+
+
+def judge(bug: Bug, results: Iterable[Result], seconds: float) -> Verdict:
+    """Every test of the bug must have failed, in one of its cases, and by itself."""
+    caught: list[str] = []
+    escaped: list[str] = []
+    for test in bug.caught_by:
+        mine = [each for each in results if each.test.startswith(test)]
+        if any(each.failed for each in mine):
+            caught.append(test)
+        else:
+            broken = next((each.broken for each in mine if each.broken), "it passes" if mine else "it did not run")
+            escaped.append(f"{test}: {broken}")
+    return Verdict(bug, tuple(caught), tuple(escaped), seconds)
+
+
+def copy_project(target: Path) -> Path:
+    """The project as it is now, without what a command can make again."""
+    shutil.copytree(ROOT, target, ignore=IGNORED)
+    return target
+
+
+async def run_tests(project: Path, tests: Iterable[str]) -> list[Result]:
+    """The cases of these tests, run with this interpreter in that folder."""
+    report = project / "report.xml"
+    options = ("-q", "--timeout=90", "-p", "no:cacheprovider", f"--junitxml={report}", "-o", "junit_family=xunit1")
+    command = Command(
+        name="The tests",
+        argv=(sys.executable, "-m", "pytest", *options, *tests),
+        log=project / "pytest.log",
+        cwd=project,
+    )
+    async with running(command) as child:
+        await child.wait()
+    return read_report(report.read_text()) if report.exists() else []
+
+
+def read_report(text: str) -> list[Result]:
+    """What pytest says in its XML."""
+    return [_result(case) for case in ET.fromstring(text).iter("testcase")]  # noqa: S314  our own pytest's
+
+
+def _result(case: ET.Element) -> Result:
+    test = f"{case.get('file')}::{case.get('name')}"
+    failure = case.find("failure")
+    if failure is not None and OUT_OF_TIME not in failure.get("message", ""):
+        return Result(test, failed=True, broken="")
+    flaw = failure if failure is not None else case.find("error")
+    return Result(test, failed=False, broken="" if flaw is None else flaw.get("message", "")[:200])
