@@ -73,12 +73,13 @@ class Watched(Database):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["Connection"]:
-        await self._stand()
+        await self.stand()
         async with super().transaction() as connection:
             with connection.query_logger(self._write_down):
                 yield connection
 
-    async def _stand(self) -> None:
+    async def stand(self) -> None:
+        """Every transaction comes by here before it begins."""
         gate = self.gate
         if gate is None or gate.reached.is_set():
             return
@@ -202,9 +203,11 @@ async def open_clients(settings: Settings) -> AsyncIterator[Clients]:
 
 
 @asynccontextmanager
-async def open_bench(settings: Settings, sandbox: Running, clients: Clients) -> AsyncIterator[Bench]:
+async def open_bench(
+    settings: Settings, sandbox: Running, clients: Clients, watched: type[Watched] = Watched
+) -> AsyncIterator[Bench]:
     """A bench of one's own."""
     async with await open_pool(settings.database_url.get_secret_value(), settings.database_pool_size) as pool:
-        database = Watched(pool)
+        database = watched(pool)
         activities = activities_of(settings, clients.temporal, database, clients.http, clients.stripe, clients.openai)
         yield Bench(pool, sandbox, database, {activity.__name__: activity for activity in activities})
