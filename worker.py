@@ -15,11 +15,12 @@ import httpx
 import structlog
 from openai import AsyncOpenAI
 from pydantic import ValidationError
-from stripe import StripeClient
+from stripe import HTTPXClient, StripeClient
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.worker import Interceptor, Worker
 
+from activities.crash_points import CrashPoints, WatchedDatabase, WatchedStripe, crash_point, watch_http
 from activities.database import REFUSED, Database, open_pool
 from activities.fulfillment import Warehouse
 from activities.http import open_http
@@ -189,16 +190,20 @@ async def open_worker(
     """A worker with all its clients open; not yet running.
 
     Raises:
-        CannotStart: PostgreSQL cannot be used, or a migration or search attribute is missing.
+        CannotStart: PostgreSQL cannot be used, a migration or search attribute is missing, or CRASH_AT names nothing.
     """
     await check_search_attributes(client)
     async with AsyncExitStack() as stack:
-        database = Database(await stack.enter_async_context(await open_database(settings)))
+        pool = await stack.enter_async_context(await open_database(settings))
+        database = WatchedDatabase(pool) if settings.crash_at else Database(pool)
         await check_migrations(database)
         http = await stack.enter_async_context(open_http(settings.http_timeout_seconds))
         stripe = await stack.enter_async_context(
             open_stripe(
-                settings.stripe_secret_key.get_secret_value(), settings.stripe_base, settings.http_timeout_seconds
+                settings.stripe_secret_key.get_secret_value(),
+                settings.stripe_base,
+                settings.http_timeout_seconds,
+                WatchedStripe if settings.crash_at else HTTPXClient,
             )
         )
         openai = await stack.enter_async_context(
@@ -208,14 +213,26 @@ async def open_worker(
                 settings.recommendation_timeout_seconds,
             )
         )
+        activities = activities_of(settings, client, database, http, stripe, openai)
+        if settings.crash_at:
+            watch_http(http)
+            interceptors = [*interceptors, crash_points(settings.crash_at, activities)]
         yield Worker(
             client,
             task_queue=task_queue,
             workflows=WORKFLOWS,
-            activities=activities_of(settings, client, database, http, stripe, openai),
+            activities=activities,
             interceptors=interceptors,
             graceful_shutdown_timeout=DRAIN,
         )
+
+
+def crash_points(crash_at: str, activities: Sequence[Callable[..., Any]]) -> CrashPoints:
+    """What kills this process at the point that CRASH_AT names. Raises CannotStart."""
+    try:
+        return CrashPoints(crash_point(crash_at, {method.__name__ for method in activities}))
+    except ValueError as error:
+        raise CannotStart(str(error)) from None
 
 
 async def check_migrations(database: Database) -> None:

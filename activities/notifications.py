@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 KEEP_NOTICE: Final = """
     INSERT INTO notices (order_id, kind, state, detail) VALUES ($1, $2, $3, $4)
     ON CONFLICT (order_id, kind) DO UPDATE SET state = excluded.state, detail = excluded.detail
-    WHERE notices.state = 'given_up'
+    WHERE notices.state = 'given_up' AND excluded.state <> 'given_up'
+    RETURNING state
 """
 
 READ_NOTICE: Final = "SELECT state FROM notices WHERE order_id = $1 AND kind = $2 AND state <> 'given_up'"
@@ -65,10 +66,10 @@ class Notifications:
 
     @activity.defn
     async def give_up_notice(self, notice: Notice) -> None:
-        """Record that a notice could not be delivered in time."""
+        """Record, once, that a notice could not be delivered in time; not if it was after all."""
         async with self._database.transaction() as connection:
-            await connection.execute(KEEP_NOTICE, notice.order_id, notice.kind, "given_up", "out of time")
-            await write_event(connection, notice.order_id, f"gave up the notice {notice.kind}")
+            if await connection.fetchval(KEEP_NOTICE, notice.order_id, notice.kind, "given_up", "out of time"):
+                await write_event(connection, notice.order_id, f"gave up the notice {notice.kind}")
 
     @activity.defn
     async def post_alert(self, alert: Alert) -> None:

@@ -33,10 +33,12 @@ class PaymentRefused(Exception):
 
 
 @asynccontextmanager
-async def open_stripe(secret_key: str, base: str, timeout_seconds: float) -> AsyncIterator[stripe.StripeClient]:
-    """A client that leaves retrying to Temporal and tells nobody about itself."""
+async def open_stripe(
+    secret_key: str, base: str, timeout_seconds: float, transport: type[stripe.HTTPXClient] = stripe.HTTPXClient
+) -> AsyncIterator[stripe.StripeClient]:
+    """A client that leaves retrying to Temporal and tells nobody about itself; `transport` sends its requests."""
     stripe.enable_telemetry = False  # it would write a file under the home folder and send platform data
-    http = stripe.HTTPXClient(timeout=timeout_seconds)
+    http = transport(timeout=timeout_seconds)
     try:
         yield stripe.StripeClient(
             secret_key,

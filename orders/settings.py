@@ -5,7 +5,8 @@ this module. Where Temporal is, is not here: `temporalio.envconfig` reads TEMPOR
 TEMPORAL_API_KEY, TEMPORAL_TLS…, or a profile (see orders/temporal.py).
 """
 
-from typing import Literal, Self
+from typing import Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,6 +18,8 @@ SANDBOX_STRIPE_WEBHOOK_SECRET = "whsec_sandbox"  # noqa: S105 (everybody may kno
 SANDBOX_FULFILLMENT_WEBHOOK_SECRET = "fhsec_sandbox"  # noqa: S105
 SANDBOX_OPENAI_KEY = "sk-sandbox"
 OPENAI = "https://api.openai.com/v1"
+
+LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
 
 
 class Settings(BaseSettings):
@@ -129,6 +132,9 @@ class Settings(BaseSettings):
     temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="Base of the Web UI links shown.")
     log_format: Literal["json", "console"] = Field(default="json", description="One JSON object per line, or for eyes.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
+    crash_at: str = Field(
+        default="", description="For tests: the crash point at which a worker kills itself. Sandbox only."
+    )
 
     @property
     def stripe_base(self) -> str:
@@ -154,3 +160,29 @@ class Settings(BaseSettings):
         if self.is_live and self.stripe_base != STRIPE:
             raise ValueError("STRIPE_SECRET_KEY is a live key, but STRIPE_API_BASE is not Stripe: it would leak")
         return self
+
+    @model_validator(mode="after")
+    def _only_among_sandboxes_crashes_a_worker(self) -> Self:
+        if self.crash_at and (outside := self._outside()):
+            raise ValueError(f"CRASH_AT kills workers: everything must be the sandbox on this machine, not {outside}")
+        return self
+
+    def _outside(self) -> str:
+        """The settings that lead to anything but a sandbox on this machine."""
+        places = {
+            "DATABASE_URL": self.database_url.get_secret_value(),
+            "STRIPE_API_BASE": self.stripe_base,
+            "FULFILLMENT_API": self.fulfillment_api,
+            "EMAIL_SERVICE_URL": self.email_service_url,
+            "ANALYTICS_URL": self.analytics_url,
+            "SLACK_WEBHOOK": self.slack_webhook.get_secret_value(),
+            "OPENAI_BASE_URL": self.openai_base,
+        }
+        keys = ["STRIPE_SECRET_KEY"] if self.stripe_secret_key.get_secret_value() != SANDBOX_STRIPE_KEY else []
+        return ", ".join(keys + [name for name, url in places.items() if not _is_here(url)])
+
+
+def _is_here(url: str) -> bool:
+    """Whether an address is this machine's; one of several hosts is not, nor is the default of a driver."""
+    parts = urlsplit(url)
+    return parts.hostname in LOOPBACK and "," not in parts.netloc

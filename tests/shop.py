@@ -76,7 +76,7 @@ class Shop(Records):
         return await (await self.start(payload, order_id, **options)).result()
 
     async def start_cancel(
-        self, order_id: str, email: str | None = "customer@example.com"
+        self, order_id: str, email: str | None = "customer@example.com", **options: Any
     ) -> WorkflowHandle[Any, CancelOutcome]:
         return await self.client.start_workflow(
             CANCEL_ORDER,
@@ -86,6 +86,7 @@ class Shop(Records):
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             result_type=CancelOutcome,
+            **options,
         )
 
     async def cancel(self, order_id: str, email: str | None = "customer@example.com") -> CancelOutcome:

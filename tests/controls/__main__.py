@@ -18,13 +18,20 @@ AT_ONCE = 2
 
 def main(
     only: Annotated[list[str] | None, typer.Option(help="The bug of this name alone; may be repeated.")] = None,
+    *,
+    listed: Annotated[bool, typer.Option("--list", help="Say which bugs there are, and run nothing.")] = False,
 ) -> None:
     """Exit status 1 if a bug gets away, or if a test fails without any."""
     unknown = sorted(set(only or ()) - {bug.name for bug in BUGS})
     if unknown:
         raise typer.BadParameter(f"no bug is called {', '.join(unknown)}; there are: {', '.join(b.name for b in BUGS)}")
     bugs = [bug for bug in BUGS if not only or bug.name in only]
-    sys.exit(0 if asyncio.run(run_controls(bugs, Console(soft_wrap=True))) else 1)
+    console = Console(soft_wrap=True)
+    if listed:
+        for bug in bugs:
+            console.print(f"{bug.name}: {bug.words}", markup=False)
+        return
+    sys.exit(0 if asyncio.run(run_controls(bugs, console)) else 1)
 
 
 async def run_controls(bugs: Sequence[Bug], console: Console) -> bool:
@@ -33,7 +40,8 @@ async def run_controls(bugs: Sequence[Bug], console: Console) -> bool:
         folder = Path(name)
         folder.chmod(0o711)  # Postgres, which does not run as root, passes through
         tests = sorted({test for bug in bugs for test in bug.caught_by})
-        results = await run_tests(copy_project(folder / "clean"), tests)
+        source = copy_project(folder / "source")  # one state of the project for all, whatever is edited meanwhile
+        results = await run_tests(copy_project(folder / "clean", source), tests)
         if not results or any(each.failed or each.broken for each in results):
             bad = [each.test for each in results if each.failed or each.broken] or ["no test ran"]
             console.print(f"✗ without any bug: {', '.join(bad)}", style="red", markup=False)
@@ -43,7 +51,7 @@ async def run_controls(bugs: Sequence[Bug], console: Console) -> bool:
 
         async def one(bug: Bug) -> Verdict:
             async with turn:
-                verdict = await try_bug(bug, folder)
+                verdict = await try_bug(bug, folder, source)
             show(verdict, console)
             return verdict
 
@@ -56,7 +64,7 @@ async def run_controls(bugs: Sequence[Bug], console: Console) -> bool:
 def show(verdict: Verdict, console: Console) -> None:
     """One line."""
     mark, style = ("✓", "green") if verdict.is_caught else ("✗ got away:", "red")
-    by = ", ".join(each.rpartition("/")[2] for each in verdict.escaped or verdict.caught_by)
+    by = ", ".join(verdict.escaped or (each.rpartition("/")[2] for each in verdict.caught_by))
     words = f"{mark} {verdict.bug.name}: {verdict.bug.words}; {by} ({verdict.seconds:.0f} s)"
     console.print(words, style=style, markup=False)
 

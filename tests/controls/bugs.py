@@ -6,6 +6,7 @@ PAYMENTS: Final = "tests/activities/test_payments.py"
 INVENTORY: Final = "tests/activities/test_inventory.py"
 RESTARTS: Final = "tests/workflows/test_restarts.py"
 SAGA: Final = "tests/workflows/test_saga.py"
+ASSERTION: Final = r"^(assert |AssertionError|Failed: DID NOT RAISE)"
 
 
 class Patch(NamedTuple):
@@ -23,12 +24,13 @@ class Patch(NamedTuple):
 
 
 class Bug(NamedTuple):
-    """`caught_by` are tests, all of which must fail."""
+    """`caught_by` are tests, all of which must fail, and with a message in which the pattern `because` is found."""
 
     name: str
     words: str
     patches: tuple[Patch, ...]
     caught_by: tuple[str, ...]
+    because: str = ASSERTION
 
 
 BUGS: Final = (
@@ -62,6 +64,7 @@ BUGS: Final = (
             ),
         ),
         (f"{PAYMENTS}::test_a_second_payment_intent_is_never_confirmed",),
+        because="idempotency_mismatch",
     ),
     Bug(
         "undo_registered_late",
@@ -87,6 +90,7 @@ BUGS: Final = (
         "a cancel that arrives while an undo is parked closes the run over it",
         (Patch("workflows/saga.py", "await shielded(self.undo(cause))", "await self.undo(cause)"),),
         (f"{SAGA}::test_a_cancel_while_parked_leaves_it_parked",),
+        because="workflow execution already completed",
     ),
     Bug(
         "no_tombstone",
@@ -99,6 +103,7 @@ BUGS: Final = (
             ),
         ),
         ("tests/activities/test_order_book.py::test_an_order_without_a_row_gets_a_tombstone",),
+        because="order_absent",
     ),
     Bug(
         "no_release_on_decline",
@@ -126,6 +131,7 @@ BUGS: Final = (
             f"{PAYMENTS}::test_an_undone_order_is_not_captured",
             "tests/activities/test_order_book.py::test_a_parked_row_does_not_move",
         ),
+        because=f"{ASSERTION}|CheckViolationError orders_",
     ),
     Bug(
         "refund_by_amount",
@@ -138,6 +144,7 @@ BUGS: Final = (
             ),
         ),
         (f"{PAYMENTS}::test_what_somebody_refunded_by_hand_counts",),
+        because="PaymentRefused: InvalidRequestError",
     ),
     Bug(
         "capture_without_claim",
@@ -163,6 +170,7 @@ BUGS: Final = (
             ),
         ),
         (f"{INVENTORY}::test_release_twice_by_what_the_reservation_is",),
+        because="CheckViolationError inventory_reserved_check",
     ),
     Bug(
         "oversell",

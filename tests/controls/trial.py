@@ -1,5 +1,6 @@
 """Puts a bug into a copy of the project, runs the tests that must catch it, and says what came of it."""
 
+import re
 import shutil
 import sys
 import time
@@ -29,46 +30,51 @@ class Verdict(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One test case: `failed` by its own assertions, or `broken` before it could say anything."""
+    """One test case: the message with which it `failed`, or what has `broken` it before it could say anything."""
 
     test: str
-    failed: bool
+    failed: str
     broken: str
 
 
-async def try_bug(bug: Bug, folder: Path) -> Verdict:
-    """Run the tests against the bug, in a copy of the project below `folder`. Raises ValueError for a bad patch."""
+async def try_bug(bug: Bug, folder: Path, source: Path = ROOT) -> Verdict:
+    """Run the tests against the bug, in a copy of `source` below `folder`. A patch that does not fit gets away."""
     began = time.monotonic()
-    project = copy_project(folder / bug.name)
-    for patch in bug.patches:
-        file = project / patch.file
-        file.write_text(patch.apply(file.read_text()))
+    project = copy_project(folder / bug.name, source)
+    try:
+        for patch in bug.patches:
+            file = project / patch.file
+            file.write_text(patch.apply(file.read_text()))
+    except ValueError as misfit:
+        return Verdict(bug, (), (str(misfit),), time.monotonic() - began)
     return judge(bug, await run_tests(project, bug.caught_by), time.monotonic() - began)
 
 
 def judge(bug: Bug, results: Iterable[Result], seconds: float) -> Verdict:
-    """Every test of the bug must have failed, in one of its cases, and by itself."""
+    """Every test of the bug must have failed, in one of its cases, and for the bug's own reason."""
     caught: list[str] = []
     escaped: list[str] = []
     for test in bug.caught_by:
-        mine = [each for each in results if each.test.startswith(test)]
-        if any(each.failed for each in mine):
+        mine = [
+            each for each in results if test in (each.test, each.test.partition("[")[0], each.test.partition("::")[0])
+        ]
+        if any(re.search(bug.because, each.failed) for each in mine if each.failed):
             caught.append(test)
         else:
-            broken = next((each.broken for each in mine if each.broken), "it passes" if mine else "it did not run")
-            escaped.append(f"{test}: {broken}")
+            why = [each.failed or each.broken for each in mine if each.failed or each.broken]
+            escaped.append(f"{test}: {(why or ['it passes' if mine else 'it did not run'])[0]}")
     return Verdict(bug, tuple(caught), tuple(escaped), seconds)
 
 
-def copy_project(target: Path) -> Path:
+def copy_project(target: Path, source: Path = ROOT) -> Path:
     """The project as it is now, without what a command can make again."""
-    shutil.copytree(ROOT, target, ignore=IGNORED)
+    shutil.copytree(source, target, ignore=IGNORED)
     return target
 
 
 async def run_tests(project: Path, tests: Iterable[str]) -> list[Result]:
     """The cases of these tests, run with this interpreter in that folder."""
-    report = project / "report.xml"
+    report = project.with_name(f"{project.name}.xml")
     options = ("-q", "--timeout=90", "-p", "no:cacheprovider", f"--junitxml={report}", "-o", "junit_family=xunit1")
     command = Command(
         name="The tests",
@@ -89,7 +95,8 @@ def read_report(text: str) -> list[Result]:
 def _result(case: ET.Element) -> Result:
     test = f"{case.get('file')}::{case.get('name')}"
     failure = case.find("failure")
-    if failure is not None and OUT_OF_TIME not in failure.get("message", ""):
-        return Result(test, failed=True, broken="")
     flaw = failure if failure is not None else case.find("error")
-    return Result(test, failed=False, broken="" if flaw is None else flaw.get("message", "")[:200])
+    message = "" if flaw is None else flaw.get("message", "")[:200] or "it says nothing"
+    if failure is not None and OUT_OF_TIME not in message:
+        return Result(test, failed=message, broken="")
+    return Result(test, failed="", broken=message)

@@ -52,3 +52,48 @@ def test_a_setting_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, name
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError, match=name.lower()):
         Settings()
+
+
+ELSEWHERE = {
+    "database_url": "postgresql://orders:canary@db.example/orders",
+    "stripe_secret_key": "sk_test_canary",
+    "stripe_api_base": STRIPE,
+    "fulfillment_api": "https://warehouse.example",
+    "email_service_url": "https://email.example",
+    "analytics_url": "https://analytics.example",
+    "slack_webhook": "https://hooks.slack.com/services/canary",
+    "openai_base_url": "https://api.openai.com/v1",
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_no_worker_crashes_on_purpose_outside_the_sandbox(name: str) -> None:
+    """Where one neighbour is real, or the database is elsewhere, CRASH_AT is refused: by name, without the secret."""
+    with pytest.raises(ValidationError, match=rf"CRASH_AT .*{name.upper()}") as refusal:
+        Settings.model_validate({"crash_at": "reserve_stock:begin", name: ELSEWHERE[name]})
+
+    assert "canary" not in str(refusal.value)
+    assert not Settings.model_validate({name: ELSEWHERE[name]}).crash_at
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://127.0.0.1:5432,db.example:5432/orders",
+        "postgresql://db.example,127.0.0.1/orders",
+        "postgresql:///orders?host=db.example",
+        "postgresql:///orders",
+        "postgresql://127.0.0.1@db.example/orders",
+        "postgresql://127.0.0.1.example/orders",
+        "",
+    ],
+)
+def test_only_one_plain_loopback_address_is_here(url: str) -> None:
+    """Several hosts, or none, may lead anywhere."""
+    with pytest.raises(ValidationError, match=r"CRASH_AT .*DATABASE_URL"):
+        Settings(crash_at="reserve_stock:begin", database_url=SecretStr(url))
+
+
+def test_a_worker_may_crash_on_purpose_in_the_sandbox() -> None:
+    """The defaults are the local stack's."""
+    assert Settings(crash_at="reserve_stock:begin").crash_at

@@ -1,4 +1,4 @@
-"""Every state that a payment can be in, and every way in which Stripe can let an order down."""
+"""Every state that a payment can be in. What Stripe may do to a single call is in tests/matrix/test_neighbours.py."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -29,7 +29,6 @@ O = "o1"  # noqa: E741 (the one order of each test)
 CREATE = "POST /v1/payment_intents"
 CONFIRM = "POST /v1/payment_intents/*/confirm"
 CAPTURE = "POST /v1/payment_intents/*/capture"
-VOID = "POST /v1/payment_intents/*/cancel"
 REFUND = "POST /v1/refunds"
 
 THREE_D_SECURE = an_order(paymentMethodId="pm_card_authenticationRequired")
@@ -188,45 +187,7 @@ async def test_the_payment_is_cancelled_at_stripe_before_the_capture(shop: Shop)
     assert letters(shop, O) == ["order_failed"]
 
 
-# ------------------------------------------------------------------------------------------- faults of every POST
-
-FAULTS: dict[str, dict[str, Any]] = {
-    "saved 500 with effect": {"kind": "saved_500", "effect": True},
-    "saved 500 without effect": {"kind": "saved_500", "effect": False},
-    "reset before": {"kind": "reset_before"},
-    "reset after": {"kind": "reset_after"},
-    "429": {
-        "kind": "status",
-        "status": 429,
-        "body": {"error": {"type": "invalid_request_error", "code": "rate_limit"}},
-    },
-    "409": {
-        "kind": "status",
-        "status": 409,
-        "body": {"error": {"type": "idempotency_error", "code": "idempotency_key_in_use"}},
-    },
-    "502 in HTML": {"kind": "status", "status": 502, "body": "<html>Bad gateway</html>"},
-    "401": {"kind": "status", "status": 401, "body": {"error": {"type": "invalid_request_error"}}},
-}
-
-
-@pytest.mark.parametrize("route", [CREATE, CONFIRM, CAPTURE], ids=["create", "confirm", "capture"])
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_a_fault_on_the_way_forward(shop: Shop, route: str, fault: dict[str, Any]) -> None:
-    """Whether the POST took effect or not, the order is placed, and the customer charged once."""
-    shop.world.faults.add(Fault(service="stripe", route=route, **fault))
-    run = await shop.start(order_id=O)
-    await check(shop, run, "completed", None)
-    assert not shop.world.faults.pending()
-
-
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_a_fault_of_the_void(shop: Shop, fault: dict[str, Any]) -> None:
-    """Whether the POST took effect or not, the authorisation is gone in the end."""
-    shop.world.faults.add(Fault(service="stripe", route=VOID, **fault))
-    run = await shop.start(refused(), O)
-    await check(shop, run, "completed", "fulfillment_refused")
-    assert not shop.world.faults.pending()
+# ------------------------------------------------------------------------------------------------- silence, and a pause
 
 
 @pytest.mark.parametrize("kind", ["hang_before", "hang_after"])
@@ -267,16 +228,6 @@ async def test_automatic_capture(charging: Shop) -> None:
     run = await charging.start(order_id=O)
     await check(charging, run, "completed", None)
     assert not [entry for entry in charging.world.journal.about() if entry["path"].endswith("/capture")]
-
-
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_automatic_capture_is_undone_by_a_refund(charging: Shop, fault: dict[str, Any]) -> None:
-    """All of it, once, whatever Stripe's answer to the refund."""
-    charging.world.faults.add(Fault(service="stripe", route=REFUND, **fault))
-    run = await charging.start(refused(), O)
-    await check(charging, run, "completed", "fulfillment_refused")
-    assert charging.world.books()["orders"][O]["refunded"] == 5998
-    assert [tuple(each) for each in await refunds(charging)] == [("succeeded", 5998, 1)]
 
 
 async def test_a_pending_refund_ends_the_undo(charging: Shop) -> None:
