@@ -80,6 +80,7 @@ A_LOOK: Final = timedelta(minutes=2)  # the report is there at once, unless Slac
 ALL_ORDERS: Final = timedelta(hours=3)
 A_CATALOGUE: Final = timedelta(hours=12)  # its progress can be seen meanwhile
 
+MOST_RUNS: Final = 3  # that one submit starts, where the latest one does not tell
 FIRST_DOUBT: Final = 3.0  # seconds without an answer until somebody asks whether a worker works at all
 LOOK_AGAIN: Final = 0.3  # seconds between two looks at a run
 LONG_POLL: Final = timedelta(seconds=90)  # a worker asks for work at least once a minute; the rest is for clocks
@@ -89,8 +90,6 @@ LONGEST_REASON: Final = 500  # characters of an operator's words, as the workflo
 LONGEST_NAME: Final = 100
 
 ABOUT_ORDERS: Final = f"WorkflowType IN ('{PROCESS_ORDER}', '{CANCEL_ORDER}')"
-
-CONFLICT: Final = "the order id belongs to another payload"
 
 OrderData = bytes | str | Mapping[str, Any]
 ResultT = TypeVar("ResultT")
@@ -382,15 +381,17 @@ async def _answer(
             await task
 
 
-class _Terminated(Exception):
-    """The run of this very order was terminated: what it left behind waits for another one."""
+class _OnlyTheRowTells(Exception):
+    """The latest run was terminated, or was another payload's: another run must ask the order's row how it stands."""
 
 
 async def _submit(client: Client, order: Order, payload: RawValue, task_queue: str) -> OrderOutcome:
-    try:
-        return await _submit_once(client, order, payload, task_queue, WorkflowIDReusePolicy.REJECT_DUPLICATE)
-    except _Terminated:
-        return await _submit_once(client, order, payload, task_queue, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
+    reuse = WorkflowIDReusePolicy.REJECT_DUPLICATE
+    for _ in range(MOST_RUNS):
+        with suppress(_OnlyTheRowTells):
+            return await _submit_once(client, order, payload, task_queue, reuse)
+        reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE
+    raise NoAnswer(f"the runs of order {order.id} are ended from outside, or replaced, before they can answer")
 
 
 async def _submit_once(
@@ -439,12 +440,12 @@ async def _follow(client: Client, order: Order) -> OrderOutcome:
     """The outcome of the run with the order's id, if it is a run of this order."""
     handle: WorkflowHandle[Any, OrderOutcome] = client.get_workflow_handle(order.id, result_type=OrderOutcome)
     if await _request_hash(client, handle) != order.request_hash:
-        return OrderOutcome(success=False, order_id=order.id, error=CONFLICT, error_code=ErrorCode.ORDER_ID_CONFLICT)
+        raise _OnlyTheRowTells
     try:
         outcome: OrderOutcome = await handle.result()
     except WorkflowFailureError as failure:
         if isinstance(failure.cause, TerminatedError):
-            raise _Terminated from None
+            raise _OnlyTheRowTells from None
         return _outcome(order.id, failure.cause)
     return outcome
 

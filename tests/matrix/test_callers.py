@@ -145,6 +145,7 @@ async def test_another_payload_comes_later(shop: Shop, order_id: str, first: Fir
         assert await is_running(run)
     else:
         assert (await again).error_code == "order_id_conflict"
+        assert await submit(shop, order_id, first.payload) == (await ending_of(run)).outcome
     assert await traces(shop) == before
 
 

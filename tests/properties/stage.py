@@ -131,8 +131,10 @@ class Stage:
                     self._bench.fault(service, "reset_after", "POST *", order=part.order.id)
                 await self._attempt(part, run)
                 self._bench.world.faults.clear()
-            case "asleep":
+            case "asleep" | "abandoned":
                 await self._attempt(part, run, Seam(step.seam))
+                if step.what == "abandoned":
+                    run.give_up()
             case _:
                 await self._attempt(part, run)
         return True
@@ -220,6 +222,8 @@ class Stage:
     async def _judge(self, after: str) -> None:
         ledger = await read_ledger(self._bench.pool, [part.order.id for part in self._parts])
         books = Books.model_validate(self._bench.world.books())
+        twice = [order for order, count in Counter(payment.order for payment in books.payments).items() if count > 1]
+        assert twice == [], f"after {after}: more than one payment was made"
         found = violations(Evidence(ledger, books, self._units, patience=A_WHILE))
         assert found == [], f"after {after}: {found}"
 

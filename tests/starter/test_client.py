@@ -98,11 +98,19 @@ async def test_another_payload_is_a_conflict_while_the_first_runs(shop: Shop) ->
 
 
 async def test_another_payload_is_a_conflict_when_the_first_is_closed(shop: Shop) -> None:
-    """The closed run is recognised by the payload that it was started with."""
+    """The closed run is recognised by the payload that it was started with, and where it is another's the row tells."""
     order_id = new_order_id()
-    await shop.place(order_id=order_id)
+    first = await shop.place(order_id=order_id)
 
     assert (await submit(shop, order_id, customerId="cus_other")).error_code is ErrorCode.ORDER_ID_CONFLICT
+    assert await submit(shop, order_id) == first
+
+
+async def test_an_id_that_was_wasted_on_bad_input_can_be_used(shop: Shop) -> None:
+    """A run that refused its input has left no row."""
+    order_id = new_order_id()
+    assert (await shop.place({"customerId": "cus_123"}, order_id)).error_code is ErrorCode.INVALID_ORDER
+
     assert (await submit(shop, order_id)).success
 
 
