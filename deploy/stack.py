@@ -243,14 +243,14 @@ def main() -> int:
     sys.stdout.flush()
     try:
         if given.verb == "demo":
-            return asyncio.run(_until_signalled(demo(stack), interrupted=130))
-        return asyncio.run(_until_signalled(up(stack), interrupted=0))
+            return asyncio.run(until_signalled(demo(stack), interrupted=130))
+        return asyncio.run(until_signalled(up(stack), interrupted=0))
     except StackError as error:
         sys.stderr.write(f"{error}\n")
         return 1
 
 
-async def _until_signalled(work: Coroutine[None, None, int], *, interrupted: int) -> int:
+async def until_signalled(work: Coroutine[None, None, int], *, interrupted: int) -> int:
     """Cancel the work on Ctrl-C, SIGTERM or a hang-up; a second one does not disturb the stopping."""
     task = asyncio.ensure_future(work)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

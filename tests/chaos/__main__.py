@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tests.chaos.plan import draw_plan
+from deploy.stack import until_signalled
+from tests.chaos.plan import Plan, draw_plan
 from tests.chaos.report import show
 from tests.chaos.run import CUSTOMERS, run_chaos
 
@@ -23,15 +24,20 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on standard output.")] = False,
 ) -> None:
     """Exit status 1 if anything was lost."""
-    console = Console(stderr=as_json)
     plan = draw_plan(secrets.randbelow(1_000_000) if seed is None else seed, orders, orders_per_blow)
-    report = asyncio.run(run_chaos(plan, console, customers))
+    status = asyncio.run(until_signalled(chaos(plan, customers, as_json=as_json), interrupted=130))
+    sys.stdout.flush()
+    os._exit(status)  # the interpreter's own exit may abort in the SDK's threads (see worker.py)
+
+
+async def chaos(plan: Plan, customers: int, *, as_json: bool) -> int:
+    console = Console(stderr=as_json)
+    report = await run_chaos(plan, console, customers)
     if as_json:
         sys.stdout.write(f"{report.model_dump_json(indent=2)}\n")
     else:
         show(report, console)
-    sys.stdout.flush()
-    os._exit(0 if report.passed else 1)  # the interpreter's own exit may abort in the SDK's threads (see worker.py)
+    return 0 if report.passed else 1
 
 
 if __name__ == "__main__":

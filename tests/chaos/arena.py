@@ -15,6 +15,7 @@ from temporalio.exceptions import TemporalError
 from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError
 
+from activities.database import TRANSIENT
 from activities.evidence import Books
 from deploy.process import Child, StackError
 from deploy.stack import Ports, Stack
@@ -39,17 +40,7 @@ ENVIRONMENT: Final = {
 PLENTY: Final = "UPDATE inventory SET quantity = 1000000 WHERE product_id <> $1"
 SCARCE: Final = "UPDATE inventory SET quantity = $2 WHERE product_id = $1"
 
-OUT_OF_REACH: Final = (
-    NoAnswer,
-    Unavailable,
-    RPCError,
-    TemporalError,
-    httpx.HTTPError,
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-)
+OUT_OF_REACH: Final = (NoAnswer, Unavailable, RPCError, TemporalError, httpx.HTTPError, *TRANSIENT)
 LOOK_AGAIN: Final = 0.3  # seconds
 STANDS_WITHIN: Final = 120  # seconds, for a part whose neighbours are down as well
 

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections import Counter
-from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from temporalio.client import WorkflowHandle
@@ -27,13 +26,17 @@ class Fallen(NamedTuple):
 
 
 class Nemesis:
-    """Strikes as orders begin. Blows on different parts fall together, those on the same part one after the other."""
+    """Strikes as orders begin. Blows on different parts fall together, those on the same part one after the other.
+
+    `missed` counts those that found nothing to strike: a run that is over, a database that is down already.
+    """
 
     def __init__(self, arena: Arena, plan: Plan) -> None:
         self._arena = arena
         self._plan = plan
         self._falling: set[asyncio.Task[None]] = set()
         self.fallen: list[Fallen] = []
+        self.missed = 0
 
     @property
     def kinds(self) -> Counter[str]:
@@ -54,6 +57,12 @@ class Nemesis:
         await asyncio.gather(*self._falling)
         await persist(self._forget_script)
 
+    async def stop(self) -> None:
+        """No more blows, whatever is still to fall."""
+        for blow in self._falling:
+            blow.cancel()
+        await asyncio.gather(*self._falling, return_exceptions=True)
+
     async def _forget_script(self) -> None:
         (await self._arena.sandbox.delete("/_sandbox/faults")).raise_for_status()
 
@@ -64,8 +73,11 @@ class Nemesis:
                 began = time.monotonic()
                 await self._strike(blow)
         else:
-            with suppress(*OUT_OF_REACH):
+            try:
                 await getattr(self, f"_{blow.act}")(blow)
+            except OUT_OF_REACH:
+                self.missed += 1
+                return
         self.fallen.append(Fallen(blow, began, time.monotonic()))
 
     async def _strike(self, blow: Blow) -> None:
@@ -97,7 +109,8 @@ class Nemesis:
                 fault |= {"kind": "status", "status": 429, "headers": {"Retry-After": "1"}}
             case "500_in_vain":
                 fault |= {"kind": "saved_500", "effect": False}
-        await persist(lambda: self._arena.sandbox.post("/_sandbox/faults", json=fault))
+        answer = await persist(lambda: self._arena.sandbox.post("/_sandbox/faults", json=fault))
+        answer.raise_for_status()
 
     async def _terminate(self, blow: Blow) -> None:
         await asyncio.sleep(blow.seconds)

@@ -29,6 +29,7 @@ class Report(Model):
     answers: Mapping[str, int]
     statuses: Mapping[str, int]
     blows: Mapping[str, int]
+    missed: int
     retried_by_hand: int
     stock_checks: int
     replayed: int
@@ -51,6 +52,7 @@ def show(report: Report, console: Console) -> None:
     table.add_row("answers", _counts(report.answers))
     table.add_row("orders ended", _counts(report.statuses))
     table.add_row(f"blows: {sum(report.blows.values())}", _counts(report.blows))
+    table.add_row("blows that met nothing", str(report.missed))
     table.add_row("parked, retried by hand", str(report.retried_by_hand))
     table.add_row("from the last blow to quiet", f"{report.quiet_seconds:.1f} s")
     times = report.order_seconds

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterator
+from contextlib import suppress
 from math import ceil
 from statistics import median
 from typing import Final
@@ -51,8 +52,16 @@ class Run:
         """Load and blows, then peace, then the verdict."""
         judge = Judge(self._arena, (await read_ledger(self._arena.pool, [])).units)
         watching = asyncio.create_task(judge.watch_stock())
-        began = time.monotonic()
         load = asyncio.create_task(self._crowd.go(self._plan, customers))
+        try:
+            return await self._storm(judge, load, watching)
+        finally:
+            for task in (watching, load):
+                task.cancel()
+            await asyncio.gather(watching, load, self._nemesis.stop(), return_exceptions=True)
+
+    async def _storm(self, judge: Judge, load: asyncio.Task[None], watching: asyncio.Task[None]) -> Report:
+        began = time.monotonic()
         await _first(load, self._all_began.wait())
         self._say("the last blows fall")
         await self._nemesis.peace()
@@ -60,7 +69,7 @@ class Run:
         self._say("peace; everything comes to rest")
         restless = await self._rest(load, judge)
         quiet = time.monotonic()
-        watching.cancel()
+        await _stop(watching)
         self._say("the books are checked")
         ledger, found = await judge.verdict(self._crowd)
         return Report(
@@ -70,6 +79,7 @@ class Run:
             answers=_answers(self._crowd),
             statuses=Counter(order.status for order in ledger.orders),
             blows=self._nemesis.kinds,
+            missed=self._nemesis.missed,
             retried_by_hand=judge.retried,
             stock_checks=judge.stock_checks,
             replayed=judge.replayed,
@@ -134,6 +144,13 @@ def _answers(crowd: Crowd) -> Counter[str]:
         for answer in answers
     )
     return orders + cancels
+
+
+async def _stop(watching: asyncio.Task[None]) -> None:
+    """End what goes on for ever; if it has ended by itself, its error is ours."""
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
 
 
 async def _first(task: asyncio.Task[None], other: Coroutine[None, None, object]) -> None:

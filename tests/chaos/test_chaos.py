@@ -17,10 +17,10 @@ async def test_nothing_is_lost(seed: int) -> None:
     plan = draw_plan(seed, 150, orders_per_blow=3)
     report = await run_chaos(plan, Console(quiet=True))
     assert report.violations == ()
-    assert sum(report.blows.values()) == len(plan.blows)
-    assert sum(report.statuses.values()) <= 150
+    assert sum(report.blows.values()) + report.missed == len(plan.blows)
+    assert report.missed < len(plan.blows) / 4
     assert report.answers["placed"] >= 50
-    assert report.stock_checks > 0
+    assert report.stock_checks >= 20
     assert report.replayed > 0
 
 

@@ -34,8 +34,8 @@ def main(
     sys.exit(0 if asyncio.run(run_controls(bugs, console)) else 1)
 
 
-async def run_controls(bugs: Sequence[Bug], console: Console) -> bool:
-    """First the tests without any bug, then every bug by itself."""
+async def run_controls(bugs: Sequence[Bug], console: Console) -> int:
+    """The exit status. First the tests without any bug, then every bug by itself."""
     with tempfile.TemporaryDirectory(prefix="controls-") as name:
         folder = Path(name)
         folder.chmod(0o711)  # Postgres, which does not run as root, passes through
@@ -45,7 +45,7 @@ async def run_controls(bugs: Sequence[Bug], console: Console) -> bool:
         if not results or any(each.failed or each.broken for each in results):
             bad = [each.test for each in results if each.failed or each.broken] or ["no test ran"]
             console.print(f"✗ without any bug: {', '.join(bad)}", style="red", markup=False)
-            return False
+            return 1
         console.print(f"✓ without any bug: {len(results)} cases pass")
         turn = asyncio.Semaphore(AT_ONCE)
 
@@ -58,7 +58,7 @@ async def run_controls(bugs: Sequence[Bug], console: Console) -> bool:
         verdicts = await asyncio.gather(*map(one, bugs))
     caught = sum(verdict.is_caught for verdict in verdicts)
     console.print(f"{caught} of {len(verdicts)} bugs are caught")
-    return caught == len(verdicts)
+    return 0 if caught == len(verdicts) else 1
 
 
 def show(verdict: Verdict, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -81,6 +82,7 @@ async def run_tests(project: Path, tests: Iterable[str]) -> list[Result]:
         argv=(sys.executable, "-m", "pytest", *options, *tests),
         log=project / "pytest.log",
         cwd=project,
+        stop_signal=signal.SIGINT,  # at which pytest still stops the servers of its fixtures
     )
     async with running(command) as child:
         await child.wait()
