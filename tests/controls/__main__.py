@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from deploy.stack import until_signalled
 from tests.controls.bugs import BUGS, Bug
 from tests.controls.trial import Verdict, copy_project, run_tests, try_bug
 
@@ -31,7 +32,7 @@ def main(
         for bug in bugs:
             console.print(f"{bug.name}: {bug.words}", markup=False)
         return
-    sys.exit(0 if asyncio.run(run_controls(bugs, console)) else 1)
+    sys.exit(asyncio.run(until_signalled(run_controls(bugs, console), interrupted=130)))
 
 
 async def run_controls(bugs: Sequence[Bug], console: Console) -> int:

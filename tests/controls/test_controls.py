@@ -121,8 +121,17 @@ async def test_one_that_got_away_fails_the_whole(monkeypatch: pytest.MonkeyPatch
     caught, away = Verdict(A_BUG, (TEST,), (), 1), Verdict(A_BUG, (), (f"{TEST}: it passes",), 1)
     console = Console(file=StringIO(), record=True, soft_wrap=True)
     monkeypatch.setattr(controls, "try_bug", AsyncMock(side_effect=[caught, away, caught, caught]))
-    assert not await controls.run_controls([A_BUG, A_BUG], console)
+    assert await controls.run_controls([A_BUG, A_BUG], console) == 1
     assert f"got away: a_bug: it is wrong; {TEST}: it passes" in console.export_text()
-    assert await controls.run_controls([A_BUG, A_BUG], console)
+    assert await controls.run_controls([A_BUG, A_BUG], console) == 0
     run_nothing.return_value = [Result(TEST, failed="assert 1 == 2", broken="")]
-    assert not await controls.run_controls([A_BUG], console)
+    assert await controls.run_controls([A_BUG], console) == 1
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_the_exit_status_is_that_of_the_run(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    """What the gate goes by."""
+    monkeypatch.setattr(controls, "run_controls", AsyncMock(return_value=status))
+    with pytest.raises(SystemExit) as ended:
+        controls.main()
+    assert ended.value.code == status

@@ -83,6 +83,7 @@ async def run_tests(project: Path, tests: Iterable[str]) -> list[Result]:
         log=project / "pytest.log",
         cwd=project,
         stop_signal=signal.SIGINT,  # at which pytest still stops the servers of its fixtures
+        grace=60,
     )
     async with running(command) as child:
         await child.wait()
