@@ -25,7 +25,7 @@ from temporalio.client import Client
 
 from activities.database import Database
 from activities.http import open_http
-from activities.stripe_gateway import StripeGateway, open_stripe
+from activities.stripe_gateway import StripeGateway, stripe_client
 from activities.webhook_events import Effect, Event, FulfillmentEvents, Receiver, StripeEvents, is_kept
 from orders.errors import Permanent, Unavailable
 from orders.settings import SANDBOX_FULFILLMENT_WEBHOOK_SECRET, SANDBOX_STRIPE_WEBHOOK_SECRET, Settings
@@ -127,12 +127,11 @@ async def open_webhooks(
         CannotStart: PostgreSQL cannot be used, a migration is missing, or real money is guarded by a known secret.
     """
     _require_secrets_of_ones_own(settings)
-    key, seconds = settings.stripe_secret_key.get_secret_value(), settings.http_timeout_seconds
     async with AsyncExitStack() as stack:
         database = Database(await stack.enter_async_context(await open_database(settings)))
         await check_migrations(database)
-        http = await stack.enter_async_context(open_http(seconds))
-        stripe = await stack.enter_async_context(open_stripe(key, settings.stripe_base, seconds))
+        http = await stack.enter_async_context(open_http(settings.http_timeout_seconds))
+        stripe = stripe_client(http, settings.stripe_secret_key.get_secret_value(), settings.stripe_base)
         yield application(
             database,
             Endpoint(

@@ -15,17 +15,17 @@ import httpx
 import structlog
 from openai import AsyncOpenAI
 from pydantic import ValidationError
-from stripe import HTTPXClient, StripeClient
+from stripe import StripeClient
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.worker import Interceptor, Worker
 
-from activities.crash_points import CrashPoints, WatchedDatabase, WatchedStripe, crash_point, watch_http
+from activities.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_http
 from activities.database import REFUSED, Database, open_pool
 from activities.fulfillment import Warehouse
 from activities.http import open_http
 from activities.inventory import Inventory
-from activities.language_model import LanguageModel, open_openai
+from activities.language_model import LARGEST_ANSWER, LanguageModel, openai_client
 from activities.notifications import Notifications
 from activities.order_book import OrderBook
 from activities.payments import Payments
@@ -34,7 +34,7 @@ from activities.recommendations import Recommendations
 from activities.reconciliation import Reconciliation
 from activities.stock_alerts import StockAlerts
 from activities.stranded_orders import StrandedOrders
-from activities.stripe_gateway import StripeGateway, open_stripe
+from activities.stripe_gateway import StripeGateway, stripe_client
 from activities.verification import Verification
 from orders.errors import Unavailable
 from orders.logs import configure_logs
@@ -198,20 +198,11 @@ async def open_worker(
         database = WatchedDatabase(pool) if settings.crash_at else Database(pool)
         await check_migrations(database)
         http = await stack.enter_async_context(open_http(settings.http_timeout_seconds))
-        stripe = await stack.enter_async_context(
-            open_stripe(
-                settings.stripe_secret_key.get_secret_value(),
-                settings.stripe_base,
-                settings.http_timeout_seconds,
-                WatchedStripe if settings.crash_at else HTTPXClient,
-            )
-        )
-        openai = await stack.enter_async_context(
-            open_openai(
-                settings.openai_api_key.get_secret_value(),
-                settings.openai_base,
-                settings.recommendation_timeout_seconds,
-            )
+        stripe = stripe_client(http, settings.stripe_secret_key.get_secret_value(), settings.stripe_base)
+        openai = openai_client(
+            await stack.enter_async_context(open_http(settings.recommendation_timeout_seconds, LARGEST_ANSWER)),
+            settings.openai_api_key.get_secret_value(),
+            settings.openai_base,
         )
         activities = activities_of(settings, client, database, http, stripe, openai)
         if settings.crash_at:

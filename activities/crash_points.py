@@ -14,13 +14,12 @@ The points that are passed are logged, so that one that is never reached shows a
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
-import stripe
 import structlog
 from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
@@ -109,22 +108,6 @@ class WatchedDatabase(Database):
             after = await connection.fetchval(CHANGED_ROWS)
         if after > before:
             _took_effect()
-
-
-class WatchedStripe(stripe.HTTPXClient):
-    """Tells the attempt of every answer to a POST."""
-
-    async def request_async(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        post_data: object = None,
-    ) -> tuple[bytes, int, Mapping[str, str]]:
-        answer = await super().request_async(method, url, headers, post_data)
-        if method.upper() == "POST":
-            _took_effect()
-        return answer
 
 
 def watch_http(client: httpx.AsyncClient) -> None:

@@ -8,22 +8,24 @@ import httpx
 
 from orders.errors import Permanent, Unavailable
 
-LARGEST_ANSWER: Final = 1024 * 1024  # bytes
+LARGEST_ANSWER: Final = 1024 * 1024  # bytes, where nobody says otherwise
 LONGEST_RETRY_AFTER: Final = 300  # seconds
+PLAIN: Final = "identity"
 NOT_AN_ANSWER: Final = {401, 403, 408, 425, 429}
 
 
 class _Capped(httpx.AsyncByteStream):
-    """A body that is no longer than LARGEST_ANSWER: a neighbour gone mad must not take the worker's memory."""
+    """A body that is cut off where it grows too large: a neighbour gone mad must not take the worker's memory."""
 
-    def __init__(self, body: httpx.AsyncByteStream) -> None:
+    def __init__(self, body: httpx.AsyncByteStream, largest: int) -> None:
         self._body = body
+        self._largest = largest
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
         async for chunk in self._body:
             size += len(chunk)
-            if size > LARGEST_ANSWER:
+            if size > self._largest:
                 raise httpx.ReadError("the answer is too large")
             yield chunk
 
@@ -32,21 +34,28 @@ class _Capped(httpx.AsyncByteStream):
 
 
 class _Transport(httpx.AsyncHTTPTransport):
+    def __init__(self, largest_answer: int) -> None:
+        super().__init__(trust_env=False)
+        self._largest = largest_answer
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        request.headers["Accept-Encoding"] = PLAIN
         response = await super().handle_async_request(request)
+        if response.headers.get("Content-Encoding", PLAIN) != PLAIN:
+            await response.aclose()
+            raise httpx.DecodingError("the answer is packed, and could be of any size")
         if isinstance(response.stream, httpx.AsyncByteStream):
-            response.stream = _Capped(response.stream)
+            response.stream = _Capped(response.stream, self._largest)
         return response
 
 
-def open_http(timeout_seconds: float) -> httpx.AsyncClient:
-    """A client that follows no redirect, takes no proxy from the environment, and reads no endless answer."""
+def open_http(timeout_seconds: float, largest_answer: int = LARGEST_ANSWER) -> httpx.AsyncClient:
+    """A client that follows no redirect, takes no proxy from the environment, and reads no endless answer.
+
+    `largest_answer` is in bytes.
+    """
     return httpx.AsyncClient(
-        transport=_Transport(trust_env=False),
-        timeout=timeout_seconds,
-        follow_redirects=False,
-        trust_env=False,
-        headers={"Accept-Encoding": "identity"},  # what is capped is what is kept
+        transport=_Transport(largest_answer), timeout=timeout_seconds, follow_redirects=False, trust_env=False
     )
 
 

@@ -6,11 +6,10 @@ checks what an answer says.
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Annotated, Final, Protocol
 
-import httpx2
+import httpx
 import openai
 from pydantic import BaseModel, Field, ValidationError
 
@@ -20,6 +19,7 @@ from orders.recommendations import IndexTarget
 
 KEY_REFUSED: Final = "openai_key_refused"
 REFUSED: Final = "openai_refused"
+LARGEST_ANSWER: Final = 16 * 1024 * 1024  # bytes: a hundred vectors of the largest model are about 8 MB as text
 LONGEST_CODE: Final = 40  # characters of an error's code, such as `model_not_found`
 
 A_NO: Final = {400, 404, 422}  # to the request itself: the same one would be refused again
@@ -61,15 +61,12 @@ class _Response(Protocol):
     def content(self) -> bytes: ...
 
 
-@asynccontextmanager
-async def open_openai(key: str, base: str, timeout_seconds: float) -> AsyncIterator[openai.AsyncOpenAI | None]:
-    """A client that leaves retrying to Temporal; without a key there is none, and nobody is asked."""
+def openai_client(http: httpx.AsyncClient, key: str, base: str) -> openai.AsyncOpenAI | None:
+    """OpenAI's SDK, which leaves retrying to Temporal; without a key there is none, and nobody is asked."""
     if not key:
-        yield None
-        return
-    http = httpx2.AsyncClient(timeout=timeout_seconds, follow_redirects=False, trust_env=False)
-    async with openai.AsyncOpenAI(api_key=key, base_url=base, http_client=http, max_retries=0) as client:
-        yield client
+        return None
+    # It takes httpx's client as well as httpx2's, and says so only when it refuses another.
+    return openai.AsyncOpenAI(api_key=key, base_url=base, http_client=http, max_retries=0)  # type: ignore[arg-type]
 
 
 class LanguageModel:

@@ -3,11 +3,11 @@
 Nothing here knows the order row; activities/payments.py decides what may be done when.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Final, TypeVar
 
+import httpx
 import stripe
 from stripe.params import PaymentIntentListParams
 
@@ -32,23 +32,35 @@ class PaymentRefused(Exception):
     """Stripe refuses what the customer chose; the argument is the code."""
 
 
-@asynccontextmanager
-async def open_stripe(
-    secret_key: str, base: str, timeout_seconds: float, transport: type[stripe.HTTPXClient] = stripe.HTTPXClient
-) -> AsyncIterator[stripe.StripeClient]:
-    """A client that leaves retrying to Temporal and tells nobody about itself; `transport` sends its requests."""
+class _Transport(stripe.HTTPClient):
+    """The SDK on the HTTP client of all neighbours, with its limits; the SDK's own trusts every answer and proxy."""
+
+    name = "httpx"
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        super().__init__()
+        self._http = http
+
+    async def request_async(
+        self, method: str, url: str, headers: Mapping[str, str], post_data: str | None = None
+    ) -> tuple[bytes, int, Mapping[str, str]]:
+        try:
+            response = await self._http.request(method, url, headers=headers, content=post_data)
+        except httpx.HTTPError as error:
+            raise stripe.APIConnectionError(type(error).__name__) from error  # type: ignore[no-untyped-call]
+        return response.content, response.status_code, response.headers
+
+
+def stripe_client(http: httpx.AsyncClient, secret_key: str, base: str) -> stripe.StripeClient:
+    """Stripe's SDK, which leaves retrying to Temporal and tells nobody about itself."""
     stripe.enable_telemetry = False  # it would write a file under the home folder and send platform data
-    http = transport(timeout=timeout_seconds)
-    try:
-        yield stripe.StripeClient(
-            secret_key,
-            stripe_version=API_VERSION,
-            base_addresses={"api": base},
-            http_client=http,
-            max_network_retries=0,
-        )
-    finally:
-        await http.close_async()  # type: ignore[no-untyped-call]
+    return stripe.StripeClient(
+        secret_key,
+        stripe_version=API_VERSION,
+        base_addresses={"api": base},
+        http_client=_Transport(http),
+        max_network_retries=0,
+    )
 
 
 class StripeGateway:

@@ -20,10 +20,10 @@ from activities.database import Database, open_pool
 from activities.fulfillment import Warehouse
 from activities.http import open_http
 from activities.inventory import Inventory
-from activities.language_model import open_openai
+from activities.language_model import LARGEST_ANSWER, openai_client
 from activities.order_book import OrderBook
 from activities.payments import Payments
-from activities.stripe_gateway import open_stripe
+from activities.stripe_gateway import stripe_client
 from orders.intake import parse_order, read_json
 from orders.models import (
     ErrorCode,
@@ -192,13 +192,10 @@ class Clients:
 
 @asynccontextmanager
 async def open_clients(settings: Settings) -> AsyncIterator[Clients]:
-    key, seconds = settings.stripe_secret_key.get_secret_value(), settings.http_timeout_seconds
-    openai_key = settings.openai_api_key.get_secret_value()
-    async with (
-        open_http(seconds) as http,
-        open_stripe(key, settings.stripe_base, seconds) as stripe,
-        open_openai(openai_key, settings.openai_base, seconds) as openai,
-    ):
+    seconds = settings.http_timeout_seconds
+    async with open_http(seconds) as http, open_http(seconds, LARGEST_ANSWER) as models:
+        stripe = stripe_client(http, settings.stripe_secret_key.get_secret_value(), settings.stripe_base)
+        openai = openai_client(models, settings.openai_api_key.get_secret_value(), settings.openai_base)
         yield Clients(await Client.connect("127.0.0.1:1", lazy=True), http, stripe, openai)
 
 

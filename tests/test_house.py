@@ -15,8 +15,8 @@ from temporalio.testing import WorkflowEnvironment
 
 import activities
 from activities.database import Database
-from activities.language_model import open_openai
-from activities.stripe_gateway import open_stripe
+from activities.language_model import openai_client
+from activities.stripe_gateway import stripe_client
 from orders.settings import Settings
 from worker import activities_of
 
@@ -40,9 +40,9 @@ async def test_every_activity_is_registered(database_url: str, temporal: Workflo
     async with (
         asyncpg.create_pool(database_url, min_size=0) as pool,
         httpx.AsyncClient() as http,
-        open_stripe("sk_test", "http://127.0.0.1", 1) as stripe,
-        open_openai("sk-test", "http://127.0.0.1", 1) as openai,
     ):
+        stripe = stripe_client(http, "sk_test", "http://127.0.0.1")
+        openai = openai_client(http, "sk-test", "http://127.0.0.1")
         registered = activities_of(Settings(), temporal.client, Database(pool), http, stripe, openai)
     assert {method.__name__ for method in registered} == defined_activities()
     assert activity  # the decorator that marks them

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
@@ -21,16 +21,21 @@ MOST_TOLD: Final = 200  # by one run: the next one tells the rest
 PATIENCE: Final = within(timedelta(minutes=5), LEISURELY)  # for one step; what is not done now is for the next run
 
 
-async def tell_people(problems: Sequence[Problem], story: Story) -> list[str]:
-    """Alert a person of every problem that nobody was told of today; the texts of those that were told now."""
+class Telling(NamedTuple):
+    """The texts of the problems that somebody was told of, and what kept others from being told."""
+
+    told: list[str]
+    failure: str = ""
+
+
+async def tell_people(problems: Sequence[Problem], story: Story) -> Telling:
+    """Alert a person of every problem that nobody was told of today."""
     if not problems:
-        return []
+        return Telling([])
     try:
         due = await step(Reconciliation.due_problems, problems, PATIENCE, "who was told of what?")
     except ActivityError as error:
-        unless_cancelled(error)
-        story.mark(workflow.info().workflow_type, f"nobody could be told: {reason(error)}")
-        return []
+        return Telling([], _failure(story, "who was told of what?", error))
     told: list[str] = []
     for problem in [problem for problem in problems if problem.key in due][:MOST_TOLD]:
         alert = Alert(order_id=problem.order_id, key=f"{problem.key}:{workflow.info().run_id}", text=problem.text)
@@ -38,8 +43,13 @@ async def tell_people(problems: Sequence[Problem], story: Story) -> list[str]:
             await step(Notifications.post_alert, alert, PATIENCE, problem.text)
             await step(Reconciliation.mark_told, problem.key, PATIENCE, "told")
         except ActivityError as error:
-            unless_cancelled(error)
-            story.mark(workflow.info().workflow_type, f"could not tell: {problem.text}: {reason(error)}")
-            break  # nor the others: the next run tries again
+            return Telling(told, _failure(story, problem.text, error))  # nor the others: the next run tries again
         told.append(problem.text)
-    return told
+    return Telling(told)
+
+
+def _failure(story: Story, what: str, error: ActivityError) -> str:
+    unless_cancelled(error)
+    words = f"nobody could be told: {what}: {reason(error)}"
+    story.mark(workflow.info().workflow_type, words)
+    return words

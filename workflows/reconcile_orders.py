@@ -60,13 +60,15 @@ class ReconcileOrders:
         await self._compare(Reconciliation.check_charges, "orders with their payments")
         await self._compare(Reconciliation.find_orphans, "recent payments with their orders")
         await self._release_stock()
-        alerted = await tell_people(list(self._problems.values()), self._story)
+        telling = await tell_people(list(self._problems.values()), self._story)
+        if telling.failure:
+            self._not_done.append(telling.failure)
         return ReconcileReport(
             revived=tuple(self._revived),
             payments=tuple(self._payments),
             refunds=tuple(self._refunds),
             stock=tuple(self._stock),
-            alerted=tuple(alerted),
+            alerted=tuple(telling.told),
             not_done=tuple(self._not_done),
         )
 

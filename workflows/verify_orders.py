@@ -93,7 +93,7 @@ class VerifyOrders:
         if not self._violations:
             return 0
         workflow.upsert_search_attributes([NEEDS_ATTENTION.value_set(VERIFY_ORDERS)])
-        return len(await tell_people(_problems(self._violations), self._story))
+        return len((await tell_people(_problems(self._violations), self._story)).told)
 
     async def _try(self, activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, what: str) -> ResultT | None:
         """What the activity found; None if it could not look."""

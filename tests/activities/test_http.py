@@ -1,13 +1,17 @@
 """The client for the neighbours: what a neighbour gone mad, or taken over, can do to the worker."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from activities.http import LARGEST_ANSWER, get_json, open_http
+from activities.language_model import LanguageModel, openai_client
+from activities.stripe_gateway import StripeGateway, stripe_client
 from orders.errors import Unavailable
+from orders.settings import SANDBOX_OPENAI_KEY, SANDBOX_STRIPE_KEY
 
 
 @asynccontextmanager
@@ -38,6 +42,27 @@ async def test_an_endless_answer_is_an_outage() -> None:
     async with a_neighbour("200 OK", b"x" * 65_536, endless=True) as (url, _), open_http(10) as http:
         with pytest.raises(Unavailable, match="ReadError"):
             await get_json(http, "fulfillment", url, {})
+
+
+async def test_so_it_is_for_those_who_speak_through_an_sdk() -> None:
+    """Stripe and the language model are neighbours like the others."""
+    async with a_neighbour("200 OK", b"x" * 65_536, endless=True) as (url, _), open_http(10) as http:
+        payments = StripeGateway(stripe_client(http, SANDBOX_STRIPE_KEY, url))
+        with pytest.raises(Unavailable, match="APIConnectionError"):
+            await payments.retrieve("pi_1")
+
+        model = LanguageModel(openai_client(http, SANDBOX_OPENAI_KEY, url), model="m", max_tokens=1, timeout_seconds=10)
+        with pytest.raises(Unavailable, match="APIConnectionError"):
+            await model.answer("Say it.", "the text", {})
+
+
+async def test_an_answer_that_is_packed_is_an_outage() -> None:
+    """A kilobyte of it may become a gigabyte."""
+    packed = gzip.compress(b"x" * 1024)
+    async with a_neighbour("200 OK\r\nContent-Encoding: gzip", packed) as (url, asked), open_http(10) as http:
+        with pytest.raises(Unavailable, match="DecodingError"):
+            await get_json(http, "fulfillment", url, {"Accept-Encoding": "gzip"})
+    assert "accept-encoding: identity" in asked[0].lower()
 
 
 async def test_the_largest_answer_is_read() -> None:

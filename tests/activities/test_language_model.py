@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from activities.language_model import KEY_REFUSED, LanguageModel, Unusable, open_openai
+from activities.http import open_http
+from activities.language_model import KEY_REFUSED, LanguageModel, Unusable, openai_client
 from orders.errors import Permanent, Unavailable
 from orders.recommendations import IndexTarget
 from orders.settings import SANDBOX_OPENAI_KEY
@@ -21,7 +22,8 @@ SCHEMA = {"type": "object", "properties": {}, "required": [], "additionalPropert
 @pytest.fixture
 async def model(bench: Bench) -> AsyncIterator[LanguageModel]:
     """The sandbox's, impatient."""
-    async with open_openai(SANDBOX_OPENAI_KEY, f"{bench.sandbox.url}/openai/v1", 0.5) as client:
+    async with open_http(0.5) as http:
+        client = openai_client(http, SANDBOX_OPENAI_KEY, f"{bench.sandbox.url}/openai/v1")
         yield LanguageModel(client, model="gpt-4o", max_tokens=100, timeout_seconds=0.5)
 
 
@@ -151,7 +153,8 @@ async def test_an_answer_in_drops_is_not_waited_for() -> None:
 
     server = await asyncio.start_server(drip, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, open_openai(SANDBOX_OPENAI_KEY, f"http://127.0.0.1:{port}", 0.5) as client:
+    async with server, open_http(0.5) as http:
+        client = openai_client(http, SANDBOX_OPENAI_KEY, f"http://127.0.0.1:{port}")
         model = LanguageModel(client, model="gpt-4o", max_tokens=100, timeout_seconds=0.5)
         with pytest.raises(Unavailable, match="TimeoutError"):
             await asyncio.wait_for(model.answer("Say it.", PROMPT, SCHEMA), 20)
@@ -159,7 +162,8 @@ async def test_an_answer_in_drops_is_not_waited_for() -> None:
 
 async def test_without_a_key_nobody_is_asked(bench: Bench) -> None:
     """No client is made, whatever else the environment holds."""
-    async with open_openai("", f"{bench.sandbox.url}/openai/v1", 1) as client:
+    async with open_http(1) as http:
+        client = openai_client(http, "", f"{bench.sandbox.url}/openai/v1")
         model = LanguageModel(client, model="gpt-4o", max_tokens=100, timeout_seconds=1)
         with pytest.raises(Permanent, match="OPENAI_API_KEY is empty"):
             await model.embed(["a"], TARGET)

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import stripe
 
+from activities.http import open_http
 from activities.order_book import OrderBook
 from activities.payments import Payments
-from activities.stripe_gateway import open_stripe
+from activities.stripe_gateway import stripe_client
 from orders.errors import Permanent, Unavailable
 from orders.models import Order, Park, Settlement
 from orders.settings import SANDBOX_STRIPE_KEY
@@ -423,7 +424,8 @@ async def test_a_void_that_was_refused_for_a_moment(bench: Bench) -> None:
     waiting = account.intents[intent_id].status
 
     account.intents[intent_id].status = "processing"
-    async with open_stripe(SANDBOX_STRIPE_KEY, f"{bench.sandbox.url}/stripe", 1) as client:
+    async with open_http(1) as http:
+        client = stripe_client(http, SANDBOX_STRIPE_KEY, f"{bench.sandbox.url}/stripe")
         with pytest.raises(stripe.InvalidRequestError):
             await client.v1.payment_intents.cancel_async(intent_id, {}, {"idempotency_key": "o1:void:1"})
     account.intents[intent_id].status = waiting

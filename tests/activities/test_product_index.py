@@ -2,13 +2,12 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from activities import product_index
-from activities.language_model import LanguageModel, open_openai
+from activities.language_model import LanguageModel
 from activities.product_index import ProductIndex
 from orders.errors import Permanent, Unavailable
 from orders.recommendations import IndexBatch, IndexedBatch, IndexProgress, IndexTarget
@@ -27,10 +26,9 @@ def catalogue(bench: Bench) -> Catalogue:
 
 
 @pytest.fixture
-async def without_key(bench: Bench) -> AsyncIterator[ProductIndex]:
-    async with open_openai("", "", 1) as client:
-        model = LanguageModel(client, model="gpt-4o", max_tokens=100, timeout_seconds=1)
-        yield ProductIndex(bench.database, model, SMALL)
+def without_key(bench: Bench) -> ProductIndex:
+    model = LanguageModel(None, model="gpt-4o", max_tokens=100, timeout_seconds=1)
+    return ProductIndex(bench.database, model, SMALL)
 
 
 async def embed(bench: Bench, target: IndexTarget = SMALL, after: str = "") -> IndexedBatch:

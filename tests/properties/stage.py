@@ -2,13 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import stripe
 from temporalio.exceptions import ApplicationError
 
 from activities.evidence import Books, Evidence, read_ledger
@@ -17,6 +15,9 @@ from orders.models import Order, Status
 from tests.bench import Bench, Watched, fulfillment, order_of, payment, undo
 from tests.properties.runs import Cancelling, Placing, Run
 from tests.properties.steps import ATTEMPTS, Script, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 STOCK: Final = "1"
 SHELVE: Final = "UPDATE inventory SET quantity = $2 WHERE product_id = $1"
@@ -49,14 +50,6 @@ async def pass_seam(_: object = None) -> None:
 class SeamedDatabase(Watched):
     async def stand(self) -> None:
         await pass_seam()
-
-
-class SeamedStripe(stripe.HTTPXClient):
-    async def request_async(
-        self, method: str, url: str, headers: Mapping[str, str], post_data: object = None
-    ) -> tuple[bytes, int, Mapping[str, str]]:
-        await pass_seam()
-        return await super().request_async(method, url, headers, post_data)
 
 
 @dataclass

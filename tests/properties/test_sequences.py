@@ -15,12 +15,11 @@ from hypothesis import HealthCheck, given, seed, settings
 from temporalio.client import Client
 
 from activities.http import open_http
-from activities.language_model import open_openai
-from activities.stripe_gateway import open_stripe
+from activities.stripe_gateway import stripe_client
 from deploy.postgres import Postgres
 from sandbox.server import serve
 from tests.bench import Bench, Clients, open_bench
-from tests.properties.stage import SeamedDatabase, SeamedStripe, Stage, pass_seam
+from tests.properties.stage import SeamedDatabase, Stage, pass_seam
 from tests.properties.steps import Script, scripts
 from tests.servers import copy_database
 from tests.shop import settings_for
@@ -38,13 +37,10 @@ async def a_bench(postgres: Postgres, capture: str) -> AsyncIterator[Bench]:
     async with copy_database(postgres) as url, serve() as sandbox:
         chosen = settings_for(url, sandbox, payment_capture=capture)
         key = chosen.stripe_secret_key.get_secret_value()
-        async with (
-            open_http(5) as http,
-            open_stripe(key, chosen.stripe_base, 5, SeamedStripe) as stripe,
-            open_openai("", chosen.openai_base, 5) as openai,
-        ):
+        async with open_http(5) as http:
             http.event_hooks = {"request": [pass_seam]}
-            clients = Clients(await Client.connect("127.0.0.1:1", lazy=True), http, stripe, openai)
+            stripe = stripe_client(http, key, chosen.stripe_base)
+            clients = Clients(await Client.connect("127.0.0.1:1", lazy=True), http, stripe, openai=None)
             async with open_bench(chosen, sandbox, clients, SeamedDatabase) as bench:
                 yield bench
 

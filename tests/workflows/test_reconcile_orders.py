@@ -19,7 +19,7 @@ from activities.stranded_orders import StrandedOrders
 from deploy.postgres import Postgres
 from orders.models import Status
 from orders.reconciliation import ReconcileReport, Stranded
-from orders.temporal import RECONCILE_ORDERS, cancel_order_id
+from orders.temporal import NEEDS_ATTENTION, RECONCILE_ORDERS, cancel_order_id
 from sandbox.faults import Fault
 from tests.books import check_books, check_stock
 from tests.endings import REFUSED_ADDRESS
@@ -457,6 +457,24 @@ async def test_an_outage_of_stripe_leaves_the_rest_done(shop: Shop) -> None:
     assert all("stripe" in words for words in report.not_done)
     shop.world.faults.clear()
     assert [payment in words for words in (await reconcile(shop)).payments] == [True]
+
+
+async def test_an_outage_of_slack_is_named(shop: Shop) -> None:
+    """Nobody was told, so the run says so, is marked for whoever looks, and the next one tells."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    await pay(shop, order_id, book=None)
+    shop.world.faults.add(Fault(service="slack", kind="status", times=None))
+    run = await start(shop)
+    await eventually(lambda: has_failed(shop, "post_alert"), "Slack was asked")
+    await shop.advance(run, timedelta(minutes=20))
+    report = ReconcileReport.model_validate(await run.result())
+
+    assert not report.alerted
+    assert ["nobody could be told: " in words and "slack" in words for words in report.not_done] == [True]
+    assert (await run.describe()).typed_search_attributes[NEEDS_ATTENTION] == RECONCILE_ORDERS
+    shop.world.faults.clear()
+    assert [order_id in words for words in (await reconcile(shop)).alerted] == [True]
 
 
 @pytest.mark.parametrize("payload", [{"orderId": "o1"}, "text", 5])
