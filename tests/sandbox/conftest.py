@@ -9,6 +9,9 @@ import httpx
 import pytest
 import stripe
 
+from activities.http import open_http
+from activities.stripe_gateway import stripe_client
+from orders.settings import SANDBOX_STRIPE_KEY
 from sandbox.server import Running, serve
 
 CONTRACT_KEY: Final = os.environ.get("STRIPE_CONTRACT_KEY", "")
@@ -46,11 +49,8 @@ async def http(sandbox: Running) -> AsyncIterator[httpx.AsyncClient]:
 async def client(playground: Running) -> AsyncIterator[stripe.StripeClient]:
     """The real SDK, against the one Stripe or the other."""
     api = stripe.DEFAULT_API_BASE if CONTRACT_KEY else f"{playground.url}/stripe"
-    transport = stripe.HTTPXClient(timeout=30)
-    yield stripe.StripeClient(
-        CONTRACT_KEY or "sk_test_sandbox", base_addresses={"api": api}, http_client=transport, max_network_retries=0
-    )
-    await transport.close_async()  # type: ignore[no-untyped-call]
+    async with open_http(30) as http:
+        yield stripe_client(http, CONTRACT_KEY or SANDBOX_STRIPE_KEY, api)
 
 
 @pytest.fixture

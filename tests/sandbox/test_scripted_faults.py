@@ -8,6 +8,9 @@ import httpx
 import pytest
 import stripe
 
+from activities.http import open_http
+from activities.stripe_gateway import stripe_client
+from orders.settings import SANDBOX_STRIPE_KEY
 from sandbox.faults import Fault
 from sandbox.server import Running
 
@@ -20,12 +23,8 @@ LIMIT: Final = {"error": {"type": "invalid_request_error", "code": "rate_limit",
 @pytest.fixture
 async def impatient(sandbox: Running) -> AsyncIterator[stripe.StripeClient]:
     """A client that gives up soon: what it waits for in these tests never comes."""
-    transport = stripe.HTTPXClient(timeout=0.2)
-    api = f"{sandbox.url}/stripe"
-    yield stripe.StripeClient(
-        "sk_test_sandbox", base_addresses={"api": api}, http_client=transport, max_network_retries=0
-    )
-    await transport.close_async()  # type: ignore[no-untyped-call]
+    async with open_http(0.2) as http:
+        yield stripe_client(http, SANDBOX_STRIPE_KEY, f"{sandbox.url}/stripe")
 
 
 async def authorised(client: stripe.StripeClient, order: str = "order-1") -> str:
