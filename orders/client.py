@@ -382,7 +382,7 @@ async def _answer(
 
 
 class _OnlyTheRowTells(Exception):
-    """The latest run was terminated, or was another payload's: another run must ask the order's row how it stands."""
+    """The latest run was terminated, was another payload's, or is gone: another must ask the order's row."""
 
 
 async def _submit(client: Client, order: Order, payload: RawValue, task_queue: str) -> OrderOutcome:
@@ -391,7 +391,7 @@ async def _submit(client: Client, order: Order, payload: RawValue, task_queue: s
         with suppress(_OnlyTheRowTells):
             return await _submit_once(client, order, payload, task_queue, reuse)
         reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE
-    raise NoAnswer(f"the runs of order {order.id} are ended from outside, or replaced, before they can answer")
+    raise NoAnswer(f"the runs of order {order.id} are ended from outside, replaced, or gone before they can answer")
 
 
 async def _submit_once(
@@ -431,23 +431,32 @@ async def _submit_once(
 
 def _is_over(error: TemporalError) -> bool:
     """The run is closed, closed before it could answer, or has as many updates in flight as a run may have."""
-    if isinstance(error, RPCError):
-        return error.status is RPCStatusCode.NOT_FOUND
-    return isinstance(error, WorkflowAlreadyStartedError | WorkflowUpdateFailedError)
+    return _is_absent(error) or isinstance(error, WorkflowAlreadyStartedError | WorkflowUpdateFailedError)
+
+
+def _is_absent(error: TemporalError) -> bool:
+    """There is no such run; a namespace that is not there is another matter."""
+    if not isinstance(error, RPCError) or error.status is not RPCStatusCode.NOT_FOUND:
+        return False
+    return not any("NamespaceNotFound" in detail.type_url for detail in error.grpc_status.details)
 
 
 async def _follow(client: Client, order: Order) -> OrderOutcome:
     """The outcome of the run with the order's id, if it is a run of this order."""
     handle: WorkflowHandle[Any, OrderOutcome] = client.get_workflow_handle(order.id, result_type=OrderOutcome)
-    if await _request_hash(client, handle) != order.request_hash:
-        raise _OnlyTheRowTells
     try:
-        outcome: OrderOutcome = await handle.result()
+        if await _request_hash(client, handle) != order.request_hash:
+            raise _OnlyTheRowTells
+        return await handle.result()
     except WorkflowFailureError as failure:
         if isinstance(failure.cause, TerminatedError):
             raise _OnlyTheRowTells from None
         return _outcome(order.id, failure.cause)
-    return outcome
+    except RPCError as error:
+        # Past its retention, or never there: a Temporal that stalls has said so of a run that it was asked to start.
+        if _is_absent(error):
+            raise _OnlyTheRowTells from None
+        raise
 
 
 async def _request_hash(client: Client, handle: WorkflowHandle[Any, Any]) -> str | None:
@@ -625,7 +634,6 @@ def reaching_temporal(absent: OrderError | None = None) -> Iterator[None]:
     try:
         yield
     except RPCError as error:
-        no_namespace = any("NamespaceNotFound" in detail.type_url for detail in error.grpc_status.details)
-        if error.status is RPCStatusCode.NOT_FOUND and not no_namespace:
+        if _is_absent(error):
             raise (absent or UnknownOrder(error.message)) from None
         raise NoAnswer(f"Temporal does not answer: {error.status.name.lower()}: {error.message}") from None

@@ -11,7 +11,15 @@ from decimal import Decimal
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
-from temporalio.client import WorkflowExecutionStatus
+from temporalio.client import (
+    Client,
+    FetchWorkflowHistoryEventsInput,
+    Interceptor,
+    OutboundInterceptor,
+    WorkflowExecutionStatus,
+    WorkflowHistoryEventAsyncIterator,
+)
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
 import orders.client
@@ -145,6 +153,43 @@ async def test_a_terminated_run_is_taken_up(shop: Shop) -> None:
         await eventually(lambda: is_waiting(shop, order_id), "it waits for the customer")
         await authenticate(shop, order_id)
         assert (await first).success
+    await check_books(shop, order_id)
+
+
+class Forgetful(Interceptor):
+    """Temporal says once that it has no history of a run; a server that stalls does so, and one past retention."""
+
+    def __init__(self) -> None:
+        self.forgot: list[str] = []
+
+    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:  # noqa: A002
+        return Forgetting(next, self.forgot)
+
+
+class Forgetting(OutboundInterceptor):
+    def __init__(self, following: OutboundInterceptor, forgot: list[str]) -> None:
+        super().__init__(following)
+        self._forgot = forgot
+
+    def fetch_workflow_history_events(
+        self,
+        input: FetchWorkflowHistoryEventsInput,  # noqa: A002
+    ) -> WorkflowHistoryEventAsyncIterator:
+        if not self._forgot:
+            self._forgot.append(input.id)
+            raise RPCError(f"workflow not found for ID: {input.id}", RPCStatusCode.NOT_FOUND, b"")
+        return super().fetch_workflow_history_events(input)
+
+
+async def test_a_run_that_is_gone_when_it_is_asked_is_no_unknown_order(shop: Shop) -> None:
+    """Another run asks the order's row, and is answered what the first one was."""
+    order_id = new_order_id()
+    first = await shop.place(order_id=order_id)
+    temporal = Forgetful()
+    client = Client(**shop.client.config() | {"interceptors": [temporal]})
+
+    again = await submit_order(client, order_id, an_order(), task_queue=shop.task_queue)
+    assert (again, temporal.forgot) == (first, [order_id])
     await check_books(shop, order_id)
 
 
