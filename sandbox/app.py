@@ -47,7 +47,7 @@ def _endpoint(world: World, service: Service, current: Callable[[], S], handler:
     async def respond(request: Request) -> Response:
         call = await Call.read(service, request)
         about = world.about(call)
-        strike = world.faults.strike(service, f"{call.method} {call.path}", about)
+        strike = world.strike(service, f"{call.method} {call.path}", about)
         journal = world.journal
         request_id = journal.open(call, about, strike.fault)
         answer = strike.before() or strike.after(await handler(current(), call, strike))

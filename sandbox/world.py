@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
 from sandbox.call import Call
-from sandbox.faults import Faults
+from sandbox.faults import Faults, Service, Strike
 from sandbox.fulfillment import Fulfillment
 from sandbox.inbox import Inbox
 from sandbox.journal import Journal
@@ -32,6 +32,7 @@ class World:
     journal: Journal = field(default_factory=Journal)
     news: News = field(default_factory=News)
     courier: Courier = field(default_factory=Courier)
+    strikes: Shelf[int] = field(default_factory=lambda: Shelf(int))
 
     @classmethod
     def remembered(cls, store: Store) -> Self:
@@ -72,6 +73,14 @@ class World:
         self.courier.forget()
         vars(self).update(vars(World(self.store, courier=self.courier)))
 
+    def strike(self, service: Service, request: str, about: str) -> Strike:
+        """What the script does to a request. It is counted."""
+        strike = self.faults.strike(service, request, about)
+        if strike.fault:
+            kind = f"{service} {strike.fault.kind}"
+            self.strikes[kind] = self.strikes.get(kind, 0) + 1
+        return strike
+
     def about(self, call: Call) -> str:
         """All that may name the order a request is about, also the metadata of the payments it mentions."""
         return "\n".join((call.text, *self._metadata(call.text)))
@@ -88,6 +97,7 @@ class World:
             "alerts": [alert.model_dump(mode="json", exclude_defaults=True) for alert in self.inbox.alerts],
             "deliveries": [*self._deliveries()],
             "key_misuses": [asdict(misuse) for misuse in self.stripe.misuses.values()],
+            "strikes": dict(self.strikes),
         }
 
     def _deliveries(self) -> Iterator[dict[str, object]]:
@@ -111,6 +121,7 @@ class World:
             "receipts": self.inbox.receipts,
             "journal": self.journal.lines,
             "webhooks": self.courier.pending,
+            "strikes": self.strikes,
         }
 
     def _newsworthy(self) -> tuple[Shelf[Any], ...]:
@@ -119,7 +130,7 @@ class World:
     def _send(self, webhooks: Iterable[Webhook]) -> None:
         for webhook in webhooks:
             about = "\n".join((webhook.content, *self._metadata(webhook.content)))
-            self.courier.send(webhook, self.faults.strike("webhooks", webhook.type, about))
+            self.courier.send(webhook, self.strike("webhooks", webhook.type, about))
 
     def _metadata(self, text: str) -> Iterator[str]:
         account = self.stripe.account

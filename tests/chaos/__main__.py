@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deploy.stack import until_signalled
+from deploy.process import StackError
+from deploy.stack import DATA_DIR, until_signalled
 from tests.chaos.plan import Plan, draw_plan
 from tests.chaos.report import show
 from tests.chaos.run import CUSTOMERS, run_chaos
@@ -23,7 +24,7 @@ def main(
     customers: Annotated[int, typer.Option(min=1, help="How many at a time.")] = CUSTOMERS,
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on standard output.")] = False,
 ) -> None:
-    """Exit status 1 if anything was lost."""
+    """Exit status 1 if anything was lost, 2 if the stack does not stand."""
     plan = draw_plan(secrets.randbelow(1_000_000) if seed is None else seed, orders, orders_per_blow)
     status = asyncio.run(until_signalled(chaos(plan, customers, as_json=as_json), interrupted=130))
     sys.stdout.flush()
@@ -32,7 +33,12 @@ def main(
 
 async def chaos(plan: Plan, customers: int, *, as_json: bool) -> int:
     console = Console(stderr=as_json)
-    report = await run_chaos(plan, console, customers)
+    evidence = DATA_DIR / f"chaos-{plan.fingerprint}-{os.getpid()}"
+    try:
+        report = await run_chaos(plan, console, evidence, customers)
+    except StackError as error:
+        console.print(str(error), style="red", markup=False)
+        return 2
     if as_json:
         sys.stdout.write(f"{report.model_dump_json(indent=2)}\n")
     else:

@@ -6,7 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
 import httpx
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from activities.database import Pool
 
 T = TypeVar("T")
+
+INHERITED: Final = ("PATH", "HOME", "TMPDIR", "LANG")  # the shop is the plan's, whatever our own environment says
 
 # How the programs are set up: what hangs is given up soon, and customers who do not come back are not waited for.
 ENVIRONMENT: Final = {
@@ -107,11 +109,12 @@ class Arena:
     pool: "Pool"
     sandbox: httpx.AsyncClient
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, capture: str) -> None:
         self._stack = Stack(folder / "data", Ports.free())
         settings = self._stack.sandbox.settings
         self.fulfillment_key = settings["FULFILLMENT_KEY"]
-        self._environment = self._stack.environment({**os.environ, **settings, **ENVIRONMENT})
+        given = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        self._environment = self._stack.environment(given | settings | ENVIRONMENT | {"PAYMENT_CAPTURE": capture})
         stack = self._stack
         self.parts = {
             "postgres": Part(lambda _: stack.database()),
@@ -144,7 +147,15 @@ class Arena:
             yield
 
     async def books(self) -> Books:
-        return Books.model_validate((await self.sandbox.get("/_sandbox/books")).raise_for_status().json())
+        return Books.model_validate(await self._books())
+
+    async def strikes(self) -> dict[str, int]:
+        """How often which fault struck which neighbour."""
+        strikes: dict[str, int] = (await self._books())["strikes"]
+        return strikes
+
+    async def _books(self) -> Any:
+        return (await self.sandbox.get("/_sandbox/books")).raise_for_status().json()
 
     def _worker(self, number: int) -> Part:
         return Part(lambda start: self._stack.worker(self._environment, f"worker.{number}.{start}"))

@@ -23,6 +23,7 @@ class Crowd:
         self.orders: dict[str, list[OrderOutcome]] = defaultdict(list)
         self.cancels: dict[str, list[CancelOutcome]] = defaultdict(list)
         self.spans: dict[str, tuple[float, float]] = {}  # from an order's beginning to its last answer
+        self.authenticated = 0
 
     async def go(self, plan: Plan, customers: int) -> None:
         """Run all errands, in their order, so many at a time."""
@@ -68,7 +69,8 @@ class Crowd:
             view = await view_run(self._arena.client, errand.order_id)
             if isinstance(view, OrderView) and view.stage is Stage.AWAITING_CUSTOMER and view.payment_intent:
                 url = f"/_sandbox/authenticate/{view.payment_intent}"
-                await persist(lambda: self._arena.sandbox.post(url, json=body))  # noqa: B023  awaited at once
+                answer = await persist(lambda: self._arena.sandbox.post(url, json=body))  # noqa: B023  awaited at once
+                self.authenticated += answer.is_success  # unless the payment is off by now
                 return
             await asyncio.sleep(LOOK_AGAIN)
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Final
 
 from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
-from temporalio.client import WorkflowHistory
+from temporalio.client import WorkflowFailureError, WorkflowHistory
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import Replayer
 
@@ -14,7 +14,7 @@ from activities.evidence import Books, Evidence, Ledger, OrderEntry, read_ledger
 from activities.invariants import SETTLED, violations
 from orders.client import ABOUT_ORDERS, resolve, stuck_runs
 from orders.errors import OrderError
-from orders.models import CLOSED, PAID, CancelOutcome, ErrorCode, OrderOutcome, Settlement, Status
+from orders.models import CLOSED, PAID, CancelOutcome, CancelReason, ErrorCode, OrderOutcome, Settlement, Status
 from orders.reconciliation import ReconcileReport
 from orders.temporal import RECONCILE_NOW, RECONCILE_ORDERS, TASK_QUEUE, plugin
 from orders.verification import Violation
@@ -25,6 +25,7 @@ from worker import WORKFLOWS
 WATCH_EVERY: Final = 0.5  # seconds between two looks at the stock
 LOOK_AGAIN: Final = 1.0  # seconds between two looks at what is still open
 MOST_REPLAYED: Final = 1000
+RECONCILED_WITHIN: Final = 300  # seconds
 
 NOBODY_ASKED: Final = Books(payments=(), fulfillment=())
 
@@ -38,6 +39,16 @@ MISTAKES: Final = {
 }
 
 
+# What a cancel that came to nothing was answered, and how such an order ends.
+ENDS: Final = {
+    CancelReason.ALREADY_CANCELLED: {Status.CANCELLED},
+    CancelReason.ALREADY_SHIPPED: {Status.SHIPPED, Status.DELIVERED},
+    CancelReason.ORDER_REJECTED: {Status.REJECTED},
+    CancelReason.ORDER_FAILED: {Status.FAILED},
+}
+NOTHING_TO_REFUND: Final = {CancelReason.AUTHORISATION_VOIDED, CancelReason.NOT_CHARGED}
+
+
 class Judge:
     """`retried` counts the parked steps that were tried again, as an operator would once the faults are over."""
 
@@ -48,6 +59,7 @@ class Judge:
         self._seen: dict[Violation, None] = {}  # each once, however long it lasts
         self.stock_checks = 0
         self.retried = 0
+        self.runs = 0
         self.replayed = 0
 
     async def watch_stock(self) -> None:
@@ -71,11 +83,12 @@ class Judge:
         await self._reconcile()
         found: list[Violation] = []
         if (idle := await self._reconcile()) != ReconcileReport():
-            found.append(_broken("reconcile-orders", "a second reconciliation does nothing", str(idle)))
+            found.append(_broken(RECONCILE_ORDERS, "a second reconciliation does nothing", str(idle)))
         ledger = await read_ledger(self._arena.pool)
         runs = await read_runs(self._arena.client, [order.id for order in ledger.orders])
-        found += violations(Evidence(ledger, await self._arena.books(), self._units, runs))
-        found += broken_words(ledger, crowd.orders, crowd.cancels)
+        books = await self._arena.books()
+        found += violations(Evidence(ledger, books, self._units, runs))
+        found += broken_words(ledger, books, crowd.orders, crowd.cancels)
         found += await self._replay()
         return ledger, [*self._seen, *found]
 
@@ -103,15 +116,22 @@ class Judge:
                     await resolve(self._arena.client, word)
                     self.retried += 1
 
-    async def _reconcile(self) -> ReconcileReport:
-        report: ReconcileReport = await self._arena.client.execute_workflow(
-            RECONCILE_ORDERS,
-            id=RECONCILE_NOW,
-            task_queue=TASK_QUEUE,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            result_type=ReconcileReport,
-        )
-        return report
+    async def _reconcile(self) -> ReconcileReport | None:
+        """Its report; None if it failed or hangs, which is a violation."""
+        try:
+            async with asyncio.timeout(RECONCILED_WITHIN):
+                report: ReconcileReport = await self._arena.client.execute_workflow(
+                    RECONCILE_ORDERS,
+                    id=RECONCILE_NOW,
+                    task_queue=TASK_QUEUE,
+                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    result_type=ReconcileReport,
+                )
+                return report
+        except (WorkflowFailureError, TimeoutError) as error:
+            what = f"it failed: {error.cause}" if isinstance(error, WorkflowFailureError) else "it hangs"
+            self._seen[_broken(RECONCILE_ORDERS, "reconciliation comes to an end", what)] = None
+        return None
 
     async def _replay(self) -> list[Violation]:
         """Runs whose history today's code would not repeat, or in which it made a mistake."""
@@ -126,7 +146,8 @@ class Judge:
         return found
 
     async def _histories(self, found: list[Violation]) -> AsyncIterator[WorkflowHistory]:
-        runs = self._arena.client.list_workflows(ABOUT_ORDERS, limit=MOST_REPLAYED)
+        self.runs = (await self._arena.client.count_workflows()).count
+        runs = self._arena.client.list_workflows(limit=MOST_REPLAYED)
         async for history in runs.map_histories():
             for event in history.events:
                 cause = event.workflow_task_failed_event_attributes.cause
@@ -137,27 +158,47 @@ class Judge:
 
 
 def broken_words(
-    ledger: Ledger, orders: Mapping[str, list[OrderOutcome]], cancels: Mapping[str, list[CancelOutcome]]
+    ledger: Ledger,
+    books: Books,
+    orders: Mapping[str, list[OrderOutcome]],
+    cancels: Mapping[str, list[CancelOutcome]],
 ) -> Iterator[Violation]:
     """Where what a customer was told is not what the order came to."""
     rows = {order.id: order for order in ledger.orders}
-    states = {order.id: order.status for order in ledger.orders}
+    refunded = {payment.order for payment in books.payments if payment.refunded}
     for order_id, outcomes in orders.items():
+        row = rows.get(order_id)
         for outcome in outcomes:
-            if outcome.error_code is not ErrorCode.UNDO_PARKED and not _agrees(outcome, rows.get(order_id)):
-                what = f"it is {states.get(order_id)}, answered: {outcome}"
-                yield _broken(order_id, "an order comes to what was answered", what)
+            if outcome.error_code is not ErrorCode.UNDO_PARKED and not _agrees(outcome, row):
+                yield _broken(order_id, "an order comes to what was answered", _both(row, outcome))
     for order_id, answers in cancels.items():
+        row = rows.get(order_id)
         for answer in answers:
-            if answer.cancelled and states.get(order_id) is not Status.CANCELLED:
-                what = f"it is {states.get(order_id)}, answered: {answer}"
-                yield _broken(order_id, "a cancel comes to what was answered", what)
+            if not _keeps(answer, row, was_refunded=order_id in refunded):
+                yield _broken(order_id, "a cancel comes to what was answered", _both(row, answer))
 
 
 def _agrees(outcome: OrderOutcome, row: OrderEntry | None) -> bool:
     """A yes was a paid order, whatever became of it later; a no never was one."""
-    was_paid = row is not None and any(after in PAID for _, after in row.moves)
-    return outcome.success == was_paid and (was_paid or row is None or row.status in CLOSED)
+    if row is None:
+        return not outcome.success
+    was_paid = any(after in PAID for _, after in row.moves)
+    if outcome.success:
+        return was_paid and outcome.payment_intent == row.payment_intent_id
+    return not was_paid and row.status in CLOSED
+
+
+def _keeps(answer: CancelOutcome, row: OrderEntry | None, *, was_refunded: bool) -> bool:
+    """An unknown order may have been placed since, and parked undos are tried again: they may end in any way."""
+    status = row.status if row else None
+    ends = {Status.CANCELLED} if answer.cancelled else ENDS.get(CancelReason(answer.reason or ""), {status})
+    says_refunded = answer.refunded or answer.reason == CancelReason.REFUND_PENDING
+    says_not = answer.reason in NOTHING_TO_REFUND
+    return status in ends and not (was_refunded and says_not) and not (says_refunded and not was_refunded)
+
+
+def _both(row: OrderEntry | None, answer: OrderOutcome | CancelOutcome) -> str:
+    return f"it is {row.status if row else None}, answered: {answer}"
 
 
 def _broken(subject: str, rule: str, what: str) -> Violation:

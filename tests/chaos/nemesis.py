@@ -1,4 +1,4 @@
-"""Carries out the blows of the plan, and remembers when each of them fell and when it was over."""
+"""Carries out the blows of the plan, and remembers when each of them fell."""
 
 import asyncio
 import time
@@ -11,6 +11,8 @@ from orders.temporal import PROCESS_ORDER, RECONCILE_ORDERS, TASK_QUEUE, cancel_
 from tests.chaos.arena import OUT_OF_REACH, Arena, persist
 from tests.chaos.plan import Blow, Plan
 
+RUN_BEGINS_WITHIN: Final = 10  # seconds
+
 # The connections of the programs, not those of the judges.
 CUT: Final = """
     SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'order-sagas'
@@ -18,11 +20,14 @@ CUT: Final = """
 
 
 class Fallen(NamedTuple):
-    """A blow, from when until when, by the monotonic clock."""
+    """A blow, and when it fell, by the monotonic clock."""
 
     blow: Blow
-    began: float
-    ended: float
+    at: float
+
+
+class NothingThere(Exception):
+    """There is nothing to strike."""
 
 
 class Nemesis:
@@ -40,17 +45,12 @@ class Nemesis:
 
     @property
     def kinds(self) -> Counter[str]:
-        return Counter(fallen.blow.kind for fallen in self.fallen)
-
-    @property
-    def last(self) -> float:
-        """When the last blow was over."""
-        return max((fallen.ended for fallen in self.fallen), default=0)
+        """Without what was scripted: whether that strikes, the sandbox knows."""
+        return Counter(fallen.blow.kind for fallen in self.fallen if fallen.blow.act != "script")
 
     def order_begins(self, number: int) -> None:
-        for blow in self._plan.blows:
-            if blow.order == number:
-                self._falling.add(asyncio.create_task(self._fall(blow)))
+        for blow in self._plan.blows_of.get(number, ()):
+            self._falling.add(asyncio.create_task(self._fall(blow)))
 
     async def peace(self) -> None:
         """Wait until the last blow is over, and what was scripted is forgotten."""
@@ -75,18 +75,20 @@ class Nemesis:
         else:
             try:
                 await getattr(self, f"_{blow.act}")(blow)
-            except OUT_OF_REACH:
+            except (*OUT_OF_REACH, NothingThere, TimeoutError):
                 self.missed += 1
                 return
-        self.fallen.append(Fallen(blow, began, time.monotonic()))
+        self.fallen.append(Fallen(blow, began))
 
     async def _strike(self, blow: Blow) -> None:
         part = self._arena.parts[blow.target]
         match blow.act:
             case "stop":
                 part.stop()
-                await asyncio.sleep(blow.seconds)
-                part.go_on()
+                try:
+                    await asyncio.sleep(blow.seconds)
+                finally:
+                    part.go_on()
             case "kill":
                 await part.kill()
                 await asyncio.sleep(blow.seconds)
@@ -97,7 +99,8 @@ class Nemesis:
 
     async def _cut(self, _: Blow) -> None:
         """Every connection of the programs to the database breaks, whatever they are doing."""
-        await self._arena.pool.fetchval(CUT)
+        if not await self._arena.pool.fetchval(CUT):
+            raise NothingThere
 
     async def _script(self, blow: Blow) -> None:
         service, _, route = blow.target.partition(" ")
@@ -113,12 +116,10 @@ class Nemesis:
         answer.raise_for_status()
 
     async def _terminate(self, blow: Blow) -> None:
-        await asyncio.sleep(blow.seconds)
-        await self._run_of(blow).terminate("chaos")
+        await (await self._run_of(blow)).terminate("chaos")
 
     async def _cancel(self, blow: Blow) -> None:
-        await asyncio.sleep(blow.seconds)
-        await self._run_of(blow).cancel()
+        await (await self._run_of(blow)).cancel()
 
     async def _sweep(self, blow: Blow) -> None:
         """Reconciliation in the middle of it all."""
@@ -126,8 +127,12 @@ class Nemesis:
             RECONCILE_ORDERS, id=f"{RECONCILE_ORDERS}:{blow.order}", task_queue=TASK_QUEUE
         )
 
-    def _run_of(self, blow: Blow) -> WorkflowHandle[Any, Any]:
+    async def _run_of(self, blow: Blow) -> WorkflowHandle[Any, Any]:
+        """Once it has run for so long."""
         order_id = self._plan.errands[blow.order].order_id
-        return self._arena.client.get_workflow_handle(
-            order_id if blow.target == PROCESS_ORDER else cancel_order_id(order_id)
-        )
+        workflow_id = order_id if blow.target == PROCESS_ORDER else cancel_order_id(order_id)
+        run = self._arena.client.get_workflow_handle(workflow_id)
+        async with asyncio.timeout(RUN_BEGINS_WITHIN):
+            await persist(run.describe)
+        await asyncio.sleep(blow.seconds)
+        return run

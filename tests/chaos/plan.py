@@ -3,7 +3,9 @@
 Blows fall when a certain order begins, not at a time of day, so that a slow machine meets the same plan.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from hashlib import sha256
 from random import Random
 from typing import Any, Final, Literal, TypeVar
@@ -19,6 +21,7 @@ ORDERS_PER_HOT_UNIT: Final = 12
 T = TypeVar("T")
 
 Customer = Literal["authenticates", "fails", "leaves"]
+ON_PROCESSES: Final = {"kill", "stop", "restart", "cut"}
 Act = Literal["kill", "stop", "restart", "script", "cut", "terminate", "cancel", "sweep"]
 
 ACCEPTED: Final = "pm_card_visa"
@@ -61,7 +64,7 @@ class Errand(Model):
 class Blow(Model):
     """What happens as the order of that number begins. `target` is a part, a fault's route, or empty.
 
-    `seconds` is how long a part is down or stopped, `times` how often a scripted fault strikes.
+    `seconds` is how long a part is down or stopped, or a run has run; `times` is how often a scripted fault strikes.
     """
 
     order: int
@@ -78,11 +81,12 @@ class Blow(Model):
 
     @property
     def is_on_a_process(self) -> bool:
-        return self.act in {"kill", "stop", "restart", "cut"}
+        return self.act in ON_PROCESSES
 
 
 class Plan(Model):
     seed: int
+    capture: Literal["manual", "automatic"]
     errands: tuple[Errand, ...]
     blows: tuple[Blow, ...]
 
@@ -91,16 +95,25 @@ class Plan(Model):
         """The same for the same plan."""
         return sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
+    @cached_property
+    def blows_of(self) -> Mapping[int, Sequence[Blow]]:
+        """Those that fall as the order of that number begins."""
+        found = defaultdict(list)
+        for blow in self.blows:
+            found[blow.order].append(blow)
+        return found
+
     @property
     def hot_units(self) -> int:
         return max(1, len(self.errands) // ORDERS_PER_HOT_UNIT)
 
 
 def draw_plan(seed: int, orders: int, orders_per_blow: int) -> Plan:
-    """The plan of a seed for so many orders."""
+    """The plan of a seed for so many orders; even seeds capture automatically."""
     random = Random(seed)  # noqa: S311  what is wanted is the same again
     errands = tuple(_errand(random, f"chaos-{seed}-{number}") for number in range(orders))
-    return Plan(seed=seed, errands=errands, blows=tuple(_blows(random, range(0, orders, orders_per_blow))))
+    blows = tuple(_blows(random, errands, range(0, orders, orders_per_blow)))
+    return Plan(seed=seed, capture="manual" if seed % 2 else "automatic", errands=errands, blows=blows)
 
 
 def _errand(random: Random, order_id: str) -> Errand:
@@ -134,7 +147,7 @@ BLOWS: Final[dict[tuple[Act, str, float, float], int]] = {
     ("stop", "sandbox", 1, 4): 2,
     ("kill", "webhooks", 0, 2): 2,
     ("terminate", PROCESS_ORDER, 0, 3): 4,
-    ("terminate", CANCEL_ORDER, 0, 3): 2,
+    ("terminate", CANCEL_ORDER, 0, 0.3): 2,
     ("cancel", PROCESS_ORDER, 0, 3): 6,
     ("sweep", "", 0, 0): 3,
     ("script", "", 0, 0): 42,
@@ -167,15 +180,21 @@ SAVED: Final = {"saved_500", "500_in_vain"}  # by Stripe, under the idempotency 
 LATE: Final = ("delay", "duplicate", "reorder", "drop")  # for webhooks
 
 
-def _blows(random: Random, orders: Iterable[int]) -> Iterator[Blow]:
-    for order in orders:
-        act, target, least, most = _drawn(random, BLOWS)
-        where = f"{target}.{random.randrange(WORKERS)}" if target == "worker" else target
+def _blows(random: Random, errands: Sequence[Errand], orders: Sequence[int]) -> Iterator[Blow]:
+    kinds = random.sample([*BLOWS], min(len(BLOWS), len(orders)))  # of each one, if there are enough
+    kinds += [_drawn(random, BLOWS) for _ in orders[len(kinds) :]]
+    random.shuffle(kinds)
+    for order, (act, target, least, most) in zip(orders, kinds, strict=True):
+        seconds = round(random.uniform(least, most), 1)
         if act == "script":
             for _ in range(2):
                 yield _script(random, order)
+        elif target == CANCEL_ORDER:
+            cancelled = next((later for later in range(order, len(errands)) if errands[later].cancels), order)
+            yield Blow(order=cancelled, act=act, target=target, seconds=seconds)
         else:
-            yield Blow(order=order, act=act, target=where, seconds=round(random.uniform(least, most), 1))
+            where = f"{target}.{random.randrange(WORKERS)}" if target == "worker" else target
+            yield Blow(order=order, act=act, target=where, seconds=seconds)
 
 
 def _script(random: Random, order: int) -> Blow:

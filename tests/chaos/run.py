@@ -1,11 +1,13 @@
 """One chaos run: the stack, the load, the blows, the rest, the verdict."""
 
 import asyncio
+import shutil
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 from math import ceil
+from pathlib import Path
 from statistics import median
 from typing import Final
 
@@ -27,13 +29,27 @@ TOLD: Final = 10  # times, how far it is, where nothing is live
 QUIET_WITHIN: Final = 300  # seconds after the last blow
 
 
-async def run_chaos(plan: Plan, console: Console, customers: int = CUSTOMERS) -> Report:
-    """Carry out a plan, with its progress on the console, and judge what is left. Raises StackError."""
+async def run_chaos(plan: Plan, console: Console, evidence: Path, customers: int = CUSTOMERS) -> Report:
+    """Carry out a plan, with its progress on the console, and judge what is left.
+
+    Args:
+        plan: what happens.
+        console: where to tell of it.
+        evidence: a new folder, for all data and logs if a rule is broken.
+        customers: how many order at a time.
+
+    Raises:
+        StackError: a part of the stack does not start.
+    """
     console.print(f"seed {plan.seed}: {len(plan.errands)} orders, {len(plan.blows)} blows, plan {plan.fingerprint}")
     with temporary_folder() as folder, _progress(console) as progress:
-        arena = Arena(folder)
+        arena = Arena(folder, plan.capture)
         async with arena.open(plan.hot_units):
-            return await Run(arena, plan, progress).go(customers)
+            report = await Run(arena, plan, progress).go(customers)
+        if not report.passed:
+            shutil.copytree(folder, evidence)
+            console.print(f"data and logs: {evidence}")
+    return report
 
 
 class Run:
@@ -75,13 +91,17 @@ class Run:
         return Report(
             seed=self._plan.seed,
             plan=self._plan.fingerprint,
+            capture=self._plan.capture,
             orders=len(self._plan.errands),
             answers=_answers(self._crowd),
             statuses=Counter(order.status for order in ledger.orders),
             blows=self._nemesis.kinds,
             missed=self._nemesis.missed,
+            strikes=await self._arena.strikes(),
+            authenticated=self._crowd.authenticated,
             retried_by_hand=judge.retried,
             stock_checks=judge.stock_checks,
+            runs=judge.runs,
             replayed=judge.replayed,
             load_seconds=peace - began,
             quiet_seconds=quiet - peace,
@@ -121,12 +141,12 @@ class Run:
         return []
 
     def _durations(self) -> Durations:
-        spans = sorted(ended - began for began, ended in self._crowd.spans.values())
+        spans = sorted(ended - began for began, ended in self._crowd.spans.values()) or [0.0]
         return Durations(median=median(spans), p99=spans[ceil(0.99 * len(spans)) - 1], slowest=spans[-1])
 
     def _recoveries(self) -> Iterator[float]:
         """Of every order upon which a blow fell: from the last one to its last answer."""
-        blows = [fallen.began for fallen in self._nemesis.fallen if fallen.blow.is_on_a_process]
+        blows = [fallen.at for fallen in self._nemesis.fallen if fallen.blow.is_on_a_process]
         for began, ended in self._crowd.spans.values():
             if during := [blow for blow in blows if began <= blow <= ended]:
                 yield ended - max(during)

@@ -114,6 +114,19 @@ async def test_an_order_goes_on_where_it_was(state: Path) -> None:
         assert again.json()["error"]["code"] == "charge_already_refunded"
 
 
+async def test_what_struck_is_counted(state: Path) -> None:
+    """By neighbour and kind, also what struck in a sandbox before this one; a script that met nobody does not count."""
+    async with sandbox(state) as http:
+        await http.post("/_sandbox/faults", json={"service": "stripe", "kind": "status", "times": 3})
+        await http.post("/_sandbox/faults", json={"service": "email", "kind": "reset_before"})
+        assert [(await pay(http)).status_code for _ in range(2)] == [503, 503]
+    async with sandbox(state) as http:
+        await http.post("/_sandbox/faults", json={"service": "stripe", "kind": "status"})
+        await pay(http)
+
+        assert (await read(http, "books"))["strikes"] == {"stripe status": 3}
+
+
 async def test_an_effect_whose_answer_was_lost_is_remembered(state: Path) -> None:
     """Also where the caller was cut off, the next sandbox knows of the charge."""
     async with sandbox(state) as http:
