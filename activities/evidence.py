@@ -13,7 +13,7 @@ from orders.temporal import cancel_order_id
 
 AT_ONCE: Final = 20  # orders whose runs are asked for together
 
-# `unconfirmed:` is what a person was told of an order whose customer's address is lost.
+# `unconfirmed:` is what a person was told of an order whose customer's address is lost: `told` is no state of a notice.
 READ_ORDERS: Final = """
     SELECT o.id, o.status, o.total, o.payment_intent_id, o.parked_step IS NOT NULL AS parked,
            extract(epoch FROM now() - o.created_at) AS age,
@@ -23,8 +23,8 @@ READ_ORDERS: Final = """
            coalesce((o.terms ->> 'noticeDeadline')::integer, 0) AS notice_deadline,
            ARRAY(SELECT step FROM resolutions r WHERE r.order_id = o.id AND r.action <> 'retry') AS settled,
            ARRAY(
-               SELECT kind FROM notices n WHERE n.order_id = o.id
-               UNION SELECT 'order_confirmation' FROM reminders m WHERE m.key = 'unconfirmed:' || o.id
+               SELECT ARRAY[n.kind, n.state] FROM notices n WHERE n.order_id = o.id
+               UNION SELECT ARRAY['order_confirmation', 'told'] FROM reminders m WHERE m.key = 'unconfirmed:' || o.id
            ) AS notices,
            ARRAY(
                SELECT ARRAY[e.from_status, e.to_status] FROM order_events e
@@ -80,7 +80,8 @@ class Stock(Model):
 class OrderEntry(Model):
     """An order row. `settled` are the undos that an operator settled by hand; `total` in minor units.
 
-    `age` is since its beginning, `unchanged` since its last change of state, both in seconds; `moves` are all changes.
+    `age` is since its beginning, `unchanged` since its last change of state, both in seconds; `moves` are all changes;
+    `notices` are kinds of messages, and what became of each.
     """
 
     id: str
@@ -92,7 +93,7 @@ class OrderEntry(Model):
     unchanged: float
     notice_deadline: int
     settled: tuple[str, ...]
-    notices: tuple[str, ...]
+    notices: tuple[tuple[str, str], ...]
     moves: tuple[tuple[str, str], ...]
 
 
@@ -161,11 +162,14 @@ class KeyMisuse(Model):
 
 
 class Books(Model):
-    """What the neighbours say; the sandbox answers all of it at /_sandbox/books. What is not known is empty."""
+    """What the neighbours say; the sandbox answers all of it at /_sandbox/books. What is not known is empty.
+
+    `deliveries` are all that arrived; None: nobody knows.
+    """
 
     payments: tuple[PaymentEntry, ...]
     fulfillment: tuple[Shipment, ...]
-    deliveries: tuple[Delivery, ...] = ()
+    deliveries: tuple[Delivery, ...] | None = None
     key_misuses: tuple[KeyMisuse, ...] = ()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from activities.evidence import Evidence, OrderEntry
-from orders.models import CLOSED, PAID, Status
+from orders.models import CLOSED, PAID, NoticeKind, Status
 from orders.temporal import CANCEL_ORDER
 from orders.verification import Violation
 
@@ -51,9 +51,10 @@ def words(rule: Rule) -> str:
 
 def stock_is_conserved(evidence: Evidence) -> Iterator[Finding]:
     """No unit is lost or made up: available, reserved and sold add up as before."""
-    for stock in evidence.ledger.stock:
-        if stock.units != (before := evidence.units.get(stock.product_id, stock.units)):
-            yield Finding(f"product {stock.product_id}", f"{before} units became {stock.units}")
+    units = evidence.ledger.units
+    for product_id, before in evidence.units.items():
+        if units.get(product_id) != before:
+            yield Finding(f"product {product_id}", f"{before} units became {units.get(product_id, 'no row at all')}")
 
 
 def stock_is_what_orders_say(evidence: Evidence) -> Iterator[Finding]:
@@ -103,7 +104,7 @@ def only_the_rows_payment_has_money(evidence: Evidence) -> Iterator[Finding]:
 
 
 def paid_orders_are_whole(evidence: Evidence) -> Iterator[Finding]:
-    """A paid order is charged, is shipped, and its customer was written to or it is recorded why not."""
+    """A paid order is charged, is shipped, and its customer was written to, or a person was told why not."""
     charged = {order.id for order, payment in evidence.payments() if payment.net}
     shipped = {shipment.order_id for shipment in evidence.shipments()}
     for order in evidence.ledger.orders:
@@ -113,7 +114,7 @@ def paid_orders_are_whole(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(order.id, f"{order.status}, but nothing is charged")
         if order.id not in shipped:
             yield Finding(order.id, f"{order.status}, but the warehouse has no shipment")
-        if evidence.runs is not None and not evidence.runs_of(order) and "order_confirmation" not in order.notices:
+        if evidence.runs is not None and not evidence.runs_of(order) and not _is_confirmed(order):
             yield Finding(order.id, f"{order.status}, but nothing tells of its confirmation")
 
 
@@ -166,10 +167,21 @@ def shipped_at_most_once(evidence: Evidence) -> Iterator[Finding]:
 
 def told_at_most_once(evidence: Evidence) -> Iterator[Finding]:
     """No message about an order arrives twice."""
-    for delivery, count in Counter((each.order_id, each.kind) for each in evidence.books.deliveries).items():
+    for delivery, count in Counter((each.order_id, each.kind) for each in evidence.books.deliveries or ()).items():
         order_id, kind = delivery
         if count > 1 and evidence.ledger.concerns(order_id):
             yield Finding(order_id, f"{kind} arrived {count} times")
+
+
+def what_is_marked_sent_arrived(evidence: Evidence) -> Iterator[Finding]:
+    """A message that is marked as sent was delivered."""
+    if evidence.books.deliveries is None:
+        return
+    arrived = {(each.order_id, each.kind) for each in evidence.books.deliveries}
+    for order in evidence.ledger.orders:
+        for kind, state in order.notices:
+            if state == "sent" and (order.id, kind) not in arrived:
+                yield Finding(order.id, f"{kind} is marked as sent and did not arrive")
 
 
 # --------------------------------------------------------------------------------------------------------------- runs
@@ -208,6 +220,14 @@ def every_change_is_recorded(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(order.id, f"it is {order.status}, but its events end at {at}")
 
 
+def _is_confirmed(order: OrderEntry) -> bool:
+    """Or a person was told why not. It is dropped only while a cancel is parked, which is a person's to settle."""
+    excused = {"sent", "given_up", "told"}
+    if any(Status.CANCELLING in move for move in order.moves):
+        excused.add("dropped")
+    return any(kind == NoticeKind.CONFIRMATION and state in excused for kind, state in order.notices)
+
+
 def _drives(workflow_id: str, order: OrderEntry) -> bool:
     """Only cancel-order finishes what it has begun with a paid order."""
     return order.status is not Status.CANCELLING or workflow_id.startswith(CANCEL_ORDER)
@@ -235,4 +255,5 @@ RULES: Final[tuple[Rule, ...]] = (
     keys_are_used_once,
     shipped_at_most_once,
     told_at_most_once,
+    what_is_marked_sent_arrived,
 )

@@ -14,6 +14,7 @@ from activities.invariants import MOST_ATTEMPTS, RULES, violations, words
 from deploy.postgres import Postgres
 from orders.models import Stage
 from sandbox.faults import Fault
+from sandbox.inbox import Email
 from sandbox.stripe import PaymentIntent, Refund
 from sandbox.stripe_http import Misuse
 from sandbox.world import World
@@ -52,6 +53,16 @@ class Mixed:
         ledger = await read_ledger(connection or self.shop.pool)
         books = Books.model_validate(self.world.books())
         return Evidence(ledger, books, SEEDED, await read_runs(self.shop.client, self.orders))
+
+    async def evidence_after(self, statements: str) -> Evidence:
+        """All that there would be."""
+        async with self.shop.pool.acquire() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            await connection.execute(statements)
+            evidence = await self.evidence(connection)
+            await transaction.rollback()
+        return evidence
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +130,7 @@ async def test_orders_of_every_kind_break_no_rule(mixed: Mixed) -> None:
 IN_THE_LEDGER: Final = [
     ("stock_is_conserved", "product 2", "UPDATE inventory SET quantity = quantity + 1 WHERE product_id = '2'"),
     ("stock_is_conserved", "product 2", "UPDATE inventory SET quantity = quantity - 1 WHERE product_id = '2'"),
+    ("stock_is_conserved", "product 3", "DELETE FROM inventory WHERE product_id = '3'"),
     ("stock_is_what_orders_say", "product 1", "UPDATE inventory SET reserved = reserved + 1 WHERE product_id = '1'"),
     ("stock_is_what_orders_say", "product 1", "UPDATE inventory SET sold = sold - 1 WHERE product_id = '1'"),
     (
@@ -138,6 +150,16 @@ IN_THE_LEDGER: Final = [
         "paid_orders_are_whole",
         "placed",
         "DELETE FROM notices WHERE order_id = 'placed' AND kind = 'order_confirmation'",
+    ),
+    (
+        "paid_orders_are_whole",
+        "placed",
+        "UPDATE notices SET state = 'dropped' WHERE order_id = 'placed' AND kind = 'order_confirmation'",
+    ),
+    (
+        "what_is_marked_sent_arrived",
+        "returned",
+        "INSERT INTO notices (order_id, kind, state) VALUES ('returned', 'order_failed', 'sent')",
     ),
     (
         "every_order_is_driven",
@@ -180,13 +202,7 @@ IN_THE_LEDGER: Final = [
 )
 async def test_a_rule_that_is_broken_in_the_ledger(mixed: Mixed, rule: str, subject: str, statements: str) -> None:
     """A hand in PostgreSQL, or a bug: exactly that rule speaks, and names the order or product."""
-    async with mixed.shop.pool.acquire() as connection:
-        transaction = connection.transaction()
-        await transaction.start()
-        await connection.execute(statements)
-        evidence = await mixed.evidence(connection)
-        await transaction.rollback()
-    assert found(evidence) == {(subject, rule)}
+    assert found(await mixed.evidence_after(statements)) == {(subject, rule)}
 
 
 def charge_more(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
@@ -255,6 +271,12 @@ def write_twice(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
     patch.setitem(mixed.world.inbox.messages, "again", letter)
 
 
+def lose_a_letter(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    messages = mixed.world.inbox.messages
+    letters = {key: each for key, each in messages.items() if isinstance(each, Email)}
+    patch.delitem(messages, next(key for key, each in letters.items() if each.data["orderNumber"] == "placed"))
+
+
 def track_twice(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
     event = next(each for each in mixed.world.inbox.events if each.properties["orderId"] == "placed")
     patch.setitem(mixed.world.inbox.messages, "again", event)
@@ -276,6 +298,7 @@ AT_THE_NEIGHBOURS: Final[list[tuple[str, str, Plant]]] = [
     ("shipped_at_most_once", "placed", ship_twice),
     ("told_at_most_once", "placed", write_twice),
     ("told_at_most_once", "placed", track_twice),
+    ("what_is_marked_sent_arrived", "placed", lose_a_letter),
 ]
 
 
@@ -288,6 +311,33 @@ async def test_a_rule_that_is_broken_at_a_neighbour(
     """Whatever Stripe, the warehouse or a customer's inbox has: exactly that rule speaks, and names the order."""
     plant(mixed, monkeypatch)
     assert found(await mixed.evidence()) == {(subject, rule)}
+
+
+EXCUSES: Final = {
+    "given up": "UPDATE notices SET state = 'given_up' WHERE order_id = 'placed'",
+    "told": """DELETE FROM notices WHERE order_id = 'placed';
+        INSERT INTO reminders (key) VALUES ('unconfirmed:placed')""",
+    "its cancel was parked": """UPDATE notices SET state = 'dropped' WHERE order_id = 'placed';
+        UPDATE orders SET status = 'shipped' WHERE id = 'placed';
+        INSERT INTO order_events (order_id, from_status, to_status, actor, why) VALUES
+            ('placed', 'processing', 'cancelling', '', ''), ('placed', 'cancelling', 'shipped', '', '')""",
+}
+
+
+@pytest.mark.parametrize("statements", EXCUSES.values(), ids=EXCUSES)
+async def test_a_confirmation_that_a_person_knows_of(mixed: Mixed, statements: str) -> None:
+    """A customer who was not written to is a person's concern, and no broken rule."""
+    assert found(await mixed.evidence_after(statements)) == set()
+
+
+async def test_nobody_knows_what_arrived(mixed: Mixed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in operation: then what is marked as sent is believed; but nothing at all that arrived is a finding."""
+    lose_a_letter(mixed, monkeypatch)
+    evidence = await mixed.evidence()
+    unknown = evidence.books.model_copy(update={"deliveries": None})
+    assert found(evidence._replace(books=unknown)) == set()
+    nothing = evidence.books.model_copy(update={"deliveries": ()})
+    assert ("goodwill", "what_is_marked_sent_arrived") in found(evidence._replace(books=nothing))
 
 
 @pytest.mark.parametrize("key", [None, "placed:create:1"], ids=["no key", "another request's key"])

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
+from activities.invariants import violations
 from activities.notifications import Notifications
 from activities.order_book import OrderBook
 from activities.payments import Payments
 from orders.errors import Permanent, Unavailable
 from orders.models import Alert, Notice, NoticeKind, Park
 from tests.bench import Bench, order_of
+from tests.books import look_at_books
 
 CONFIRMATION = Notice(
     order_id="o1",
@@ -67,6 +69,17 @@ async def test_a_lost_answer_delivers_no_second_letter(bench: Bench, kind: str) 
 
     assert await bench.do(Notifications.send_email, CONFIRMATION) == "sent"
     assert letters(bench) == ["order_confirmation"]
+
+
+async def test_a_letter_that_was_not_taken_is_sent_again(bench: Bench) -> None:
+    """It is marked as sent when it has arrived, not before."""
+    await bench.bring(order_of(), "finalise")
+    bench.fault("email", "status")
+    with pytest.raises(Unavailable):
+        await bench.do(Notifications.send_email, CONFIRMATION)
+
+    assert await bench.do(Notifications.send_email, CONFIRMATION) == "sent"
+    assert violations(await look_at_books(bench, "o1")) == []
 
 
 @pytest.mark.parametrize("last", ["reserve", "capture", "claim_undo", "cancelling"])

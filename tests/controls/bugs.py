@@ -124,6 +124,20 @@ BUGS: Final = (
         ("tests/activities/test_notifications.py::test_a_lost_answer_delivers_no_second_letter",),
     ),
     Bug(
+        "letter_marked_before_posted",
+        "a letter is marked as sent before it is posted: one that is not taken is never sent again",
+        (
+            Patch(
+                "activities/notifications.py",
+                "        response = await post_json(\n            self._http, service, url",
+                '        await self._keep(notice, "sent", "")\n'
+                "        response = await post_json(\n            self._http, service, url",
+            ),
+        ),
+        ("tests/activities/test_notifications.py::test_a_letter_that_was_not_taken_is_sent_again",),
+        because="what_is_marked_sent_arrived",
+    ),
+    Bug(
         "lost_update",
         "a state is written over whatever the row has become meanwhile",
         (Patch("activities/order_rows.py", "WHERE id = $1 AND status = $2 AND parked_step IS NULL", "WHERE id = $1"),),

@@ -89,9 +89,13 @@ def test_the_verdict(results: list[Result], *, is_caught: bool) -> None:
             '<failure message="Timeout"/>',
             Result(TEST, failed="", broken="Timeout"),
         ),
+        (
+            '<failure message="AssertionError: in 30 s it never came to: the order is parked"/>',
+            Result(TEST, failed="", broken="AssertionError: in 30 s it never came to: the order is parked"),
+        ),
         ('<error message="fixture"/>', Result(TEST, failed="", broken="fixture")),
     ],
-    ids=["passed", "failed", "out of time", "broken"],
+    ids=["passed", "failed", "out of time", "out of patience", "broken"],
 )
 def test_what_pytest_reports(inside: str, expected: Result) -> None:
     """A time-out and an error before the test are no verdict."""

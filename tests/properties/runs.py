@@ -17,10 +17,12 @@ class Run:
         self.next: str | None = self.first
         self._status: Status | None = None
 
-    def give_up(self) -> None:
-        """A step before the pivot has failed for good, or run out of time."""
-        if self.next in FORWARD:
-            self.next = self.claim
+    def give_up(self) -> bool:
+        """A step before the pivot has failed for good, or run out of time; False: it is not such a step."""
+        if self.next not in FORWARD:
+            return False
+        self.next = self.claim
+        return True
 
     def answered(self, answer: Any) -> None:  # noqa: C901  a table of what follows what
         """Go on as the answer says."""

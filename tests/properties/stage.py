@@ -60,24 +60,29 @@ class Sleeper:
 
 @dataclass
 class Part:
-    """One order and its runs."""
+    """One order and its runs. The goods of a `prompt` one leave as soon as they may."""
 
     order: Order
+    prompt: bool
     placing: Placing | None = field(default_factory=Placing)
     cancelling: Cancelling | None = None
 
 
 class Stage:
-    """Where one script is played. `tally` counts what happened, over all scripts."""
+    """Where one script is played. `tally` counts the steps that acted, and the activities that they had executed."""
 
     def __init__(self, bench: Bench, script: Script, number: int, tally: Counter[str]) -> None:
         self._bench = bench
         self._script = script
         self._tally = tally
+        self._disturbed = False
         self._sleepers: list[Sleeper] = []
         self._parts = [
-            Part(order_of(f"s{number}-{n}", items=[{"productId": STOCK, "quantity": wants}], paymentMethodId=card))
-            for n, (wants, card) in enumerate(zip(script.wants, script.cards, strict=True))
+            Part(
+                order_of(f"s{number}-{n}", items=[{"productId": STOCK, "quantity": wants}], paymentMethodId=card),
+                prompt,
+            )
+            for n, (wants, card, prompt) in enumerate(zip(script.wants, script.cards, script.prompt, strict=True))
         ]
 
     async def play(self) -> None:
@@ -86,17 +91,29 @@ class Stage:
         await self._bench.pool.execute(SHELVE, STOCK, self._script.units)
         self._units = (await read_ledger(self._bench.pool, [])).units
         try:
-            for part, attempts in zip(self._parts, self._script.begun, strict=True):
-                for _ in range(attempts):
-                    await self._advance(part, UNDISTURBED)
+            for part, begun, regretted in zip(self._parts, self._script.begun, self._script.regretted, strict=True):
+                await self._begin(part, begun, regretted)
+            self._disturbed = True
             for step in self._script.steps:
                 if await self._take(step):
                     await self._judge(step.what)
+            self._disturbed = False
             await self._come_to_rest()
         finally:
             for sleeper in self._sleepers:
                 sleeper.attempt.cancel()
         self._tally["scripts"] += 1
+
+    def _count(self, what: str) -> None:
+        self._tally[what] += self._disturbed
+
+    async def _begin(self, part: Part, begun: int, regretted: int) -> None:
+        for _ in range(begun):
+            await self._advance(part, UNDISTURBED)
+        if regretted:
+            self._cancel(part)
+        for _ in range(regretted - 1):
+            await self._advance(part, UNDISTURBED._replace(cancels=True))
 
     async def _take(self, step: Step) -> bool:
         """Whether anything of ours was executed."""
@@ -105,35 +122,51 @@ class Stage:
             return await self._advance(part, step)
         if step.what == "wake":
             return bool(self._sleepers) and await self._wake(step.seam % len(self._sleepers))
-        getattr(self, f"_{step.what}")(part)
+        if getattr(self, f"_{step.what}")(part):
+            self._count(step.what)
         return False
 
     # ------------------------------------------------------------------------------------------------------ attempts
 
     async def _advance(self, part: Part, step: Step) -> bool:
-        run = part.cancelling if step.cancels and part.cancelling and part.cancelling.next else part.placing
-        if run is None or run.next is None:
+        runs = [run for run in (part.placing, part.cancelling) if run and run.next]
+        if not runs:
             return False
+        run = runs[-1] if step.cancels else runs[0]
         if isinstance(run, Cancelling):
             run.may_drive = part.placing is None or part.placing.next is None
         match step.what:
             case "given_up":
-                run.give_up()
+                acted = run.give_up()
             case "lost":
-                for service in ("stripe", "fulfillment"):
-                    self._bench.fault(service, "reset_after", "POST *", order=part.order.id)
-                await self._attempt(part, run)
-                self._bench.world.faults.clear()
-            case "asleep" | "abandoned":
-                await self._attempt(part, run, Seam(step.seam))
-                if step.what == "abandoned":
-                    run.give_up()
+                acted = await self._attempt(part, run, heard=False)
+            case "cut_off":
+                acted = await self._cut_off(part, run)
+            case "asleep":
+                acted = not await self._attempt(part, run, Seam(step.seam))
+            case "abandoned":
+                slept = not await self._attempt(part, run, Seam(step.seam))
+                acted = run.give_up() and slept
             case _:
-                await self._attempt(part, run)
+                acted = await self._attempt(part, run)
+        if acted:
+            self._count(step.what)
+        if part.prompt:
+            self._ship(part)
         return True
 
-    async def _attempt(self, part: Part, run: Run, seam: Seam | None = None) -> None:
-        """One attempt of what comes next; without an answer it comes again."""
+    async def _cut_off(self, part: Part, run: Run) -> bool:
+        """Whether there was an answer to lose."""
+        services = ("stripe", "fulfillment")
+        for service in services:
+            self._bench.fault(service, "reset_after", "POST *", order=part.order.id)
+        await self._attempt(part, run)
+        unspent = len(self._bench.world.faults.pending())
+        self._bench.world.faults.clear()
+        return unspent < len(services)
+
+    async def _attempt(self, part: Part, run: Run, seam: Seam | None = None, *, heard: bool = True) -> bool:
+        """One attempt of what comes next, False: it fell asleep. Unless an answer is `heard` it comes again."""
         activity = run.next or ""
         attempt = asyncio.create_task(self._do(activity, part.order, seam))
         if seam:
@@ -142,11 +175,13 @@ class Stage:
             reached.cancel()
             if not attempt.done():
                 self._sleepers.append(Sleeper(attempt, seam))
-                self._tally["asleep"] += 1
-                return
+                return False
         with suppress(ApplicationError):
-            run.answered(await attempt)
-            self._tally[activity] += 1
+            answer = await attempt
+            self._count(activity)
+            if heard:
+                run.answered(answer)
+        return True
 
     async def _do(self, activity: str, order: Order, seam: Seam | None = None) -> Any:
         _seam.set(seam)
@@ -158,34 +193,46 @@ class Stage:
         sleeper.seam.woken.set()
         with suppress(ApplicationError):
             await sleeper.attempt
-        self._tally["woken"] += 1
+        self._count("wake")
         return True
 
     # ------------------------------------------------------------------------------------------------- from outside
 
-    def _terminate(self, part: Part) -> None:
+    def _terminate(self, part: Part) -> bool:
+        acted = part.placing is not None and part.placing.next is not None
         part.placing = None
+        return acted
 
-    def _start(self, part: Part) -> None:
-        part.placing = part.placing or Placing()
+    def _start(self, part: Part) -> bool:
+        acted = part.placing is None or part.placing.next is None
+        if acted:
+            part.placing = Placing()
+        return acted
 
-    def _cancel(self, part: Part) -> None:
-        if part.cancelling is None or part.cancelling.next is None:
+    def _cancel(self, part: Part) -> bool:
+        acted = part.cancelling is None or part.cancelling.next is None
+        if acted:
             part.cancelling = Cancelling()
+        return acted
 
-    def _ship(self, part: Part) -> None:
+    def _ship(self, part: Part) -> bool:
         shipments = self._bench.world.fulfillment.shipments
         shipment = shipments.get(part.order.id)
-        if shipment and shipment.status == "accepted":
+        acted = shipment is not None and shipment.status == "accepted"
+        if shipment and acted:
             shipments[part.order.id] = shipment.model_copy(update={"status": "shipped"})
-            self._tally["shipped"] += 1
+        return acted
 
-    def _authenticate(self, part: Part) -> None:
+    def _authenticate(self, part: Part) -> bool:
         account = self._bench.world.stripe.account
-        for entry in account.books():
-            if entry["order"] == part.order.id and entry["status"] == "requires_action":
-                account.authenticate(entry["id"], succeeds=True)
-                self._tally["authenticated"] += 1
+        waiting = [
+            entry["id"]
+            for entry in account.books()
+            if entry["order"] == part.order.id and entry["status"] == "requires_action"
+        ]
+        for payment_id in waiting:
+            account.authenticate(payment_id, succeeds=True)
+        return bool(waiting)
 
     # -------------------------------------------------------------------------------------------------------- the end
 
@@ -196,7 +243,6 @@ class Stage:
         for part in self._parts:
             status = await self._drive(part)
             assert status in SETTLED, f"{part.order.id} does not come to rest: {status}"
-            self._tally[status] += 1
             await self._judge("at rest")
 
     async def _drive(self, part: Part) -> Status:

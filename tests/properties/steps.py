@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 ORDERS: Final = 2
 MOST_SEAMS: Final = 5  # transactions and requests of one attempt
 
-# What happens, and how often. A run makes one attempt of what comes next for it: it is done; or its answer is lost, and
-# so is what it says; or it falls asleep before one of its transactions or requests, which its run takes for a time-out:
-# it tries again, or has the step abandoned; or the run gives up before it. What is given up before the pivot is undone.
-# A sleeper wakes, and nobody waits for it. process-order is terminated, or started again; the customer cancels, or
-# authenticates the payment; the goods leave.
-ATTEMPTS: Final = {"done": 6, "lost": 2, "asleep": 3, "abandoned": 4, "given_up": 1}
-EVENTS: Final = {"wake": 3, "terminate": 1, "start": 2, "cancel": 1, "ship": 2, "authenticate": 3}
+# What happens, and how often. A run makes one attempt of what comes next for it: it is done; or it is done, and its
+# answer is lost; or it is cut off from the neighbours, who do what it asks and are not heard; or it falls asleep before
+# one of its transactions or requests, which its run takes for a time-out: it tries again, or has the step abandoned; or
+# the run gives up before it. What is given up before the pivot is undone. A sleeper wakes, and nobody waits for it.
+# process-order is terminated, or started again; the customer cancels, or authenticates the payment; the goods leave.
+ATTEMPTS: Final = {"done": 6, "lost": 2, "cut_off": 2, "asleep": 3, "abandoned": 4, "given_up": 1}
+EVENTS: Final = {"wake": 3, "terminate": 2, "start": 2, "cancel": 1, "ship": 2, "authenticate": 3}
 
 
 class Step(NamedTuple):
-    """`what` happens to the order; if it `cancels`, to its run of cancel-order; `seam` is where one falls asleep."""
+    """`what` happens to the order; if it `cancels`, rather to its run of cancel-order; `seam` is where one sleeps."""
 
     what: str
     order: int
@@ -26,12 +26,18 @@ class Step(NamedTuple):
 
 
 class Script(NamedTuple):
-    """`units` are on the shelf; each order wants `wants` of them, and has made `begun` attempts undisturbed."""
+    """`units` are on the shelf; each order wants `wants` of them, and has made `begun` attempts undisturbed.
+
+    Then the customers of `regretted` orders cancel, whose runs have made so many attempts less one; 0: they do not. The
+    goods of `prompt` orders leave as soon as they may.
+    """
 
     units: int
     wants: tuple[int, ...]
     cards: tuple[str, ...]
     begun: tuple[int, ...]
+    regretted: tuple[int, ...]
+    prompt: tuple[bool, ...]
     steps: tuple[Step, ...]
 
 
@@ -49,6 +55,8 @@ scripts = st.builds(
     st.integers(1, 4),
     st.tuples(*[st.integers(1, 2)] * ORDERS),
     st.tuples(*[_cards] * ORDERS),
-    st.tuples(*[st.integers(0, 5)] * ORDERS),
+    st.tuples(*[st.sampled_from([0, 1, 2, 3, 3, 4, 5, 5])] * ORDERS),
+    st.tuples(*[st.sampled_from([0, 0, 0, 1, 2, 3, 3])] * ORDERS),
+    st.tuples(*[st.booleans()] * ORDERS),
     st.lists(_steps, min_size=6, max_size=16).map(tuple),
 )
