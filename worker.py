@@ -147,6 +147,8 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each neighbour)
         reconciliation.void_orphan,
         reconciliation.find_refunds,
         reconciliation.follow_refunds,
+        reconciliation.find_stuck_refunds,
+        reconciliation.note_event,
         reconciliation.due_problems,
         reconciliation.mark_told,
         verification.find_verifiable,

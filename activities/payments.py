@@ -8,7 +8,7 @@ from temporalio import activity
 
 from activities.database import Database
 from activities.order_rows import existing_row, move_row, read_book, read_resolution, write_event
-from activities.stripe_gateway import Intent, PaymentRefused, StripeGateway
+from activities.stripe_gateway import Intent, PaymentRefused, StripeGateway, attempt_of
 from orders.errors import Permanent, Unavailable
 from orders.models import PAID, ErrorCode, OrderRow, Payment, PaymentRequest, PaymentState, Status, Undone
 
@@ -150,22 +150,27 @@ class Payments:
         refunds = await self._gateway.refunds(intent.id)
         standing = [refund for refund in refunds if refund.status in STANDING_REFUNDS]
         if sum(refund.amount for refund in standing) < intent.amount_received:
-            attempt = await self._next_attempt(order_id, failed=len(refunds) - len(standing))
+            attempt = await self._next_attempt(order_id, [refund for refund in refunds if refund not in standing])
             created = await self._gateway.refund(order_id, intent.id, attempt=attempt, known=len(refunds))
-            refunds = [created, *(refund for refund in refunds if refund.id != created.id)]
+            refunds = [created, *refunds]
         await self._keep_refunds(order_id, refunds)
         latest = refunds[0]
         if latest.status not in STANDING_REFUNDS:
             raise _refund_failed(latest.id)
         return Undone(note=f"{intent.id} refunded: {latest.id} {latest.status}")
 
-    async def _next_attempt(self, order_id: str, failed: int) -> int:
-        """A refund that failed or was refused is tried again only on a person's word, once per word."""
+    async def _next_attempt(self, order_id: str, failed: Sequence[stripe.Refund]) -> int:
+        """A refund that failed or was refused is tried again only on a person's word, once per word.
+
+        The word of a refusal, which left no refund behind, is not one for the failure of the refund that it led to:
+        under the key of that attempt Stripe would answer what the refund was at first, or, days later, make another.
+        """
         async with self._database.transaction() as connection:
-            allowed = await connection.fetchval(COUNT_RETRIES, order_id, "void_payment")
-        if failed > allowed:
-            raise _refund_failed(order_id)
-        return int(allowed) + 1
+            allowed = int(await connection.fetchval(COUNT_RETRIES, order_id, "void_payment"))
+        attempt = allowed + 1
+        if len(failed) > allowed or attempt in map(attempt_of, failed):
+            raise _refund_failed(failed[0].id)
+        return attempt
 
     async def _keep_refunds(self, order_id: str, refunds: list[stripe.Refund]) -> None:
         async with self._database.transaction() as connection:

@@ -3,6 +3,7 @@
 Everything here finds; what is found is mended by the same idempotent activities as the sagas use, or told to a person.
 """
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -10,16 +11,17 @@ from typing import Final
 from temporalio import activity
 
 from activities.database import Database
-from activities.order_rows import existing_row, read_book, read_rows, write_event
+from activities.order_rows import actor, existing_row, read_book, read_rows, write_event
 from activities.payments import STANDING_REFUNDS, keep_refunds
 from activities.stripe_gateway import Intent, StripeGateway, book_of, order_of
 from orders.errors import Permanent, Unavailable
 from orders.models import CLOSED, PAID, OrderRow, Status, Undone
 from orders.money import show
-from orders.reconciliation import Charge, Charges, Problem, Remedy
+from orders.reconciliation import Charge, Charges, OrderEvent, Problem, Remedy
 
 PAGE: Final = 100
 CHECKED: Final = 20  # payments in one attempt, each with two calls
+LOOKS_FOR: Final = 15  # seconds, then the attempt is content with what it has seen: it ends after 30
 
 OVER: Final = {"canceled", "processing"}  # nothing to give back, or nothing that can be given back yet
 
@@ -45,13 +47,27 @@ MARK_CHECKED: Final = """
 FIND_REFUNDS: Final = """
     SELECT order_id FROM refunds
     WHERE (status IN ('pending', 'requires_action') AND checked_at < now() - $1::interval)
-       OR (status = 'succeeded' AND checked_at < now() - interval '1 day' AND at > now() - interval '30 days')
+       OR (status IN ('succeeded', 'failed', 'canceled')
+           AND checked_at < now() - interval '1 day' AND at > now() - interval '30 days')
     GROUP BY order_id ORDER BY min(checked_at) LIMIT $2
+"""
+
+# The customer must act, or the bank does not: docs.stripe.com/refunds.
+FIND_STUCK_REFUNDS: Final = """
+    SELECT r.id, r.order_id, r.amount, r.status, o.currency FROM refunds r JOIN orders o ON o.id = r.order_id
+    WHERE r.status = 'requires_action' OR (r.status = 'pending' AND r.at < now() - interval '7 days')
+    ORDER BY r.at LIMIT $1
 """
 
 TAKE_DUE: Final = """
     SELECT key FROM unnest($1::text[]) AS p (key)
     WHERE NOT EXISTS (SELECT 1 FROM reminders r WHERE r.key = p.key AND r.at > now() - interval '1 day')
+"""
+
+# An attempt after one whose answer was lost writes nothing.
+NOTE_ONCE: Final = """
+    INSERT INTO order_events (order_id, actor, why) SELECT $1, $2, $3
+    WHERE NOT EXISTS (SELECT 1 FROM order_events WHERE (order_id, actor, why) = ($1, $2, $3))
 """
 
 REMIND: Final = "INSERT INTO reminders (key) VALUES ($1) ON CONFLICT (key) DO UPDATE SET at = now()"
@@ -79,12 +95,24 @@ class Reconciliation:
         async with self._database.transaction() as connection:
             ids = [row["id"] for row in await connection.fetch(FIND_UNCHECKED, self._after, after, CHECKED)]
             rows = await read_rows(connection, ids)
-        found = [charge for row in rows.values() if (charge := await self._check(row))]
+        seen: list[OrderRow] = []
+        found: list[Charge] = []
+        until = time.monotonic() + LOOKS_FOR
+        for row in map(rows.__getitem__, ids):
+            if time.monotonic() > until:
+                break
+            if charge := await self._check(row):
+                found.append(charge)
+            seen.append(row)
+        wrong = {charge.order_id for charge in found}
+        right = [row for row in seen if row.id not in wrong]
         async with self._database.transaction() as connection:
-            wrong = {charge.order_id for charge in found}
-            right = [row for row in rows.values() if row.id not in wrong]
             await connection.execute(MARK_CHECKED, [each.id for each in right], [each.status for each in right])
-        return Charges(found=tuple(found), after=ids[-1] if len(ids) == CHECKED else None)
+            now = await read_rows(connection, wrong)
+        # What has moved on meanwhile was not what it is, and is looked at again.
+        still = tuple(charge for charge in found if now[charge.order_id].status is rows[charge.order_id].status)
+        more = len(ids) == CHECKED or len(seen) < len(ids)
+        return Charges(found=still, after=seen[-1].id if more else None)
 
     @activity.defn
     async def find_orphans(self, after: str) -> Charges:
@@ -189,7 +217,28 @@ class Reconciliation:
             changed = await keep_refunds(connection, order_id, refunds)
         return [f"order {order_id}: {what}" for what in changed]
 
+    @activity.defn
+    async def find_stuck_refunds(self, limit: int) -> Sequence[Problem]:
+        """Refunds that wait for the customer, or for a bank that has had its time."""
+        async with self._database.transaction() as connection:
+            found = await connection.fetch(FIND_STUCK_REFUNDS, limit)
+        return [
+            Problem(
+                key=f"refund:{each['id']}",
+                order_id=each["order_id"],
+                text=f"the refund {each['id']} of order {each['order_id']} over "
+                f"{show(each['amount'], each['currency'])} is still {each['status']}",
+            )
+            for each in found
+        ]
+
     # ---------------------------------------------------------------------------------------------------------- people
+
+    @activity.defn
+    async def note_event(self, event: OrderEvent) -> None:
+        """Write down what was done for an order, once."""
+        async with self._database.transaction() as connection:
+            await connection.execute(NOTE_ONCE, event.order_id, actor(), event.why)
 
     @activity.defn
     async def due_problems(self, problems: Sequence[Problem]) -> Sequence[str]:

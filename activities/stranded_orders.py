@@ -76,18 +76,11 @@ class StrandedOrders:
             return Revival(started=None, moved=True)
         if row.status is not Status.CANCELLING:
             if request := await self._request_of(row):
-                await self._start(PROCESS_ORDER, order_id, request)
-                return await self._revived(order_id, PROCESS_ORDER)
+                return await self._start(PROCESS_ORDER, row, order_id, request)
             if row.status is Status.CAPTURING:
                 return Revival(started=None)
         request = await self._request_in(CANCEL_ORDER, cancel_order_id(order_id))
-        await self._start(CANCEL_ORDER, cancel_order_id(order_id), request or {"orderId": order_id})
-        return await self._revived(order_id, CANCEL_ORDER)
-
-    async def _revived(self, order_id: str, workflow: str) -> Revival:
-        async with self._database.transaction() as connection:
-            await write_event(connection, order_id, f"no run drove it: started {workflow} again")
-        return Revival(started=workflow)
+        return await self._start(CANCEL_ORDER, row, cancel_order_id(order_id), request or {"orderId": order_id})
 
     async def _is_driven(self, order: Stranded) -> bool:
         """By either run; but only cancel-order finishes what it has begun with a paid order."""
@@ -121,7 +114,10 @@ class StrandedOrders:
             return None
         return RawValue(started.input.payloads[0])
 
-    async def _start(self, workflow: str, workflow_id: str, request: object) -> None:
+    async def _start(self, workflow: str, row: OrderRow, workflow_id: str, request: object) -> Revival:
+        """Say so first: once the run is there, another attempt of ours finds the order driven, and says nothing."""
+        async with self._database.transaction() as connection:
+            await write_event(connection, row.id, f"no run drives it: {workflow} is started again")
         with reaching_temporal():
             await self._client.start_workflow(
                 workflow,
@@ -132,6 +128,7 @@ class StrandedOrders:
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 static_summary="started again by reconcile-orders",
             )
+        return Revival(started=workflow)
 
 
 def _hash_of(order_id: str, request: RawValue) -> str | None:

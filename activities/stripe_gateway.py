@@ -19,6 +19,7 @@ MOST_KEYS: Final = 5
 PAGE: Final = 100
 ORDER_METADATA: Final = "order_id"
 BOOK_METADATA: Final = "order_book"  # tells the payments of this database from those of others on the same account
+ATTEMPT_METADATA: Final = "attempt"
 INTENT_PREFIX: Final = "pi_"
 
 # The version of Stripe's API that this code was written for; the SDK's default moves with its releases.
@@ -64,7 +65,9 @@ def stripe_client(http: httpx.AsyncClient, secret_key: str, base: str) -> stripe
 
 
 class StripeGateway:
-    """PaymentIntents and refunds of orders. Methods return the object as it stands, whatever the POST answered.
+    """PaymentIntents and refunds of orders. Where a POST fails, what came of it is read.
+
+    A POST that is repeated under its key is answered as the object stood the first time.
 
     Raises, in all methods:
         Unavailable: an outage, a limit, a lost answer.
@@ -177,7 +180,8 @@ class StripeGateway:
 
         async def post(key: str) -> stripe.Refund:
             return await self._refunds.create_async(
-                {"payment_intent": intent_id, "metadata": {ORDER_METADATA: order_id}}, {"idempotency_key": key}
+                {"payment_intent": intent_id, "metadata": {ORDER_METADATA: order_id, ATTEMPT_METADATA: str(attempt)}},
+                {"idempotency_key": key},
             )
 
         async def find() -> stripe.Refund | None:
@@ -234,5 +238,11 @@ def book_of(intent: Intent) -> str | None:
     return _metadata(intent).get(BOOK_METADATA)
 
 
-def _metadata(intent: Intent) -> dict[str, str]:
-    return intent.metadata.to_dict() if intent.metadata else {}
+def attempt_of(refund: stripe.Refund) -> int | None:
+    """Which attempt of ours a refund came of; None: somebody else made it."""
+    attempt = _metadata(refund).get(ATTEMPT_METADATA, "")
+    return int(attempt) if attempt.isdecimal() else None
+
+
+def _metadata(of: Intent | stripe.Refund) -> dict[str, str]:
+    return of.metadata.to_dict() if of.metadata else {}

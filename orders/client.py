@@ -37,7 +37,6 @@ from temporalio.exceptions import (
     ApplicationError,
     CancelledError,
     TemporalError,
-    TerminatedError,
     WorkflowAlreadyStartedError,
 )
 from temporalio.service import RPCError, RPCStatusCode
@@ -382,7 +381,7 @@ async def _answer(
 
 
 class _OnlyTheRowTells(Exception):
-    """The latest run was terminated, was another payload's, or is gone: another must ask the order's row."""
+    """The latest run was ended from outside, was another payload's, or is gone: another must ask the order's row."""
 
 
 async def _submit(client: Client, order: Order, payload: RawValue, task_queue: str) -> OrderOutcome:
@@ -449,8 +448,6 @@ async def _follow(client: Client, order: Order) -> OrderOutcome:
             raise _OnlyTheRowTells
         return await handle.result()
     except WorkflowFailureError as failure:
-        if isinstance(failure.cause, TerminatedError):
-            raise _OnlyTheRowTells from None
         return _outcome(order.id, failure.cause)
     except RPCError as error:
         # Past its retention, or never there: a Temporal that stalls has said so of a run that it was asked to start.
@@ -476,9 +473,7 @@ def _outcome(order_id: str, cause: BaseException) -> OrderOutcome:
     if isinstance(cause, CancelledError):
         error = "the order was cancelled"
         return OrderOutcome(success=False, order_id=order_id, error=error, error_code=ErrorCode.CANCELLED)
-    raise NoAnswer(
-        f"the run of order {order_id} was ended from outside ({type(cause).__name__}) before it could answer"
-    )
+    raise _OnlyTheRowTells  # terminated, or out of the time that whoever started it gave it
 
 
 async def _cancel(client: Client, order_id: str, request: Mapping[str, str], task_queue: str) -> CancelOutcome:

@@ -59,6 +59,13 @@ class Charges(Model):
     after: str | None = None
 
 
+class OrderEvent(Model):
+    """What was done for an order, in words."""
+
+    order_id: str
+    why: str
+
+
 class Problem(Model):
     """Something for a person, told once a day as long as it goes on. `key` is its identity."""
 

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RawValue
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, RetryState
 
 with workflow.unsafe.imports_passed_through():
     from activities.inventory import Inventory
@@ -18,7 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.reconciliation import Reconciliation
     from activities.stranded_orders import StrandedOrders
     from orders.intake import parse_nothing
-    from orders.reconciliation import Charge, Charges, Page, Problem, ReconcileReport, Stranded
+    from orders.reconciliation import Charge, Charges, OrderEvent, Page, Problem, ReconcileReport, Stranded
     from orders.temporal import RECONCILE_ORDERS
     from workflows.alerts import PATIENCE, tell_people
     from workflows.inputs import parsed
@@ -29,7 +29,8 @@ with workflow.unsafe.imports_passed_through():
 ArgT = TypeVar("ArgT")
 ResultT = TypeVar("ResultT")
 
-MOST_PAGES: Final = 500  # of each kind; about 9,000 events, where Temporal ends a run at 51,200
+MOST_EVENTS: Final = 40_000  # in the history of one run, which Temporal ends at 51,200
+MOST_OUTAGES: Final = 3  # in a row, then the rest of a comparison is for the next run
 MOST_ORDERS: Final = 100
 EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -46,6 +47,7 @@ class ReconcileOrders:
         self._stock: list[str] = []
         self._not_done: list[str] = []
         self._problems: dict[str, Problem] = {}
+        self._outages = 0
 
     @workflow.run
     async def run(self, raw: RawValue = None) -> ReconcileReport:  # type: ignore[assignment]
@@ -57,6 +59,7 @@ class ReconcileOrders:
         parsed(parse_nothing, raw)
         await self._revive_orders()
         await self._follow_refunds()
+        await self._find_stuck_refunds()
         await self._compare(Reconciliation.check_charges, "orders with their payments")
         await self._compare(Reconciliation.find_orphans, "recent payments with their orders")
         await self._release_stock()
@@ -75,15 +78,15 @@ class ReconcileOrders:
     # ------------------------------------------------------------------------------------------------------ the steps
 
     async def _revive_orders(self) -> None:
-        page = Page(at=EVER)
-        for _ in range(MOST_PAGES):
+        self._outages = 0
+        page: Page | None = Page(at=EVER)
+        while page:
             found = await self._try(StrandedOrders.find_stranded, page, "unfinished orders without a run")
             for order in found.orders if found else ():
+                if self._must_stop("unfinished orders without a run"):
+                    return
                 await self._revive(order)
-            if found is None or found.next is None:
-                return
-            page = found.next
-        self._not_done.append("more orders are unfinished than one run looks at")
+            page = found.next if found else None
 
     async def _revive(self, order: Stranded) -> None:
         if order.parked:  # it is a person's, and left alone
@@ -109,21 +112,29 @@ class ReconcileOrders:
             self._problem(f"unconfirmed:{order_id}", order_id, f"order {order_id} {lost}")
 
     async def _follow_refunds(self) -> None:
+        self._outages = 0
         for order_id in await self._try(Reconciliation.find_refunds, MOST_ORDERS, "refunds that may yet change") or ():
+            if self._must_stop("refunds that may yet change"):
+                return
             changed = await self._try(Reconciliation.follow_refunds, order_id, f"refunds of order {order_id}")
             for words in changed or ():
                 self._note(self._refunds, words)
 
+    async def _find_stuck_refunds(self) -> None:
+        stuck = await self._try(Reconciliation.find_stuck_refunds, MOST_ORDERS, "refunds that do not arrive")
+        for problem in stuck or ():
+            self._problem(problem.key, problem.order_id, problem.text)
+
     async def _compare(self, activity: Callable[[Any, str], Awaitable[Charges]], what: str) -> None:
-        after = ""
-        for _ in range(MOST_PAGES):
+        self._outages = 0
+        after: str | None = ""
+        while after is not None and not self._must_stop(f"compare {what}"):
             page = await self._try(activity, after, f"compare {what}")
             for charge in page.found if page else ():
+                if self._must_stop(f"compare {what}"):
+                    return
                 await self._mend(charge)
-            if page is None or page.after is None:
-                return
-            after = page.after
-        self._not_done.append(f"compare {what}: there are more than one run looks at")
+            after = page.after if page else None
 
     async def _mend(self, charge: Charge) -> None:
         if charge.remedy == "alert":
@@ -135,6 +146,9 @@ class ReconcileOrders:
             undone = await self._try(Reconciliation.void_orphan, charge, charge.words)
         if undone:
             self._note(self._payments, f"{charge.words}: {undone.note}")
+        if undone and charge.remedy == "void_payment":
+            event = OrderEvent(order_id=charge.order_id, why=f"{charge.words}: {undone.note}")
+            await self._try(Reconciliation.note_event, event, "write it down")
 
     async def _release_stock(self) -> None:
         for order_id in await self._try(Inventory.release_leftovers, MOST_ORDERS, "stock of closed orders") or ():
@@ -155,10 +169,23 @@ class ReconcileOrders:
     ) -> ResultT | None:
         """The step's result; None if it cannot be done now: the others go on, and a person hears of it."""
         try:
-            return await step(activity, arg, PATIENCE, summary)
+            result = await step(activity, arg, PATIENCE, summary)
         except ActivityError as error:
             unless_cancelled(error)
+            self._outages = 0 if error.retry_state is RetryState.NON_RETRYABLE_FAILURE else self._outages + 1
             words = f"{summary}: {reason(error)}"
             self._not_done.append(words)
             self._problem(f"failed:{error.activity_type}:{summary}", "", words)
             return None
+        self._outages = 0
+        return result
+
+    def _must_stop(self, what: str) -> bool:
+        """Others wait behind it: the rest is for the next run."""
+        if self._outages == MOST_OUTAGES:
+            self._not_done.append(f"{what}: not the rest, {MOST_OUTAGES} times in a row it was not possible")
+            return True
+        if workflow.info().get_current_history_length() > MOST_EVENTS:
+            self._not_done.append(f"{what}: not the rest, which is more than one run can do")
+            return True
+        return False

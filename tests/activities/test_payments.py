@@ -19,6 +19,7 @@ CREATE, CONFIRM, CAPTURE = "POST /v1/payment_intents", "POST */confirm", "POST *
 VOID, REFUND = "POST */cancel", "POST /v1/refunds"
 
 WAIT = {"Retry-After": "7"}
+NO_FUNDS = {"error": {"type": "invalid_request_error", "code": "balance_insufficient", "message": "no funds"}}
 CANARY = "sk_test_canary customer@example.com 4242424242424242"
 
 
@@ -401,8 +402,7 @@ async def test_a_retry_of_a_refused_refund_is_a_new_one_to_stripe(bench: Bench) 
     order = order_of()
     await bench.bring(order, "finalise")
     await undone(bench, order)
-    refusal = {"error": {"type": "invalid_request_error", "code": "balance_insufficient", "message": "no funds"}}
-    bench.fault("stripe", "status", "POST /v1/refunds", status=400, body=refusal)
+    bench.fault("stripe", "status", "POST /v1/refunds", status=400, body=NO_FUNDS)
     with pytest.raises(Permanent):
         await void(bench, order)
 
@@ -413,6 +413,28 @@ async def test_a_retry_of_a_refused_refund_is_a_new_one_to_stripe(bench: Bench) 
         "o1:refund:1:1",
         "o1:refund:2:1",
     ]
+
+
+async def test_the_word_that_a_refusal_got_is_none_for_a_later_failure(bench: Bench) -> None:
+    """What it led to fails days later: that is no success, nor tried again, whether or not Stripe has the key."""
+    order = order_of()
+    await bench.bring(order, "finalise")
+    await undone(bench, order)
+    bench.fault("stripe", "status", "POST /v1/refunds", status=400, body=NO_FUNDS)
+    with pytest.raises(Permanent):
+        await void(bench, order)
+    await park(bench, order)
+    await settle(bench, order, "retry")
+    await void(bench, order)
+    [refund] = bench.world.stripe.account.refunds.values()
+    bench.world.stripe.account.settle(refund.id, succeeds=False)
+
+    for keys_are_pruned in (False, True):
+        if keys_are_pruned:
+            bench.world.stripe.keys.clear()
+        with pytest.raises(Permanent, match=refund.id):
+            await void(bench, order)
+    assert [*bench.world.stripe.account.refunds] == [refund.id]
 
 
 async def test_a_void_that_was_refused_for_a_moment(bench: Bench) -> None:

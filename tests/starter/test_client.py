@@ -17,6 +17,7 @@ from temporalio.client import (
     Interceptor,
     OutboundInterceptor,
     WorkflowExecutionStatus,
+    WorkflowFailureError,
     WorkflowHistoryEventAsyncIterator,
 )
 from temporalio.service import RPCError, RPCStatusCode
@@ -26,7 +27,7 @@ import orders.client
 from orders.client import cancel_order, list_runs, order_status, submit_order
 from orders.errors import InvalidInput, NoAnswer, Permanent, UnknownOrder
 from orders.models import CancelReason, ErrorCode, OrderOutcome, Stage
-from orders.temporal import cancel_order_id
+from orders.temporal import PROCESS_ORDER, cancel_order_id
 from sandbox.faults import Fault
 from tests.books import check_books
 from tests.shop import Shop, an_order, eventually, new_order_id, open_shop
@@ -153,6 +154,23 @@ async def test_a_terminated_run_is_taken_up(shop: Shop) -> None:
         await eventually(lambda: is_waiting(shop, order_id), "it waits for the customer")
         await authenticate(shop, order_id)
         assert (await first).success
+    await check_books(shop, order_id)
+
+
+async def test_a_run_that_had_too_little_time_is_taken_up(shop: Shop) -> None:
+    """Any client may give a run a time-out; who submits the order then starts another, which goes on from the row."""
+    order_id = new_order_id()
+    payload = an_order(paymentMethodId=ASKS_THE_CUSTOMER)
+    run = await shop.client.start_workflow(
+        PROCESS_ORDER, payload, id=order_id, task_queue=shop.task_queue, run_timeout=timedelta(seconds=3)
+    )
+    with pytest.raises(WorkflowFailureError):
+        await run.result()
+    async with a_waiting_order(shop, order_id) as second:
+        await eventually(lambda: is_open(shop, order_id), "another run is open")
+        await eventually(lambda: is_waiting(shop, order_id), "it waits for the customer")
+        await authenticate(shop, order_id)
+        assert (await second).success
     await check_books(shop, order_id)
 
 

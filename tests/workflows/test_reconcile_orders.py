@@ -143,6 +143,7 @@ async def test_terminated_while_the_customer_authenticates(shop: Shop) -> None:
     await eventually(lambda: payment_of(shop, order_id), "the payment is known")
     await run.terminate()
     await reconcile(shop)
+    assert await why(shop, order_id) == "no run drives it: process-order is started again"
     payment = await payment_of(shop, order_id)
     await eventually(lambda: status_of(shop, payment, "requires_action"), "the customer is asked")
     shop.world.stripe.account.authenticate(payment, succeeds=True)
@@ -346,6 +347,7 @@ async def test_an_authorisation_of_a_closed_order_is_voided(shop: Shop) -> None:
 
     assert [payment in words for words in report.payments] == [True]
     assert shop.world.stripe.account.intent(payment).status == "canceled"
+    assert await why(shop, order_id) == report.payments[0]
     assert await reconcile(shop) == NOTHING
 
 
@@ -362,6 +364,21 @@ async def test_a_paid_order_whose_charge_was_given_back_is_told(shop: Shop) -> N
     assert await reconcile(shop) == NOTHING
     await shop.pool.execute("UPDATE reminders SET at = at - interval '25 hours'")
     assert (await reconcile(shop)).alerted == report.alerted
+
+
+async def test_an_order_that_is_cancelled_while_its_payment_is_compared(shop: Shop) -> None:
+    """What was seen of its refund was not of a paid order any more: nobody is told to charge the customer again."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    await refund_by_hand(shop, await payment_of(shop, order_id))
+    shop.world.faults.add(Fault(service="stripe", route="GET /v1/refunds*", kind="delay", seconds=3600))
+    run = await start(shop)
+    await eventually(lambda: is_asked_for_refunds(shop), "Stripe is asked what was refunded")
+    assert (await shop.cancel(order_id)).cancelled
+    shop.world.faults.clear()
+
+    assert ReconcileReport.model_validate(await run.result()) == NOTHING
+    assert await reconcile(shop) == NOTHING
 
 
 async def test_a_partial_refund_by_hand_is_the_shops_own_affair(shop: Shop) -> None:
@@ -419,6 +436,40 @@ async def test_a_pending_refund_is_followed_to_its_end(shop: Shop) -> None:
     assert await reconcile(shop) == NOTHING
 
 
+async def test_a_refund_that_does_not_arrive_is_told(shop: Shop) -> None:
+    """Pending for more than a week, it is a person's matter, once a day until it is settled."""
+    order_id = new_order_id()
+    await shop.place(an_order(paymentMethodId="pm_card_pendingRefund"), order_id)
+    await shop.cancel(order_id)
+    [refund] = shop.world.stripe.account.refunds.values()
+    assert await reconcile(shop) == NOTHING
+    await shop.pool.execute("UPDATE refunds SET at = now() - interval '8 days'")
+
+    assert [refund.id in words and "still pending" in words for words in (await reconcile(shop)).alerted] == [True]
+    assert await reconcile(shop) == NOTHING
+    shop.world.stripe.account.settle(refund.id, succeeds=True)
+    await shop.pool.execute("UPDATE reminders SET at = at - interval '25 hours'")
+    assert not (await reconcile(shop)).alerted
+
+
+async def test_a_refund_in_the_dashboard_settles_one_that_failed(shop: Shop) -> None:
+    """It is found without any webhook, and kept."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    await shop.cancel(order_id)
+    [refund] = shop.world.stripe.account.refunds.values()
+    shop.world.stripe.account.settle(refund.id, succeeds=False)
+    await shop.pool.execute("UPDATE refunds SET checked_at = now() - interval '2 days'")
+    await reconcile(shop)
+    await refund_by_hand(shop, refund.payment_intent)
+    await shop.pool.execute("UPDATE refunds SET checked_at = now() - interval '2 days'")
+    await reconcile(shop)
+
+    kept = await shop.pool.fetch("SELECT status FROM refunds ORDER BY status")
+    assert [row["status"] for row in kept] == ["failed", "succeeded"]
+    assert await reconcile(shop) == NOTHING
+
+
 # --------------------------------------------------------------------------------------------------------------- stock
 
 
@@ -457,6 +508,25 @@ async def test_an_outage_of_stripe_leaves_the_rest_done(shop: Shop) -> None:
     assert all("stripe" in words for words in report.not_done)
     shop.world.faults.clear()
     assert [payment in words for words in (await reconcile(shop)).payments] == [True]
+
+
+async def test_what_is_impossible_again_and_again_does_not_hold_up_the_rest(shop: Shop) -> None:
+    """After three payments that cannot be voided the others are for the next run; stock is released all the same."""
+    payments = [await pay(shop, f"order-lost-{number}", capture="manual") for number in range(5)]
+    order_id = new_order_id()
+    await shop.place(REFUSED, order_id)
+    await shop.pool.execute("UPDATE reservations SET state = 'held'")
+    await shop.pool.execute("UPDATE inventory SET reserved = 2, quantity = quantity - 2 WHERE product_id = '1'")
+    shop.world.faults.add(Fault(service="stripe", route="POST */cancel", kind="status", times=None))
+    run = await start(shop)
+    await eventually(lambda: has_failed(shop, "void_orphan"), "the first one is tried")
+    await shop.advance(run, timedelta(minutes=20))
+    report = ReconcileReport.model_validate(await run.result())
+
+    tried = [words for words in report.not_done if any(payment in words for payment in payments)]
+    assert (len(tried), len(report.not_done)) == (3, 4)
+    assert "not the rest" in report.not_done[-1]
+    assert report.stock
 
 
 async def test_an_outage_of_slack_is_named(shop: Shop) -> None:
@@ -545,6 +615,18 @@ async def is_placed(shop: Shop, order_id: str) -> bool:
 async def parked_step(shop: Shop, order_id: str) -> str | None:
     step: str | None = await shop.pool.fetchval("SELECT parked_step FROM orders WHERE id = $1", order_id)
     return step
+
+
+async def why(shop: Shop, order_id: str) -> str:
+    """The latest that was written down of an order."""
+    said: str = await shop.pool.fetchval(
+        "SELECT why FROM order_events WHERE order_id = $1 ORDER BY id DESC LIMIT 1", order_id
+    )
+    return said
+
+
+async def is_asked_for_refunds(shop: Shop) -> bool:
+    return any("/v1/refunds" in call["path"] and call["status"] is None for call in shop.world.journal.about())
 
 
 async def has_failed(shop: Shop, activity: str) -> bool:
