@@ -153,7 +153,7 @@ BUGS: Final = (
         (
             Patch(
                 "activities/stripe_gateway.py",
-                '{"payment_intent": intent_id, "metadata": {ORDER_METADATA: order_id}}',
+                '{"payment_intent": intent_id, "metadata": {ORDER_METADATA: order_id, ATTEMPT_METADATA: str(attempt)}}',
                 '{"payment_intent": intent_id, "amount": (await self.retrieve(intent_id)).amount_received}',
             ),
         ),
