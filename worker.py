@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -40,7 +41,7 @@ from orders.errors import Unavailable
 from orders.logs import configure_logs
 from orders.models import Terms
 from orders.recommendations import IndexTarget
-from orders.settings import Settings
+from orders.settings import LOOPBACK, Settings
 from orders.temporal import SEARCH_ATTRIBUTES, TASK_QUEUE, connect
 from workflows.cancel_order import CancelOrder
 from workflows.check_inventory import CheckInventory
@@ -108,12 +109,7 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each neighbour)
     stock_alerts = StockAlerts(
         database, http, settings.slack_webhook, timedelta(seconds=settings.low_stock_realert_seconds)
     )
-    model = LanguageModel(
-        openai,
-        model=settings.recommendation_model,
-        max_tokens=settings.recommendation_max_tokens,
-        timeout_seconds=settings.recommendation_timeout_seconds,
-    )
+    model = LanguageModel(openai, model=settings.recommendation_model, max_tokens=settings.recommendation_max_tokens)
     recommendations = Recommendations(database, model, settings.recommendation_deadline_seconds)
     index = IndexTarget(model=settings.embedding_model, dimensions=settings.embedding_dimensions)
     product_index = ProductIndex(database, model, index)
@@ -192,8 +188,11 @@ async def open_worker(
     """A worker with all its clients open; not yet running.
 
     Raises:
-        CannotStart: PostgreSQL cannot be used, a migration or search attribute is missing, or CRASH_AT names nothing.
+        CannotStart: PostgreSQL cannot be used, a migration or search attribute is missing, or CRASH_AT names nothing
+            or is set where Temporal is elsewhere.
     """
+    if settings.crash_at:
+        check_temporal_is_here(client)
     await check_search_attributes(client)
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(await open_database(settings))
@@ -218,6 +217,12 @@ async def open_worker(
             interceptors=interceptors,
             graceful_shutdown_timeout=DRAIN,
         )
+
+
+def check_temporal_is_here(client: Client) -> None:
+    """A worker that kills itself must not take tasks of other machines. Raises CannotStart."""
+    if urlsplit(f"//{client.service_client.config.target_host}").hostname not in LOOPBACK:
+        raise CannotStart("CRASH_AT kills workers: Temporal must be on this machine, TEMPORAL_ADDRESS is not")
 
 
 def crash_points(crash_at: str, activities: Sequence[Callable[..., Any]]) -> CrashPoints:

@@ -8,7 +8,7 @@ import httpx
 from temporalio import activity
 
 from activities.database import Database
-from activities.http import get_json, post_json
+from activities.http import A_NO, get_json, post_json
 from activities.order_rows import existing_row, read_items, read_resolution
 from orders.errors import Permanent, Unavailable
 from orders.models import Fulfillment, FulfillmentRequest, Status, Undone
@@ -26,8 +26,6 @@ KEEP_FULFILLMENT: Final = "UPDATE orders SET fulfillment_id = $2 WHERE id = $1 A
 
 # A request that is answered by nobody in this time will not arrive: an attempt's time-out and a grace.
 STILL_ON_ITS_WAY: Final = timedelta(seconds=90)
-
-A_NO: Final = {400, 422}  # anything else is no answer to this order, e.g. a wrong address of the warehouse itself
 
 
 class Warehouse:

@@ -1,7 +1,11 @@
 """JSON over HTTP to the neighbours: one client, errors in our words."""
 
-from collections.abc import AsyncIterator, Awaitable, Mapping
+import asyncio
+from collections.abc import Awaitable, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import aclosing
 from datetime import timedelta
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 
 import httpx
@@ -12,50 +16,58 @@ LARGEST_ANSWER: Final = 1024 * 1024  # bytes, where nobody says otherwise
 LONGEST_RETRY_AFTER: Final = 300  # seconds
 PLAIN: Final = "identity"
 NOT_AN_ANSWER: Final = {401, 403, 408, 425, 429}
-
-
-class _Capped(httpx.AsyncByteStream):
-    """A body that is cut off where it grows too large: a neighbour gone mad must not take the worker's memory."""
-
-    def __init__(self, body: httpx.AsyncByteStream, largest: int) -> None:
-        self._body = body
-        self._largest = largest
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for chunk in self._body:
-            size += len(chunk)
-            if size > self._largest:
-                raise httpx.ReadError("the answer is too large")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._body.aclose()
+A_NO: Final = frozenset({400, 413, 422})  # to the request itself: the same one would be refused again
 
 
 class _Transport(httpx.AsyncHTTPTransport):
-    def __init__(self, largest_answer: int) -> None:
+    """Reads the whole answer itself: a neighbour gone mad must take neither the worker's memory nor its time."""
+
+    def __init__(self, timeout_seconds: float, largest_answer: int) -> None:
         super().__init__(trust_env=False)
+        self._timeout = timeout_seconds
         self._largest = largest_answer
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         request.headers["Accept-Encoding"] = PLAIN
-        response = await super().handle_async_request(request)
+        try:
+            async with asyncio.timeout(self._timeout):  # httpx's own is for each read, however many there are
+                response = await super().handle_async_request(request)
+                body = await _read(response, self._largest)
+        except TimeoutError:
+            raise httpx.ReadTimeout("the answer takes too long") from None
+        return httpx.Response(
+            response.status_code,
+            headers=response.headers,
+            stream=httpx.ByteStream(body),
+            extensions=response.extensions,
+        )
+
+
+async def _read(response: httpx.Response, largest: int) -> bytes:
+    body = bytearray()
+    async with aclosing(response):
         if response.headers.get("Content-Encoding", PLAIN) != PLAIN:
-            await response.aclose()
             raise httpx.DecodingError("the answer is packed, and could be of any size")
-        if isinstance(response.stream, httpx.AsyncByteStream):
-            response.stream = _Capped(response.stream, self._largest)
-        return response
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > largest:
+                raise httpx.ReadError("the answer is too large")
+    return bytes(body)
 
 
 def open_http(timeout_seconds: float, largest_answer: int = LARGEST_ANSWER) -> httpx.AsyncClient:
-    """A client that follows no redirect, takes no proxy from the environment, and reads no endless answer.
+    """A client that follows no redirect, keeps no cookie, takes no proxy from the environment, reads no endless answer.
 
-    `largest_answer` is in bytes.
+    Args:
+        timeout_seconds: for a whole answer, from the moment that somebody asks.
+        largest_answer: in bytes.
     """
     return httpx.AsyncClient(
-        transport=_Transport(largest_answer), timeout=timeout_seconds, follow_redirects=False, trust_env=False
+        transport=_Transport(timeout_seconds, largest_answer),
+        timeout=None,  # noqa: S113 (the transport has one for all of it)
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # from nobody, to nobody
+        follow_redirects=False,
+        trust_env=False,
     )
 
 
@@ -67,7 +79,8 @@ def header(headers: Mapping[str, str] | None, name: str) -> str:
 def retry_after(headers: Mapping[str, str] | None) -> timedelta | None:
     """How long a neighbour asked us to wait, within reason."""
     value = header(headers, "retry-after")
-    return timedelta(seconds=min(int(value), LONGEST_RETRY_AFTER)) if value.isdigit() else None
+    # As a float: int refuses numbers of thousands of digits.
+    return timedelta(seconds=min(float(value), LONGEST_RETRY_AFTER)) if value.isdecimal() else None
 
 
 async def post_json(
@@ -93,22 +106,29 @@ async def get_json(client: httpx.AsyncClient, service: str, url: str, headers: M
 async def _answer(service: str, request: Awaitable[httpx.Response]) -> httpx.Response:
     try:
         response = await request
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Unavailable(f"{service}: {type(error).__name__}", type=f"{service}_unavailable") from None
     if response.is_server_error or response.status_code in NOT_AN_ANSWER:
-        raise Unavailable(
-            f"{service}: HTTP {response.status_code}",
-            type=f"{service}_unavailable",
-            retry_after=retry_after(response.headers),
-        )
+        raise _no_answer(service, response)
     return response
 
 
-def accept(service: str, response: httpx.Response) -> None:
+def accept(service: str, response: httpx.Response, a_no: AbstractSet[int] = A_NO) -> None:
     """Take the answer for a yes.
 
     Raises:
-        Permanent: it is a no.
+        Permanent: it is a no, by one of the statuses `a_no`.
+        Unavailable: it is neither, e.g. a wrong address, or a 409 while an earlier attempt is still being worked on.
     """
-    if not response.is_success:
+    if response.status_code in a_no:
         raise Permanent(f"{service}: HTTP {response.status_code}", type=f"{service}_refused")
+    if not response.is_success:
+        raise _no_answer(service, response)
+
+
+def _no_answer(service: str, response: httpx.Response) -> Unavailable:
+    return Unavailable(
+        f"{service}: HTTP {response.status_code}",
+        type=f"{service}_unavailable",
+        retry_after=retry_after(response.headers),
+    )

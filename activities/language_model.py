@@ -4,7 +4,6 @@ Nothing here knows what the texts are about. What comes back is checked for its 
 checks what an answer says.
 """
 
-import asyncio
 import math
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Annotated, Final, Protocol
@@ -13,7 +12,7 @@ import httpx
 import openai
 from pydantic import BaseModel, Field, ValidationError
 
-from activities.http import retry_after
+from activities.http import A_NO, retry_after
 from orders.errors import OrderError, Permanent, Unavailable
 from orders.recommendations import IndexTarget
 
@@ -22,7 +21,7 @@ REFUSED: Final = "openai_refused"
 LARGEST_ANSWER: Final = 16 * 1024 * 1024  # bytes: a hundred vectors of the largest model are about 8 MB as text
 LONGEST_CODE: Final = 40  # characters of an error's code, such as `model_not_found`
 
-A_NO: Final = {400, 404, 422}  # to the request itself: the same one would be refused again
+NO_SUCH_MODEL: Final = 404
 
 NO_ANSWER: Final = {"length": "it is cut off", "content_filter": "it is withheld"}
 
@@ -77,14 +76,11 @@ class LanguageModel:
         Permanent: the request itself is refused, or there is no key.
     """
 
-    def __init__(
-        self, client: openai.AsyncOpenAI | None, *, model: str, max_tokens: int, timeout_seconds: float
-    ) -> None:
-        """`model` and `max_tokens` are of completions; `timeout_seconds` is the longest wait for any answer."""
+    def __init__(self, client: openai.AsyncOpenAI | None, *, model: str, max_tokens: int) -> None:
+        """`model` and `max_tokens` are of completions."""
         self._client = client
         self._model = model
         self._max_tokens = max_tokens
-        self._timeout = timeout_seconds
 
     @property
     def is_there(self) -> bool:
@@ -100,8 +96,7 @@ class LanguageModel:
         content = await _ask(
             self._needed.embeddings.with_raw_response.create(
                 model=target.model, input=list(texts), dimensions=target.dimensions, encoding_format="float"
-            ),
-            self._timeout,
+            )
         )
         try:
             vectors = _Vectors.model_validate_json(content).data
@@ -127,8 +122,7 @@ class LanguageModel:
                 },
                 max_completion_tokens=self._max_tokens,
                 store=False,
-            ),
-            self._timeout,
+            )
         )
         try:
             choice = _Completion.model_validate_json(content).choices[0]
@@ -147,22 +141,21 @@ class LanguageModel:
         return self._client
 
 
-async def _ask(request: Awaitable[_Response], timeout_seconds: float) -> bytes:
+async def _ask(request: Awaitable[_Response]) -> bytes:
     try:
-        async with asyncio.timeout(timeout_seconds):  # the client's own is for each read, however many there are
-            return (await request).content
-    except (openai.OpenAIError, TimeoutError) as error:
+        return (await request).content
+    except openai.OpenAIError as error:
         raise translate(error) from None
 
 
-def translate(error: openai.OpenAIError | TimeoutError) -> OrderError:
+def translate(error: openai.OpenAIError) -> OrderError:
     """The error in our words, without OpenAI's message: it may quote the request, and part of the key."""
     if not isinstance(error, openai.APIStatusError):
         return Unavailable(f"openai: {type(error).__name__}", type="openai_unavailable")
     said = f"openai: HTTP {error.status_code} {_code(error)}".strip()
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
         return Unavailable(said, type=KEY_REFUSED)
-    if error.status_code in A_NO:
+    if error.status_code in A_NO | {NO_SUCH_MODEL}:
         return Permanent(said, type=REFUSED)
     return Unavailable(said, type="openai_unavailable", retry_after=retry_after(error.response.headers))
 

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from temporalio import activity
 
 from activities.database import Database
-from activities.http import accept, post_json
+from activities.http import A_NO, accept, post_json
 from activities.slack import compose, plain
 from orders.errors import Permanent, Unavailable
 from orders.money import DECIMALS, to_json_number
@@ -25,6 +25,7 @@ from orders.stock import LowStockItem, Posted, StockReport
 
 LEASE: Final = timedelta(seconds=60)  # longer than an attempt may take
 LOOK_AGAIN: Final = timedelta(seconds=1)
+GONE: Final = {404, 410}  # the webhook or its channel: the run says so at once, and the next one tries again
 LARGEST_LIST: Final = 1024 * 1024  # bytes; Temporal takes payloads of up to 2 MiB
 
 FIND_LOW: Final = """
@@ -136,7 +137,7 @@ class StockAlerts:
             return None
         body, named = compose("⚠️ Low Stock Alert", "Low Stock Items", (shortage.line for shortage in shortages))
         try:
-            accept("slack", await post_json(self._http, "slack", self._slack.get_secret_value(), body, {}))
+            accept("slack", await post_json(self._http, "slack", self._slack.get_secret_value(), body, {}), A_NO | GONE)
         except (Unavailable, Permanent):
             with suppress(Unavailable):  # it lapses by itself
                 await self._end(lease, [])

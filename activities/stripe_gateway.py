@@ -47,7 +47,7 @@ class _Transport(stripe.HTTPClient):
     ) -> tuple[bytes, int, Mapping[str, str]]:
         try:
             response = await self._http.request(method, url, headers=headers, content=post_data)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise stripe.APIConnectionError(type(error).__name__) from error  # type: ignore[no-untyped-call]
         return response.content, response.status_code, response.headers
 

@@ -162,6 +162,12 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _nobody_listens_in(self) -> Self:
+        if exposed := ", ".join(name for name, url in self._neighbours().items() if not _is_private(url)):
+            raise ValueError(f"{exposed}: must be an https address, or one on this machine, with nothing around it")
+        return self
+
+    @model_validator(mode="after")
     def _only_among_sandboxes_crashes_a_worker(self) -> Self:
         if self.crash_at and (outside := self._outside()):
             raise ValueError(f"CRASH_AT kills workers: everything must be the sandbox on this machine, not {outside}")
@@ -169,8 +175,13 @@ class Settings(BaseSettings):
 
     def _outside(self) -> str:
         """The settings that lead to anything but a sandbox on this machine."""
-        places = {
-            "DATABASE_URL": self.database_url.get_secret_value(),
+        places = {"DATABASE_URL": self.database_url.get_secret_value()} | self._neighbours()
+        keys = ["STRIPE_SECRET_KEY"] if self.stripe_secret_key.get_secret_value() != SANDBOX_STRIPE_KEY else []
+        return ", ".join(keys + [name for name, url in places.items() if not _is_here(url)])
+
+    def _neighbours(self) -> dict[str, str]:
+        """The addresses that orders and keys are sent to, by setting."""
+        return {
             "STRIPE_API_BASE": self.stripe_base,
             "FULFILLMENT_API": self.fulfillment_api,
             "EMAIL_SERVICE_URL": self.email_service_url,
@@ -178,11 +189,19 @@ class Settings(BaseSettings):
             "SLACK_WEBHOOK": self.slack_webhook.get_secret_value(),
             "OPENAI_BASE_URL": self.openai_base,
         }
-        keys = ["STRIPE_SECRET_KEY"] if self.stripe_secret_key.get_secret_value() != SANDBOX_STRIPE_KEY else []
-        return ", ".join(keys + [name for name, url in places.items() if not _is_here(url)])
 
 
 def _is_here(url: str) -> bool:
     """Whether an address is this machine's; one of several hosts is not, nor is the default of a driver."""
     parts = urlsplit(url)
     return parts.hostname in LOOPBACK and "," not in parts.netloc
+
+
+def _is_private(url: str) -> bool:
+    """Whether it is the address of a neighbour whose way to us nobody else can listen in on."""
+    try:
+        parts = urlsplit(url)
+        is_an_address = url.isprintable() and " " not in url and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return is_an_address and (parts.scheme == "https" or (parts.scheme == "http" and _is_here(url)))

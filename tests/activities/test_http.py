@@ -4,19 +4,26 @@ import asyncio
 import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
+import httpx
 import pytest
 
-from activities.http import LARGEST_ANSWER, get_json, open_http
+from activities.http import LARGEST_ANSWER, LONGEST_RETRY_AFTER, accept, get_json, open_http, retry_after
 from activities.language_model import LanguageModel, openai_client
 from activities.stripe_gateway import StripeGateway, stripe_client
-from orders.errors import Unavailable
+from orders.errors import Permanent, Unavailable
 from orders.settings import SANDBOX_OPENAI_KEY, SANDBOX_STRIPE_KEY
 
 
 @asynccontextmanager
-async def a_neighbour(head: str, chunk: bytes = b"", *, endless: bool = False) -> AsyncIterator[tuple[str, list[str]]]:
-    """Answers every request with that head and body: its address, and the lines it was asked with."""
+async def a_neighbour(
+    head: str, chunk: bytes = b"", *, endless: bool = False, pause: float = 0
+) -> AsyncIterator[tuple[str, list[str]]]:
+    """Answers every request with that head and body: its address, and the lines it was asked with.
+
+    With `endless` the body is that chunk again and again, after a `pause` in seconds each time.
+    """
     asked: list[str] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -25,6 +32,7 @@ async def a_neighbour(head: str, chunk: bytes = b"", *, endless: bool = False) -
         try:
             while endless:
                 await writer.drain()
+                await asyncio.sleep(pause)
                 writer.write(chunk)
             await writer.drain()
         except ConnectionError:
@@ -51,8 +59,21 @@ async def test_so_it_is_for_those_who_speak_through_an_sdk() -> None:
         with pytest.raises(Unavailable, match="APIConnectionError"):
             await payments.retrieve("pi_1")
 
-        model = LanguageModel(openai_client(http, SANDBOX_OPENAI_KEY, url), model="m", max_tokens=1, timeout_seconds=10)
+        model = LanguageModel(openai_client(http, SANDBOX_OPENAI_KEY, url), model="m", max_tokens=1)
         with pytest.raises(Unavailable, match="APIConnectionError"):
+            await model.answer("Say it.", "the text", {})
+
+
+async def test_an_answer_in_drops_is_not_waited_for() -> None:
+    """The time-out is of the whole answer, not of each of its parts; for Stripe and the language model as well."""
+    drops = a_neighbour("200 OK", b" ", endless=True, pause=0.05)
+    async with drops as (url, _), open_http(0.5) as http, asyncio.timeout(20):
+        with pytest.raises(Unavailable, match="fulfillment: ReadTimeout"):
+            await get_json(http, "fulfillment", url, {})
+        with pytest.raises(Unavailable, match="APIConnectionError"):
+            await StripeGateway(stripe_client(http, SANDBOX_STRIPE_KEY, url)).retrieve("pi_1")
+        model = LanguageModel(openai_client(http, SANDBOX_OPENAI_KEY, url), model="m", max_tokens=1)
+        with pytest.raises(Unavailable, match="APITimeoutError"):
             await model.answer("Say it.", "the text", {})
 
 
@@ -79,3 +100,48 @@ async def test_a_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> No
             assert (await get_json(http, "fulfillment", url, {})).status_code == 302
     assert len(asked) == 1
     assert asked_inside == []
+
+
+async def test_no_cookie_is_kept() -> None:
+    """What one neighbour hands out is shown to nobody, not even to itself."""
+    head = "200 OK\r\nSet-Cookie: a=b; Path=/\r\nSet-Cookie: c=d"
+    async with a_neighbour(head) as (url, asked), open_http(10) as http:
+        for _ in range(2):
+            await get_json(http, "fulfillment", url, {})
+    assert len(asked) == 2
+    assert "cookie" not in "".join(asked).lower()
+
+
+async def test_an_address_that_is_none_is_an_outage() -> None:
+    """It heals when the setting is mended."""
+    async with open_http(10) as http:
+        with pytest.raises(Unavailable, match="InvalidURL"):
+            await get_json(http, "fulfillment", "http://127.0.0.1\n", {})
+        with pytest.raises(Unavailable, match="APIConnectionError"):
+            await StripeGateway(stripe_client(http, SANDBOX_STRIPE_KEY, "http://127.0.0.1\n")).retrieve("pi_1")
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("7", 7), ("9" * 5000, LONGEST_RETRY_AFTER), ("²", None), ("-1", None), ("Wed, 21 Oct 2026 07:28:00 GMT", None)],
+    ids=["seconds", "too many", "no decimal", "negative", "a date"],
+)
+def test_the_wait_that_a_neighbour_asks_for(value: str, seconds: int | None) -> None:
+    """In seconds, within reason; anything else is as if it had not been said."""
+    wait = retry_after({"Retry-After": value})
+    assert (wait and wait.total_seconds()) == seconds
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refusal_of_the_request_is_final(status: int) -> None:
+    """The same request would be refused again."""
+    with pytest.raises(Permanent, match=f"email: HTTP {status}"):
+        accept("email", httpx.Response(status))
+
+
+@pytest.mark.parametrize("status", [302, 404, 409, 410])
+def test_anything_else_but_a_yes_is_an_outage(status: int) -> None:
+    """Also an attempt of ours that is still under way, and an address that is wrong; the wait asked for is kept."""
+    with pytest.raises(Unavailable, match=f"email: HTTP {status}") as outage:
+        accept("email", httpx.Response(status, headers={"Retry-After": "7"}))
+    assert outage.value.next_retry_delay == timedelta(seconds=7)

@@ -1,8 +1,6 @@
 """The gateway to the language model: what goes out, what is taken for an answer, and its errors in our words."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -24,7 +22,7 @@ async def model(bench: Bench) -> AsyncIterator[LanguageModel]:
     """The sandbox's, impatient."""
     async with open_http(0.5) as http:
         client = openai_client(http, SANDBOX_OPENAI_KEY, f"{bench.sandbox.url}/openai/v1")
-        yield LanguageModel(client, model="gpt-4o", max_tokens=100, timeout_seconds=0.5)
+        yield LanguageModel(client, model="gpt-4o", max_tokens=100)
 
 
 def vectors(*rows: Any) -> dict[str, Any]:
@@ -108,6 +106,7 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no answer": ({"kind": "hang_before"}, Unavailable, "openai_unavailable"),
     "a bad request": ({"kind": "status", "status": 400}, Permanent, "openai_refused"),
     "an unknown model": ({"kind": "status", "status": 404}, Permanent, "openai_refused"),
+    "one too large": ({"kind": "status", "status": 413}, Permanent, "openai_refused"),
     "an unprocessable one": ({"kind": "status", "status": 422}, Permanent, "openai_refused"),
 }
 
@@ -140,31 +139,11 @@ async def test_the_limits_retry_after_is_kept(bench: Bench, model: LanguageModel
     assert limited.value.next_retry_delay.total_seconds() == 7
 
 
-async def test_an_answer_in_drops_is_not_waited_for() -> None:
-    """The time-out is of the whole answer, not of each of its parts."""
-
-    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n")
-        with suppress(OSError):
-            while True:
-                writer.write(b" ")
-                await writer.drain()
-                await asyncio.sleep(0.05)
-
-    server = await asyncio.start_server(drip, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, open_http(0.5) as http:
-        client = openai_client(http, SANDBOX_OPENAI_KEY, f"http://127.0.0.1:{port}")
-        model = LanguageModel(client, model="gpt-4o", max_tokens=100, timeout_seconds=0.5)
-        with pytest.raises(Unavailable, match="TimeoutError"):
-            await asyncio.wait_for(model.answer("Say it.", PROMPT, SCHEMA), 20)
-
-
 async def test_without_a_key_nobody_is_asked(bench: Bench) -> None:
     """No client is made, whatever else the environment holds."""
     async with open_http(1) as http:
         client = openai_client(http, "", f"{bench.sandbox.url}/openai/v1")
-        model = LanguageModel(client, model="gpt-4o", max_tokens=100, timeout_seconds=1)
+        model = LanguageModel(client, model="gpt-4o", max_tokens=100)
         with pytest.raises(Permanent, match="OPENAI_API_KEY is empty"):
             await model.embed(["a"], TARGET)
 

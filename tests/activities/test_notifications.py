@@ -134,7 +134,17 @@ async def test_the_letter_on_a_failure_names_the_reason(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(400, Permanent), (422, Permanent), (401, Unavailable), (429, Unavailable), (503, Unavailable)],
+    [
+        (400, Permanent),
+        (413, Permanent),
+        (422, Permanent),
+        (302, Unavailable),
+        (401, Unavailable),
+        (404, Unavailable),
+        (409, Unavailable),
+        (429, Unavailable),
+        (503, Unavailable),
+    ],
 )
 async def test_a_receivers_no(bench: Bench, status: int, error: type[Exception]) -> None:
     """Final or not; the address is in no message."""
@@ -164,6 +174,14 @@ async def test_an_alert_is_posted(bench: Bench) -> None:
     await bench.do(Notifications.post_alert, Alert(order_id="o1", key="k", text="o1: it is stuck"))
 
     assert bench.world.books()["alerts"] == [{"text": ":warning: o1: it is stuck"}]
+
+
+@pytest.mark.parametrize("status", [404, 410])
+async def test_an_alert_waits_for_a_webhook_that_is_gone(bench: Bench, status: int) -> None:
+    """It is worth another attempt: the webhook may be back before the alert is out of time."""
+    bench.fault("slack", "status", status=status)
+    with pytest.raises(Unavailable):
+        await bench.do(Notifications.post_alert, Alert(order_id="o1", key="k", text="o1: it is stuck"))
 
 
 async def undecided(bench: Bench, last: str) -> None:

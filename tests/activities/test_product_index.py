@@ -27,7 +27,7 @@ def catalogue(bench: Bench) -> Catalogue:
 
 @pytest.fixture
 def without_key(bench: Bench) -> ProductIndex:
-    model = LanguageModel(None, model="gpt-4o", max_tokens=100, timeout_seconds=1)
+    model = LanguageModel(None, model="gpt-4o", max_tokens=100)
     return ProductIndex(bench.database, model, SMALL)
 
 

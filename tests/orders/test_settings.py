@@ -66,6 +66,52 @@ ELSEWHERE = {
 }
 
 
+NEIGHBOURS = [name for name, value in ELSEWHERE.items() if value.startswith("https:")]
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://canary.example/in",
+        "http://127.0.0.1.example/canary",
+        "http://127.0.0.1@canary.example",
+        "ftp://127.0.0.1/canary",
+        "//127.0.0.1/canary",
+        "canary",
+        "https:///canary",
+        "https://canary.example:x",
+        "https://canary.example:70000",
+        "https://[canary",
+        "https://canary.example\n",
+        "https://canary.example ",
+    ],
+)
+def test_nobody_listens_in_on_the_way_to_a_neighbour(name: str, url: str) -> None:
+    """Keys and orders go by https, or stay on this machine; the setting is named, the address is not shown."""
+    with pytest.raises(ValidationError, match=f"{name.upper()}: must be an https address") as refusal:
+        Settings.model_validate({name: url})
+
+    assert "canary" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+@pytest.mark.parametrize(
+    "url", ["https://x.example:8443/in", "http://[::1]:1", "http://localhost", "HTTP://127.0.0.1:1"]
+)
+def test_an_address_that_nobody_listens_in_on_is_taken(name: str, url: str) -> None:
+    """By https anywhere, in the clear on this machine."""
+    assert Settings.model_validate({name: url})
+
+
+@pytest.mark.parametrize("name", ["fulfillment_api", "email_service_url", "analytics_url", "slack_webhook"])
+def test_a_neighbour_with_no_default_has_an_address(name: str) -> None:
+    """Empty is an address for those only that go elsewhere then."""
+    with pytest.raises(ValidationError, match=name.upper()):
+        Settings.model_validate({name: ""})
+    assert Settings(stripe_api_base="", openai_base_url="")
+
+
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_no_worker_crashes_on_purpose_outside_the_sandbox(name: str) -> None:
     """Where one neighbour is real, or the database is elsewhere, CRASH_AT is refused: by name, without the secret."""
