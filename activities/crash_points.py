@@ -1,7 +1,7 @@
 """Named points of every attempt of an activity; at the one that CRASH_AT names the worker process kills itself.
 
-It is for tests: orders.settings refuses CRASH_AT unless every neighbour is the sandbox, and without it worker.py puts
-nothing of this module together.
+It is for tests: orders.settings refuses CRASH_AT unless every neighbour is the sandbox, worker.py unless Temporal is on
+this machine, and without CRASH_AT it puts nothing of this module together.
 
     begin       the attempt has begun, and nothing has happened
     effect:<n>  its n-th effect has happened, and the attempt has not gone on: a commit of changed rows, or the answer

@@ -1,17 +1,23 @@
-"""The warehouse: one shipment per order, an address check, and a memory for orders cancelled before they came."""
+"""The warehouse: one shipment per idempotency key, an address check, a memory for orders cancelled before they came.
+
+It does not ask whether it has an order already: whoever sends one under two keys has it shipped twice.
+"""
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from pydantic import Field, JsonValue
 from starlette.responses import JSONResponse, Response
 
-from sandbox.call import Body, Call, Refused, Routes, plain
+from sandbox.call import REPLAYED, Body, Call, Refused, Routes, plain
 from sandbox.store import Shelf
 
 UNDELIVERABLE_STATE: Final = "ZZ"
 UNDELIVERABLE_STREET: Final = "Refuse"
+
+PROGRESS: Final = ("cancelled", "accepted", "shipped", "delivered")
 
 
 class Item(Body):
@@ -47,37 +53,36 @@ class Shipment(Body):
         return {"id": self.id, "status": self.status, **self.order.model_dump(mode="json")}
 
 
+@dataclass(frozen=True)
+class Kept:
+    """The answer that a key gets again, and the only request that it goes with."""
+
+    path: str
+    body: JsonValue
+    status: int
+    answer: str
+
+
 @dataclass
 class Fulfillment:
-    """The shipments by order id, and the orders whose cancellation came first: those are never shipped."""
+    """The shipments, what was answered under which idempotency key, and the orders whose cancellation came first.
+
+    The first shipment of an order is under the order's id, any further one under its own. An order that was cancelled
+    before it came is never shipped.
+    """
 
     shipments: Shelf[Shipment] = field(default_factory=lambda: Shelf(Shipment))
+    keys: Shelf[Kept] = field(default_factory=lambda: Shelf(Kept))
     cancelled_unseen: Shelf[bool] = field(default_factory=lambda: Shelf(bool))
     forgets_cancels: bool = False
 
     def create(self, call: Call) -> Response:
-        """Accept an order, once however often it is sent."""
-        _authenticate(call)
-        order = NewOrder.model_validate(call.body)
-        known = self.shipments.get(order.order_id)
-        if order.order_id in self.cancelled_unseen or (known and known.status == "cancelled"):
-            raise Refused(409, "order_cancelled", "This order was cancelled.")
-        if known:
-            return _answer(known)
-        if order.shipping_address.undeliverable:
-            raise Refused(422, "address_refused", "No carrier delivers to this address.")
-        return _answer(self._keep(Shipment(id=f"ful_{secrets.token_hex(8)}", order=order)), 201)
+        """Accept an order, once however often it is sent under one key."""
+        return self._once(call, lambda: self._accept(NewOrder.model_validate(call.body)))
 
     def cancel(self, call: Call) -> Response:
-        """Cancel before it ships. An order not seen yet is 404 now, and refused if it ever comes."""
-        _authenticate(call)
-        order_id = call.ids["order_id"]
-        if order_id not in self.shipments and not self.forgets_cancels:
-            self.cancelled_unseen[order_id] = True
-        shipment = self._shipment(order_id)
-        if shipment.status in ("shipped", "delivered"):
-            raise Refused(409, "already_shipped", "This order has left the warehouse.")
-        return _answer(self._keep(shipment.model_copy(update={"status": "cancelled"})))
+        """Cancel what has not shipped. An order not seen yet is 404 now, and refused if it ever comes."""
+        return self._once(call, lambda: self._call_off(call.ids["order_id"]))
 
     def ship(self, call: Call) -> Response:
         return self._move_on(call, "shipped")
@@ -87,25 +92,64 @@ class Fulfillment:
 
     def show(self, call: Call) -> Response:
         _authenticate(call)
-        return JSONResponse(self._shipment(call.ids["order_id"]).view)
+        return JSONResponse(self._furthest(call.ids["order_id"]).view)
+
+    def _once(self, call: Call, act: Callable[[], Response]) -> Response:
+        """Act once per key, and without one every time. A no is not kept: asked again, it may be a yes."""
+        _authenticate(call)
+        if call.key is None:
+            return act()
+        if kept := self.keys.get(call.key):
+            if (kept.path, kept.body) != (call.path, call.body):
+                raise Refused(409, "idempotency_key_reused", "This idempotency key is another request's.")
+            return Response(kept.answer, kept.status, {REPLAYED: "true"}, media_type="application/json")
+        answer = act()
+        self.keys[call.key] = Kept(call.path, call.body, answer.status_code, bytes(answer.body).decode())
+        return answer
+
+    def _accept(self, order: NewOrder) -> Response:
+        known = self.shipments.get(order.order_id)
+        if order.order_id in self.cancelled_unseen or (known and known.status == "cancelled"):
+            raise Refused(409, "order_cancelled", "This order was cancelled.")
+        if order.shipping_address.undeliverable:
+            raise Refused(422, "address_refused", "No carrier delivers to this address.")
+        shipment = Shipment(id=f"ful_{secrets.token_hex(8)}", order=order)
+        self.shipments[shipment.id if known else order.order_id] = shipment
+        return _answer(shipment, 201)
+
+    def _call_off(self, order_id: str) -> Response:
+        if order_id not in self.shipments and not self.forgets_cancels:
+            self.cancelled_unseen[order_id] = True
+        for key, shipment in self._shipments(order_id).items():
+            if shipment.status == "accepted":
+                self._put(key, shipment, "cancelled")
+        furthest = self._furthest(order_id)
+        if furthest.status != "cancelled":
+            raise Refused(409, "already_shipped", "This order has left the warehouse.")
+        return _answer(furthest)
 
     def _move_on(self, call: Call, status: str) -> Response:
+        """Send off, or hand over, all shipments of the order."""
         _authenticate(call)
-        shipment = self._shipment(call.ids["order_id"])
-        if shipment.status == "cancelled":
+        order_id = call.ids["order_id"]
+        if self._furthest(order_id).status == "cancelled":
             raise Refused(409, "order_cancelled", "This order was cancelled.")
-        if shipment.status == "delivered":
-            return _answer(shipment)
-        return _answer(self._keep(shipment.model_copy(update={"status": status})))
+        for key, shipment in self._shipments(order_id).items():
+            if shipment.status in ("accepted", "shipped"):
+                self._put(key, shipment, status)
+        return _answer(self._furthest(order_id))
 
-    def _shipment(self, order_id: str) -> Shipment:
-        if order_id not in self.shipments:
+    def _shipments(self, order_id: str) -> dict[str, Shipment]:
+        found = {key: each for key, each in self.shipments.items() if each.order.order_id == order_id}
+        if not found:
             raise Refused(404, "order_unknown", "There is no such order.")
-        return self.shipments[order_id]
+        return found
 
-    def _keep(self, shipment: Shipment) -> Shipment:
-        self.shipments[shipment.order.order_id] = shipment
-        return shipment
+    def _furthest(self, order_id: str) -> Shipment:
+        return max(self._shipments(order_id).values(), key=lambda each: PROGRESS.index(each.status))
+
+    def _put(self, key: str, shipment: Shipment, status: str) -> None:
+        self.shipments[key] = shipment.model_copy(update={"status": status})
 
 
 def _authenticate(call: Call) -> None:

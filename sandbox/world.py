@@ -116,6 +116,7 @@ class World:
             "idempotency_keys": self.stripe.keys,
             "key_misuses": self.stripe.misuses,
             "shipments": self.fulfillment.shipments,
+            "shipment_keys": self.fulfillment.keys,
             "cancelled_unseen": self.fulfillment.cancelled_unseen,
             "messages": self.inbox.messages,
             "receipts": self.inbox.receipts,

@@ -41,6 +41,12 @@ BUGS: Final = (
         (f"{PAYMENTS}::test_a_payment_whose_answer_is_lost_is_not_made_twice",),
     ),
     Bug(
+        "random_fulfilment_key",
+        "every attempt asks the warehouse under an idempotency key of its own",
+        (Patch("activities/fulfillment.py", 'f"{request.order_id}:fulfil"', "str(__import__('uuid').uuid4())"),),
+        ("tests/activities/test_fulfillment.py::test_a_lost_answer_makes_no_second_shipment",),
+    ),
+    Bug(
         "confirmed_before_kept",
         "the payment is confirmed before its id is on the order row",
         (

@@ -26,7 +26,7 @@ async def placed(shop: Shop, order_id: str) -> None:
 
 
 async def refused(shop: Shop, order_id: str) -> None:
-    """The warehouse refuses the address: the authorisation is voided, the stock put back."""
+    """The warehouse refuses the address: the payment is voided or refunded, the stock put back."""
     await _ends_with(await _start(shop, order_id, shippingAddress=REFUSED_ADDRESS), ErrorCode.FULFILLMENT_REFUSED)
 
 

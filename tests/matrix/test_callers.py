@@ -6,7 +6,7 @@ customer's) and test_reconcile_orders.py (a run that is terminated). Here its cu
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -38,22 +38,36 @@ CANCELLED_RUN = End("cancelled", None, "cancelled")
 CANCELLED_AND_REFUNDED = replace(PLACED, status="cancelled", refunded=TOTAL)
 VOIDED = End("completed", "fulfillment_refused", "rejected")
 
+# What was charged at once, before the cancel came, or the warehouse refused.
+CHARGED_AND_CANCELLED = replace(CANCELLED, captured=TOTAL, refunded=TOTAL)
+CHARGED_AND_CANCELLED_RUN = replace(CANCELLED_RUN, captured=TOTAL, refunded=TOTAL)
+CHARGED_AND_REFUSED = replace(VOIDED, captured=TOTAL, refunded=TOTAL)
+
 THREE_D_SECURE = an_order(paymentMethodId="pm_card_authenticationRequired")
 REFUSED = an_order(shippingAddress=REFUSED_ADDRESS)
 OTHER = an_order(items=[{"productId": "3", "quantity": 4}])
 
 
 @pytest.fixture(scope="module")
-async def reconciling_shop(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Shop]:
-    async with copy_database(postgres) as url, open_shop(url, temporal, reconcile_after_seconds=0) as opened:
-        yield opened
+async def shops(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Mapping[str, Shop]]:
+    """One that captures when the warehouse has accepted, one that charges at once; nothing is too young to look at."""
+    async with (
+        copy_database(postgres) as url,
+        open_shop(url, temporal, reconcile_after_seconds=0) as manual,
+        open_shop(url, temporal, payment_capture="automatic", reconcile_after_seconds=0) as automatic,
+    ):
+        yield {"manual": manual, "automatic": automatic}
+
+
+async def opened(shops: Mapping[str, Shop], capture: str = "manual") -> Shop:
+    """The shop with this way of charging, as good as new."""
+    await shops[capture].clear()
+    return shops[capture]
 
 
 @pytest.fixture
-async def shop(reconciling_shop: Shop) -> Shop:
-    """A shop in which nothing is too young to be looked at."""
-    await reconciling_shop.clear()
-    return reconciling_shop
+async def shop(shops: Mapping[str, Shop]) -> Shop:
+    return await opened(shops)
 
 
 @pytest.fixture
@@ -191,6 +205,7 @@ class Boundary:
     operators: End
     customers: End | None
     answer: tuple[bool, bool, str | None] = AUTHORISATION_VOIDED
+    capture: str = "manual"
 
     @property
     def is_authenticated(self) -> bool:
@@ -198,7 +213,8 @@ class Boundary:
 
 
 def name(boundary: Boundary) -> str:
-    return f"{boundary.moment} {boundary.step}"
+    words = f"{boundary.moment} {boundary.step}"
+    return words if boundary.capture == "manual" else f"{words}, charged at once"
 
 
 # A customer's cancel that comes before there is a row: see test_cancel_order.py.
@@ -219,7 +235,16 @@ PAID = (
     Boundary("finalise_order", "after", PLACED, CANCELLED_AND_REFUNDED, REFUNDED),
     Boundary("track_order", "before", PLACED, CANCELLED_AND_REFUNDED, REFUNDED),
 )
-BOUNDARIES = {name(each): each for each in (*UNDER_WAY, *PAID)}
+# Where it matters that the money is there already: a cancel is a refund.
+AT_ONCE = (
+    Boundary("read_payment", "before", CHARGED_AND_CANCELLED_RUN, CHARGED_AND_CANCELLED, REFUNDED, "automatic"),
+    Boundary("read_payment", "after", CHARGED_AND_CANCELLED_RUN, CHARGED_AND_CANCELLED, REFUNDED, "automatic"),
+    Boundary("request_fulfillment", "before", CHARGED_AND_CANCELLED_RUN, CHARGED_AND_CANCELLED, REFUNDED, "automatic"),
+    Boundary("request_fulfillment", "after", CHARGED_AND_CANCELLED_RUN, CHARGED_AND_CANCELLED, REFUNDED, "automatic"),
+    Boundary("capture_payment", "before", PLACED, CHARGED_AND_CANCELLED, REFUNDED, "automatic"),
+    Boundary("capture_payment", "after", PLACED, CANCELLED_AND_REFUNDED, REFUNDED, "automatic"),
+)
+BOUNDARIES = {name(each): each for each in (*UNDER_WAY, *PAID, *AT_ONCE)}
 
 
 async def stand_at(shop: Shop, at: Boundary) -> tuple[Run, Held]:
@@ -234,8 +259,9 @@ async def stand_at(shop: Shop, at: Boundary) -> tuple[Run, Held]:
 
 
 @pytest.mark.parametrize("at", BOUNDARIES.values(), ids=name)
-async def test_an_operator_cancels(shop: Shop, at: Boundary) -> None:
-    """Before the pivot the run is cancelled and nothing is held; after it a cancel changes nothing."""
+async def test_an_operator_cancels(shops: Mapping[str, Shop], at: Boundary) -> None:
+    """Before the pivot the run is cancelled and nothing is held or kept; after it a cancel changes nothing."""
+    shop = await opened(shops, at.capture)
     run, held = await stand_at(shop, at)
     await run.cancel()
     await eventually(lambda: has_seen_the_cancel(run), "the run has seen the cancel")
@@ -244,8 +270,9 @@ async def test_an_operator_cancels(shop: Shop, at: Boundary) -> None:
 
 
 @pytest.mark.parametrize("at", [each for each in BOUNDARIES.values() if each.customers], ids=name)
-async def test_a_customer_cancels(shop: Shop, at: Boundary) -> None:
+async def test_a_customer_cancels(shops: Mapping[str, Shop], at: Boundary) -> None:
     """Before the capture is claimed the order is undone, after it the customer is refunded."""
+    shop = await opened(shops, at.capture)
     run, held = await stand_at(shop, at)
     cancel = await shop.start_cancel(O)
     await eventually(lambda: has_looked(shop, cancel), "cancel-order has looked at the row")
@@ -277,15 +304,33 @@ UNDOS = ("claim_undo", "cancel_fulfillment", "void_payment", "release_stock")
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_a_customer_cancels_during_the_undo(shop: Shop, undo: str, moment: Moment) -> None:
     """Whoever claims first names the reason: the refusal of the warehouse, unless its undo was not yet claimed."""
+    first = (undo, moment) == ("claim_undo", "before")
+    answer = AUTHORISATION_VOIDED if first else (False, False, "order_rejected")
+    await cancel_during_the_undo(shop, undo, moment, answer, CANCELLED if first else VOIDED)
+
+
+@pytest.mark.parametrize(
+    ("undo", "moment"), [("claim_undo", "before"), ("void_payment", "before"), ("void_payment", "after")]
+)
+async def test_a_customer_cancels_during_a_refund(shops: Mapping[str, Shop], undo: str, moment: Moment) -> None:
+    """The same where the order was charged at once: it is refunded once, and says so, whoever claims first."""
+    first = undo == "claim_undo"
+    answer = REFUNDED if first else (False, True, "order_rejected")
+    end = CHARGED_AND_CANCELLED if first else CHARGED_AND_REFUSED
+    await cancel_during_the_undo(await opened(shops, "automatic"), undo, moment, answer, end)
+
+
+async def cancel_during_the_undo(
+    shop: Shop, undo: str, moment: Moment, answer: tuple[bool, bool, str | None], end: End
+) -> None:
     held = shop.stagehand.hold(undo, moment, O)
     run = await shop.start(REFUSED, O)
     await held.reached.wait()
     cancel = await shop.start_cancel(O)
     await eventually(lambda: has_looked(shop, cancel), "cancel-order has looked at the row")
     held.let_go()
-    first = (undo, moment) == ("claim_undo", "before")
-    assert shape(await cancel.result()) == (AUTHORISATION_VOIDED if first else (False, False, "order_rejected"))
-    await check_end(shop, run, CANCELLED if first else VOIDED)
+    assert shape(await cancel.result()) == answer
+    await check_end(shop, run, end)
 
 
 @dataclass(frozen=True)
@@ -299,14 +344,18 @@ class Crowd:
 
 CROWDS = {
     "before the pivot": Crowd(BOUNDARIES["before request_fulfillment"], CANCELLED_RUN, AUTHORISATION_VOIDED),
+    "before the pivot, charged at once": Crowd(
+        BOUNDARIES["before request_fulfillment, charged at once"], CHARGED_AND_CANCELLED_RUN, REFUNDED
+    ),
     "after the pivot": Crowd(BOUNDARIES["after capture_payment"], CANCELLED_AND_REFUNDED, REFUNDED),
     "while the order finishes": Crowd(BOUNDARIES["before track_order"], CANCELLED_AND_REFUNDED, REFUNDED),
 }
 
 
 @pytest.mark.parametrize("crowd", CROWDS.values(), ids=CROWDS)
-async def test_everybody_cancels_at_once(shop: Shop, crowd: Crowd) -> None:
+async def test_everybody_cancels_at_once(shops: Mapping[str, Shop], crowd: Crowd) -> None:
     """Operators and customers, under one id and under many: one outcome, and its effects once."""
+    shop = await opened(shops, crowd.at.capture)
     run, held = await stand_at(shop, crowd.at)
     await asyncio.gather(*(run.cancel() for _ in range(CALLERS)))
     cancels = await asyncio.gather(

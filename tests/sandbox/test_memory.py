@@ -89,6 +89,7 @@ async def test_what_was_done_once_is_not_done_again(state: Path) -> None:
     async with sandbox(state) as http:
         declined = await pay(http, payment_method="pm_card_chargeDeclined")
         sent = await http.post("/email/send", json=EMAIL, headers=keyed)
+        accepted = await http.post("/fulfillment/orders", json=SHIPMENT | {"orderId": "order-2"}, headers=keyed)
         await http.post("/fulfillment/orders/order-1/cancel")
     async with sandbox(state) as http:
         replayed = await pay(http, payment_method="pm_card_chargeDeclined")
@@ -97,6 +98,9 @@ async def test_what_was_done_once_is_not_done_again(state: Path) -> None:
         assert (await pay(http)).json()["error"]["type"] == "idempotency_error"
         assert (await http.post("/email/send", json=EMAIL, headers=keyed)).json() == sent.json()
         assert (await http.post("/fulfillment/orders", json=SHIPMENT)).status_code == 409
+        again = await http.post("/fulfillment/orders", json=SHIPMENT | {"orderId": "order-2"}, headers=keyed)
+        assert again.json() == accepted.json()
+        assert len((await read(http, "books"))["fulfillment"]) == 1
         assert len((await read(http, "books"))["emails"]) == 1
 
 

@@ -1,4 +1,4 @@
-"""The warehouse, e-mail, analytics and Slack: once per order or key, with their refusals."""
+"""The warehouse, e-mail, analytics and Slack: once per key, with their refusals."""
 
 from typing import Any, Final
 
@@ -20,8 +20,9 @@ def order(order_id: str = "order-1", **address: str) -> dict[str, Any]:
     }
 
 
-async def post(http: httpx.AsyncClient, path: str, body: object = None) -> httpx.Response:
-    return await http.post(f"/fulfillment{path}", json=body, headers=KEYED)
+async def post(http: httpx.AsyncClient, path: str, body: object = None, key: str = "") -> httpx.Response:
+    headers = KEYED | ({"Idempotency-Key": key} if key else {})
+    return await http.post(f"/fulfillment{path}", json=body, headers=headers)
 
 
 def code(answer: httpx.Response) -> tuple[int, str]:
@@ -31,14 +32,56 @@ def code(answer: httpx.Response) -> tuple[int, str]:
 # ---------------------------------------------------------------------------------------------------------- fulfilment
 
 
-async def test_an_order_is_accepted_once(sandbox: Running, http: httpx.AsyncClient) -> None:
-    """The same order again gets the same shipment."""
-    first = await post(http, "/orders", order())
-    again = await post(http, "/orders", order())
-    assert (first.status_code, again.status_code) == (201, 200)
+async def test_an_order_is_accepted_once_per_key(sandbox: Running, http: httpx.AsyncClient) -> None:
+    """Under the same key again it gets the same answer, whatever became of the shipment since."""
+    first = await post(http, "/orders", order(), "a")
+    await post(http, "/orders/order-1/ship")
+    again = await post(http, "/orders", order(), "a")
+    assert (first.status_code, again.status_code) == (201, 201)
     assert first.json() == again.json() == {"id": first.json()["id"], "orderId": "order-1", "status": "accepted"}
     assert first.json()["id"].startswith("ful_")
-    assert len(sandbox.world.fulfillment.shipments) == 1
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert [each["status"] for each in sandbox.world.books()["fulfillment"]] == ["shipped"]
+
+
+@pytest.mark.parametrize("key", ["b", ""])
+async def test_an_order_under_another_key_is_shipped_again(sandbox: Running, http: httpx.AsyncClient, key: str) -> None:
+    """The warehouse goes by the key alone, and without one it takes every request for a new one."""
+    ids = [(await post(http, "/orders", order(), each)).json()["id"] for each in ("a", key)]
+    assert [each["id"] for each in sandbox.world.books()["fulfillment"]] == ids
+    assert len(set(ids)) == 2
+    assert (await post(http, "/orders/order-1/cancel")).is_success
+    assert [each["status"] for each in sandbox.world.books()["fulfillment"]] == ["cancelled", "cancelled"]
+
+
+@pytest.mark.parametrize(("path", "body"), [("/orders", order("order-2")), ("/orders/order-1/cancel", order())])
+async def test_a_key_is_of_one_request(
+    sandbox: Running, http: httpx.AsyncClient, path: str, body: dict[str, Any]
+) -> None:
+    """409 for another body or another path, and nothing happens."""
+    await post(http, "/orders", order(), "a")
+    assert code(await post(http, path, body, "a")) == (409, "idempotency_key_reused")
+    assert [each["status"] for each in sandbox.world.books()["fulfillment"]] == ["accepted"]
+
+
+async def test_a_cancel_is_answered_the_same_under_its_key(http: httpx.AsyncClient) -> None:
+    """A yes is kept; a no is not, so that a cancel that came too early can be sent again."""
+    await http.post("/_sandbox/settings", json={"fulfillment_forgets_cancels": True})
+    assert code(await post(http, "/orders/order-1/cancel", {}, "c")) == (404, "order_unknown")
+    await post(http, "/orders", order(), "a")
+    answers = [await post(http, "/orders/order-1/cancel", {}, "c") for _ in range(2)]
+    assert [each.status_code for each in answers] == [200, 200]
+    assert answers[0].json() == answers[1].json()
+    assert [each.headers.get("Idempotent-Replayed") for each in answers] == [None, "true"]
+
+
+async def test_what_has_left_is_not_called_off_what_has_not_is(sandbox: Running, http: httpx.AsyncClient) -> None:
+    """Of an order with two shipments: 409 already_shipped, and the second one stays here."""
+    await post(http, "/orders", order(), "a")
+    await post(http, "/orders/order-1/ship")
+    await post(http, "/orders", order(), "b")
+    assert code(await post(http, "/orders/order-1/cancel")) == (409, "already_shipped")
+    assert [each["status"] for each in sandbox.world.books()["fulfillment"]] == ["shipped", "cancelled"]
 
 
 @pytest.mark.parametrize("address", [{"state": "ZZ"}, {"street": "5 Refuse Road"}])
