@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from stripe import StripeClient
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
+from temporalio.service import RPCError
 from temporalio.worker import Interceptor, Worker
 
 from activities.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_http
@@ -255,11 +256,13 @@ async def check_search_attributes(client: Client) -> None:
     """An unregistered search attribute would fail every workflow task for ever.
 
     Raises:
-        CannotStart: naming those that are missing.
+        CannotStart: naming those that are missing, or why Temporal does not say.
     """
-    answer = await client.operator_service.list_search_attributes(
-        ListSearchAttributesRequest(namespace=client.namespace)
-    )
+    request = ListSearchAttributesRequest(namespace=client.namespace)
+    try:
+        answer = await client.operator_service.list_search_attributes(request, retry=True)
+    except RPCError as error:
+        raise CannotStart(f"Temporal does not list its search attributes: {error}") from error
     if missing := sorted(SEARCH_ATTRIBUTES.keys() - answer.custom_attributes.keys()):
         raise CannotStart(
             f"Temporal lacks the search attributes {', '.join(missing)}: create each with "

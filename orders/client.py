@@ -562,7 +562,7 @@ async def _has_worker(client: Client, task_queue: str) -> bool:
         task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
     )
     with reaching_temporal():
-        answer = await client.workflow_service.describe_task_queue(request)
+        answer = await client.workflow_service.describe_task_queue(request, retry=True)
     oldest = datetime.now(UTC) - LONG_POLL
     return any(poller.last_access_time.ToDatetime(UTC) > oldest for poller in answer.pollers)
 

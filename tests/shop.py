@@ -139,7 +139,7 @@ def new_order_id() -> str:
 
 
 def settings_for(database_url: str, sandbox: Running, **changes: Any) -> Settings:
-    given: dict[str, Any] = {"http_timeout_seconds": 1, "openai_api_key": SecretStr(SANDBOX_OPENAI_KEY)} | changes
+    given: dict[str, Any] = {"http_timeout_seconds": 3, "openai_api_key": SecretStr(SANDBOX_OPENAI_KEY)} | changes
     return Settings(
         database_url=SecretStr(database_url),
         stripe_secret_key=SecretStr(SANDBOX_STRIPE_KEY),

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from deploy.postgres import Postgres
@@ -89,6 +90,50 @@ async def test_refuses_a_server_without_the_search_attributes() -> None:
     ) as bare:
         with pytest.raises(CannotStart, match="CustomerId, NeedsAttention, OrderStage"):
             await check_search_attributes(bare.client)
+
+
+class Line:
+    """A line to a server that breaks under the next thing said once it is `frail`; the ones after it hold."""
+
+    def __init__(self, target: str) -> None:
+        self.host, self.port = target.split(":")
+        self.frail = False
+        self.broken = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, onward = await asyncio.open_connection(self.host, int(self.port))
+        both = asyncio.gather(self._say(reader, onward), self._pass_on(there, writer), return_exceptions=True)
+        try:
+            await both
+        finally:
+            writer.close()
+            onward.close()
+
+    async def _say(self, reader: asyncio.StreamReader, onward: asyncio.StreamWriter) -> None:
+        while said := await reader.read(65_536):
+            if self.frail:
+                self.frail, self.broken = False, self.broken + 1
+                break
+            onward.write(said)
+        onward.close()
+
+    async def _pass_on(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while said := await there.read(65_536):
+            writer.write(said)
+        writer.close()
+
+
+async def test_a_line_to_temporal_that_breaks_is_no_reason_not_to_start(temporal: WorkflowEnvironment) -> None:
+    """The question is asked again over another connection."""
+    line = Line(temporal.client.service_client.config.target_host)
+    async with await asyncio.start_server(line, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        client = await Client.connect(f"127.0.0.1:{port}", plugins=[plugin()])
+        line.frail = True
+
+        await check_search_attributes(client)
+
+    assert line.broken == 1
 
 
 async def test_a_worker_told_to_stop_finishes_its_step(

@@ -174,7 +174,7 @@ async def test_a_forgetful_warehouse_is_believed_late(bench: Bench) -> None:
     with pytest.raises(Unavailable):
         await bench.fulfil(order)
     key = Settings().fulfillment_key.get_secret_value()
-    async with open_http(1) as http:
+    async with open_http(3) as http:
         forgetful = Warehouse(
             bench.database, http, f"{bench.sandbox.url}/fulfillment", key, remembers_cancels=False
         ).cancel_fulfillment

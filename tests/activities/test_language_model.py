@@ -141,7 +141,7 @@ async def test_the_limits_retry_after_is_kept(bench: Bench, model: LanguageModel
 
 async def test_without_a_key_nobody_is_asked(bench: Bench) -> None:
     """No client is made, whatever else the environment holds."""
-    async with open_http(1) as http:
+    async with open_http(3) as http:
         client = openai_client(http, "", f"{bench.sandbox.url}/openai/v1")
         model = LanguageModel(client, model="gpt-4o", max_tokens=100)
         with pytest.raises(Permanent, match="OPENAI_API_KEY is empty"):

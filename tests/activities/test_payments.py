@@ -446,7 +446,7 @@ async def test_a_void_that_was_refused_for_a_moment(bench: Bench) -> None:
     waiting = account.intents[intent_id].status
 
     account.intents[intent_id].status = "processing"
-    async with open_http(1) as http:
+    async with open_http(3) as http:
         client = stripe_client(http, SANDBOX_STRIPE_KEY, f"{bench.sandbox.url}/stripe")
         with pytest.raises(stripe.InvalidRequestError):
             await client.v1.payment_intents.cancel_async(intent_id, {}, {"idempotency_key": "o1:void:1"})

@@ -27,7 +27,7 @@ from tests.matrix.ends import PLACED, TOTAL, End, O, check_end, reconcile, strik
 from tests.servers import copy_database
 from tests.shop import Payload, Shop, an_order, open_shop
 
-PATIENCE: Final = 0.5  # seconds that the shops wait for an answer: every hang costs as much
+PATIENCE: Final = 1  # seconds that the shops wait for an answer: every hang costs as much
 
 VOIDED = End("completed", "fulfillment_refused", "rejected")
 REFUNDED = replace(VOIDED, captured=TOTAL, refunded=TOTAL)
