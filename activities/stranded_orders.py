@@ -1,7 +1,6 @@
 """Orders whose run is gone: terminated, or past Temporal's retention."""
 
 import asyncio
-from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
@@ -13,10 +12,9 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.database import Database
 from activities.order_rows import existing_row, write_event
 from activities.runs import is_open, reaching_temporal
-from orders.errors import InvalidInput
-from orders.intake import parse_order, read_payload
 from orders.models import OrderRow, Status
 from orders.reconciliation import Page, Revival, Stranded, StrandedPage
+from orders.requests import Request, request_of
 from orders.temporal import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
 
 PAGE: Final = 100
@@ -79,8 +77,9 @@ class StrandedOrders:
                 return await self._start(PROCESS_ORDER, row, order_id, request)
             if row.status is Status.CAPTURING:
                 return Revival(started=None)
-        request = await self._request_in(CANCEL_ORDER, cancel_order_id(order_id))
-        return await self._start(CANCEL_ORDER, row, cancel_order_id(order_id), request or {"orderId": order_id})
+        cancel_id = cancel_order_id(order_id)
+        asked = await self._request_in(CANCEL_ORDER, cancel_id)
+        return await self._start(CANCEL_ORDER, row, cancel_id, asked.payload if asked else {"orderId": order_id})
 
     async def _is_driven(self, order: Stranded) -> bool:
         """By either run; but only cancel-order finishes what it has begun with a paid order."""
@@ -91,28 +90,25 @@ class StrandedOrders:
     async def _request_of(self, row: OrderRow) -> RawValue | None:
         """The payload that the row was written for; a later run may have been refused with another one."""
         latest = await self._request_in(PROCESS_ORDER, row.id)  # the listing may lag behind, or be out
-        if latest and _hash_of(row.id, latest) == row.request_hash:
-            return latest
+        if latest and latest.hash_of(row.id) == row.request_hash:
+            return latest.payload
         with reaching_temporal():
             async for run in self._client.list_workflows(f"WorkflowId = '{row.id}'"):
                 request = await self._request_in(PROCESS_ORDER, run.id, run.run_id)
-                if request and _hash_of(row.id, request) == row.request_hash:
-                    return request
+                if request and request.hash_of(row.id) == row.request_hash:
+                    return request.payload
         return None
 
-    async def _request_in(self, workflow: str, workflow_id: str, run_id: str | None = None) -> RawValue | None:
-        """The input in the first event of a run; None if Temporal no longer has it."""
-        events = self._client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history_events(page_size=1)
+    async def _request_in(self, workflow: str, workflow_id: str, run_id: str | None = None) -> Request | None:
+        """What a run of that workflow was asked for; None if there is none, or Temporal no longer has it."""
         with reaching_temporal():
             try:
-                started = (await anext(events)).workflow_execution_started_event_attributes
+                request = await request_of(self._client, self._client.get_workflow_handle(workflow_id, run_id=run_id))
             except RPCError as error:
                 if error.status is not RPCStatusCode.NOT_FOUND:
                     raise
                 return None
-        if started.workflow_type.name != workflow or not started.input.payloads:
-            return None
-        return RawValue(started.input.payloads[0])
+        return request if request.workflow == workflow and request.payload else None
 
     async def _start(self, workflow: str, row: OrderRow, workflow_id: str, request: object) -> Revival:
         """Say so first: once the run is there, another attempt of ours finds the order driven, and says nothing."""
@@ -129,9 +125,3 @@ class StrandedOrders:
                 static_summary="started again by reconcile-orders",
             )
         return Revival(started=workflow)
-
-
-def _hash_of(order_id: str, request: RawValue) -> str | None:
-    with suppress(InvalidInput):
-        return parse_order(order_id, read_payload(request)).request_hash
-    return None

@@ -42,7 +42,7 @@ from temporalio.exceptions import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from orders.errors import InvalidInput, NoAnswer, NotParked, OrderError, RunFailed, UnknownOrder
-from orders.intake import parse_cancel, parse_customer, parse_order, read_json, read_payload
+from orders.intake import parse_cancel, parse_customer, parse_order, read_json
 from orders.models import (
     CancelOutcome,
     CancelReason,
@@ -55,6 +55,7 @@ from orders.models import (
     Settlement,
 )
 from orders.recommendations import IndexProgress, RecommendationsOutcome
+from orders.requests import request_of
 from orders.stock import StockReport
 from orders.temporal import (
     CANCEL_ORDER,
@@ -444,7 +445,7 @@ async def _follow(client: Client, order: Order) -> OrderOutcome:
     """The outcome of the run with the order's id, if it is a run of this order."""
     handle: WorkflowHandle[Any, OrderOutcome] = client.get_workflow_handle(order.id, result_type=OrderOutcome)
     try:
-        if await _request_hash(client, handle) != order.request_hash:
+        if (await request_of(client, handle)).hash_of(order.id) != order.request_hash:
             raise _OnlyTheRowTells
         return await handle.result()
     except WorkflowFailureError as failure:
@@ -454,17 +455,6 @@ async def _follow(client: Client, order: Order) -> OrderOutcome:
         if _is_absent(error):
             raise _OnlyTheRowTells from None
         raise
-
-
-async def _request_hash(client: Client, handle: WorkflowHandle[Any, Any]) -> str | None:
-    """The hash of the payload that the run was started with; None if that was no order."""
-    async for event in handle.fetch_history_events(page_size=1):
-        payloads = event.workflow_execution_started_event_attributes.input.payloads
-        values = await client.data_converter.decode(payloads, [RawValue] * len(payloads))
-        with suppress(InvalidInput):
-            return parse_order(handle.id, read_payload(values[0] if values else None)).request_hash
-        break
-    return None
 
 
 def _outcome(order_id: str, cause: BaseException) -> OrderOutcome:

@@ -1,8 +1,10 @@
 """Nothing lost: orders whose run is gone, payments that no order answers for, refunds that fail late."""
 
+import re
 import uuid
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,6 +29,7 @@ from tests.servers import copy_database
 from tests.shop import Payload, Shop, an_order, eventually, new_order_id, open_shop
 from tests.stagehand import Moment
 
+OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
 NOTHING = ReconcileReport()
 
 REFUSED = an_order(shippingAddress=REFUSED_ADDRESS)
@@ -468,6 +471,23 @@ async def test_a_refund_in_the_dashboard_settles_one_that_failed(shop: Shop) -> 
     kept = await shop.pool.fetch("SELECT status FROM refunds ORDER BY status")
     assert [row["status"] for row in kept] == ["failed", "succeeded"]
     assert await reconcile(shop) == NOTHING
+
+
+async def test_a_failed_refund_that_was_made_good_otherwise_is_told_no_more(shop: Shop) -> None:
+    """By the statement that operators are given, word for word."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    await shop.cancel(order_id)
+    [refund] = shop.world.stripe.account.refunds.values()
+    shop.world.stripe.account.settle(refund.id, succeeds=False)
+    await shop.pool.execute("UPDATE refunds SET checked_at = now() - interval '2 days'")
+    assert (await reconcile(shop)).alerted
+    [statement] = re.findall(r"INSERT INTO resolutions[^;]+;", OPERATING.read_text())
+    await shop.pool.execute(statement.replace("'ORDER'", f"'{order_id}'"))
+    await shop.pool.execute("DELETE FROM reminders")
+
+    assert await reconcile(shop) == NOTHING
+    await check_books(shop, order_id)
 
 
 # --------------------------------------------------------------------------------------------------------------- stock
