@@ -18,7 +18,10 @@ COLUMNS: Final = """
     o.id, o.customer_id, o.status, o.total, o.currency, o.terms, o.payment_intent_id, o.fulfillment_id, o.closing,
     o.error_code, o.error, o.parked_step, o.parked_reason, o.parked_by, o.request_hash,
     o.placed_at IS NOT NULL AS placed,
-    (SELECT r.status FROM refunds r WHERE r.order_id = o.id ORDER BY r.attempt DESC LIMIT 1) AS refund_status,
+    (
+        SELECT r.status FROM refunds r WHERE (r.order_id, r.payment_intent_id) = (o.id, o.payment_intent_id)
+        ORDER BY r.attempt DESC LIMIT 1
+    ) AS refund_status,
     EXISTS (
         SELECT 1 FROM resolutions s WHERE s.order_id = o.id AND s.step = 'void_payment' AND s.action <> 'retry'
     ) AS settled_by_hand,
@@ -53,6 +56,14 @@ MOVE: Final = """
 """
 
 WRITE_EVENT: Final = "INSERT INTO order_events (order_id, actor, why) VALUES ($1, $2, $3)"
+
+# An attempt after one whose answer was lost writes nothing; the same a day later is news.
+WRITE_EVENT_ONCE: Final = """
+    INSERT INTO order_events (order_id, actor, why) SELECT $1, $2, $3
+    WHERE NOT EXISTS (
+        SELECT 1 FROM order_events WHERE (order_id, actor, why) = ($1, $2, $3) AND at > now() - interval '1 day'
+    )
+"""
 
 READ_RESOLUTION: Final = """
     SELECT action, reason, actor FROM resolutions
@@ -128,6 +139,11 @@ async def move_row(  # noqa: PLR0913 (one transition has that much to say)
 async def write_event(connection: "Connection", order_id: str, why: str) -> None:
     """Something worth knowing about an order that changed no state."""
     await connection.execute(WRITE_EVENT, order_id, actor(), why)
+
+
+async def write_event_once(connection: "Connection", order_id: str, why: str) -> None:
+    """The same, where no change of state keeps a second attempt from writing it again."""
+    await connection.execute(WRITE_EVENT_ONCE, order_id, actor(), why)
 
 
 async def read_resolution(connection: "Connection", order_id: str, step: str) -> str | None:

@@ -23,7 +23,7 @@ KEEP_INTENT: Final = """
 
 # A status only goes forward: whoever read an older one comes too late.
 KEEP_REFUND: Final = """
-    INSERT INTO refunds (id, order_id, amount, status, attempt) VALUES ($1, $2, $3, $4, $5)
+    INSERT INTO refunds (id, order_id, payment_intent_id, amount, status, attempt) VALUES ($1, $2, $3, $4, $5, $6)
     ON CONFLICT (id) DO UPDATE SET status = (
         SELECT s FROM unnest(ARRAY['failed', 'canceled', 'succeeded', 'requires_action', 'pending']) s
         WHERE s IN (refunds.status, excluded.status) LIMIT 1
@@ -153,7 +153,7 @@ class Payments:
             attempt = await self._next_attempt(order_id, [refund for refund in refunds if refund not in standing])
             created = await self._gateway.refund(order_id, intent.id, attempt=attempt, known=len(refunds))
             refunds = [created, *refunds]
-        await self._keep_refunds(order_id, refunds)
+        await self._keep_refunds(order_id, intent.id, refunds)
         latest = refunds[0]
         if latest.status not in STANDING_REFUNDS:
             raise _refund_failed(latest.id)
@@ -172,9 +172,9 @@ class Payments:
             raise _refund_failed(failed[0].id)
         return attempt
 
-    async def _keep_refunds(self, order_id: str, refunds: list[stripe.Refund]) -> None:
+    async def _keep_refunds(self, order_id: str, intent_id: str, refunds: list[stripe.Refund]) -> None:
         async with self._database.transaction() as connection:
-            await keep_refunds(connection, order_id, refunds)
+            await keep_refunds(connection, order_id, intent_id, refunds)
 
     async def _keep_intent(self, order_id: str, intent_id: str) -> str | None:
         """The id that the row holds now, ours or an earlier one; None if the order is no longer pending."""
@@ -206,12 +206,14 @@ class Payments:
             return await existing_row(connection, order_id)
 
 
-async def keep_refunds(connection: "Connection", order_id: str, refunds: Sequence[stripe.Refund]) -> list[str]:
-    """Bring the refunds of an order, newest first, up to date: what changed, in words. Its payment is checked anew."""
+async def keep_refunds(
+    connection: "Connection", order_id: str, intent_id: str, refunds: Sequence[stripe.Refund]
+) -> list[str]:
+    """Bring the refunds of a payment, newest first, up to date: what changed, in words. The order is checked anew."""
     await existing_row(connection, order_id)
     before = await _refunds(connection, order_id)
     for attempt, refund in enumerate(reversed(refunds), start=1):
-        await connection.execute(KEEP_REFUND, refund.id, order_id, refund.amount, refund.status, attempt)
+        await connection.execute(KEEP_REFUND, refund.id, order_id, intent_id, refund.amount, refund.status, attempt)
     await connection.execute(MARK_LOOKED_AT, order_id)
     now = await _refunds(connection, order_id)
     changed = [f"refund {refund} {status}" for refund, status in now.items() if before.get(refund) != status]

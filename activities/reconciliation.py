@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import stripe
 from temporalio import activity
 
 from activities.database import Database
-from activities.order_rows import actor, existing_row, read_book, read_rows, write_event
+from activities.order_rows import existing_row, read_book, read_rows, write_event_once
 from activities.payments import STANDING_REFUNDS, keep_refunds
 from activities.stripe_gateway import Intent, StripeGateway, book_of, order_of
 from orders.errors import Permanent, Unavailable
@@ -52,22 +53,29 @@ FIND_REFUNDS: Final = """
     GROUP BY order_id ORDER BY min(checked_at) LIMIT $2
 """
 
-# The customer must act, or the bank does not: docs.stripe.com/refunds.
+FIND_REFUNDED: Final = "SELECT DISTINCT payment_intent_id FROM refunds WHERE order_id = $1"
+
+# The customer must act, or the bank does not (docs.stripe.com/refunds); or it has failed for a payment that is not its
+# order's, and so is not looked at any more, until another refund of it stands or an operator has had a word.
 FIND_STUCK_REFUNDS: Final = """
     SELECT r.id, r.order_id, r.amount, r.status, o.currency FROM refunds r JOIN orders o ON o.id = r.order_id
-    WHERE r.status = 'requires_action' OR (r.status = 'pending' AND r.at < now() - interval '7 days')
+    WHERE r.status = 'requires_action'
+       OR (r.status = 'pending' AND r.at < now() - interval '7 days')
+       OR (r.status IN ('failed', 'canceled') AND r.payment_intent_id IS DISTINCT FROM o.payment_intent_id
+           AND NOT EXISTS (
+               SELECT 1 FROM refunds s WHERE s.payment_intent_id = r.payment_intent_id
+               AND s.status IN ('succeeded', 'pending', 'requires_action')
+           )
+           AND NOT EXISTS (
+               SELECT 1 FROM resolutions s
+               WHERE s.order_id = r.order_id AND s.step = 'void_payment' AND s.action <> 'retry' AND s.at > r.at
+           ))
     ORDER BY r.at LIMIT $1
 """
 
 TAKE_DUE: Final = """
     SELECT key FROM unnest($1::text[]) AS p (key)
     WHERE NOT EXISTS (SELECT 1 FROM reminders r WHERE r.key = p.key AND r.at > now() - interval '1 day')
-"""
-
-# An attempt after one whose answer was lost writes nothing.
-NOTE_ONCE: Final = """
-    INSERT INTO order_events (order_id, actor, why) SELECT $1, $2, $3
-    WHERE NOT EXISTS (SELECT 1 FROM order_events WHERE (order_id, actor, why) = ($1, $2, $3))
 """
 
 REMIND: Final = "INSERT INTO reminders (key) VALUES ($1) ON CONFLICT (key) DO UPDATE SET at = now()"
@@ -140,15 +148,24 @@ class Reconciliation:
             intent = await self._gateway.void(key, intent.id)
         if intent.status not in {"canceled", "succeeded"}:
             raise Unavailable(f"stripe: cannot void yet, the payment {intent.status}", type="payment_not_voidable")
-        if intent.status == "succeeded" and await self._left_of(intent):
-            refunds = await self._gateway.refunds(intent.id)
-            if not all(refund.status in STANDING_REFUNDS for refund in refunds):
-                raise Permanent(f"a refund of {intent.id} failed", type="refund_failed")
-            await self._gateway.refund(key, intent.id, attempt=1, known=len(refunds))
+        if intent.status == "succeeded":
+            await self._refund_orphan(charge.order_id, key, intent)
         note = f"the payment {intent.id}, which the order does not answer for, is {intent.status} and given back"
         async with self._database.transaction() as connection:
-            await write_event(connection, charge.order_id, note)
+            await write_event_once(connection, charge.order_id, note)
         return Undone(note=note)
+
+    async def _refund_orphan(self, order_id: str, key: str, intent: Intent) -> None:
+        """Refund what is left, and keep the refunds under the order that the payment names: they may fail later."""
+        async with self._database.transaction() as connection:
+            await existing_row(connection, order_id)  # what was charged for no order is a person's matter
+        refunds = await self._gateway.refunds(intent.id)
+        if _left(intent, refunds):
+            if not all(refund.status in STANDING_REFUNDS for refund in refunds):
+                raise Permanent(f"a refund of {intent.id} failed", type="refund_failed")
+            refunds = [await self._gateway.refund(key, intent.id, attempt=1, known=len(refunds)), *refunds]
+        async with self._database.transaction() as connection:
+            await keep_refunds(connection, order_id, intent.id, refunds)
 
     async def _check(self, row: OrderRow) -> Charge | None:
         """What is wrong with the payment of a settled order."""
@@ -196,8 +213,7 @@ class Reconciliation:
         """What is left of a charge after its refunds, in minor units."""
         if not intent.amount_received:
             return 0
-        refunds = await self._gateway.refunds(intent.id)
-        return intent.amount_received - sum(each.amount for each in refunds if each.status in STANDING_REFUNDS)
+        return _left(intent, await self._gateway.refunds(intent.id))
 
     # --------------------------------------------------------------------------------------------------------- refunds
 
@@ -211,10 +227,12 @@ class Reconciliation:
     async def follow_refunds(self, order_id: str) -> Sequence[str]:
         """Bring the refunds of an order up to date, also those made by hand: what changed, in words."""
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, order_id)
-        refunds = await self._gateway.refunds(row.payment_intent_id or "")
-        async with self._database.transaction() as connection:
-            changed = await keep_refunds(connection, order_id, refunds)
+            payments = [row["payment_intent_id"] for row in await connection.fetch(FIND_REFUNDED, order_id)]
+        changed: list[str] = []
+        for intent_id in payments:
+            refunds = await self._gateway.refunds(intent_id)
+            async with self._database.transaction() as connection:
+                changed += await keep_refunds(connection, order_id, intent_id, refunds)
         return [f"order {order_id}: {what}" for what in changed]
 
     @activity.defn
@@ -227,7 +245,7 @@ class Reconciliation:
                 key=f"refund:{each['id']}",
                 order_id=each["order_id"],
                 text=f"the refund {each['id']} of order {each['order_id']} over "
-                f"{show(each['amount'], each['currency'])} is still {each['status']}",
+                f"{show(each['amount'], each['currency'])} {_state(each['status'])}",
             )
             for each in found
         ]
@@ -238,7 +256,7 @@ class Reconciliation:
     async def note_event(self, event: OrderEvent) -> None:
         """Write down what was done for an order, once."""
         async with self._database.transaction() as connection:
-            await connection.execute(NOTE_ONCE, event.order_id, actor(), event.why)
+            await write_event_once(connection, event.order_id, event.why)
 
     @activity.defn
     async def due_problems(self, problems: Sequence[Problem]) -> Sequence[str]:
@@ -251,6 +269,14 @@ class Reconciliation:
         """A person was told."""
         async with self._database.transaction() as connection:
             await connection.execute(REMIND, key)
+
+
+def _left(intent: Intent, refunds: Sequence[stripe.Refund]) -> int:
+    return intent.amount_received - sum(each.amount for each in refunds if each.status in STANDING_REFUNDS)
+
+
+def _state(refund_status: str) -> str:
+    return refund_status if refund_status in ("failed", "canceled") else f"is still {refund_status}"
 
 
 def _charge(remedy: Remedy, order_id: str, intent_id: str, what: str) -> Charge:

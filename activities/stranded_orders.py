@@ -10,7 +10,7 @@ from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.database import Database
-from activities.order_rows import existing_row, write_event
+from activities.order_rows import existing_row, write_event_once
 from activities.runs import is_open, reaching_temporal
 from orders.models import OrderRow, Status
 from orders.reconciliation import Page, Revival, Stranded, StrandedPage
@@ -113,7 +113,7 @@ class StrandedOrders:
     async def _start(self, workflow: str, row: OrderRow, workflow_id: str, request: object) -> Revival:
         """Say so first: once the run is there, another attempt of ours finds the order driven, and says nothing."""
         async with self._database.transaction() as connection:
-            await write_event(connection, row.id, f"no run drives it: {workflow} is started again")
+            await write_event_once(connection, row.id, f"no run drives it: {workflow} is started again")
         with reaching_temporal():
             await self._client.start_workflow(
                 workflow,

@@ -115,7 +115,7 @@ class StripeEvents:
             await existing_row(connection, row.id)
             if not await _keep(connection, self.source, event, row.id):
                 return Effect.DUPLICATE
-            changed = await keep_refunds(connection, row.id, refunds) if refunds else []
+            changed = await keep_refunds(connection, row.id, intent.id, refunds) if refunds else []
             if changed and not all(refund.status in STANDING_REFUNDS for refund in refunds):
                 await self._reconcile()
         return Effect.APPLIED

@@ -32,8 +32,7 @@ async def refused(shop: Shop, order_id: str) -> None:
 
 async def authenticated(shop: Shop, order_id: str) -> None:
     """The customer authenticates the payment first."""
-    run = await _start(shop, order_id, paymentMethodId="pm_card_threeDSecureRequired")
-    payment = await eventually(lambda: _payment(shop, order_id, "requires_action"), "the customer is asked")
+    run, payment = await is_asked(shop, order_id)
     shop.world.stripe.account.authenticate(payment, succeeds=True)
     await run.signal("payment-updated")
     await _is_placed(run)
@@ -100,6 +99,12 @@ async def cancelled_late(shop: Shop, order_id: str) -> None:
 async def unknown(shop: Shop, order_id: str) -> None:
     """An order is called off that nobody placed."""
     assert (await _cancel(shop, order_id)).reason == CancelReason.UNKNOWN_ORDER
+
+
+async def is_asked(shop: Shop, order_id: str) -> tuple[WorkflowHandle[Any, OrderOutcome], str]:
+    """The run of an order whose customer is asked to authenticate, and the payment."""
+    run = await _start(shop, order_id, paymentMethodId="pm_card_threeDSecureRequired")
+    return run, await eventually(lambda: _payment(shop, order_id, "requires_action"), "the customer is asked")
 
 
 async def _start(shop: Shop, order_id: str, **changes: Any) -> WorkflowHandle[Any, OrderOutcome]:

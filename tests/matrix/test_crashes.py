@@ -32,8 +32,9 @@ from orders.settings import Settings
 from orders.temporal import cancel_order_id
 from sandbox.server import serve
 from tests.books import check_books
-from tests.matrix import scenarios
+from tests.matrix import scenarios, sweeps
 from tests.matrix.scenarios import Scenario
+from tests.matrix.sweeps import sweep_id
 from tests.matrix.victim import IDENTITY, a_victim, points_of
 from tests.shop import Shop, new_order_id, running, settings_for
 from worker import CannotStart, open_worker
@@ -90,6 +91,29 @@ TABLE: Final = [
     Cell(scenarios.cancelled, "void_payment:effect:2"),  # refunded, its id written
     *cells(scenarios.cancelled_late, "mark_shipped", ONE),
     *cells(scenarios.unknown, "observe_order", ()),
+    *cells(sweeps.revived, "find_stranded", ()),
+    *cells(sweeps.revived, "revive_order", ONE),
+    *cells(sweeps.told, "find_refunds", ()),
+    *cells(sweeps.told, "find_stuck_refunds", ()),
+    *cells(sweeps.told, "check_charges", ONE),
+    *cells(sweeps.told, "find_orphans", ()),
+    *cells(sweeps.told, "due_problems", ()),
+    *cells(sweeps.told, "mark_told", ONE),
+    *cells(sweeps.refunded_orphan, "void_orphan", THREE),  # refunded, its id written, said on the order
+    Cell(sweeps.voided_orphan, "void_orphan:effect:1"),  # voided, not refunded
+    *cells(sweeps.voided_late, "note_event", ONE),
+    *cells(sweeps.refunded_late, "follow_refunds", ONE),
+    *cells(sweeps.released_late, "release_leftovers", ONE),
+    *cells(sweeps.verified, "judge_stock", ()),
+    *cells(sweeps.verified, "find_verifiable", ()),
+    *cells(sweeps.verified, "judge_orders", ()),
+    *cells(sweeps.low, "find_shortages", ()),
+    *cells(sweeps.low, "post_shortages", THREE),  # leased, told, written down
+    *cells(sweeps.recommended, "plan_index", ()),
+    *cells(sweeps.recommended, "embed_batch", ONE),
+    *cells(sweeps.recommended, "activate_index", ONE),
+    *cells(sweeps.recommended, "choose_candidates", ()),
+    *cells(sweeps.recommended, "rank_candidates", ()),
     # Charged at once: there is nothing to capture, and the order's own undo is a refund.
     Cell(scenarios.refused, "authorise_payment:effect:3", "automatic"),  # charged
     *cells(scenarios.refused, "void_payment", TWO, "automatic"),  # refunded, its id written
@@ -101,12 +125,12 @@ TABLE: Final = [
 
 @asynccontextmanager
 async def a_deserted_shop(
-    database_url: str, temporal: WorkflowEnvironment, capture: str = "manual"
+    database_url: str, temporal: WorkflowEnvironment, capture: str = "manual", *, has_model: bool = False
 ) -> AsyncIterator[Shop]:
-    """A shop without a worker."""
+    """A shop without a worker; and without a language model, if nobody asks one: workers start faster."""
     async with serve() as sandbox, asyncpg.create_pool(database_url, min_size=1, max_size=2) as pool:
-        # No language model: orders ask none, and workers start faster.
-        changes = {"http_timeout_seconds": 5, "openai_api_key": SecretStr(""), "payment_capture": capture}
+        changes = {"http_timeout_seconds": 5, "reconcile_after_seconds": 0, "payment_capture": capture}
+        changes |= {} if has_model else {"openai_api_key": SecretStr("")}
         settings = settings_for(f"{database_url}?role=orders_app", sandbox, **changes)
         shop = Shop(settings, temporal.client, temporal, sandbox, pool, task_queue=f"deserted-{new_order_id()}")
         yield shop
@@ -118,12 +142,16 @@ def crashing(shop: Shop, point: str) -> Settings:
 
 
 @pytest.mark.parametrize("cell", TABLE, ids=name)
-async def test_an_order_survives_its_worker(
+async def test_a_worker_dies_and_nothing_is_lost(
     cell: Cell, database_url: str, temporal: WorkflowEnvironment, tmp_path: Path
 ) -> None:
-    """Whatever the worker had done when it was killed, the order ends as it would have, once."""
+    """Whatever the worker had done when it was killed, orders and sweeps end as they would have, once."""
     order_id, log = new_order_id(), tmp_path / "victim.log"
-    async with a_deserted_shop(database_url, temporal, cell.capture) as shop, asyncio.timeout(SECONDS):
+    asks_a_model = cell.scenario is sweeps.recommended
+    async with (
+        a_deserted_shop(database_url, temporal, cell.capture, has_model=asks_a_model) as shop,
+        asyncio.timeout(SECONDS),
+    ):
         async with a_victim(shop.client, crashing(shop, cell.point), shop.task_queue, log) as victim:
             order = asyncio.ensure_future(cell.scenario(shop, order_id))
             await until_dead(victim, order)
@@ -167,7 +195,7 @@ async def until_dead(victim: BaseProcess, order: "asyncio.Future[None]") -> None
 async def until_done(shop: Shop, order_id: str, order: "asyncio.Future[None]") -> None:
     """See the order to its end; what the dead worker was doing is given up at once."""
     while not (await asyncio.wait([order], timeout=0.1))[0]:
-        for workflow_id in (order_id, cancel_order_id(order_id)):
+        for workflow_id in (order_id, cancel_order_id(order_id), sweep_id(order_id)):
             with suppress(RPCError):  # that run has ended, or has not begun
                 await give_up_lost_attempts(shop, workflow_id)
     await order
@@ -182,6 +210,9 @@ async def give_up_lost_attempts(shop: Shop, workflow_id: str) -> None:
                 workflow_id=workflow_id, run_id=run.run_id, activity_id=attempt.activity_id
             )
             await lost.fail(LOST)
+            await shop.pool.execute(
+                "UPDATE stock_alerts SET leased_until = now() WHERE lease IS NOT NULL"
+            )  # so has its lease
 
 
 # ------------------------------------------------------------------------------------------------ the table is complete
@@ -191,12 +222,12 @@ async def give_up_lost_attempts(shop: Shop, workflow_id: str) -> None:
 async def test_the_table_has_every_point_of_every_activity(
     database_url: str, temporal: WorkflowEnvironment, tmp_path: Path, capture: str
 ) -> None:
-    """Whatever the two workflows can execute is in it, with all points that undisturbed orders pass."""
+    """Whatever workflows can execute is in it, with all points that undisturbed orders and sweeps pass."""
     assert {cell.point.partition(":")[0] for cell in TABLE} == executable()
     table = {cell for cell in TABLE if cell.capture == capture}
     passed, log, nowhere = set[Cell](), tmp_path / "survivor.log", "read_order:effect:99"
     async with (
-        a_deserted_shop(database_url, temporal, capture) as shop,
+        a_deserted_shop(database_url, temporal, capture, has_model=True) as shop,
         a_victim(shop.client, crashing(shop, nowhere), shop.task_queue, log),
     ):
         for scenario in dict.fromkeys(cell.scenario for cell in TABLE if cell.capture == capture):
@@ -211,15 +242,11 @@ async def test_the_table_has_every_point_of_every_activity(
 
 
 def executable() -> set[str]:
-    """The activities that process-order and cancel-order name, and the modules that these import."""
-    pending, seen, found = ["workflows.process_order", "workflows.cancel_order"], set[str](), set[str]()
-    known = {f"workflows.{module.name}" for module in pkgutil.iter_modules(workflows.__path__)}
-    while pending:
-        seen.add(name := pending.pop())
-        module = import_module(name)
+    """The activities that workflows name."""
+    found = set[str]()
+    for each in pkgutil.iter_modules(workflows.__path__):
+        module = import_module(f"workflows.{each.name}")
         for node in ast.walk(ast.parse(inspect.getsource(module))):
-            if isinstance(node, ast.ImportFrom) and node.module in known - seen:
-                pending.append(node.module)
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 method = getattr(getattr(module, node.value.id, None), node.attr, None)
                 if hasattr(method, "__temporal_activity_definition"):

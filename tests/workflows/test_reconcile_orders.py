@@ -7,7 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
@@ -25,6 +24,7 @@ from orders.temporal import NEEDS_ATTENTION, RECONCILE_ORDERS, cancel_order_id
 from sandbox.faults import Fault
 from tests.books import check_books, check_stock
 from tests.endings import REFUSED_ADDRESS
+from tests.hands import authorise_again, hold_again, pay, refund_by_hand
 from tests.servers import copy_database
 from tests.shop import Payload, Shop, an_order, eventually, new_order_id, open_shop
 from tests.stagehand import Moment
@@ -344,8 +344,7 @@ async def test_an_authorisation_of_a_closed_order_is_voided(shop: Shop) -> None:
     """By its stored id, however old it is."""
     order_id = new_order_id()
     await shop.place(an_order(items=[{"productId": "5", "quantity": 2}]), order_id)
-    payment = await pay(shop, None, capture="manual")
-    await shop.pool.execute("UPDATE orders SET total = 5998, payment_intent_id = $2 WHERE id = $1", order_id, payment)
+    payment = await authorise_again(shop, order_id)
     report = await reconcile(shop)
 
     assert [payment in words for words in report.payments] == [True]
@@ -439,6 +438,28 @@ async def test_a_pending_refund_is_followed_to_its_end(shop: Shop) -> None:
     assert await reconcile(shop) == NOTHING
 
 
+async def test_a_refund_of_a_second_charge_is_followed_too(shop: Shop) -> None:
+    """It fails when nobody lists that payment any more; told until it is refunded otherwise. The order stands."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    payment = await pay(shop, order_id)
+    await reconcile(shop)
+    [refund] = shop.world.stripe.account.refunds.values()
+    shop.world.stripe.account.settle(refund.id, succeeds=False)
+    await shop.pool.execute("UPDATE refunds SET checked_at = now() - interval '2 days'")
+    shop.world.stripe.account.intent(payment).created -= 2 * 86_400
+    report = await reconcile(shop)
+
+    assert list(report.refunds) == [f"order {order_id}: refund {refund.id} failed"]
+    assert list(report.alerted) == [f"the refund {refund.id} of order {order_id} over 59.98 usd failed"]
+    assert await reconcile(shop) == NOTHING
+    await refund_by_hand(shop, payment)
+    await shop.pool.execute("UPDATE refunds SET checked_at = now() - interval '2 days'; DELETE FROM reminders")
+    assert not (await reconcile(shop)).alerted
+    assert await shop.status(order_id) == "processing"
+    await check_books(shop, order_id)
+
+
 async def test_a_refund_that_does_not_arrive_is_told(shop: Shop) -> None:
     """Pending for more than a week, it is a person's matter, once a day until it is settled."""
     order_id = new_order_id()
@@ -497,8 +518,7 @@ async def test_stock_that_a_closed_order_holds_is_released(shop: Shop) -> None:
     """Only a hand in the database leaves any."""
     order_id = new_order_id()
     await shop.place(REFUSED, order_id)
-    await shop.pool.execute("UPDATE reservations SET state = 'held'")
-    await shop.pool.execute("UPDATE inventory SET reserved = 2, quantity = quantity - 2 WHERE product_id = '1'")
+    await hold_again(shop, order_id)
     report = await reconcile(shop)
 
     assert list(report.stock) == [f"order {order_id}: the stock that it still held is back"]
@@ -515,8 +535,7 @@ async def test_an_outage_of_stripe_leaves_the_rest_done(shop: Shop) -> None:
     payment = await pay(shop, "order-lost", capture="manual")
     order_id = new_order_id()
     await shop.place(REFUSED, order_id)
-    await shop.pool.execute("UPDATE reservations SET state = 'held'")
-    await shop.pool.execute("UPDATE inventory SET reserved = 2, quantity = quantity - 2 WHERE product_id = '1'")
+    await hold_again(shop, order_id)
     shop.world.faults.add(Fault(service="stripe", kind="status", times=None))
     run = await start(shop)
     await eventually(lambda: has_failed(shop, "check_charges"), "Stripe was asked")
@@ -535,8 +554,7 @@ async def test_what_is_impossible_again_and_again_does_not_hold_up_the_rest(shop
     payments = [await pay(shop, f"order-lost-{number}", capture="manual") for number in range(5)]
     order_id = new_order_id()
     await shop.place(REFUSED, order_id)
-    await shop.pool.execute("UPDATE reservations SET state = 'held'")
-    await shop.pool.execute("UPDATE inventory SET reserved = 2, quantity = quantity - 2 WHERE product_id = '1'")
+    await hold_again(shop, order_id)
     shop.world.faults.add(Fault(service="stripe", route="POST */cancel", kind="status", times=None))
     run = await start(shop)
     await eventually(lambda: has_failed(shop, "void_orphan"), "the first one is tried")
@@ -651,34 +669,3 @@ async def is_asked_for_refunds(shop: Shop) -> bool:
 
 async def has_failed(shop: Shop, activity: str) -> bool:
     return any(name == activity for _, name in shop.stagehand.calls)
-
-
-async def pay(shop: Shop, order_id: str | None, capture: str = "automatic", book: str | None = "ours") -> str:
-    """A payment for an order by one book or another; without a book somebody makes it in Stripe's dashboard."""
-    if book == "ours":
-        book = str(await shop.pool.fetchval("SELECT id FROM order_book"))
-    data = {
-        "amount": 5998,
-        "currency": "usd",
-        "customer": "cus_123",
-        "payment_method": "pm_card_visa",
-        "capture_method": capture,
-        "confirm": "true",
-    }
-    metadata = {"order_id": order_id, "order_book": book}
-    data |= {f"metadata[{name}]": value for name, value in metadata.items() if value}
-    return str((await stripe(shop, "/payment_intents", data))["id"])
-
-
-async def refund_by_hand(shop: Shop, payment: str, amount: int | None = None) -> None:
-    await stripe(shop, "/refunds", {"payment_intent": payment} | ({"amount": amount} if amount else {}))
-
-
-async def stripe(shop: Shop, path: str, data: dict[str, Any]) -> dict[str, Any]:
-    key = shop.settings.stripe_secret_key.get_secret_value()
-    headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": uuid.uuid4().hex}
-    async with httpx.AsyncClient(trust_env=False, headers=headers) as http:
-        answer = await http.post(f"{shop.settings.stripe_base}/v1{path}", data=data)
-        answer.raise_for_status()
-        body: dict[str, Any] = answer.json()
-        return body
