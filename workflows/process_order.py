@@ -95,7 +95,7 @@ class ProcessOrder:
         except InvalidInput as invalid:
             return await self._refuse(ErrorCode.INVALID_ORDER, str(invalid))
         self._order = order
-        saga = self._saga = self._compensations.saga(self._claim_undo)
+        saga = self._saga = self._compensations.saga(self.claim_undo)
         with suppress(FailureError, asyncio.CancelledError):  # the row tells how it ended, saga.cause why
             async with saga:
                 await self._place(order, saga)
@@ -142,7 +142,7 @@ class ProcessOrder:
             if row.status is Status.CAPTURING:
                 await self._capture(row)
             else:
-                self._saga = self._compensations.saga(self._claim_undo)
+                self._saga = self._compensations.saga(self.claim_undo)
                 await self._saga.undo()
         self._start_tail(order, row.terms)
         return await self._progress.see_through(Inventory.finalise_order, order.id, "stock sold", may_fail=False)
@@ -245,7 +245,7 @@ class ProcessOrder:
 
     # --------------------------------------------------------------------------------------------------- the undo
 
-    async def _claim_undo(self, cause: BaseException | None) -> str | Stop:
+    async def claim_undo(self, cause: BaseException | None) -> str | Stop:
         """The first act of the undo: from here on no late attempt of a step gets through."""
         if self._order is None:
             return Stop("there is no order")
