@@ -27,7 +27,8 @@ KEEP_NOTICE: Final = """
 READ_NOTICE: Final = "SELECT state FROM notices WHERE order_id = $1 AND kind = $2 AND state <> 'given_up'"
 
 READ_REFUNDED: Final = """
-    SELECT coalesce(sum(r.amount), 0) FROM refunds r JOIN orders o USING (payment_intent_id)
+    SELECT coalesce(sum(r.amount), 0)
+    FROM refunds r JOIN orders o ON (r.order_id, r.payment_intent_id) = (o.id, o.payment_intent_id)
     WHERE o.id = $1 AND r.status IN ('succeeded', 'pending')
 """
 

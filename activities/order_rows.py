@@ -57,11 +57,11 @@ MOVE: Final = """
 
 WRITE_EVENT: Final = "INSERT INTO order_events (order_id, actor, why) VALUES ($1, $2, $3)"
 
-# An attempt after one whose answer was lost writes nothing; the same a day later is news.
+# An attempt after one whose answer was lost writes nothing; the same a while later is news.
 WRITE_EVENT_ONCE: Final = """
     INSERT INTO order_events (order_id, actor, why) SELECT $1, $2, $3
     WHERE NOT EXISTS (
-        SELECT 1 FROM order_events WHERE (order_id, actor, why) = ($1, $2, $3) AND at > now() - interval '1 day'
+        SELECT 1 FROM order_events WHERE (order_id, actor, why) = ($1, $2, $3) AND at > now() - interval '10 minutes'
     )
 """
 

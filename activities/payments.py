@@ -32,7 +32,7 @@ KEEP_REFUND: Final = """
 
 READ_REFUNDS: Final = "SELECT id, status FROM refunds WHERE order_id = $1"
 
-MARK_LOOKED_AT: Final = "UPDATE refunds SET checked_at = now() WHERE order_id = $1"
+MARK_LOOKED_AT: Final = "UPDATE refunds SET checked_at = now() WHERE (order_id, payment_intent_id) = ($1, $2)"
 
 CHECK_AGAIN: Final = "UPDATE orders SET payment_checked_at = NULL WHERE id = $1"
 
@@ -214,7 +214,7 @@ async def keep_refunds(
     before = await _refunds(connection, order_id)
     for attempt, refund in enumerate(reversed(refunds), start=1):
         await connection.execute(KEEP_REFUND, refund.id, order_id, intent_id, refund.amount, refund.status, attempt)
-    await connection.execute(MARK_LOOKED_AT, order_id)
+    await connection.execute(MARK_LOOKED_AT, order_id, intent_id)
     now = await _refunds(connection, order_id)
     changed = [f"refund {refund} {status}" for refund, status in now.items() if before.get(refund) != status]
     for what in changed:

@@ -53,23 +53,30 @@ FIND_REFUNDS: Final = """
     GROUP BY order_id ORDER BY min(checked_at) LIMIT $2
 """
 
+FIND_KEPT: Final = "SELECT DISTINCT payment_intent_id FROM refunds WHERE payment_intent_id = ANY($1::text[])"
+
 FIND_REFUNDED: Final = "SELECT DISTINCT payment_intent_id FROM refunds WHERE order_id = $1"
 
 # The customer must act, or the bank does not (docs.stripe.com/refunds); or it has failed for a payment that is not its
-# order's, and so is not looked at any more, until another refund of it stands or an operator has had a word.
+# order's, and so is not looked at any more, until later refunds make up for it or an operator has had a word about it.
+# What a person was told of today must not stand in the way of the others.
 FIND_STUCK_REFUNDS: Final = """
     SELECT r.id, r.order_id, r.amount, r.status, o.currency FROM refunds r JOIN orders o ON o.id = r.order_id
-    WHERE r.status = 'requires_action'
+    WHERE (r.status = 'requires_action'
        OR (r.status = 'pending' AND r.at < now() - interval '7 days')
        OR (r.status IN ('failed', 'canceled') AND r.payment_intent_id IS DISTINCT FROM o.payment_intent_id
-           AND NOT EXISTS (
-               SELECT 1 FROM refunds s WHERE s.payment_intent_id = r.payment_intent_id
+           AND r.amount > (
+               SELECT coalesce(sum(s.amount), 0) FROM refunds s
+               WHERE s.payment_intent_id = r.payment_intent_id AND s.attempt > r.attempt
                AND s.status IN ('succeeded', 'pending', 'requires_action')
            )
            AND NOT EXISTS (
-               SELECT 1 FROM resolutions s
-               WHERE s.order_id = r.order_id AND s.step = 'void_payment' AND s.action <> 'retry' AND s.at > r.at
-           ))
+               SELECT 1 FROM resolutions s WHERE s.order_id = r.order_id AND s.step = 'refund:' || r.id
+           )))
+       AND NOT EXISTS (
+           SELECT 1 FROM reminders m
+           WHERE m.key = 'refund:' || r.id || ':' || r.status AND m.at > now() - interval '1 day'
+       )
     ORDER BY r.at LIMIT $1
 """
 
@@ -132,10 +139,12 @@ class Reconciliation:
         async with self._database.transaction() as connection:
             rows = await read_rows(connection, claimed.values())
             book = await read_book(connection)
+            kept = {row["payment_intent_id"] for row in await connection.fetch(FIND_KEPT, list(claimed))}
         found: list[Charge] = []
         for intent in intents:
             order_id = claimed.get(intent.id)
-            if order_id and (charge := await self._orphan(intent, order_id, rows.get(order_id), book)):
+            row = rows.get(order_id) if order_id else None
+            if order_id and (charge := await self._orphan(intent, order_id, row, book, is_kept=intent.id in kept)):
                 found.append(charge)
         return Charges(found=tuple(found), after=intents[-1].id if len(intents) == PAGE else None)
 
@@ -187,11 +196,13 @@ class Reconciliation:
         words = f"of order {row.id} over {show(row.total, row.currency)} has {paid} charged"
         return _charge("alert", row.id, intent_id, words)
 
-    async def _orphan(self, intent: Intent, order_id: str, row: OrderRow | None, book: str) -> Charge | None:
+    async def _orphan(
+        self, intent: Intent, order_id: str, row: OrderRow | None, book: str, *, is_kept: bool
+    ) -> Charge | None:
         """What is to become of a payment that names an order; None if that order answers for it, or may yet.
 
         Only what this order book has created itself is given back. What was made by hand for an order of ours is told;
-        all else is of others, who share the account.
+        all else is of others, who share the account. What was given back is looked at until its refund `is_kept`.
         """
         if row and (row.payment_intent_id == intent.id or row.status not in CLOSED | PAID):
             return None
@@ -199,7 +210,8 @@ class Reconciliation:
         if made_by not in ((None, book) if row else (book,)):
             return None
         captured = intent.status == "succeeded"
-        if intent.status in OVER or (captured and not await self._left_of(intent)):
+        is_given_back = captured and not await self._left_of(intent)
+        if intent.status in OVER or (is_given_back and (row is None or made_by is None or is_kept)):
             return None
         if made_by is None:
             return _charge(
@@ -237,12 +249,12 @@ class Reconciliation:
 
     @activity.defn
     async def find_stuck_refunds(self, limit: int) -> Sequence[Problem]:
-        """Refunds that wait for the customer, or for a bank that has had its time."""
+        """Refunds that wait for the customer or for a bank that has had its time, and those of orphans that failed."""
         async with self._database.transaction() as connection:
             found = await connection.fetch(FIND_STUCK_REFUNDS, limit)
         return [
             Problem(
-                key=f"refund:{each['id']}",
+                key=f"refund:{each['id']}:{each['status']}",
                 order_id=each["order_id"],
                 text=f"the refund {each['id']} of order {each['order_id']} over "
                 f"{show(each['amount'], each['currency'])} {_state(each['status'])}",

@@ -4,6 +4,7 @@
 ALTER TABLE refunds ADD COLUMN payment_intent_id text;
 UPDATE refunds r SET payment_intent_id = o.payment_intent_id FROM orders o WHERE o.id = r.order_id;
 ALTER TABLE refunds ALTER COLUMN payment_intent_id SET NOT NULL;
+CREATE INDEX refunds_payment ON refunds (payment_intent_id);
 
 -- migrate:down
 

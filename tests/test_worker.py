@@ -5,8 +5,9 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from temporalio.client import Client
@@ -99,12 +100,19 @@ class Line:
         self.host, self.port = target.split(":")
         self.frail = False
         self.broken = 0
+        self._ends: list[asyncio.Future[Any]] = []
+
+    def cut(self) -> None:
+        for end in self._ends:
+            end.cancel()
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, onward = await asyncio.open_connection(self.host, int(self.port))
         both = asyncio.gather(self._say(reader, onward), self._pass_on(there, writer), return_exceptions=True)
+        self._ends.append(both)
         try:
-            await both
+            with suppress(asyncio.CancelledError):
+                await both
         finally:
             writer.close()
             onward.close()
@@ -132,6 +140,7 @@ async def test_a_line_to_temporal_that_breaks_is_no_reason_not_to_start(temporal
         line.frail = True
 
         await check_search_attributes(client)
+        line.cut()
 
     assert line.broken == 1
 

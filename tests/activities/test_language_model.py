@@ -20,7 +20,7 @@ SCHEMA = {"type": "object", "properties": {}, "required": [], "additionalPropert
 @pytest.fixture
 async def model(bench: Bench) -> AsyncIterator[LanguageModel]:
     """The sandbox's, impatient."""
-    async with open_http(0.5) as http:
+    async with open_http(3) as http:
         client = openai_client(http, SANDBOX_OPENAI_KEY, f"{bench.sandbox.url}/openai/v1")
         yield LanguageModel(client, model="gpt-4o", max_tokens=100)
 

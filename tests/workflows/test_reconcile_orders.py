@@ -503,12 +503,64 @@ async def test_a_failed_refund_that_was_made_good_otherwise_is_told_no_more(shop
     shop.world.stripe.account.settle(refund.id, succeeds=False)
     await shop.pool.execute("UPDATE refunds SET checked_at = now() - interval '2 days'")
     assert (await reconcile(shop)).alerted
-    [statement] = re.findall(r"INSERT INTO resolutions[^;]+;", OPERATING.read_text())
-    await shop.pool.execute(statement.replace("'ORDER'", f"'{order_id}'"))
+    await say_in_sql(shop, "'void_payment'", order_id)
     await shop.pool.execute("DELETE FROM reminders")
 
     assert await reconcile(shop) == NOTHING
     await check_books(shop, order_id)
+
+
+async def test_what_is_said_of_a_second_charge_is_not_said_of_the_order(shop: Shop) -> None:
+    """Its own payment is refunded all the same when it is cancelled, whichever statement somebody took."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    await pay(shop, order_id)
+    await reconcile(shop)
+    [refund] = shop.world.stripe.account.refunds.values()
+    shop.world.stripe.account.settle(refund.id, succeeds=False)
+    await shop.pool.execute("UPDATE refunds SET checked_at = now() - interval '2 days'")
+    shop.world.stripe.account.intent(refund.payment_intent).created -= 2 * 86_400
+    assert (await reconcile(shop)).alerted
+    await say_in_sql(shop, "'void_payment'", order_id)
+    await say_in_sql(shop, "'refund:REFUND'", order_id, refund.id)
+    await shop.pool.execute("DELETE FROM reminders")
+    assert await reconcile(shop) == NOTHING
+
+    assert (await shop.cancel(order_id)).refunded
+    own = await payment_of(shop, order_id)
+    assert [each.amount for each in shop.world.stripe.account.refunds.values() if each.payment_intent == own] == [5998]
+
+
+async def test_a_small_refund_does_not_make_up_for_one_that_failed(shop: Shop) -> None:
+    """Neither one before it nor one after it; all of it does."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    payment = await pay(shop, order_id)
+    await refund_by_hand(shop, payment, 1000)
+    await reconcile(shop)
+    [refund] = [each for each in shop.world.stripe.account.refunds.values() if each.amount == 4998]
+    shop.world.stripe.account.settle(refund.id, succeeds=False)
+    shop.world.stripe.account.intent(payment).created -= 2 * 86_400
+    for by_hand, alerts in ((0, 1), (100, 1), (4898, 0)):
+        if by_hand:
+            await refund_by_hand(shop, payment, by_hand)
+        await shop.pool.execute("UPDATE refunds SET checked_at = now() - interval '2 days'; DELETE FROM reminders")
+        alerted = (await reconcile(shop)).alerted
+        assert [refund.id in words for words in alerted] == [True] * alerts
+
+
+async def test_a_refund_that_was_made_and_not_kept_is_kept(shop: Shop) -> None:
+    """The sweep that made it was ended before it had written it down."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    payment = await pay(shop, order_id)
+    await reconcile(shop)
+    await shop.pool.execute("DELETE FROM refunds")
+    await reconcile(shop)
+
+    assert await shop.pool.fetchval("SELECT payment_intent_id FROM refunds") == payment
+    assert len(shop.world.stripe.account.refunds) == 1
+    assert await reconcile(shop) == NOTHING
 
 
 # --------------------------------------------------------------------------------------------------------------- stock
@@ -595,6 +647,13 @@ async def test_it_takes_no_input(shop: Shop, payload: Any) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
+
+
+async def say_in_sql(shop: Shop, step: str, order_id: str, refund: str = "") -> None:
+    """What operators are told to say about that step, word for word."""
+    statements = re.findall(r"INSERT INTO resolutions[^;]+;", OPERATING.read_text())
+    [statement] = [each for each in statements if step in each]
+    await shop.pool.execute(statement.replace("'ORDER'", f"'{order_id}'").replace("REFUND", refund))
 
 
 async def start(shop: Shop, *payload: Any) -> WorkflowHandle[Any, Any]:
