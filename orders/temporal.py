@@ -8,8 +8,10 @@ from temporalio.common import SearchAttributeKey
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.plugin import SimplePlugin
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.worker.workflow_sandbox import SandboxRestrictions
 from temporalio.workflow import SandboxImportNotificationPolicy
+
+from orders.runner import Runner
 
 TASK_QUEUE: Final = "orders"
 PROCESS_ORDER: Final = "process-order"
@@ -49,7 +51,7 @@ def plugin() -> SimplePlugin:
     return SimplePlugin(
         "orders",
         data_converter=pydantic_data_converter,
-        workflow_runner=SandboxedWorkflowRunner(
+        workflow_runner=Runner(
             restrictions=SandboxRestrictions.default.with_import_notification_policy(
                 SandboxImportNotificationPolicy.WARN_ON_DYNAMIC_IMPORT
                 | SandboxImportNotificationPolicy.RAISE_ON_UNINTENTIONAL_PASSTHROUGH

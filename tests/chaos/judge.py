@@ -141,7 +141,7 @@ class Judge:
             async for replay in replays:
                 self.replayed += 1
                 if replay.replay_failure:
-                    what = f"its replay fails: {replay.replay_failure}"
+                    what = f"its replay fails: {replay.replay_failure}; it is: {_outline(replay.history)}"
                     found.append(_broken(replay.history.workflow_id, "every history can be replayed", what))
         return found
 
@@ -199,6 +199,10 @@ def _keeps(answer: CancelOutcome, row: OrderEntry | None, *, was_refunded: bool)
 
 def _both(row: OrderEntry | None, answer: OrderOutcome | CancelOutcome) -> str:
     return f"it is {row.status if row else None}, answered: {answer}"
+
+
+def _outline(history: WorkflowHistory) -> str:
+    return ", ".join(f"{e.event_id} {EventType.Name(e.event_type).removeprefix('EVENT_TYPE_')}" for e in history.events)
 
 
 def _broken(subject: str, rule: str, what: str) -> Violation:
