@@ -61,7 +61,8 @@ FIND_REFUNDED: Final = "SELECT DISTINCT payment_intent_id FROM refunds WHERE ord
 # order's, and so is not looked at any more, until later refunds make up for it or an operator has had a word about it.
 # What a person was told of today must not stand in the way of the others.
 FIND_STUCK_REFUNDS: Final = """
-    SELECT r.id, r.order_id, r.amount, r.status, o.currency FROM refunds r JOIN orders o ON o.id = r.order_id
+    SELECT p.key, r.id, r.order_id, r.amount, r.status, o.currency
+    FROM refunds r JOIN orders o ON o.id = r.order_id CROSS JOIN concat('refund:', r.id, ':', r.status) AS p (key)
     WHERE (r.status = 'requires_action'
        OR (r.status = 'pending' AND r.at < now() - interval '7 days')
        OR (r.status IN ('failed', 'canceled') AND r.payment_intent_id IS DISTINCT FROM o.payment_intent_id
@@ -73,10 +74,7 @@ FIND_STUCK_REFUNDS: Final = """
            AND NOT EXISTS (
                SELECT 1 FROM resolutions s WHERE s.order_id = r.order_id AND s.step = 'refund:' || r.id
            )))
-       AND NOT EXISTS (
-           SELECT 1 FROM reminders m
-           WHERE m.key = 'refund:' || r.id || ':' || r.status AND m.at > now() - interval '1 day'
-       )
+       AND NOT EXISTS (SELECT 1 FROM reminders m WHERE m.key = p.key AND m.at > now() - interval '1 day')
     ORDER BY r.at LIMIT $1
 """
 
@@ -254,7 +252,7 @@ class Reconciliation:
             found = await connection.fetch(FIND_STUCK_REFUNDS, limit)
         return [
             Problem(
-                key=f"refund:{each['id']}:{each['status']}",
+                key=each["key"],
                 order_id=each["order_id"],
                 text=f"the refund {each['id']} of order {each['order_id']} over "
                 f"{show(each['amount'], each['currency'])} {_state(each['status'])}",

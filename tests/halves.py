@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Unpack
 
 from temporalio.client import Client
-from temporalio.worker import Worker
+from temporalio.worker import Worker, WorkerConfig
 
 from orders.temporal import plugin
 
@@ -26,14 +27,14 @@ class Halves:
             await self._stop()
 
     @asynccontextmanager
-    async def workflows_paused(self) -> AsyncIterator[None]:
-        """Whatever happens in this block reaches a run afterwards, in one workflow task."""
+    async def workflows_paused(self, **limits: Unpack[WorkerConfig]) -> AsyncIterator[None]:
+        """What happens in this block reaches a run afterwards, in one workflow task, of a worker with such limits."""
         await self._stop()
         yield
-        self._start()
+        self._start(**limits)
 
-    def _start(self) -> None:
-        self._workflows = Worker(**self._config | {"activities": []})
+    def _start(self, **limits: Unpack[WorkerConfig]) -> None:
+        self._workflows = Worker(**self._config | {"activities": []} | limits)
         self._task = asyncio.create_task(self._workflows.run())
 
     async def _stop(self) -> None:
