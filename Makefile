@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 REQUIREMENTS := requirements.txt requirements-local.txt requirements-dev.txt
-SOURCES := orders activities workflows cli sandbox deploy worker.py webhooks.py starter.py tests
+SOURCES := app workflows activities gateways client audit orders config sandbox deploy worker.py webhooks.py starter.py tests
 
 # Of the caller's shell, either would make mypy and the programs find modules twice or elsewhere.
 unexport PYTHONPATH MYPYPATH
@@ -16,10 +16,10 @@ help: ## show these verbs
 install: .venv/installed ## make .venv with everything the project needs, pinned by hash
 
 demo: install ## the local stack and a cast of orders, with their outcomes
-	@$(RUN) deploy.stack demo
+	@$(RUN) deploy.local.stack demo
 
 up: install ## the local stack, a worker and the web process, until Ctrl-C
-	@$(RUN) deploy.stack up
+	@$(RUN) deploy.local.stack up
 
 migrate: install ## bring the database at DATABASE_URL to the newest schema
 	@$(BIN)/dbmate --migrations-dir migrations --no-dump-schema migrate
@@ -50,10 +50,10 @@ histories: install ## record the histories that the replay tests replay
 	$(RUN) tests.tools.histories
 
 chaos: install ## a shop in a storm, and whether anything was lost: SEED=… ORDERS=…
-	@$(RUN) tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(ORDERS),--orders $(ORDERS))
+	@$(RUN) tests.proof.chaos $(if $(SEED),--seed $(SEED)) $(if $(ORDERS),--orders $(ORDERS))
 
 negative-controls: install ## seed bugs on purpose, and see each caught by its test
-	@$(RUN) tests.controls
+	@$(RUN) tests.proof.negative_controls
 
 shape: install ## show what an order costs: stages, activities, events, time
 	$(RUN) tests.tools.shape

@@ -13,8 +13,9 @@ import typer
 from rich.progress import Progress
 from temporalio.client import Client
 
-from cli import schedules
-from cli.session import (
+from app.cli import schedules
+from app.cli.restock import restock
+from app.cli.session import (
     EXIT_STATUSES,
     AsJson,
     Exit,
@@ -27,8 +28,8 @@ from cli.session import (
     run_alone,
     run_connected,
 )
-from cli.shelf import restock
-from cli.show import (
+from app.cli.show import (
+    humanize,
     json_of,
     run_json,
     show,
@@ -41,9 +42,8 @@ from cli.show import (
     show_stock,
     show_stuck,
     show_verdict,
-    words,
 )
-from orders.client import (
+from client.orders import (
     StuckRun,
     cancel_order,
     check_inventory,
@@ -57,13 +57,12 @@ from orders.client import (
     verify_orders,
     view_index,
     view_run,
-    view_story,
+    view_timeline,
 )
+from config.settings import Settings
 from orders.errors import InvalidInput
-from orders.intake import LARGEST_INPUT, parse_cancel, parse_customer, parse_order, parse_restock, read_json
 from orders.models import CancelOutcome, CancelReason, ErrorCode, OrderOutcome, Settlement, Stage
-from orders.settings import Settings
-from orders.temporal import (
+from orders.names import (
     CHECK_INVENTORY,
     INDEX_PRODUCTS,
     INDEX_RUN,
@@ -72,8 +71,9 @@ from orders.temporal import (
     VERIFY_ORDERS,
     cancel_order_id,
 )
+from orders.parsing import MAX_INPUT, parse_cancel, parse_customer, parse_order, parse_restock, read_json
 
-TECHNICAL: Final = frozenset({ErrorCode.FAILED, ErrorCode.AUTHORISATION_EXPIRED})
+TECHNICAL: Final = frozenset({ErrorCode.FAILED, ErrorCode.AUTHORIZATION_EXPIRED})
 
 app = typer.Typer(
     add_completion=False,
@@ -237,7 +237,7 @@ def check(*, as_json: AsJson = False) -> None:
     identity = _new_id(CHECK_INVENTORY)
 
     async def work(session: Session) -> Exit:
-        async with progress(session, identity, view_story):
+        async with progress(session, identity, view_timeline):
             report = await check_inventory(session.client, identity)
         if as_json:
             print_json(report.model_dump(mode="json") | {"link": session.link(identity)})
@@ -258,7 +258,7 @@ def recommend(
     identity = _new_id(PRODUCT_RECOMMENDATIONS)
 
     async def work(session: Session) -> Exit:
-        async with progress(session, identity, view_story):
+        async with progress(session, identity, view_timeline):
             outcome = await recommend_products(session.client, identity, customer)
         if as_json:
             print_json(outcome.model_dump(mode="json") | {"link": session.link(identity)})
@@ -327,7 +327,7 @@ def verify(*, as_json: AsJson = False) -> None:
     identity = _new_id(VERIFY_ORDERS)
 
     async def work(session: Session) -> Exit:
-        async with progress(session, identity, view_story):
+        async with progress(session, identity, view_timeline):
             report = await verify_orders(session.client, identity)
         if as_json:
             print_json(report.model_dump(mode="json") | {"link": session.link(identity)})
@@ -346,7 +346,7 @@ def verify(*, as_json: AsJson = False) -> None:
 @app.command(epilog=EXIT_STATUSES)
 def demo(*, as_json: AsJson = False) -> None:
     """Play a cast of orders on the local stack, and check stock and money afterwards."""
-    from deploy.demo import play  # noqa: PLC0415 (needs what only the local stack installs)
+    from deploy.local.demo import play  # noqa: PLC0415 (needs what only the local stack installs)
 
     async def work(session: Session) -> Exit:
         report = await play(session.client, session.settings, session.out if not as_json else console(sys.stderr))
@@ -366,7 +366,7 @@ def _new_id(workflow: str) -> str:
 
 async def _stage(client: Client, workflow_id: str) -> str | None:
     view = await view_run(client, workflow_id)
-    return words(view.stage) if view and view.stage else None
+    return humanize(view.stage) if view and view.stage else None
 
 
 def _waits_for_a_person(found: StuckRun) -> bool:
@@ -378,9 +378,9 @@ def _read(file: str) -> bytes:
     """No more than is ever accepted, so that a huge file costs nothing."""
     try:
         if file == "-":
-            return sys.stdin.buffer.read(LARGEST_INPUT + 1)
+            return sys.stdin.buffer.read(MAX_INPUT + 1)
         with Path(file).open("rb") as opened:
-            return opened.read(LARGEST_INPUT + 1)
+            return opened.read(MAX_INPUT + 1)
     except (OSError, ValueError) as error:
         raise InvalidInput([f"{file}: {getattr(error, 'strerror', None) or error}"]) from None
 

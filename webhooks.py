@@ -23,20 +23,20 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from temporalio.client import Client
 
-from activities.database import Database
-from activities.http import open_http
-from activities.stripe_gateway import StripeGateway, stripe_client
-from activities.webhook_events import Effect, Event, FulfillmentEvents, Receiver, StripeEvents, is_kept
+from app.web.events import Effect, Event, FulfillmentEvents, Receiver, StripeEvents, is_kept
+from app.web.signatures import BadSignature, verify
+from config.settings import SANDBOX_FULFILLMENT_WEBHOOK_SECRET, SANDBOX_STRIPE_WEBHOOK_SECRET, Settings
+from gateways.http import open_http
+from gateways.postgres import Database
+from gateways.stripe import StripeGateway, stripe_client
 from orders.errors import Permanent, Unavailable
-from orders.settings import SANDBOX_FULFILLMENT_WEBHOOK_SECRET, SANDBOX_STRIPE_WEBHOOK_SECRET, Settings
-from orders.signatures import BadSignature, verify
-from orders.temporal import TASK_QUEUE
+from orders.names import TASK_QUEUE
 from worker import CannotStart, check_migrations, connect_temporal, launch, open_database, warehouse_of
 
-LARGEST_BODY: Final = 256 * 1024  # bytes
+MAX_BODY: Final = 256 * 1024  # bytes
 BODY_SECONDS: Final = 10  # for a sender to send it
 RETRY_SECONDS: Final = 30  # when a sender may come again, unless somebody has named a time
-MOST_CONNECTIONS: Final = 2000  # silent ones too, which a proxy in front keeps away
+MAX_CONNECTIONS: Final = 2000  # silent ones too, which a proxy in front keeps away
 DRAIN_SECONDS: Final = 30  # for the deliveries under way when the process is told to stop
 
 log = structlog.get_logger()
@@ -108,7 +108,7 @@ async def _read(request: Request) -> bytes:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > LARGEST_BODY:
+                if len(body) > MAX_BODY:
                     raise Refused(413, "too large")
     except TimeoutError:
         raise Refused(408, "too slow") from None
@@ -206,7 +206,7 @@ async def serve(app: Starlette, host: str, port: int) -> AsyncIterator[str]:
         lifespan="off",
         ws="none",
         server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
+        limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     server = _Server(config)

@@ -22,39 +22,40 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import Interceptor, Worker
 
-from activities.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_http
-from activities.database import REFUSED, Database, open_pool
 from activities.fulfillment import Warehouse
-from activities.http import open_http
 from activities.inventory import Inventory
-from activities.language_model import LARGEST_ANSWER, LanguageModel, openai_client
 from activities.notifications import Notifications
-from activities.order_book import OrderBook
+from activities.order_recovery import OrderRecovery
+from activities.order_state import OrderState
 from activities.payments import Payments
 from activities.product_index import ProductIndex
 from activities.recommendations import Recommendations
 from activities.reconciliation import Reconciliation
 from activities.stock_alerts import StockAlerts
-from activities.stranded_orders import StrandedOrders
-from activities.stripe_gateway import StripeGateway, stripe_client
 from activities.verification import Verification
+from app.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_http
+from config.logs import configure_logs
+from config.settings import LOOPBACK, Settings
+from config.temporal import connect
+from gateways.http import open_http
+from gateways.openai import MAX_ANSWER, LanguageModel, openai_client
+from gateways.postgres import REFUSED, Database, open_pool
+from gateways.stripe import StripeGateway, stripe_client
 from orders.errors import Unavailable
-from orders.logs import configure_logs
 from orders.models import Terms
+from orders.names import SEARCH_ATTRIBUTES, TASK_QUEUE
 from orders.recommendations import IndexTarget
-from orders.settings import LOOPBACK, Settings
-from orders.temporal import SEARCH_ATTRIBUTES, TASK_QUEUE, connect
 from workflows.cancel_order import CancelOrder
 from workflows.check_inventory import CheckInventory
 from workflows.index_products import IndexProducts
 from workflows.process_order import ProcessOrder
 from workflows.product_recommendations import ProductRecommendations
 from workflows.reconcile_orders import ReconcileOrders
-from workflows.steps import ATTEMPT
+from workflows.steps import ATTEMPT_TIMEOUT
 from workflows.verify_orders import VerifyOrders
 
 if TYPE_CHECKING:
-    from activities.database import Pool
+    from gateways.postgres import Pool
 
 WORKFLOWS: Final[Sequence[type]] = (
     ProcessOrder,
@@ -67,7 +68,7 @@ WORKFLOWS: Final[Sequence[type]] = (
 )
 
 # Longer than the longest attempt of an activity, so that a worker that is told to stop finishes what it has begun.
-DRAIN: Final = ATTEMPT + timedelta(seconds=5)
+DRAIN: Final = ATTEMPT_TIMEOUT + timedelta(seconds=5)
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
@@ -78,7 +79,7 @@ class CannotStart(Exception):
     """Something that the worker needs is missing; the message says what and where."""
 
 
-def activities_of(  # noqa: PLR0913, PLR0917 (one client for each neighbour)
+def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external service)
     settings: Settings,
     client: Client,
     database: Database,
@@ -88,11 +89,11 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each neighbour)
 ) -> list[Callable[..., Any]]:
     """Every activity, its class given the clients that it needs."""
     inventory = Inventory(database, terms_of(settings))
-    order_book = OrderBook(database, client)
+    shop = OrderState(database, client)
     gateway = StripeGateway(stripe)
     payments = Payments(database, gateway)
     after = timedelta(seconds=settings.reconcile_after_seconds)
-    stranded_orders = StrandedOrders(database, client, after)
+    order_recovery = OrderRecovery(database, client, after)
     reconciliation = Reconciliation(database, gateway, after, timedelta(seconds=settings.reconcile_window_seconds))
     warehouse = warehouse_of(settings, database, http)
     verification = Verification(
@@ -116,17 +117,17 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each neighbour)
     product_index = ProductIndex(database, model, index)
     return [
         inventory.reserve_stock,
-        inventory.finalise_order,
+        inventory.finalize_order,
         inventory.release_stock,
         inventory.release_leftovers,
-        order_book.read_order,
-        order_book.observe_order,
-        order_book.claim_undo,
-        order_book.claim_cancellation,
-        order_book.mark_shipped,
-        order_book.park_order,
-        order_book.settle_park,
-        payments.authorise_payment,
+        shop.read_order,
+        shop.observe_order,
+        shop.claim_undo,
+        shop.claim_cancellation,
+        shop.mark_shipped,
+        shop.park_order,
+        shop.record_resolution,
+        payments.authorize_payment,
         payments.read_payment,
         payments.capture_payment,
         payments.resume_capture,
@@ -135,10 +136,10 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each neighbour)
         warehouse.cancel_fulfillment,
         notifications.send_email,
         notifications.track_order,
-        notifications.give_up_notice,
+        notifications.give_up_notification,
         notifications.post_alert,
-        stranded_orders.find_stranded,
-        stranded_orders.revive_order,
+        order_recovery.find_orders_without_run,
+        order_recovery.restart_order,
         reconciliation.check_charges,
         reconciliation.find_orphans,
         reconciliation.void_orphan,
@@ -146,11 +147,11 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each neighbour)
         reconciliation.follow_refunds,
         reconciliation.find_stuck_refunds,
         reconciliation.note_event,
-        reconciliation.due_problems,
-        reconciliation.mark_told,
+        reconciliation.unreported_problems,
+        reconciliation.mark_alerted,
         verification.find_verifiable,
-        verification.judge_orders,
-        verification.judge_stock,
+        verification.check_orders,
+        verification.check_stock,
         stock_alerts.find_shortages,
         stock_alerts.post_shortages,
         recommendations.choose_candidates,
@@ -178,7 +179,7 @@ def terms_of(settings: Settings) -> Terms:
         authentication_deadline=settings.authentication_deadline_seconds,
         authentication_poll=settings.authentication_poll_seconds,
         fulfillment_deadline=settings.fulfillment_deadline_seconds,
-        notice_deadline=settings.notice_deadline_seconds,
+        notification_deadline=settings.notification_deadline_seconds,
     )
 
 
@@ -202,7 +203,7 @@ async def open_worker(
         http = await stack.enter_async_context(open_http(settings.http_timeout_seconds))
         stripe = stripe_client(http, settings.stripe_secret_key.get_secret_value(), settings.stripe_base)
         openai = openai_client(
-            await stack.enter_async_context(open_http(settings.recommendation_timeout_seconds, LARGEST_ANSWER)),
+            await stack.enter_async_context(open_http(settings.recommendation_timeout_seconds, MAX_ANSWER)),
             settings.openai_api_key.get_secret_value(),
             settings.openai_base,
         )

@@ -7,11 +7,11 @@ from urllib.parse import quote
 import httpx
 from temporalio import activity
 
-from activities.database import Database
-from activities.http import A_NO, get_json, post_json
-from activities.order_rows import existing_row, read_items, read_resolution
+from gateways.http import CLIENT_ERRORS, get_json, post_json
+from gateways.order_store import existing_row, read_items, read_resolution
+from gateways.postgres import Database
 from orders.errors import Permanent, Unavailable
-from orders.models import Fulfillment, FulfillmentRequest, Status, Undone
+from orders.models import Fulfillment, FulfillmentRequest, Status, UndoResult
 
 # Written before the warehouse is asked, and only while the order is pending: an undo that does not find the mark knows
 # that no attempt has asked, and that none ever will.
@@ -29,7 +29,7 @@ STILL_ON_ITS_WAY: Final = timedelta(seconds=90)
 
 
 class Warehouse:
-    """One shipment per order, by the idempotency key that the warehouse honours.
+    """One shipment per order, by the idempotency key that the warehouse honors.
 
     Raises, in all activities:
         Unavailable: the warehouse or PostgreSQL; what was asked for may have happened.
@@ -51,7 +51,7 @@ class Warehouse:
         body = await self._mark_requested(request)
         if body is None:
             return Fulfillment(state="order_closed")
-        response = await self._post("/orders", body, f"{request.order_id}:fulfil")
+        response = await self._post("/orders", body, f"{request.order_id}:fulfill")
         if response.is_success:
             fulfillment_id = str(response.json()["id"])
             async with self._database.transaction() as connection:
@@ -59,12 +59,12 @@ class Warehouse:
             return Fulfillment(state="accepted", fulfillment_id=fulfillment_id)
         if _code(response) == "order_cancelled":
             return Fulfillment(state="order_closed")
-        if response.status_code not in A_NO:
+        if response.status_code not in CLIENT_ERRORS:
             raise Unavailable(f"fulfillment: HTTP {response.status_code}", type="fulfillment_unavailable")
         return Fulfillment(state="refused", error=f"the warehouse refused the order ({_code(response)})")
 
     @activity.defn
-    async def cancel_fulfillment(self, order_id: str) -> Undone:
+    async def cancel_fulfillment(self, order_id: str) -> UndoResult:
         """Call the shipment off. An order that the warehouse never heard of is called off for good all the same.
 
         Raises:
@@ -74,10 +74,10 @@ class Warehouse:
             since: timedelta | None = await connection.fetchval(SINCE_REQUESTED, order_id)
             said = await read_resolution(connection, order_id, "cancel_fulfillment")
         if said or since is None:
-            return Undone(note=said or "the warehouse was never asked")
+            return UndoResult(note=said or "the warehouse was never asked")
         response = await self._post(f"/orders/{quote(order_id, safe='')}/cancel", {}, f"{order_id}:cancel")
         if response.is_success:
-            return Undone(note="the warehouse called the shipment off")
+            return UndoResult(note="the warehouse called the shipment off")
         match _code(response):
             case "order_unknown" if not self._remembers_cancels and since < STILL_ON_ITS_WAY:
                 wait = STILL_ON_ITS_WAY - since
@@ -85,10 +85,10 @@ class Warehouse:
                     "fulfillment: the request may be on its way", type="request_on_its_way", retry_after=wait
                 )
             case "order_unknown":
-                return Undone(note="the warehouse never heard of the order")
+                return UndoResult(note="the warehouse never heard of the order")
             case "already_shipped":
-                return Undone(note="the warehouse has shipped already", shipped=True)
-            case code if response.status_code in A_NO:
+                return UndoResult(note="the warehouse has shipped already", shipped=True)
+            case code if response.status_code in CLIENT_ERRORS:
                 raise Permanent(f"the warehouse refused to call the shipment off ({code})", type="cancel_refused")
             case code:
                 raise Unavailable(f"fulfillment: cancel answered {code}", type="fulfillment_unavailable")

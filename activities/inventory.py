@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from temporalio import activity
 
-from activities.database import Database
-from activities.order_rows import actor, existing_row, move_row, write_event
+from gateways.order_store import actor, existing_row, move_row, write_event
+from gateways.postgres import Database
 from orders.models import CLOSED, ErrorCode, Line, OrderRow, ReservationRequest, Status, Terms
-from orders.money import LARGEST_AMOUNT, show
+from orders.money import MAX_AMOUNT, show
 
 if TYPE_CHECKING:
-    from activities.database import Connection
+    from gateways.postgres import Connection
 
 INSERT_ORDER: Final = """
     INSERT INTO orders (id, customer_id, request_hash, status, currency, capture_mode, terms)
@@ -134,7 +134,7 @@ class Inventory:
             return await existing_row(connection, request.order_id)
 
     @activity.defn
-    async def finalise_order(self, order_id: str) -> OrderRow:
+    async def finalize_order(self, order_id: str) -> OrderRow:
         """Turn the paid order's held stock into sold stock: capturing -> processing.
 
         Raises:
@@ -222,8 +222,8 @@ def judge(request: ReservationRequest, products: Mapping[str, Product]) -> Refus
     ]
     if short:
         return Refusal(ErrorCode.OUT_OF_STOCK, "; ".join(short))
-    if total_of(request.lines, products) > LARGEST_AMOUNT:
-        return Refusal(ErrorCode.ORDER_TOO_LARGE, f"the most in one order is {show(LARGEST_AMOUNT, request.currency)}")
+    if total_of(request.lines, products) > MAX_AMOUNT:
+        return Refusal(ErrorCode.ORDER_TOO_LARGE, f"the most in one order is {show(MAX_AMOUNT, request.currency)}")
     return None
 
 

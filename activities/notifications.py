@@ -7,24 +7,24 @@ import structlog
 from pydantic import SecretStr
 from temporalio import activity
 
-from activities.database import Database
-from activities.http import accept, post_json
-from activities.order_rows import existing_row, read_items, write_event
+from gateways.http import accept, post_json
+from gateways.order_store import existing_row, read_items, write_event
+from gateways.postgres import Database
 from orders.errors import Unavailable
-from orders.models import Alert, Notice, NoticeKind, OrderRow, Status
+from orders.models import Alert, Notification, NotificationKind, OrderRow, Status
 from orders.money import to_json_number
 
 if TYPE_CHECKING:
-    from activities.database import Connection
+    from gateways.postgres import Connection
 
-KEEP_NOTICE: Final = """
-    INSERT INTO notices (order_id, kind, state, detail) VALUES ($1, $2, $3, $4)
+KEEP_NOTIFICATION: Final = """
+    INSERT INTO notifications (order_id, kind, state, detail) VALUES ($1, $2, $3, $4)
     ON CONFLICT (order_id, kind) DO UPDATE SET state = excluded.state, detail = excluded.detail
-    WHERE notices.state = 'given_up' AND excluded.state <> 'given_up'
+    WHERE notifications.state = 'given_up' AND excluded.state <> 'given_up'
     RETURNING state
 """
 
-READ_NOTICE: Final = "SELECT state FROM notices WHERE order_id = $1 AND kind = $2 AND state <> 'given_up'"
+READ_NOTIFICATION: Final = "SELECT state FROM notifications WHERE order_id = $1 AND kind = $2 AND state <> 'given_up'"
 
 READ_REFUNDED: Final = """
     SELECT coalesce(sum(r.amount), 0)
@@ -40,7 +40,7 @@ log = structlog.get_logger()
 
 
 class Notifications:
-    """Each notice is delivered at most once per order and kind: by our record, and by the receiver's key.
+    """Each notification is delivered at most once per order and kind: by our record, and by the receiver's key.
 
     Raises, in all activities:
         Unavailable: the receiver or PostgreSQL.
@@ -57,21 +57,23 @@ class Notifications:
         self._slack = slack
 
     @activity.defn
-    async def send_email(self, notice: Notice) -> str:
+    async def send_email(self, notification: Notification) -> str:
         """Write to the customer; `sent`, or `dropped` when the order's state no longer calls for it."""
-        return await self._deliver(notice, "email", f"{self._email}/send")
+        return await self._deliver(notification, "email", f"{self._email}/send")
 
     @activity.defn
-    async def track_order(self, notice: Notice) -> str:
+    async def track_order(self, notification: Notification) -> str:
         """Tell analytics that the order was placed."""
-        return await self._deliver(notice, "analytics", f"{self._analytics}/events")
+        return await self._deliver(notification, "analytics", f"{self._analytics}/events")
 
     @activity.defn
-    async def give_up_notice(self, notice: Notice) -> None:
-        """Record, once, that a notice could not be delivered in time; not if it was after all."""
+    async def give_up_notification(self, notification: Notification) -> None:
+        """Record, once, that a notification could not be delivered in time; not if it was after all."""
         async with self._database.transaction() as connection:
-            if await connection.fetchval(KEEP_NOTICE, notice.order_id, notice.kind, "given_up", "out of time"):
-                await write_event(connection, notice.order_id, f"gave up the notice {notice.kind}")
+            if await connection.fetchval(
+                KEEP_NOTIFICATION, notification.order_id, notification.kind, "given_up", "out of time"
+            ):
+                await write_event(connection, notification.order_id, f"gave up the notification {notification.kind}")
 
     @activity.defn
     async def post_alert(self, alert: Alert) -> None:
@@ -86,55 +88,55 @@ class Notifications:
         )
         accept("slack", response)
 
-    async def _deliver(self, notice: Notice, service: str, url: str) -> str:
+    async def _deliver(self, notification: Notification, service: str, url: str) -> str:
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, notice.order_id)
-            done: str | None = await connection.fetchval(READ_NOTICE, notice.order_id, notice.kind)
-            body = await _body(connection, row, notice)
+            row = await existing_row(connection, notification.order_id)
+            done: str | None = await connection.fetchval(READ_NOTIFICATION, notification.order_id, notification.kind)
+            body = await _body(connection, row, notification)
         if done:
             return done
-        if not _is_due(row, notice.kind):
-            await self._keep(notice, "dropped", f"the order is {row.status}")
+        if not _is_due(row, notification.kind):
+            await self._keep(notification, "dropped", f"the order is {row.status}")
             return "dropped"
         response = await post_json(
-            self._http, service, url, body, {"Idempotency-Key": f"{notice.order_id}:{notice.kind}"}
+            self._http, service, url, body, {"Idempotency-Key": f"{notification.order_id}:{notification.kind}"}
         )
         accept(service, response)
-        await self._keep(notice, "sent", "")
+        await self._keep(notification, "sent", "")
         return "sent"
 
-    async def _keep(self, notice: Notice, state: str, detail: str) -> None:
+    async def _keep(self, notification: Notification, state: str, detail: str) -> None:
         async with self._database.transaction() as connection:
-            await connection.execute(KEEP_NOTICE, notice.order_id, notice.kind, state, detail)
+            await connection.execute(KEEP_NOTIFICATION, notification.order_id, notification.kind, state, detail)
 
 
-def _is_due(row: OrderRow, kind: NoticeKind) -> bool:
-    """Whether the row still calls for the notice.
+def _is_due(row: OrderRow, kind: NotificationKind) -> bool:
+    """Whether the row still calls for the notification.
 
     Raises:
         Unavailable: the row has not come to rest; look again.
     """
-    if kind in (NoticeKind.CANCELLED, NoticeKind.FAILED):
+    if kind in (NotificationKind.CANCELLED, NotificationKind.FAILED):
         return True
     if row.status in UNDECIDED and row.parked_step is None:
         raise Unavailable(f"the order is {row.status}", type="order_undecided", expected=True)
     return row.status in CONFIRMED
 
 
-async def _body(connection: "Connection", row: OrderRow, notice: Notice) -> dict[str, object]:
+async def _body(connection: "Connection", row: OrderRow, notification: Notification) -> dict[str, object]:
     items = await read_items(connection, row)
     total = to_json_number(row.total, row.currency)
-    if notice.kind is NoticeKind.ANALYTICS:
+    if notification.kind is NotificationKind.ANALYTICS:
         properties = {"orderId": row.id, "total": total, "items": len(items)}
-        return {"event": notice.kind, "userId": row.customer_id, "properties": properties}
+        return {"event": notification.kind, "userId": row.customer_id, "properties": properties}
     data: dict[str, object] = {"orderNumber": row.id}
-    match notice.kind:
-        case NoticeKind.CONFIRMATION:
-            delivery = notice.estimated_delivery.isoformat() if notice.estimated_delivery else None
+    match notification.kind:
+        case NotificationKind.CONFIRMATION:
+            delivery = notification.estimated_delivery.isoformat() if notification.estimated_delivery else None
             data |= {"items": items, "total": total, "estimatedDelivery": delivery}
-        case NoticeKind.CANCELLED:
+        case NotificationKind.CANCELLED:
             refunded = await connection.fetchval(READ_REFUNDED, row.id)
             data["refundAmount"] = to_json_number(refunded, row.currency)
-        case NoticeKind.FAILED:
+        case NotificationKind.FAILED:
             data["reason"] = row.error
-    return {"to": notice.to, "template": notice.kind, "data": data}
+    return {"to": notification.to, "template": notification.kind, "data": data}

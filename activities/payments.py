@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Final
 import stripe
 from temporalio import activity
 
-from activities.database import Database
-from activities.order_rows import existing_row, move_row, read_book, read_resolution, write_event
-from activities.stripe_gateway import Intent, PaymentRefused, StripeGateway, attempt_of
+from gateways.order_store import existing_row, move_row, read_resolution, read_shop_id, write_event
+from gateways.postgres import Database
+from gateways.stripe import Intent, PaymentRefused, StripeGateway, attempt_of
 from orders.errors import Permanent, Unavailable
-from orders.models import PAID, ErrorCode, OrderRow, Payment, PaymentRequest, PaymentState, Status, Undone
+from orders.models import PAID, ErrorCode, OrderRow, Payment, PaymentRequest, PaymentState, Status, UndoResult
 
 if TYPE_CHECKING:
-    from activities.database import Connection
+    from gateways.postgres import Connection
 
 # An id that was never written is never confirmed; the first one that was stays.
 KEEP_INTENT: Final = """
@@ -45,7 +45,7 @@ SILENT_DECLINES: Final = {"fraudulent", "lost_card", "stolen_card", "merchant_bl
 
 
 class Payments:
-    """Authorise, capture, void and refund; whatever is tried again, nothing is charged twice.
+    """Authorize, capture, void and refund; whatever is tried again, nothing is charged twice.
 
     Raises, in all activities:
         Unavailable: Stripe or PostgreSQL; what was asked for may have happened.
@@ -57,15 +57,15 @@ class Payments:
         self._gateway = gateway
 
     @activity.defn
-    async def authorise_payment(self, request: PaymentRequest) -> Payment:
+    async def authorize_payment(self, request: PaymentRequest) -> Payment:
         """Create the PaymentIntent, write its id on the order row, and only then confirm it."""
         async with self._database.transaction() as connection:
             row = await existing_row(connection, request.order_id)
-            book = await read_book(connection)
+            shop_id = await read_shop_id(connection)
         if row.status is not Status.PENDING:
             return Payment(state=PaymentState.ORDER_CLOSED)
         try:
-            created = row.payment_intent_id or (await self._gateway.create(row, request.payment_method_id, book)).id
+            created = row.payment_intent_id or (await self._gateway.create(row, request.payment_method_id, shop_id)).id
         except PaymentRefused as refused:
             return _declined(ErrorCode.PAYMENT_REFUSED, f"the payment was refused ({refused})")
         kept = await self._keep_intent(row.id, created)
@@ -85,7 +85,7 @@ class Payments:
     async def capture_payment(self, order_id: str) -> bool:
         """The pivot: claim the row (pending -> capturing), then take the money. True once the order is paid.
 
-        False: the order is closed or being undone; its row tells. Only an authorisation that is gone turns a claimed
+        False: the order is closed or being undone; its row tells. Only an authorization that is gone turns a claimed
         row to undoing.
         """
         row = await self._move(order_id, Status.PENDING, Status.CAPTURING, "claimed for capture")
@@ -98,7 +98,7 @@ class Payments:
             return True
         if intent.status != "canceled":
             raise Unavailable(f"stripe: cannot capture, the payment {intent.status}", type="payment_not_capturable")
-        await self._lose_authorisation(order_id)
+        await self._lose_authorization(order_id)
         return False
 
     @activity.defn
@@ -108,12 +108,12 @@ class Payments:
         Not if an operator has settled the shipment or the payment: then somebody may be voiding it, or has refunded it.
 
         Raises:
-            Permanent: the authorisation is gone too; a person must decide.
+            Permanent: the authorization is gone too; a person must decide.
         """
         row = await self._read(order_id)
         intent = await self._gateway.retrieve(row.payment_intent_id) if row.payment_intent_id else None
         if intent is None or intent.status not in ("requires_capture", "succeeded"):
-            raise Permanent("the goods were shipped, but there is no authorisation to capture", type="shipped_unpaid")
+            raise Permanent("the goods were shipped, but there is no authorization to capture", type="shipped_unpaid")
         async with self._database.transaction() as connection:
             await existing_row(connection, order_id)
             said = [
@@ -125,7 +125,7 @@ class Payments:
             return await existing_row(connection, order_id)
 
     @activity.defn
-    async def void_payment(self, order_id: str) -> Undone:
+    async def void_payment(self, order_id: str) -> UndoResult:
         """Void or refund, whichever the PaymentIntent's real state asks for.
 
         Raises:
@@ -135,7 +135,7 @@ class Payments:
             row = await existing_row(connection, order_id)
             said = await read_resolution(connection, order_id, "void_payment")
         if said or row.payment_intent_id is None:
-            return Undone(note=said or "no payment was made")
+            return UndoResult(note=said or "no payment was made")
         intent = await self._gateway.retrieve(row.payment_intent_id)
         if intent.status not in ("canceled", "processing", "succeeded"):
             intent = await self._gateway.void(order_id, intent.id)
@@ -143,9 +143,9 @@ class Payments:
             return await self._refund(order_id, intent)
         if intent.status != "canceled":
             raise Unavailable(f"stripe: cannot void yet, the payment {intent.status}", type="payment_not_voidable")
-        return Undone(note=f"{intent.id} voided")
+        return UndoResult(note=f"{intent.id} voided")
 
-    async def _refund(self, order_id: str, intent: Intent) -> Undone:
+    async def _refund(self, order_id: str, intent: Intent) -> UndoResult:
         """Refund what is left of the charge, after looking at what was refunded already."""
         refunds = await self._gateway.refunds(intent.id)
         standing = [refund for refund in refunds if refund.status in STANDING_REFUNDS]
@@ -157,7 +157,7 @@ class Payments:
         latest = refunds[0]
         if latest.status not in STANDING_REFUNDS:
             raise _refund_failed(latest.id)
-        return Undone(note=f"{intent.id} refunded: {latest.id} {latest.status}")
+        return UndoResult(note=f"{intent.id} refunded: {latest.id} {latest.status}")
 
     async def _next_attempt(self, order_id: str, failed: Sequence[stripe.Refund]) -> int:
         """A refund that failed or was refused is tried again only on a person's word, once per word.
@@ -183,17 +183,17 @@ class Payments:
             row = await existing_row(connection, order_id)
         return row.payment_intent_id if row.status is Status.PENDING else None
 
-    async def _lose_authorisation(self, order_id: str) -> None:
+    async def _lose_authorization(self, order_id: str) -> None:
         async with self._database.transaction() as connection:
             await move_row(
                 connection,
                 order_id,
                 Status.CAPTURING,
                 Status.UNDOING,
-                "the authorisation is gone",
+                "the authorization is gone",
                 closing=Status.FAILED,
-                error_code=ErrorCode.AUTHORISATION_EXPIRED,
-                error="the authorisation of the payment expired before it was captured",
+                error_code=ErrorCode.AUTHORIZATION_EXPIRED,
+                error="the authorization of the payment expired before it was captured",
             )
 
     async def _move(self, order_id: str, before: Status, after: Status, why: str) -> OrderRow:
@@ -231,7 +231,7 @@ async def _refunds(connection: "Connection", order_id: str) -> dict[str, str]:
 def _state(intent: Intent) -> Payment:
     match intent.status:
         case "requires_capture" | "succeeded":
-            return Payment(state=PaymentState.AUTHORISED, payment_intent_id=intent.id)
+            return Payment(state=PaymentState.AUTHORIZED, payment_intent_id=intent.id)
         case "requires_action" | "processing":
             return Payment(state=PaymentState.REQUIRES_ACTION, payment_intent_id=intent.id)
         case "requires_payment_method":

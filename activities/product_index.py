@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from temporalio import activity
 
-from activities.database import Database
-from activities.language_model import LanguageModel
+from gateways.openai import LanguageModel
+from gateways.postgres import Database
 from orders.recommendations import IndexBatch, IndexedBatch, IndexProgress, IndexTarget
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ SWEEP: Final = 5_000  # rows that one statement deletes
 DIMENSIONS: Final = 1536
 
 # A hundred texts of this length stay below what OpenAI takes in one request: 300 000 tokens, 8192 in each text.
-LONGEST_TEXT: Final = 2000  # characters
+MAX_TEXT: Final = 2000  # characters
 
 COUNT_PRODUCTS: Final = "SELECT count(*) FROM products"
 
@@ -102,7 +102,7 @@ class ProductIndex:
             ahead = await connection.fetchrow(LOOK_AHEAD, batch.after, WINDOW)
             last, looked = (ahead["last"], ahead["looked"]) if ahead else (None, 0)
             stale = await connection.fetch(
-                FIND_STALE, batch.after, last, target.model, target.dimensions, BATCH, LONGEST_TEXT
+                FIND_STALE, batch.after, last, target.model, target.dimensions, BATCH, MAX_TEXT
             )
         if stale:
             await self._embed(stale, target)

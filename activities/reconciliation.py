@@ -11,12 +11,12 @@ from typing import Final
 import stripe
 from temporalio import activity
 
-from activities.database import Database
-from activities.order_rows import existing_row, read_book, read_rows, write_event_once
 from activities.payments import STANDING_REFUNDS, keep_refunds
-from activities.stripe_gateway import Intent, StripeGateway, book_of, order_of
+from gateways.order_store import existing_row, read_rows, read_shop_id, write_event_once
+from gateways.postgres import Database
+from gateways.stripe import Intent, StripeGateway, order_of, shop_id_of
 from orders.errors import Permanent, Unavailable
-from orders.models import CLOSED, PAID, OrderRow, Status, Undone
+from orders.models import CLOSED, PAID, OrderRow, Status, UndoResult
 from orders.money import show
 from orders.reconciliation import Charge, Charges, OrderEvent, Problem, Remedy
 
@@ -136,18 +136,18 @@ class Reconciliation:
         claimed = {intent.id: order for intent in intents if (order := order_of(intent))}
         async with self._database.transaction() as connection:
             rows = await read_rows(connection, claimed.values())
-            book = await read_book(connection)
+            shop_id = await read_shop_id(connection)
             kept = {row["payment_intent_id"] for row in await connection.fetch(FIND_KEPT, list(claimed))}
         found: list[Charge] = []
         for intent in intents:
             order_id = claimed.get(intent.id)
             row = rows.get(order_id) if order_id else None
-            if order_id and (charge := await self._orphan(intent, order_id, row, book, is_kept=intent.id in kept)):
+            if order_id and (charge := await self._orphan(intent, order_id, row, shop_id, is_kept=intent.id in kept)):
                 found.append(charge)
         return Charges(found=tuple(found), after=intents[-1].id if len(intents) == PAGE else None)
 
     @activity.defn
-    async def void_orphan(self, charge: Charge) -> Undone:
+    async def void_orphan(self, charge: Charge) -> UndoResult:
         """Give back a payment that is not its order's: void it, or refund what is left of it."""
         key = f"{charge.order_id}:{charge.payment_intent_id}"
         intent = await self._gateway.retrieve(charge.payment_intent_id)
@@ -160,7 +160,7 @@ class Reconciliation:
         note = f"the payment {intent.id}, which the order does not answer for, is {intent.status} and given back"
         async with self._database.transaction() as connection:
             await write_event_once(connection, charge.order_id, note)
-        return Undone(note=note)
+        return UndoResult(note=note)
 
     async def _refund_orphan(self, order_id: str, key: str, intent: Intent) -> None:
         """Refund what is left, and keep the refunds under the order that the payment names: they may fail later."""
@@ -185,27 +185,27 @@ class Reconciliation:
             gone = intent.status == "canceled" or (intent.status == "succeeded" and not left)
             if gone or row.settled_by_hand:
                 return None
-            words = f"of order {row.id}, which is {row.status}, is {intent.status}"
-            return _charge("void_payment", row.id, intent_id, words)
+            text = f"of order {row.id}, which is {row.status}, is {intent.status}"
+            return _charge("void_payment", row.id, intent_id, text)
         # What was refunded by hand is the shop's own affair, be it a part, or goods that came back.
         if intent.amount_received == row.total and (left or row.status in (Status.SHIPPED, Status.DELIVERED)):
             return None
         paid = show(left, row.currency)
-        words = f"of order {row.id} over {show(row.total, row.currency)} has {paid} charged"
-        return _charge("alert", row.id, intent_id, words)
+        text = f"of order {row.id} over {show(row.total, row.currency)} has {paid} charged"
+        return _charge("alert", row.id, intent_id, text)
 
     async def _orphan(
-        self, intent: Intent, order_id: str, row: OrderRow | None, book: str, *, is_kept: bool
+        self, intent: Intent, order_id: str, row: OrderRow | None, shop_id: str, *, is_kept: bool
     ) -> Charge | None:
         """What is to become of a payment that names an order; None if that order answers for it, or may yet.
 
-        Only what this order book has created itself is given back. What was made by hand for an order of ours is told;
+        Only what this shop has created itself is given back. What was made by hand for an order of ours is told;
         all else is of others, who share the account. What was given back is looked at until its refund `is_kept`.
         """
         if row and (row.payment_intent_id == intent.id or row.status not in CLOSED | PAID):
             return None
-        made_by = book_of(intent)
-        if made_by not in ((None, book) if row else (book,)):
+        made_by = shop_id_of(intent)
+        if made_by not in ((None, shop_id) if row else (shop_id,)):
             return None
         captured = intent.status == "succeeded"
         is_given_back = captured and not await self._left_of(intent)
@@ -269,13 +269,13 @@ class Reconciliation:
             await write_event_once(connection, event.order_id, event.why)
 
     @activity.defn
-    async def due_problems(self, problems: Sequence[Problem]) -> Sequence[str]:
+    async def unreported_problems(self, problems: Sequence[Problem]) -> Sequence[str]:
         """The keys of those that nobody was told of within a day."""
         async with self._database.transaction() as connection:
             return [row["key"] for row in await connection.fetch(TAKE_DUE, [problem.key for problem in problems])]
 
     @activity.defn
-    async def mark_told(self, key: str) -> None:
+    async def mark_alerted(self, key: str) -> None:
         """A person was told."""
         async with self._database.transaction() as connection:
             await connection.execute(REMIND, key)
@@ -290,5 +290,5 @@ def _state(refund_status: str) -> str:
 
 
 def _charge(remedy: Remedy, order_id: str, intent_id: str, what: str) -> Charge:
-    words = f"the payment {intent_id} {what}"
-    return Charge(order_id=order_id, payment_intent_id=intent_id, remedy=remedy, words=words)
+    text = f"the payment {intent_id} {what}"
+    return Charge(order_id=order_id, payment_intent_id=intent_id, remedy=remedy, description=text)

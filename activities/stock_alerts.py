@@ -16,9 +16,9 @@ import httpx
 from pydantic import SecretStr
 from temporalio import activity
 
-from activities.database import Database
-from activities.http import A_NO, accept, post_json
-from activities.slack import compose, plain
+from gateways.http import CLIENT_ERRORS, accept, post_json
+from gateways.postgres import Database
+from gateways.slack import compose, plain
 from orders.errors import Permanent, Unavailable
 from orders.money import DECIMALS, to_json_number
 from orders.stock import LowStockItem, Posted, StockReport
@@ -26,7 +26,7 @@ from orders.stock import LowStockItem, Posted, StockReport
 LEASE: Final = timedelta(seconds=60)  # longer than an attempt may take
 LOOK_AGAIN: Final = timedelta(seconds=1)
 GONE: Final = {404, 410}  # the webhook or its channel: the run says so at once, and the next one tries again
-LARGEST_LIST: Final = 1024 * 1024  # bytes; Temporal takes payloads of up to 2 MiB
+MAX_LIST: Final = 1024 * 1024  # bytes; Temporal takes payloads of up to 2 MiB
 
 FIND_LOW: Final = """
     SELECT i.product_id, p.name AS product_name, i.quantity, i.reorder_level, p.price, p.currency,
@@ -130,14 +130,18 @@ class StockAlerts:
         It reads the shelves anew, so that a message held up by an outage says what is the case when it gets through.
 
         Raises:
-            Unavailable: also while somebody else is telling the rest, who may yet fail.
+            Unavailable: also while somebody else is alerts the rest, who may yet fail.
         """
         lease = uuid4()
         if not (shortages := await self._lease(lease, most)):
             return None
         body, named = compose("⚠️ Low Stock Alert", "Low Stock Items", (shortage.line for shortage in shortages))
         try:
-            accept("slack", await post_json(self._http, "slack", self._slack.get_secret_value(), body, {}), A_NO | GONE)
+            accept(
+                "slack",
+                await post_json(self._http, "slack", self._slack.get_secret_value(), body, {}),
+                CLIENT_ERRORS | GONE,
+            )
         except (Unavailable, Permanent):
             with suppress(Unavailable):  # it lapses by itself
                 await self._end(lease, [])
@@ -150,7 +154,7 @@ class StockAlerts:
             records = await connection.fetch(LEASE_UNTOLD, self._realert, most, lease, LEASE)
             if not records and await connection.fetchval(IS_ANY_UNTOLD, self._realert):
                 raise Unavailable(
-                    "another run is telling the rest", type="shortages_leased", retry_after=LOOK_AGAIN, expected=True
+                    "another run is alerts the rest", type="shortages_leased", retry_after=LOOK_AGAIN, expected=True
                 )
         return [Shortage(**record) for record in records]
 
@@ -175,4 +179,4 @@ def _item(record: asyncpg.Record) -> LowStockItem:
 def _first_of(items: Sequence[LowStockItem]) -> Iterator[LowStockItem]:
     """As many as one payload has room for."""
     sizes = accumulate(len(item.model_dump_json().encode()) for item in items)
-    return (item for item, size in zip(items, sizes, strict=True) if size <= LARGEST_LIST)
+    return (item for item, size in zip(items, sizes, strict=True) if size <= MAX_LIST)

@@ -1,4 +1,4 @@
-"""The invariants in operation: some orders at a time, by what the real neighbours say. Nothing is changed."""
+"""The invariants in operation: some orders at a time, by what the real external services say. Nothing is changed."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,14 +8,23 @@ from typing import Final
 from temporalio import activity
 from temporalio.client import Client
 
-from activities.database import Database
-from activities.evidence import Books, Evidence, Ledger, OrderEntry, PaymentEntry, Shipment, read_ledger, read_runs
 from activities.fulfillment import Warehouse
-from activities.invariants import violations
-from activities.stripe_gateway import StripeGateway
-from orders.verification import Judgement
+from audit.evidence import (
+    DatabaseSnapshot,
+    Evidence,
+    OrderEntry,
+    PaymentEntry,
+    ProviderRecords,
+    Shipment,
+    read_runs,
+    read_snapshot,
+)
+from audit.invariants import violations
+from gateways.postgres import Database
+from gateways.stripe import StripeGateway
+from orders.verification import CheckResult
 
-AT_ONCE: Final = 4  # orders that the neighbours are asked about together: Stripe has limits
+AT_ONCE: Final = 4  # orders that the external services are asked about together: Stripe has limits
 
 UNKNOWN: Final = "order_unknown"  # to the warehouse
 UNDER_WAY: Final = {"pending", "requires_action"}  # refunds that have not arrived yet
@@ -34,7 +43,7 @@ class Verification:
         Unavailable: PostgreSQL, Temporal, Stripe or the warehouse.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 (one for each neighbour)
+    def __init__(  # noqa: PLR0913, PLR0917 (one for each external service)
         self,
         database: Database,
         client: Client,
@@ -58,7 +67,7 @@ class Verification:
             return [row["id"] for row in await connection.fetch(FIND_ORDERS, self._window, limit)]
 
     @activity.defn
-    async def judge_orders(self, orders: Sequence[str]) -> Judgement:
+    async def check_orders(self, orders: Sequence[str]) -> CheckResult:
         """What is wrong with these orders; those that move while they are looked at are left to the next run."""
         before = await self._read(orders)
         books = await self._ask(before)
@@ -66,32 +75,32 @@ class Verification:
         known = {order.id: order.moves for order in before.orders}
         after = await self._read(orders)
         still = tuple(order for order in after.orders if order.moves == known.get(order.id))
-        ledger = after.model_copy(update={"orders": still, "asked": tuple(order.id for order in still)})
-        found = violations(Evidence(ledger, books, runs=runs, patience=self._patience.total_seconds()))
-        return Judgement(checked=len(still), violations=tuple(found))
+        snapshot = after.model_copy(update={"orders": still, "asked": tuple(order.id for order in still)})
+        found = violations(Evidence(snapshot, books, runs=runs, patience=self._patience.total_seconds()))
+        return CheckResult(checked=len(still), violations=tuple(found))
 
     @activity.defn
-    async def judge_stock(self, limit: int) -> Judgement:
+    async def check_stock(self, limit: int) -> CheckResult:
         """What is wrong with the stock of all products, by all reservations; `limit` violations are named at most."""
         async with self._database.transaction() as connection:
-            ledger = await read_ledger(connection, [])
-        found = violations(Evidence(ledger, Books(payments=(), fulfillment=())))
-        return Judgement(checked=len(ledger.stock), violations=tuple(found[:limit]))
+            snapshot = await read_snapshot(connection, [])
+        found = violations(Evidence(snapshot, ProviderRecords(payments=(), fulfillment=())))
+        return CheckResult(checked=len(snapshot.stock), violations=tuple(found[:limit]))
 
-    async def _read(self, orders: Sequence[str]) -> Ledger:
+    async def _read(self, orders: Sequence[str]) -> DatabaseSnapshot:
         async with self._database.transaction() as connection:
-            return await read_ledger(connection, orders, stock=False)
+            return await read_snapshot(connection, orders, stock=False)
 
-    async def _ask(self, ledger: Ledger) -> Books:
-        """What the neighbours say of the orders that have a payment; without one nothing is shipped either."""
+    async def _ask(self, snapshot: DatabaseSnapshot) -> ProviderRecords:
+        """What the external services say of the orders that have a payment; without one nothing is shipped either."""
         turn = asyncio.Semaphore(AT_ONCE)
 
         async def look(order: OrderEntry) -> tuple[PaymentEntry | None, Shipment | None]:
             async with turn:
                 return await self._payment(order), await self._shipment(order)
 
-        found = await asyncio.gather(*(look(order) for order in ledger.orders if order.payment_intent_id))
-        return Books(
+        found = await asyncio.gather(*(look(order) for order in snapshot.orders if order.payment_intent_id))
+        return ProviderRecords(
             payments=tuple(payment for payment, _ in found if payment),
             fulfillment=tuple(shipment for _, shipment in found if shipment),
         )
@@ -106,7 +115,7 @@ class Verification:
             id=intent.id,
             order=order.id,
             status=intent.status,
-            authorised=intent.amount_capturable,
+            authorized=intent.amount_capturable,
             captured=intent.amount_received,
             refunded=sum(refund.amount for refund in refunds if refund.status == "succeeded"),
             refund_pending=sum(refund.amount for refund in refunds if refund.status in UNDER_WAY),

@@ -24,7 +24,7 @@ CREATE TABLE stock_alerts (
     product_id text PRIMARY KEY REFERENCES products ON DELETE CASCADE,
     shortage integer NOT NULL,  -- which one, by the inventory's count
     sent_at timestamptz,
-    lease uuid,  -- the attempt that is telling it just now; one that dies loses it
+    lease uuid,  -- the attempt that is alerts it just now; one that dies loses it
     leased_until timestamptz,
     CHECK ((lease IS NULL) = (leased_until IS NULL))
 );

@@ -1,12 +1,12 @@
 -- migrate:up
 
 -- The name of this database, which goes with every payment that it makes: others may share the account.
-CREATE TABLE order_book (
+CREATE TABLE shop (
     the_only boolean PRIMARY KEY DEFAULT true CHECK (the_only),
     id uuid NOT NULL DEFAULT gen_random_uuid()
 );
 
-INSERT INTO order_book DEFAULT VALUES;
+INSERT INTO shop DEFAULT VALUES;
 
 -- When the payment of a settled order was last found to be what the order says; forgotten with every change of state.
 ALTER TABLE orders ADD COLUMN payment_checked_at timestamptz;
@@ -30,7 +30,7 @@ CREATE TABLE reminders (
 
 -- migrate:down
 
-DROP TABLE reminders, order_book;
+DROP TABLE reminders, shop;
 ALTER TABLE refunds DROP COLUMN checked_at;
 DROP INDEX reservations_held;
 ALTER TABLE orders DROP COLUMN payment_checked_at;

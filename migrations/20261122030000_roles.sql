@@ -14,13 +14,13 @@ END $$;
 
 GRANT USAGE ON SCHEMA public TO orders_app, orders_readonly;
 GRANT SELECT ON
-    products, inventory, orders, order_items, order_events, order_transitions, reservations, refunds, notices, resolutions,
-    webhook_events, reminders, order_book, stock_alerts, product_embeddings, embedding_index, schema_migrations
+    products, inventory, orders, order_items, order_events, order_transitions, reservations, refunds, notifications, resolutions,
+    webhook_events, reminders, shop, stock_alerts, product_embeddings, embedding_index, schema_migrations
 TO orders_app, orders_readonly;
 
 -- What has happened is only ever added to.
 GRANT INSERT ON order_events, order_items, resolutions, webhook_events TO orders_app;
-GRANT INSERT, UPDATE ON orders, reservations, refunds, notices, reminders, stock_alerts, embedding_index TO orders_app;
+GRANT INSERT, UPDATE ON orders, reservations, refunds, notifications, reminders, stock_alerts, embedding_index TO orders_app;
 GRANT INSERT, UPDATE, DELETE ON product_embeddings TO orders_app;
 GRANT UPDATE ON inventory TO orders_app;
 
@@ -28,7 +28,7 @@ GRANT UPDATE ON inventory TO orders_app;
 
 -- The roles stay: another database of the cluster may use them.
 REVOKE ALL ON
-    products, inventory, orders, order_items, order_events, order_transitions, reservations, refunds, notices, resolutions,
-    webhook_events, reminders, order_book, stock_alerts, product_embeddings, embedding_index, schema_migrations
+    products, inventory, orders, order_items, order_events, order_transitions, reservations, refunds, notifications, resolutions,
+    webhook_events, reminders, shop, stock_alerts, product_embeddings, embedding_index, schema_migrations
 FROM orders_app, orders_readonly;
 REVOKE USAGE ON SCHEMA public FROM orders_app, orders_readonly;

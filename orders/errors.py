@@ -54,7 +54,7 @@ class RunFailed(OrderError):
 
 
 class Unavailable(OrderError, ApplicationError):
-    """Retried by Temporal, after `retry_after` where the neighbour named a time.
+    """Retried by Temporal, after `retry_after` where the external service named a time.
 
     An `expected` one is part of the day's work: it is not logged and not counted as an error.
     """

@@ -1,4 +1,4 @@
-"""What travels between starter, workflows, activities and neighbours: frozen models, camelCase on the wire.
+"""What travels between starter, workflows, activities and external services: frozen models, camelCase on the wire.
 
 The first part is the edge (what a client sends and gets, in the names of the reference payloads); the second is the
 inside (money in minor units, carts merged, states of the order row).
@@ -63,7 +63,7 @@ class ErrorCode(StrEnum):
     PAYMENT_REFUSED = "payment_refused"
     AUTHENTICATION_FAILED = "authentication_failed"
     AUTHENTICATION_EXPIRED = "authentication_expired"
-    AUTHORISATION_EXPIRED = "authorisation_expired"
+    AUTHORIZATION_EXPIRED = "authorization_expired"
     FULFILLMENT_REFUSED = "fulfillment_refused"
     CANCELLED = "cancelled"
     FAILED = "failed"
@@ -81,7 +81,7 @@ class CancelReason(StrEnum):
     ORDER_FAILED = "order_failed"
     UNDO_PARKED = "undo_parked"
     NOT_CHARGED = "not_charged"
-    AUTHORISATION_VOIDED = "authorisation_voided"
+    AUTHORIZATION_VOIDED = "authorization_voided"
     REFUND_PENDING = "refund_pending"
     SETTLED_BY_HAND = "settled_by_hand"
 
@@ -90,7 +90,7 @@ class Stage(StrEnum):
     """Where a run stands, for people: the search attribute OrderStage."""
 
     RESERVING = "reserving"
-    AUTHORISING = "authorising"
+    AUTHORIZING = "authorizing"
     AWAITING_CUSTOMER = "awaiting_customer"
     FULFILLING = "fulfilling"
     CAPTURING = "capturing"
@@ -195,7 +195,7 @@ class Terms(Model):
     authentication_deadline: int = 900
     authentication_poll: int = 30
     fulfillment_deadline: int = 600
-    notice_deadline: int = 86_400
+    notification_deadline: int = 86_400
 
 
 class ReservationRequest(Model):
@@ -227,7 +227,7 @@ class OrderRow(Model):
     placed: bool = False
     refund_status: str | None = None
     settled_by_hand: bool = False
-    words: int = 0
+    resolution_count: int = 0
 
     @property
     def outcome(self) -> OrderOutcome:
@@ -257,7 +257,7 @@ class PaymentRequest(Model):
 
 
 class PaymentState(StrEnum):
-    AUTHORISED = "authorised"
+    AUTHORIZED = "authorized"
     REQUIRES_ACTION = "requires_action"
     DECLINED = "declined"
     GONE = "gone"
@@ -273,7 +273,7 @@ class Payment(Model):
     error: str | None = None
 
 
-class Undone(Model):
+class UndoResult(Model):
     """What an undo found and did, in words for people. An operator's word counts as done."""
 
     note: str
@@ -304,24 +304,24 @@ class UndoClaim(Model):
 
 
 class Park(Model):
-    """A step that waits for a person. `words`: how many the run knows of that operators have said about the order."""
+    """A step that waits for an operator. `resolution_count`: how many resolutions of the order the run knows of."""
 
     order_id: str
     step: str
     reason: str
     workflow_id: str
-    words: int = 0
+    resolution_count: int = 0
 
 
 class Settlement(Model):
-    """An operator's word on a parked step. `word` is its identity: said again, it counts once."""
+    """An operator's word on a parked step. `key` is its identity: said again, it counts once."""
 
     order_id: str
     step: str
     action: Literal["retry", "skip", "resolved"]
     reason: str
     by: str
-    word: str = ""
+    key: str = ""
 
 
 class Alert(Model):
@@ -332,18 +332,18 @@ class Alert(Model):
     text: str
 
 
-class NoticeKind(StrEnum):
+class NotificationKind(StrEnum):
     CONFIRMATION = "order_confirmation"
     CANCELLED = "order_cancelled"
     FAILED = "order_failed"
     ANALYTICS = "order_placed"
 
 
-class Notice(Model):
+class Notification(Model):
     """One message about an order; the activity reads the order's data from its row."""
 
     order_id: str
-    kind: NoticeKind
+    kind: NotificationKind
     to: str | None = None
     estimated_delivery: date | None = None
 

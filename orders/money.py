@@ -11,9 +11,9 @@ TWO_DECIMALS: Final = ("aud", "cad", "chf", "dkk", "eur", "gbp", "nok", "nzd", "
 DECIMALS: Final = dict.fromkeys(TWO_DECIMALS, 2) | {"jpy": 0}
 
 # The most that Stripe takes in one payment: eight digits of minor units (docs.stripe.com/currencies).
-LARGEST_AMOUNT: Final = 99_999_999
+MAX_AMOUNT: Final = 99_999_999
 
-MOST_DIGITS: Final = 20  # of an amount as it is written; decimal arithmetic would round beyond 28
+MAX_DIGITS: Final = 20  # of an amount as it is written; decimal arithmetic would round beyond 28
 
 
 def to_minor(amount: Decimal, currency: str, field: str) -> int:
@@ -22,8 +22,8 @@ def to_minor(amount: Decimal, currency: str, field: str) -> int:
     Raises:
         InvalidInput: it has more decimals than the currency, is not finite, negative or too large.
     """
-    if not amount.is_finite() or len(amount.as_tuple().digits) > MOST_DIGITS or not 0 <= amount <= LARGEST_AMOUNT:
-        raise InvalidInput([f"{field}: must be between 0 and {LARGEST_AMOUNT} minor units"])
+    if not amount.is_finite() or len(amount.as_tuple().digits) > MAX_DIGITS or not 0 <= amount <= MAX_AMOUNT:
+        raise InvalidInput([f"{field}: must be between 0 and {MAX_AMOUNT} minor units"])
     minor = amount.scaleb(DECIMALS[currency])
     if minor != minor.to_integral_value():
         raise InvalidInput([f"{field}: {currency} has {DECIMALS[currency]} decimals"])

@@ -15,7 +15,7 @@ class Page(Model):
     id: str = ""
 
 
-class Stranded(Model):
+class OrderWithoutRun(Model):
     """An unfinished order that nobody drives. `parked`: the step at which it waits for a person, and why."""
 
     order_id: str
@@ -23,12 +23,12 @@ class Stranded(Model):
     parked: str | None = None
 
 
-class StrandedPage(Model):
-    orders: tuple[Stranded, ...]
+class OrdersWithoutRun(Model):
+    orders: tuple[OrderWithoutRun, ...]
     next: Page | None
 
 
-class Revival(Model):
+class Restart(Model):
     """What was started for a stranded order; nothing, where its request is lost and it must go forward.
 
     `moved`: it is stranded no more.
@@ -44,7 +44,7 @@ class Charge(Model):
     order_id: str
     payment_intent_id: str
     remedy: Remedy
-    words: str
+    description: str
 
     @property
     def key(self) -> str:
@@ -77,7 +77,7 @@ class Problem(Model):
 class ReconcileReport(Model):
     """What one run of reconcile-orders did, in words that name the orders; all empty when everything was in order."""
 
-    revived: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
     payments: tuple[str, ...] = ()
     refunds: tuple[str, ...] = ()
     stock: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ class Violation(Model):
         return f"{self.subject}: {self.what} (rule {self.rule})"
 
 
-class Judgement(Model):
+class CheckResult(Model):
     """What was found of a page of orders, or of the stock; `checked` did not change while they were looked at."""
 
     checked: int

@@ -10,12 +10,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
+from sandbox.persistence import StateError, Store
 from sandbox.server import serve
-from sandbox.store import StateError, Store
 from sandbox.webhooks import Target
 from sandbox.world import World
 
-LARGEST_PORT: Final = 65535
+MAX_PORT: Final = 65535
 
 
 async def main(port: int, state: Path | None, webhooks: str | None) -> None:
@@ -41,8 +41,8 @@ def world_of(state: Path | None) -> Iterator[World]:
 
 
 def port_number(text: str) -> int:
-    if not text.isdecimal() or int(text) > LARGEST_PORT:
-        raise argparse.ArgumentTypeError(f"{text} is not a port (0 to {LARGEST_PORT})")
+    if not text.isdecimal() or int(text) > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text} is not a port (0 to {MAX_PORT})")
     return int(text)
 
 

@@ -137,7 +137,7 @@ class Admin:
         return JSONResponse(self._account.authenticate(request.path_params["id"], succeeds=outcome.succeeds))
 
     async def expire(self, request: Request) -> Response:
-        """The authorisation lapses."""
+        """The authorization lapses."""
         return JSONResponse(self._account.expire(request.path_params["id"]))
 
     async def settle(self, request: Request) -> Response:

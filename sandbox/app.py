@@ -1,4 +1,4 @@
-"""The sandbox as one ASGI application: its neighbours, each under its own path, and its own side under /_sandbox."""
+"""The sandbox as one ASGI application: each external service under its own path, its controls under /_sandbox."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
@@ -23,12 +23,12 @@ METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 def create_app(world: World) -> Starlette:
     """The application that plays `world`; the world stays with the caller, to be read and changed."""
     routes = [
-        *_neighbour(world, "stripe", lambda: world.stripe, stripe_http.ROUTES),
-        *_neighbour(world, "fulfillment", lambda: world.fulfillment, fulfillment.ROUTES),
-        *_neighbour(world, "email", lambda: world.inbox, inbox.EMAIL_ROUTES),
-        *_neighbour(world, "analytics", lambda: world.inbox, inbox.ANALYTICS_ROUTES),
-        *_neighbour(world, "slack", lambda: world.inbox, inbox.SLACK_ROUTES),
-        *_neighbour(world, "openai", lambda: world.openai, openai.ROUTES),
+        *_external_service(world, "stripe", lambda: world.stripe, stripe_http.ROUTES),
+        *_external_service(world, "fulfillment", lambda: world.fulfillment, fulfillment.ROUTES),
+        *_external_service(world, "email", lambda: world.inbox, inbox.EMAIL_ROUTES),
+        *_external_service(world, "analytics", lambda: world.inbox, inbox.ANALYTICS_ROUTES),
+        *_external_service(world, "slack", lambda: world.inbox, inbox.SLACK_ROUTES),
+        *_external_service(world, "openai", lambda: world.openai, openai.ROUTES),
         *Admin(world).routes(),
     ]
     return Starlette(
@@ -37,7 +37,7 @@ def create_app(world: World) -> Starlette:
     )
 
 
-def _neighbour(world: World, service: Service, current: Callable[[], S], routes: Routes[S]) -> Iterator[Route]:
+def _external_service(world: World, service: Service, current: Callable[[], S], routes: Routes[S]) -> Iterator[Route]:
     for method, path, handler in routes:
         yield Route(f"/{service}{path}", _endpoint(world, service, current, handler), methods=[method])
     yield Route(f"/{service}/{{path:path}}", _endpoint(world, service, current, plain(unknown)), methods=METHODS)

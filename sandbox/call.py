@@ -1,4 +1,4 @@
-"""One request to a neighbour, as the sandbox's services see it, and what their answers have in common."""
+"""One request to an external service, as the sandbox's services see it, and what their answers have in common."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping

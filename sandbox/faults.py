@@ -1,4 +1,4 @@
-"""Faults on script: what a network or a neighbour may do to a request, where it is told to and as often as told."""
+"""Scripted faults: what a network or an external service does to a request, for which requests, and how often."""
 
 import asyncio
 import contextlib

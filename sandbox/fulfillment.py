@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue
 from starlette.responses import JSONResponse, Response
 
 from sandbox.call import REPLAYED, Body, Call, Refused, Routes, plain
-from sandbox.store import Shelf
+from sandbox.persistence import PersistentDict
 
 UNDELIVERABLE_STATE: Final = "ZZ"
 UNDELIVERABLE_STREET: Final = "Refuse"
@@ -71,9 +71,9 @@ class Fulfillment:
     before it came is never shipped.
     """
 
-    shipments: Shelf[Shipment] = field(default_factory=lambda: Shelf(Shipment))
-    keys: Shelf[Kept] = field(default_factory=lambda: Shelf(Kept))
-    cancelled_unseen: Shelf[bool] = field(default_factory=lambda: Shelf(bool))
+    shipments: PersistentDict[Shipment] = field(default_factory=lambda: PersistentDict(Shipment))
+    keys: PersistentDict[Kept] = field(default_factory=lambda: PersistentDict(Kept))
+    cancelled_unseen: PersistentDict[bool] = field(default_factory=lambda: PersistentDict(bool))
     forgets_cancels: bool = False
 
     def create(self, call: Call) -> Response:

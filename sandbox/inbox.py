@@ -8,10 +8,10 @@ from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from sandbox.call import REPLAYED, Body, Call, Routes, plain
-from sandbox.store import Shelf
+from sandbox.persistence import PersistentDict
 
 # Slack cuts a longer text off (api.slack.com/changelog/2018-04-truncating-really-long-messages).
-LONGEST_ALERT: Final = 40_000
+MAX_ALERT: Final = 40_000
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -73,8 +73,8 @@ Message = Email | Event | Alert
 class Inbox:
     """What was delivered, oldest first. A message with a known idempotency key is acknowledged, not delivered again."""
 
-    messages: Shelf[Message] = field(default_factory=lambda: Shelf(Message))
-    receipts: Shelf[str] = field(default_factory=lambda: Shelf(str))
+    messages: PersistentDict[Message] = field(default_factory=lambda: PersistentDict(Message))
+    receipts: PersistentDict[str] = field(default_factory=lambda: PersistentDict(str))
 
     @property
     def emails(self) -> list[Email]:
@@ -99,7 +99,7 @@ class Inbox:
         if complaint := _complaint(call.body):
             return PlainTextResponse(complaint, 400)
         text, blocks = call.body.get("text") or "", call.body.get("blocks") or ()
-        self.messages[_receipt()] = Alert(text=text[:LONGEST_ALERT], blocks=tuple(blocks))
+        self.messages[_receipt()] = Alert(text=text[:MAX_ALERT], blocks=tuple(blocks))
         return PlainTextResponse("ok")
 
     def _deliver(self, call: Call, message: Message) -> Response:

@@ -1,4 +1,4 @@
-"""The journal: every request to a neighbour, in order of arrival, without secrets."""
+"""The journal: every request to an external service, in order of arrival, without secrets."""
 
 import secrets
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from sandbox.call import REPLAYED, Call
 from sandbox.faults import Fault, NoAnswer
-from sandbox.store import Shelf
+from sandbox.persistence import PersistentDict
 
 # Named one by one: what is not known to be harmless is not written down.
 HEADERS: Final = ("content-type", "idempotency-key", "stripe-version", "user-agent")
@@ -41,7 +41,7 @@ class Journal:
     """The last entries, by request id; older ones are forgotten, so that a sandbox can run for days."""
 
     def __init__(self) -> None:
-        self.lines: Shelf[tuple[str, Entry]] = Shelf(tuple[str, Entry])
+        self.lines: PersistentDict[tuple[str, Entry]] = PersistentDict(tuple[str, Entry])
 
     def open(self, call: Call, about: str, fault: Fault | None) -> str:
         """Write the request down and give it an id; `about` is what may name an order."""

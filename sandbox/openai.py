@@ -20,10 +20,10 @@ from sandbox.openai_model import BadAnswer, Reply, embedding, reply
 KEY: Final = "sk-sandbox"
 
 # The limits of one request for embeddings (platform.openai.com/docs/api-reference/embeddings/create).
-MOST_INPUTS: Final = 2048
-MOST_TOKENS: Final = 8192
-MOST_TOKENS_TOGETHER: Final = 300_000
-MOST_DIMENSIONS: Final = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072}
+MAX_INPUTS: Final = 2048
+MAX_TOKENS: Final = 8192
+MAX_TOKENS_TOGETHER: Final = 300_000
+MAX_DIMENSIONS: Final = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072}
 
 # OpenAI's own rule of thumb for English: its tokenisers need a download.
 CHARACTERS_PER_TOKEN: Final = 4
@@ -42,7 +42,7 @@ class Params(BaseModel):
 
 
 Text = Annotated[str, Field(min_length=1)]
-Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_INPUTS), BeforeValidator(_listed)]
+Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS), BeforeValidator(_listed)]
 
 
 class CreateEmbeddings(Params):
@@ -127,9 +127,9 @@ class OpenAi:
         self.bad_answers.extend([kind] * times)
 
     def embed(self, params: CreateEmbeddings) -> Response:
-        if params.model not in MOST_DIMENSIONS:
+        if params.model not in MAX_DIMENSIONS:
             raise _unknown_model(params.model)
-        most = MOST_DIMENSIONS[params.model]
+        most = MAX_DIMENSIONS[params.model]
         dimensions = params.dimensions or most
         if dimensions > most:
             raise _refusal(400, "invalid_value", f"'dimensions' must be at most {most}.", "dimensions")
@@ -150,11 +150,11 @@ class OpenAi:
 
 def _count_inputs(texts: Sequence[str]) -> int:
     tokens = [_tokens(each) for each in texts]
-    if max(tokens) > MOST_TOKENS:
-        message = f"An input has at most {MOST_TOKENS} tokens; one has {max(tokens)}."
+    if max(tokens) > MAX_TOKENS:
+        message = f"An input has at most {MAX_TOKENS} tokens; one has {max(tokens)}."
         raise _refusal(400, "context_length_exceeded", message, "input")
-    if sum(tokens) > MOST_TOKENS_TOGETHER:
-        message = f"All inputs have at most {MOST_TOKENS_TOGETHER} tokens; these have {sum(tokens)}."
+    if sum(tokens) > MAX_TOKENS_TOGETHER:
+        message = f"All inputs have at most {MAX_TOKENS_TOGETHER} tokens; these have {sum(tokens)}."
         raise _refusal(400, "max_tokens_per_request", message, kind="max_tokens_per_request")
     return sum(tokens)
 

@@ -32,7 +32,7 @@ _PAGE: Final = """<!doctype html>
 def render(world: World) -> str:
     books = world.books()
     tables = (
-        _table("Money", ("order", "authorised", "captured", "refunded", "refund pending"), _money(books["orders"])),
+        _table("Money", ("order", "authorized", "captured", "refunded", "refund pending"), _money(books["orders"])),
         _table("Shipments", ("order", "id", "status"), _columns(books["fulfillment"], "orderId", "id", "status")),
         _table("E-mail", ("to", "template", "data"), _columns(books["emails"], "to", "template", "data")),
         _table("Alerts", ("text",), _columns(books["alerts"], "text")),
@@ -54,7 +54,7 @@ def _text(cell: object) -> str:
 
 def _money(orders: dict[str, dict[str, Any]]) -> Iterable[Iterable[object]]:
     for order, money in orders.items():
-        kinds = ("authorised", "captured", "refunded", "refund_pending")
+        kinds = ("authorized", "captured", "refunded", "refund_pending")
         yield (order, *(_amount(money[kind], money["currency"]) for kind in kinds))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, NoReturn, TypeVar
 
-from sandbox.store import Shelf
+from sandbox.persistence import PersistentDict
 from sandbox.stripe_cards import CARDS, Card, Decline
 from sandbox.stripe_params import (
     CancelIntent,
@@ -114,8 +114,8 @@ Item = TypeVar("Item", PaymentIntent, Refund)
 class Stripe:
     """One account. Objects are kept in the order of their creation."""
 
-    intents: Shelf[PaymentIntent] = field(default_factory=lambda: Shelf(PaymentIntent))
-    refunds: Shelf[Refund] = field(default_factory=lambda: Shelf(Refund))
+    intents: PersistentDict[PaymentIntent] = field(default_factory=lambda: PersistentDict(PaymentIntent))
+    refunds: PersistentDict[Refund] = field(default_factory=lambda: PersistentDict(Refund))
 
     # -------------------------------------------------------------------------------------------------- PaymentIntents
 
@@ -148,7 +148,7 @@ class Stripe:
         return _page("/v1/payment_intents", found, params)
 
     def confirm_intent(self, intent_id: str, params: ConfirmIntent) -> View:
-        """Authorise, charge, ask the customer to authenticate, or raise the issuer's decline (402)."""
+        """Authorize, charge, ask the customer to authenticate, or raise the issuer's decline (402)."""
         intent = self._intent_in(CONFIRMABLE, intent_id, "confirmed")
         _known_card(params.payment_method)
         intent.payment_method = params.payment_method or intent.payment_method
@@ -162,11 +162,11 @@ class Stripe:
         return asdict(intent)
 
     def capture_intent(self, intent_id: str, params: CaptureIntent) -> View:
-        """Take the money, all that is authorised or less; what is left is released."""
+        """Take the money, all that is authorized or less; what is left is released."""
         intent = self._intent_in(("requires_capture",), intent_id, "captured")
         amount = params.amount_to_capture or intent.amount_capturable
         if amount > intent.amount_capturable:
-            raise StripeError(400, "The amount is more than was authorised.", param="amount_to_capture")
+            raise StripeError(400, "The amount is more than was authorized.", param="amount_to_capture")
         intent.status, intent.amount_received, intent.amount_capturable = "succeeded", amount, 0
         return asdict(intent)
 
@@ -190,7 +190,7 @@ class Stripe:
         return asdict(intent)
 
     def expire(self, intent_id: str) -> View:
-        """What the days do: an authorisation that nobody captured lapses."""
+        """What the days do: an authorization that nobody captured lapses."""
         intent = self._intent_in(("requires_capture",), intent_id, "expired")
         self._cancel(intent, "automatic")
         return asdict(intent)
@@ -306,7 +306,7 @@ def _book(intent: PaymentIntent, refunds: Sequence[Refund]) -> View:
         "status": intent.status,
         "currency": intent.currency,
         "amount": intent.amount,
-        "authorised": intent.amount_capturable,
+        "authorized": intent.amount_capturable,
         "captured": intent.amount_received,
         "refunded": sum(each.amount for each in refunds if each.status == "succeeded"),
         "refund_pending": sum(each.amount for each in refunds if each.status == "pending"),

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from sandbox.call import REPLAYED, Call, Handler, Routes, parse_form
 from sandbox.faults import Strike
-from sandbox.store import Shelf
+from sandbox.persistence import PersistentDict
 from sandbox.stripe import Stripe, StripeError, View
 from sandbox.stripe_params import (
     CODES,
@@ -24,7 +24,7 @@ from sandbox.stripe_params import (
     Params,
 )
 
-LONGEST_KEY: Final = 255
+MAX_KEY: Final = 255
 
 # From this version of the API on, payment_method_types is read only (docs.stripe.com/changelog/endive).
 ENDIVE: Final = "2026-09-30"
@@ -69,8 +69,8 @@ class StripeApi:
     """One account, the answers kept under its idempotency keys, and how keys were misused."""
 
     account: Stripe = field(default_factory=Stripe)
-    keys: Shelf[Saved] = field(default_factory=lambda: Shelf(Saved))
-    misuses: Shelf[Misuse] = field(default_factory=lambda: Shelf(Misuse))
+    keys: PersistentDict[Saved] = field(default_factory=lambda: PersistentDict(Saved))
+    misuses: PersistentDict[Misuse] = field(default_factory=lambda: PersistentDict(Misuse))
 
     def forget_unanswered(self) -> None:
         """Requests that were under way when the sandbox stopped are no longer."""
@@ -84,8 +84,8 @@ class StripeApi:
         if call.key is None:
             self._mark(call, params, "without an idempotency key")
             return await strike.inside(lambda: _answer(act))
-        if len(call.key) > LONGEST_KEY:
-            raise StripeError(400, f"An idempotency key has at most {LONGEST_KEY} characters.")
+        if len(call.key) > MAX_KEY:
+            raise StripeError(400, f"An idempotency key has at most {MAX_KEY} characters.")
         if saved := self.keys.get(call.key):
             if not saved.is_of(call.path, params):
                 self._mark(call, params, f"the key {call.key} was used for another request")

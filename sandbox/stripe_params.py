@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from pydantic_core import PydanticCustomError
 
 # Least amount of a payment in minor units (docs.stripe.com/currencies): the currencies that the sandbox knows.
-LEAST_AMOUNT: Final = {
+MIN_AMOUNT: Final = {
     "aud": 50,
     "cad": 50,
     "chf": 50,
@@ -21,7 +21,7 @@ LEAST_AMOUNT: Final = {
     "sek": 300,
     "usd": 50,
 }
-LARGEST_AMOUNT: Final = 99_999_999
+MAX_AMOUNT: Final = 99_999_999
 
 
 def _indexed(value: object) -> object:
@@ -59,16 +59,16 @@ class CreateIntent(ConfirmIntent):
     @field_validator("currency")
     @classmethod
     def _currency_is_known(cls, currency: str) -> str:
-        if currency.lower() not in LEAST_AMOUNT:
+        if currency.lower() not in MIN_AMOUNT:
             raise PydanticCustomError("currency_unknown", "Invalid currency.")
         return currency.lower()
 
     @field_validator("amount")
     @classmethod
     def _amount_is_chargeable(cls, amount: int, info: ValidationInfo) -> int:
-        if amount < LEAST_AMOUNT.get(info.data.get("currency", ""), 0):
+        if amount < MIN_AMOUNT.get(info.data.get("currency", ""), 0):
             raise PydanticCustomError("amount_too_small", "The amount is below the least for its currency.")
-        if amount > LARGEST_AMOUNT:
+        if amount > MAX_AMOUNT:
             raise PydanticCustomError("amount_too_large", "The amount has more than eight digits.")
         return amount
 

@@ -19,14 +19,14 @@ from pydantic import BaseModel, ConfigDict
 
 from sandbox.faults import Fault, Strike
 from sandbox.fulfillment import Shipment
-from sandbox.store import Shelf
+from sandbox.persistence import PersistentDict
 from sandbox.stripe import PaymentIntent, Refund
 
 STRIPE_SECRET: Final = "whsec_sandbox"  # noqa: S105  everybody may know it
 FULFILLMENT_SECRET: Final = "fhsec_sandbox"  # noqa: S105
 
 FIRST_PAUSE: Final = 0.05  # seconds between two attempts; each is twice as long as the one before
-LONGEST_PAUSE: Final = 2.0
+MAX_PAUSE: Final = 2.0
 PATIENCE: Final = 120.0  # seconds until an undeliverable webhook is given up
 ANSWER_WITHIN: Final = 30.0
 
@@ -143,7 +143,7 @@ class Courier:
 
     def __init__(self) -> None:
         self.target: Target | None = None
-        self.pending: Shelf[Webhook] = Shelf(Webhook)
+        self.pending: PersistentDict[Webhook] = PersistentDict(Webhook)
         self.attempts: deque[Attempt] = deque(maxlen=1000)
         self._deliveries: set[asyncio.Task[None]] = set()
         self._held = asyncio.Event()
@@ -212,7 +212,7 @@ class Courier:
         pause, end = FIRST_PAUSE, time.monotonic() + PATIENCE
         while not await self._attempt(target, webhook) and time.monotonic() < end:
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, MAX_PAUSE)
 
     async def _attempt(self, target: Target, webhook: Webhook) -> bool:
         """Whether the shop took it."""

@@ -1,4 +1,4 @@
-"""The whole outside world: every neighbour, the faults on script, the journal, and the books that must balance."""
+"""The whole outside world: every external service, the scripted faults, the journal, and the records of all of it."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,12 +11,12 @@ from sandbox.fulfillment import Fulfillment
 from sandbox.inbox import Inbox
 from sandbox.journal import Journal
 from sandbox.openai import OpenAi
-from sandbox.store import Shelf, Store
+from sandbox.persistence import PersistentDict, Store
 from sandbox.stripe_http import StripeApi
 from sandbox.webhooks import Courier, News, Target, Webhook
 
 _STRIPE_IDS: Final = re.compile(r"\b(?:pi|re)_[0-9a-f]+\b")
-_MONEY: Final = ("authorised", "captured", "refunded", "refund_pending")
+_MONEY: Final = ("authorized", "captured", "refunded", "refund_pending")
 
 
 @dataclass
@@ -32,7 +32,7 @@ class World:
     journal: Journal = field(default_factory=Journal)
     news: News = field(default_factory=News)
     courier: Courier = field(default_factory=Courier)
-    strikes: Shelf[int] = field(default_factory=lambda: Shelf(int))
+    strikes: PersistentDict[int] = field(default_factory=lambda: PersistentDict(int))
 
     @classmethod
     def remembered(cls, store: Store) -> Self:
@@ -86,7 +86,7 @@ class World:
         return "\n".join((call.text, *self._metadata(call.text)))
 
     def books(self) -> dict[str, Any]:
-        """What the invariants read. Amounts in minor units; `authorised` is held and neither captured nor released."""
+        """What the invariants read. Amounts in minor units; `authorized` is held and neither captured nor released."""
         payments = self.stripe.account.books()
         return {
             "payments": payments,
@@ -109,7 +109,7 @@ class World:
             if order := event.properties.get("orderId"):
                 yield {"order_id": order, "kind": event.event}
 
-    def _shelves(self) -> dict[str, Shelf[Any]]:
+    def _shelves(self) -> dict[str, PersistentDict[Any]]:
         return {
             "payment_intents": self.stripe.account.intents,
             "refunds": self.stripe.account.refunds,
@@ -125,7 +125,7 @@ class World:
             "strikes": self.strikes,
         }
 
-    def _newsworthy(self) -> tuple[Shelf[Any], ...]:
+    def _newsworthy(self) -> tuple[PersistentDict[Any], ...]:
         return self.stripe.account.intents, self.stripe.account.refunds, self.fulfillment.shipments
 
     def _send(self, webhooks: Iterable[Webhook]) -> None:

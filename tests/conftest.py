@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
-from deploy.postgres import Postgres
-from tests.servers import copy_database, open_postgres, open_temporal
-from tests.shop import Shop, open_shop
+from deploy.local.postgres import Postgres
+from tests.support.servers import copy_database, open_postgres, open_temporal
+from tests.support.shop import Shop, open_shop
 
 _exit_status: list[int] = []
 

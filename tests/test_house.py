@@ -14,10 +14,10 @@ from temporalio import activity
 from temporalio.testing import WorkflowEnvironment
 
 import activities
-from activities.database import Database
-from activities.language_model import openai_client
-from activities.stripe_gateway import stripe_client
-from orders.settings import Settings
+from config.settings import Settings
+from gateways.openai import openai_client
+from gateways.postgres import Database
+from gateways.stripe import stripe_client
 from worker import activities_of
 
 ROOT = Path(__file__).parent.parent

@@ -14,30 +14,30 @@ from temporalio.exceptions import ApplicationError
 with workflow.unsafe.imports_passed_through():
     from activities.inventory import Inventory
     from activities.notifications import Notifications
-    from activities.order_book import OrderBook
+    from activities.order_state import OrderState
     from activities.payments import Payments
     from orders.errors import InvalidInput
-    from orders.intake import CancelRequest, parse_cancel, read_payload
     from orders.models import (
         CLOSED,
         CancelOutcome,
         CancelReason,
         CancelView,
-        Notice,
-        NoticeKind,
+        Notification,
+        NotificationKind,
         OrderRow,
         Stage,
         Status,
     )
-    from orders.temporal import CANCEL_ORDER
+    from orders.names import CANCEL_ORDER
+    from orders.parsing import CancelRequest, parse_cancel, read_payload
     from workflows.compensations import Compensations
-    from workflows.notices import deliver
-    from workflows.progress import Progress
+    from workflows.notifications import deliver
     from workflows.saga import Saga, shielded
     from workflows.steps import UNTIL_DONE, step
+    from workflows.timeline import OrderTimeline
 
 FIRST_POLL: Final = timedelta(milliseconds=200)
-LONGEST_POLL: Final = timedelta(seconds=30)
+MAX_POLL: Final = timedelta(seconds=30)
 
 NOT_CANCELLED: Final = {
     Status.SHIPPED: CancelReason.ALREADY_SHIPPED,
@@ -54,7 +54,7 @@ class CancelOrder:
     @workflow.init
     def __init__(self, raw: RawValue = None) -> None:  # type: ignore[assignment]
         self._raw = raw
-        self._progress = Progress(workflow.info().workflow_id)
+        self._timeline = OrderTimeline(workflow.info().workflow_id)
         self._saga: Saga | None = None
         self._poll = FIRST_POLL
         self._outcome: CancelOutcome | None = None
@@ -64,18 +64,18 @@ class CancelOrder:
 
     @workflow.run
     async def run(self, _raw: RawValue = None) -> CancelOutcome:  # type: ignore[assignment]
-        """Cancel the order that the input names; see orders.intake.CancelRequest. A "no" is a completed run."""
+        """Cancel the order that the input names; see orders.parsing.CancelRequest. A "no" is a completed run."""
         try:
             request = parse_cancel(read_payload(self._raw))
         except InvalidInput as invalid:
-            self._progress.enter(Stage.REJECTED, str(invalid))
+            self._timeline.enter(Stage.REJECTED, str(invalid))
             return CancelOutcome(cancelled=False, refunded=False, reason=f"{CancelReason.INVALID_REQUEST}: {invalid}")
-        self._progress = Progress(request.order_id)
+        self._timeline = OrderTimeline(request.order_id)
         # Once it has claimed the row there is no way back: even a cancel of this run finds it finishing its work.
         return await shielded(self._cancel(request))
 
     async def _cancel(self, request: CancelRequest) -> CancelOutcome:
-        self._progress.enter(Stage.CANCELLING, "claiming the order")
+        self._timeline.enter(Stage.CANCELLING, "claiming the order")
         row = await self._claim(request.order_id)
         first_look = workflow.info().continued_run_id is None
         asked_too_late = first_look and row is not None and row.status is Status.CANCELLED
@@ -83,23 +83,23 @@ class CancelOrder:
             await self._drive(row)
             row = await self._claim(request.order_id)
         outcome = self._outcome = _outcome(row, asked_too_late=asked_too_late)
-        self._progress.enter(
+        self._timeline.enter(
             Stage.CANCELLED if outcome.cancelled else Stage.REJECTED, outcome.reason or "cancelled and refunded"
         )
         if row and outcome.cancelled and request.customer_email:
-            notice = Notice(order_id=row.id, kind=NoticeKind.CANCELLED, to=request.customer_email)
-            await deliver(Notifications.send_email, notice, row.terms.notice_deadline, self._progress)
-        await self._progress.flush()
+            notification = Notification(order_id=row.id, kind=NotificationKind.CANCELLED, to=request.customer_email)
+            await deliver(Notifications.send_email, notification, row.terms.notification_deadline, self._timeline)
+        await self._timeline.flush()
         await workflow.wait_condition(workflow.all_handlers_finished)
         return outcome
 
     async def _claim(self, order_id: str) -> OrderRow | None:
         """The row after our claim; None for an order that does not exist and will not: its run was seen closed."""
         while True:
-            row = await step(OrderBook.claim_cancellation, order_id, UNTIL_DONE, "claim the order")
+            row = await step(OrderState.claim_cancellation, order_id, UNTIL_DONE, "claim the order")
             if row:
                 return row
-            seen = await step(OrderBook.observe_order, order_id, UNTIL_DONE, "does the order exist?")
+            seen = await step(OrderState.observe_order, order_id, UNTIL_DONE, "does the order exist?")
             if not seen.run_open and seen.row is None:
                 return None
             if seen.row is None:
@@ -109,9 +109,9 @@ class CancelOrder:
         """One move towards an end: leave it to process-order while that runs, else do it ourselves."""
         match row.status:
             case Status.CANCELLING:
-                await self._undo(row, Compensations(row.id, self._progress, if_shipped=OrderBook.mark_shipped))
+                await self._undo(row, Compensations(row.id, self._timeline, if_shipped=OrderState.mark_shipped))
             case Status.UNDOING if not await self._wake(row.id):
-                await self._undo(row, Compensations(row.id, self._progress))
+                await self._undo(row, Compensations(row.id, self._timeline))
             case Status.CAPTURING if not await self._is_running(row.id):
                 await self._capture(row)
             case _:
@@ -120,7 +120,7 @@ class CancelOrder:
     # -------------------------------------------------------------------------------------------------- the steps
 
     async def _undo(self, row: OrderRow, compensations: Compensations) -> None:
-        compensations.words = row.words
+        compensations.resolution_count = row.resolution_count
         self._saga = compensations.saga()
         if row.parked_step:
             await self._saga.take_over(row.parked_step, row.parked_reason or "parked by an earlier run")
@@ -128,9 +128,9 @@ class CancelOrder:
 
     async def _capture(self, row: OrderRow) -> None:
         """Forward, for a run of process-order that is gone: only a paid order can then be cancelled."""
-        see_through = self._progress.see_through
-        if await see_through(Payments.capture_payment, row.id, "capture", may_fail=False):
-            await see_through(Inventory.finalise_order, row.id, "stock sold", may_fail=False)
+        retry_until_done = self._timeline.retry_until_done
+        if await retry_until_done(Payments.capture_payment, row.id, "capture", may_fail=False):
+            await retry_until_done(Inventory.finalize_order, row.id, "stock sold", may_fail=False)
 
     async def _wake(self, order_id: str) -> bool:
         """Tell process-order, once, that its row is claimed. False: it does not run."""
@@ -154,23 +154,23 @@ class CancelOrder:
         return row.parked_by != workflow.info().workflow_id
 
     async def _is_running(self, order_id: str) -> bool:
-        seen = await step(OrderBook.observe_order, order_id, UNTIL_DONE, "does process-order run?")
+        seen = await step(OrderState.observe_order, order_id, UNTIL_DONE, "does process-order run?")
         return seen.run_open
 
     async def _pause(self, why: str) -> None:
         if workflow.info().is_continue_as_new_suggested():
             await workflow.wait_condition(workflow.all_handlers_finished)
             workflow.continue_as_new(self._raw)
-        self._progress.tell(why)
+        self._timeline.tell(why)
         await workflow.sleep(self._poll, summary=why)
-        self._poll = min(self._poll * 2, LONGEST_POLL)
+        self._poll = min(self._poll * 2, MAX_POLL)
 
     # ------------------------------------------------------------------------------------------------- the outside
 
     @workflow.query(description="Where the cancel stands")
     def status(self) -> CancelView:
         stuck = tuple(self._saga.parked) if self._saga else ()
-        return CancelView(stage=self._progress.stage, outcome=self._outcome, stuck=stuck)
+        return CancelView(stage=self._timeline.stage, outcome=self._outcome, stuck=stuck)
 
 
 def _outcome(row: OrderRow | None, *, asked_too_late: bool) -> CancelOutcome:
@@ -191,4 +191,4 @@ def _where_the_money_is(row: OrderRow) -> CancelReason:
         return CancelReason.SETTLED_BY_HAND
     if row.refund_status:
         return CancelReason.REFUND_PENDING
-    return CancelReason.AUTHORISATION_VOIDED if row.payment_intent_id else CancelReason.NOT_CHARGED
+    return CancelReason.AUTHORIZATION_VOIDED if row.payment_intent_id else CancelReason.NOT_CHARGED

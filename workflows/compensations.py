@@ -9,12 +9,12 @@ from temporalio.exceptions import ApplicationError
 with workflow.unsafe.imports_passed_through():
     from activities.fulfillment import Warehouse
     from activities.inventory import Inventory
-    from activities.order_book import OrderBook
+    from activities.order_state import OrderState
     from activities.payments import Payments
     from orders.models import CLOSED, OrderRow, Park, Settlement, Stage
-    from workflows.progress import Progress
-    from workflows.saga import Resolution, Saga, Stop, Undo
+    from workflows.saga import Resolution, Saga, StopUndo, Undo
     from workflows.steps import UNTIL_DONE, step
+    from workflows.timeline import OrderTimeline
 
 ResultT = TypeVar("ResultT")
 
@@ -25,16 +25,16 @@ class Compensations:
     def __init__(
         self,
         order_id: str,
-        progress: Progress,
+        timeline: OrderTimeline,
         *,
         if_shipped: Callable[[Any, str], Awaitable[OrderRow]] = Payments.resume_capture,
     ) -> None:
         """`if_shipped` is what to do when the goods have left before they could be called off."""
         self._order_id = order_id
-        self._progress = progress
+        self._timeline = timeline
         self._if_shipped = if_shipped
         self._before: Stage | None = None
-        self.words = 0  # what operators have said so far, as far as this run knows
+        self.resolution_count = 0  # what operators have said so far, as far as this run knows
 
     def saga(self, claim: Undo[BaseException | None] | None = None) -> Saga:
         """A saga with all undos of an order registered.
@@ -52,42 +52,46 @@ class Compensations:
         saga.on_failure(self.cancel_fulfillment, self._order_id)
         return saga
 
-    async def cancel_fulfillment(self, _order_id: str) -> str | Stop:
-        undone = await self._see_through(Warehouse.cancel_fulfillment, "call the shipment off")
-        self._progress.tell(undone.note)
+    async def cancel_fulfillment(self, _order_id: str) -> str | StopUndo:
+        undone = await self._retry_until_done(Warehouse.cancel_fulfillment, "call the shipment off")
+        self._timeline.tell(undone.note)
         if not undone.shipped:
             return undone.note
-        row = await self._see_through(self._if_shipped, "the goods have left: go forward")
-        return Stop(f"{undone.note}; the order is {row.status}")
+        row = await self._retry_until_done(self._if_shipped, "the goods have left: go forward")
+        return StopUndo(f"{undone.note}; the order is {row.status}")
 
     async def void_payment(self, _order_id: str) -> str:
-        undone = await self._see_through(Payments.void_payment, "void or refund the payment")
-        self._progress.tell(undone.note)
+        undone = await self._retry_until_done(Payments.void_payment, "void or refund the payment")
+        self._timeline.tell(undone.note)
         return undone.note
 
-    async def release_stock(self, _order_id: str) -> str | Stop:
-        row = await self._see_through(Inventory.release_stock, "put the stock back, close the order")
+    async def release_stock(self, _order_id: str) -> str | StopUndo:
+        row = await self._retry_until_done(Inventory.release_stock, "put the stock back, close the order")
         if row.status in CLOSED:
-            self._progress.tell("the stock is back")
+            self._timeline.tell("the stock is back")
             return f"stock back, the order is {row.status}"
         if row.parked_step:
             raise ApplicationError(f"the order is parked at {row.parked_step}", type="parked")
-        return Stop(f"the order is {row.status}")
+        return StopUndo(f"the order is {row.status}")
 
-    async def _see_through(self, activity: Callable[[Any, str], Awaitable[ResultT]], summary: str) -> ResultT:
-        return await self._progress.see_through(activity, self._order_id, summary, may_fail=True)
+    async def _retry_until_done(self, activity: Callable[[Any, str], Awaitable[ResultT]], summary: str) -> ResultT:
+        return await self._timeline.retry_until_done(activity, self._order_id, summary, may_fail=True)
 
     async def _park(self, name: str, reason: str) -> bool:
         park = Park(
-            order_id=self._order_id, step=name, reason=reason, workflow_id=workflow.info().workflow_id, words=self.words
+            order_id=self._order_id,
+            step=name,
+            reason=reason,
+            workflow_id=workflow.info().workflow_id,
+            resolution_count=self.resolution_count,
         )
-        row = await step(OrderBook.park_order, park, UNTIL_DONE, f"parked: {name}")
-        self.words = row.words
+        row = await step(OrderState.park_order, park, UNTIL_DONE, f"parked: {name}")
+        self.resolution_count = row.resolution_count
         if row.parked_step != name:
             return False
-        self._before = self._progress.stage
-        self._progress.enter(Stage.PARKED, f"`{name}` is parked")
-        self._progress.call_for_attention(
+        self._before = self._timeline.stage
+        self._timeline.enter(Stage.PARKED, f"`{name}` is parked")
+        self._timeline.call_for_attention(
             name,
             f"{name} is stuck: {reason}. Look at what exists, then send the update `resolve` naming the step: "
             f"retry, skip or resolved. `starter.py resolve {self._order_id}` does it",
@@ -96,14 +100,16 @@ class Compensations:
 
     async def _settle(self, resolution: Resolution) -> bool:
         update = workflow.current_update_info()
-        word = f"{workflow.info().run_id}:{update.id if update else ''}"
-        settlement = Settlement(order_id=self._order_id, word=word, **resolution.model_dump())
-        row = await step(OrderBook.settle_park, settlement, UNTIL_DONE, f"{resolution.action} of {resolution.step}")
-        self._progress.no_longer_needs_attention()
+        key = f"{workflow.info().run_id}:{update.id if update else ''}"
+        settlement = Settlement(order_id=self._order_id, key=key, **resolution.model_dump())
+        row = await step(
+            OrderState.record_resolution, settlement, UNTIL_DONE, f"{resolution.action} of {resolution.step}"
+        )
+        self._timeline.no_longer_needs_attention()
         if row is None:
             return False
-        self.words = row.words
-        self._progress.enter(
+        self.resolution_count = row.resolution_count
+        self._timeline.enter(
             self._before or Stage.UNDOING, f"{resolution.by} says {resolution.action}: {resolution.reason}"
         )
         return True

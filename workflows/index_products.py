@@ -8,15 +8,15 @@ from temporalio.common import RawValue
 
 with workflow.unsafe.imports_passed_through():
     from activities.product_index import ProductIndex
-    from orders.intake import parse_nothing
+    from orders.names import INDEX_PRODUCTS
+    from orders.parsing import parse_nothing
     from orders.recommendations import IndexBatch, IndexProgress
-    from orders.temporal import INDEX_PRODUCTS
     from workflows.inputs import parsed
-    from workflows.progress import Story
-    from workflows.steps import PATIENT, step, within
+    from workflows.steps import STEADY_RETRY, step, within
+    from workflows.timeline import Timeline
 
 # A run that fails loses nothing: the next one goes on from what is stored.
-THROUGH_AN_OUTAGE: Final = within(timedelta(hours=1), PATIENT)
+THROUGH_AN_OUTAGE: Final = within(timedelta(hours=1), STEADY_RETRY)
 
 ROUNDS: Final = 3  # for products that appear behind the run; the next run sees to later ones
 
@@ -26,7 +26,7 @@ class IndexProducts:
     """One run over the catalogue. The index in use answers queries throughout, also while another model's is made."""
 
     def __init__(self) -> None:
-        self._story = Story()
+        self._timeline = Timeline()
         self._progress: IndexProgress | None = None
 
     @workflow.run
@@ -68,7 +68,7 @@ class IndexProducts:
         self._progress = progress = progress.model_copy(update=changes)
         target = progress.target
         state = "searched" if progress.finished else "not searched yet"
-        self._story.tell(
+        self._timeline.tell(
             f"{progress.embedded} embedded, of {progress.products} products: {target.model}, {target.dimensions} "
             f"dimensions, {state}"
         )

@@ -9,7 +9,7 @@ from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from orders.errors import InvalidInput
-    from orders.intake import read_payload
+    from orders.parsing import read_payload
 
 T = TypeVar("T")
 

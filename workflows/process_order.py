@@ -1,4 +1,4 @@
-"""process-order: reserve, authorise, fulfil, capture, notify. The workflow id is the order id.
+"""process-order: reserve, authorize, fulfill, capture, notify. The workflow id is the order id.
 
 The order row is the arbiter: every step obeys what it says, and whatever happened, the run settles by it.
 """
@@ -18,18 +18,17 @@ with workflow.unsafe.imports_passed_through():
     from activities.fulfillment import Warehouse
     from activities.inventory import Inventory
     from activities.notifications import Notifications
-    from activities.order_book import OrderBook
+    from activities.order_state import OrderState
     from activities.payments import Payments
     from orders.delivery import estimated_delivery
     from orders.errors import InvalidInput
-    from orders.intake import parse_order, read_payload
     from orders.models import (
         CLOSED,
         PAID,
         ErrorCode,
         FulfillmentRequest,
-        Notice,
-        NoticeKind,
+        Notification,
+        NotificationKind,
         Order,
         OrderOutcome,
         OrderRow,
@@ -43,48 +42,49 @@ with workflow.unsafe.imports_passed_through():
         UndoClaim,
     )
     from orders.money import show
-    from orders.temporal import PROCESS_ORDER
+    from orders.names import PROCESS_ORDER
+    from orders.parsing import parse_order, read_payload
     from workflows.compensations import Compensations
-    from workflows.notices import deliver
-    from workflows.progress import Progress
-    from workflows.saga import Saga, Stop, reason, shielded
+    from workflows.notifications import deliver
+    from workflows.saga import Saga, StopUndo, reason, shielded
     from workflows.steps import UNTIL_DONE, Options, start_step, step, within
+    from workflows.timeline import OrderTimeline
 
 ArgT = TypeVar("ArgT")
 ResultT = TypeVar("ResultT")
 
 RESERVE: Final = within(timedelta(minutes=5))
-AUTHORISE: Final = within(timedelta(minutes=10))
+AUTHORIZE: Final = within(timedelta(minutes=10))
 POLL_BACKOFF: Final = 1.5
 
 
 @workflow.defn(name=PROCESS_ORDER)
 class ProcessOrder:
-    """One order, from its reservation to its last notice."""
+    """One order, from its reservation to its last notification."""
 
     @workflow.init
     def __init__(self, raw: RawValue = None) -> None:  # type: ignore[assignment]
         self._raw = raw
-        self._progress = Progress(workflow.info().workflow_id)
-        self._compensations = Compensations(workflow.info().workflow_id, self._progress)
+        self._timeline = OrderTimeline(workflow.info().workflow_id)
+        self._compensations = Compensations(workflow.info().workflow_id, self._timeline)
         self._order: Order | None = None
         self._row: OrderRow | None = None
         self._saga: Saga | None = None
         self._outcome: OrderOutcome | None = None
         self._closing: Closing | None = None
-        self._authorised = False
+        self._authorized = False
         self._fulfilled = False
         self._captured = False
         self._cancel_requested = False
         self._payment_updated = False
         self._in_flight: ActivityHandle[Any] | None = None
-        self._notices: list[asyncio.Task[None]] = []
+        self._notifications: list[asyncio.Task[None]] = []
 
     # -------------------------------------------------------------------------------------------------- the story
 
     @workflow.run
     async def run(self, _raw: RawValue = None) -> OrderOutcome:  # type: ignore[assignment]
-        """Place the order that the input describes; see orders.intake.OrderRequest.
+        """Place the order that the input describes; see orders.parsing.OrderRequest.
 
         Raises:
             ApplicationError: `order_failed`: a technical failure, after the undo.
@@ -110,19 +110,19 @@ class ProcessOrder:
 
     async def _is_ready_to_capture(self, order: Order, row: OrderRow) -> bool:
         if row.status is Status.PENDING:
-            return await self._authorise(order, row) and await self._fulfil(order, row)
+            return await self._authorize(order, row) and await self._fulfill(order, row)
         return row.status is Status.CAPTURING
 
     async def _finish(self, order: Order, saga: Saga) -> OrderOutcome:
-        """Whatever happened: do what the row says, answer the caller, deliver the notices."""
+        """Whatever happened: do what the row says, answer the caller, deliver the notifications."""
         if self._row and self._row.request_hash != order.request_hash:
             return await self._refuse(ErrorCode.ORDER_ID_CONFLICT, "the order id belongs to another payload")
         row = self._row = await self._settle(order)
         self._answer(row.outcome, _stage(row))
-        if not saga.committed and self._is_worth_a_letter(row):
-            kind = NoticeKind.CANCELLED if row.status is Status.CANCELLED else NoticeKind.FAILED
-            notice = Notice(order_id=order.id, kind=kind, to=order.customer_email)
-            self._notify(Notifications.send_email, notice, row.terms)
+        if not saga.committed and self._should_email_customer(row):
+            kind = NotificationKind.CANCELLED if row.status is Status.CANCELLED else NotificationKind.FAILED
+            notification = Notification(order_id=order.id, kind=kind, to=order.customer_email)
+            self._notify(Notifications.send_email, notification, row.terms)
         await self._drain()
         if not saga.committed:
             self._raise_if_failed(row, saga)
@@ -132,7 +132,7 @@ class ProcessOrder:
         """Drive the order until its row is paid or closed."""
         row = self._row
         while row is None or not self._captured:
-            row = self._row = await step(OrderBook.read_order, order.id, UNTIL_DONE, "how did it end?")
+            row = self._row = await step(OrderState.read_order, order.id, UNTIL_DONE, "how did it end?")
             if row is None:
                 raise ApplicationError("the order has no row", type="order_absent", non_retryable=True)
             if row.status in PAID:
@@ -145,42 +145,42 @@ class ProcessOrder:
                 self._saga = self._compensations.saga(self.claim_undo)
                 await self._saga.undo()
         self._start_tail(order, row.terms)
-        return await self._progress.see_through(Inventory.finalise_order, order.id, "stock sold", may_fail=False)
+        return await self._timeline.retry_until_done(Inventory.finalize_order, order.id, "stock sold", may_fail=False)
 
     # -------------------------------------------------------------------------------------------------- the steps
 
     async def _reserve(self, order: Order) -> OrderRow:
         what = ", ".join(f"{line.quantity} x product {line.product_id}" for line in order.lines[:3])
         what += ", …" if len(order.lines) > 3 else ""  # noqa: PLR2004 (a line of a timeline holds three)
-        self._progress.enter(Stage.RESERVING, f"reserving {what}", customer_id=order.customer_id)
+        self._timeline.enter(Stage.RESERVING, f"reserving {what}", customer_id=order.customer_id)
         return await self._step(Inventory.reserve_stock, order.reservation, RESERVE, what)
 
-    async def _authorise(self, order: Order, row: OrderRow) -> bool:
+    async def _authorize(self, order: Order, row: OrderRow) -> bool:
         amount = show(row.total, row.currency)
-        self._progress.enter(Stage.AUTHORISING, f"authorising {amount}")
+        self._timeline.enter(Stage.AUTHORIZING, f"authorizing {amount}")
         request = PaymentRequest(order_id=order.id, payment_method_id=order.payment_method_id)
-        payment = await self._step(Payments.authorise_payment, request, AUTHORISE, amount)
+        payment = await self._step(Payments.authorize_payment, request, AUTHORIZE, amount)
         self._row = row.model_copy(update={"payment_intent_id": payment.payment_intent_id})
         if payment.state is PaymentState.REQUIRES_ACTION:
             payment = await self._await_customer(order, row, payment)
         match payment.state:
-            case PaymentState.AUTHORISED:
-                self._authorised = True
+            case PaymentState.AUTHORIZED:
+                self._authorized = True
             case PaymentState.REQUIRES_ACTION:
                 self._closing = _rejected(ErrorCode.AUTHENTICATION_EXPIRED, "the payment was not authenticated in time")
             case PaymentState.DECLINED:
                 self._closing = _rejected(payment.error_code or ErrorCode.CARD_DECLINED, payment.error or "declined")
             case PaymentState.GONE:
                 self._closing = Closing(
-                    Status.FAILED, ErrorCode.AUTHORISATION_EXPIRED, "the payment was cancelled at the payment provider"
+                    Status.FAILED, ErrorCode.AUTHORIZATION_EXPIRED, "the payment was cancelled at the payment provider"
                 )
-        return self._authorised
+        return self._authorized
 
     async def _await_customer(self, order: Order, row: OrderRow, payment: Payment) -> Payment:
         """Wait for the customer to authenticate (3DS): for a signal, a poll, the deadline; then look once more."""
         deadline = workflow.now() + timedelta(seconds=row.terms.authentication_deadline)
         until = f"until {deadline:%H:%M:%S} UTC"
-        self._progress.enter(Stage.AWAITING_CUSTOMER, f"waiting {until} for the customer to authenticate the payment")
+        self._timeline.enter(Stage.AWAITING_CUSTOMER, f"waiting {until} for the customer to authenticate the payment")
         poll = timedelta(seconds=row.terms.authentication_poll)
         while payment.state is PaymentState.REQUIRES_ACTION and workflow.now() < deadline:
             with suppress(TimeoutError):
@@ -191,11 +191,11 @@ class ProcessOrder:
                 )
             self._payment_updated = False
             poll *= POLL_BACKOFF
-            payment = await self._step(Payments.read_payment, order.id, AUTHORISE, "authenticated?")
+            payment = await self._step(Payments.read_payment, order.id, AUTHORIZE, "authenticated?")
         return payment
 
-    async def _fulfil(self, order: Order, row: OrderRow) -> bool:
-        self._progress.enter(Stage.FULFILLING, f"asking the warehouse to ship, {order.priority}")
+    async def _fulfill(self, order: Order, row: OrderRow) -> bool:
+        self._timeline.enter(Stage.FULFILLING, f"asking the warehouse to ship, {order.priority}")
         request = FulfillmentRequest(
             order_id=order.id, shipping_address=order.shipping_address, priority=order.priority
         )
@@ -209,24 +209,28 @@ class ProcessOrder:
     async def _capture(self, row: OrderRow) -> bool:
         """The pivot: claimed on the row, awaited through any cancellation: only its own answer tells how it ended."""
         amount = show(row.total, row.currency)
-        self._progress.enter(Stage.CAPTURING, f"capturing {amount}")
-        capture = self._progress.see_through(Payments.capture_payment, row.id, f"capture {amount}", may_fail=False)
+        self._timeline.enter(Stage.CAPTURING, f"capturing {amount}")
+        capture = self._timeline.retry_until_done(Payments.capture_payment, row.id, f"capture {amount}", may_fail=False)
         self._captured = await shielded(capture)
         return self._captured
 
     def _start_tail(self, order: Order, terms: Terms) -> None:
         """What follows a paid order and holds up nobody."""
-        confirmation = Notice(
+        confirmation = Notification(
             order_id=order.id,
-            kind=NoticeKind.CONFIRMATION,
+            kind=NotificationKind.CONFIRMATION,
             to=order.customer_email,
             estimated_delivery=estimated_delivery(workflow.now().date(), order.priority),
         )
         self._notify(Notifications.send_email, confirmation, terms)
-        self._notify(Notifications.track_order, Notice(order_id=order.id, kind=NoticeKind.ANALYTICS), terms)
+        self._notify(Notifications.track_order, Notification(order_id=order.id, kind=NotificationKind.ANALYTICS), terms)
 
-    def _notify(self, send: Callable[[Any, Notice], Awaitable[str]], notice: Notice, terms: Terms) -> None:
-        self._notices.append(asyncio.create_task(deliver(send, notice, terms.notice_deadline, self._progress)))
+    def _notify(
+        self, send: Callable[[Any, Notification], Awaitable[str]], notification: Notification, terms: Terms
+    ) -> None:
+        self._notifications.append(
+            asyncio.create_task(deliver(send, notification, terms.notification_deadline, self._timeline))
+        )
 
     async def _step(
         self, activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, options: Options, summary: str
@@ -245,22 +249,22 @@ class ProcessOrder:
 
     # --------------------------------------------------------------------------------------------------- the undo
 
-    async def claim_undo(self, cause: BaseException | None) -> str | Stop:
+    async def claim_undo(self, cause: BaseException | None) -> str | StopUndo:
         """The first act of the undo: from here on no late attempt of a step gets through."""
         if self._order is None:
-            return Stop("there is no order")
+            return StopUndo("there is no order")
         closing = self._closing or _closing_for(cause)
-        self._progress.enter(Stage.UNDOING, f"undoing: {closing.error}")
+        self._timeline.enter(Stage.UNDOING, f"undoing: {closing.error}")
         claim = UndoClaim(order=self._order.reservation, **closing._asdict())
-        row = await self._progress.see_through(OrderBook.claim_undo, claim, closing.error, may_fail=False)
+        row = await self._timeline.retry_until_done(OrderState.claim_undo, claim, closing.error, may_fail=False)
         self._row = row
-        self._compensations.words = row.words
+        self._compensations.resolution_count = row.resolution_count
         if row.request_hash != self._order.request_hash or row.status is not Status.UNDOING:
-            return Stop(f"the order is {row.status}")
+            return StopUndo(f"the order is {row.status}")
         if row.parked_step and self._saga:
             await self._saga.take_over(row.parked_step, row.parked_reason or "parked by an earlier run")
             if self._saga.stopped:
-                return Stop("the order has moved on")
+                return StopUndo("the order has moved on")
         return f"the order will be {row.closing}"
 
     # ------------------------------------------------------------------------------------------------- the ending
@@ -272,26 +276,26 @@ class ProcessOrder:
         return outcome
 
     def _answer(self, outcome: OrderOutcome, stage: Stage) -> None:
-        self._progress.enter(stage, outcome.error or "the order is placed")
+        self._timeline.enter(stage, outcome.error or "the order is placed")
         self._outcome = outcome
 
     async def _drain(self) -> None:
-        for notice in self._notices:
-            await notice
-        await self._progress.flush()
+        for notification in self._notifications:
+            await notification
+        await self._timeline.flush()
         await workflow.wait_condition(workflow.all_handlers_finished)
 
-    def _is_worth_a_letter(self, row: OrderRow) -> bool:
-        """Whether the customer's bank may have shown an authorisation; cancel-order writes about its own cancels."""
+    def _should_email_customer(self, row: OrderRow) -> bool:
+        """Whether the customer's bank may have shown an authorization; cancel-order writes about its own cancels."""
         if row.status not in CLOSED or (row.status is Status.CANCELLED and self._cancel_requested):
             return False
-        return self._authorised or (row.payment_intent_id is not None and row.status is not Status.REJECTED)
+        return self._authorized or (row.payment_intent_id is not None and row.status is not Status.REJECTED)
 
     def _raise_if_failed(self, row: OrderRow, saga: Saga) -> None:
         """A technical failure is a failed run, an operator's cancel a cancelled one; the rest is completed."""
         if row.status is Status.FAILED:
-            words = f"{row.error}. Undone: {'; '.join(saga.undone)}"
-            raise ApplicationError(words, row.outcome, type="order_failed", non_retryable=True) from saga.cause
+            text = f"{row.error}. Undone: {'; '.join(saga.undone)}"
+            raise ApplicationError(text, row.outcome, type="order_failed", non_retryable=True) from saga.cause
         if row.status is Status.CANCELLED and workflow.cancellation_reason() is not None:
             raise asyncio.CancelledError
 
@@ -327,7 +331,7 @@ class ProcessOrder:
 
     @workflow.query(description="Where the order stands")
     def status(self) -> OrderView:
-        row, stage = self._row, self._progress.stage
+        row, stage = self._row, self._timeline.stage
         return OrderView(
             stage=stage,
             inventory_reserved=row is not None and row.status not in CLOSED,

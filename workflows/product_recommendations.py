@@ -9,9 +9,10 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.language_model import KEY_REFUSED
     from activities.recommendations import Recommendations, shorten
-    from orders.intake import parse_customer
+    from gateways.openai import KEY_REFUSED
+    from orders.names import PRODUCT_RECOMMENDATIONS
+    from orders.parsing import parse_customer
     from orders.recommendations import (
         WANTED,
         Candidate,
@@ -21,16 +22,15 @@ with workflow.unsafe.imports_passed_through():
         RecommendationsOutcome,
         Source,
     )
-    from orders.temporal import PRODUCT_RECOMMENDATIONS
     from workflows.inputs import parsed
-    from workflows.progress import Story
-    from workflows.steps import BRISK, step, unless_cancelled, within
+    from workflows.steps import FAST_RETRY, raise_if_cancelled, step, within
+    from workflows.timeline import Timeline
 
 CHOOSE: Final = within(timedelta(minutes=5))
 ASKS: Final = 2  # of the model, for an answer that can be used
 
 # A refused key heals when somebody mends it, which no customer waits for.
-IMPATIENT: Final = replace(BRISK, non_retryable_error_types=[KEY_REFUSED])
+IMPATIENT: Final = replace(FAST_RETRY, non_retryable_error_types=[KEY_REFUSED])
 
 
 @workflow.defn(name=PRODUCT_RECOMMENDATIONS)
@@ -38,11 +38,11 @@ class ProductRecommendations:
     """One customer's recommendations. An outage of the model changes their order and reasons, and nothing else."""
 
     def __init__(self) -> None:
-        self._story = Story()
+        self._timeline = Timeline()
 
     @workflow.run
     async def run(self, raw: RawValue = None) -> RecommendationsOutcome:  # type: ignore[assignment]
-        """Recommend products to the customer that the input names; see orders.intake.CustomerRequest.
+        """Recommend products to the customer that the input names; see orders.parsing.CustomerRequest.
 
         Raises:
             ApplicationError: InvalidInput, naming every field that is wrong.
@@ -51,7 +51,7 @@ class ProductRecommendations:
         choice = await step(Recommendations.choose_candidates, customer_id, CHOOSE, "what may they like?")
         outcome = await self._recommend(choice)
         why = f", for {outcome.fallback}" if outcome.fallback else ""
-        self._story.tell(f"{len(outcome.recommendations)} products, in the order of: {outcome.source}{why}")
+        self._timeline.tell(f"{len(outcome.recommendations)} products, in the order of: {outcome.source}{why}")
         return outcome
 
     async def _recommend(self, choice: Choice) -> RecommendationsOutcome:
@@ -76,12 +76,12 @@ class ProductRecommendations:
             try:
                 ranking = await step(Recommendations.rank_candidates, choice, within(left, IMPATIENT), "ask the model")
             except ActivityError as error:
-                unless_cancelled(error)
+                raise_if_cancelled(error)
                 return Ranking(problem=f"the model did not answer: {_last_words(error)}")
             if ranking.problem is None:
                 return ranking
             problem = ranking.problem
-            self._story.tell(f"the answer of the model was of no use: {problem}")
+            self._timeline.tell(f"the answer of the model was of no use: {problem}")
         return Ranking(problem=f"the answer of the model was of no use: {problem}")
 
 

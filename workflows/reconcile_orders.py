@@ -14,24 +14,24 @@ from temporalio.exceptions import ActivityError, RetryState
 
 with workflow.unsafe.imports_passed_through():
     from activities.inventory import Inventory
+    from activities.order_recovery import OrderRecovery
     from activities.payments import Payments
     from activities.reconciliation import Reconciliation
-    from activities.stranded_orders import StrandedOrders
-    from orders.intake import parse_nothing
-    from orders.reconciliation import Charge, Charges, OrderEvent, Page, Problem, ReconcileReport, Stranded
-    from orders.temporal import RECONCILE_ORDERS
-    from workflows.alerts import PATIENCE, tell_people
+    from orders.names import RECONCILE_ORDERS
+    from orders.parsing import parse_nothing
+    from orders.reconciliation import Charge, Charges, OrderEvent, OrderWithoutRun, Page, Problem, ReconcileReport
+    from workflows.alerts import PATIENCE, alert_operators
     from workflows.inputs import parsed
-    from workflows.progress import Story
     from workflows.saga import reason
-    from workflows.steps import step, unless_cancelled
+    from workflows.steps import raise_if_cancelled, step
+    from workflows.timeline import Timeline
 
 ArgT = TypeVar("ArgT")
 ResultT = TypeVar("ResultT")
 
-MOST_EVENTS: Final = 40_000  # in the history of one run, which Temporal ends at 51,200
-MOST_OUTAGES: Final = 3  # in a row, then the rest of a comparison is for the next run
-MOST_ORDERS: Final = 100
+MAX_EVENTS: Final = 40_000  # in the history of one run, which Temporal ends at 51,200
+MAX_OUTAGES: Final = 3  # in a row, then the rest of a comparison is for the next run
+MAX_ORDERS: Final = 100
 EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -40,8 +40,8 @@ class ReconcileOrders:
     """One sweep over what did not come to rest by itself."""
 
     def __init__(self) -> None:
-        self._story = Story()
-        self._revived: list[str] = []
+        self._timeline = Timeline()
+        self._restarted: list[str] = []
         self._payments: list[str] = []
         self._refunds: list[str] = []
         self._stock: list[str] = []
@@ -57,71 +57,71 @@ class ReconcileOrders:
             ApplicationError: `InvalidInput`: it takes no input.
         """
         parsed(parse_nothing, raw)
-        await self._revive_orders()
+        await self._restart_orders()
         await self._follow_refunds()
         await self._find_stuck_refunds()
         await self._compare(Reconciliation.check_charges, "orders with their payments")
         await self._compare(Reconciliation.find_orphans, "recent payments with their orders")
         await self._release_stock()
-        telling = await tell_people(list(self._problems.values()), self._story)
-        if telling.failure:
-            self._not_done.append(telling.failure)
+        alerts = await alert_operators(list(self._problems.values()), self._timeline)
+        if alerts.failure:
+            self._not_done.append(alerts.failure)
         return ReconcileReport(
-            revived=tuple(self._revived),
+            restarted=tuple(self._restarted),
             payments=tuple(self._payments),
             refunds=tuple(self._refunds),
             stock=tuple(self._stock),
-            alerted=tuple(telling.told),
+            alerted=tuple(alerts.told),
             not_done=tuple(self._not_done),
         )
 
     # ------------------------------------------------------------------------------------------------------ the steps
 
-    async def _revive_orders(self) -> None:
+    async def _restart_orders(self) -> None:
         self._outages = 0
         page: Page | None = Page(at=EVER)
         while page:
-            found = await self._try(StrandedOrders.find_stranded, page, "unfinished orders without a run")
+            found = await self._try(OrderRecovery.find_orders_without_run, page, "unfinished orders without a run")
             for order in found.orders if found else ():
                 if self._must_stop("unfinished orders without a run"):
                     return
-                await self._revive(order)
+                await self._restart(order)
             page = found.next if found else None
 
-    async def _revive(self, order: Stranded) -> None:
+    async def _restart(self, order: OrderWithoutRun) -> None:
         if order.parked:  # it is a person's, and left alone
-            words = f"order {order.order_id} is parked at {order.parked}"
-            self._problem(f"parked:{order.order_id}", order.order_id, words)
+            text = f"order {order.order_id} is parked at {order.parked}"
+            self._problem(f"parked:{order.order_id}", order.order_id, text)
             return
         what = f"order {order.order_id}, {order.status} without a run"
-        revival = await self._try(StrandedOrders.revive_order, order, what)
-        if revival is None or revival.moved:
+        restart = await self._try(OrderRecovery.restart_order, order, what)
+        if restart is None or restart.moved:
             return
-        if revival.started:
-            self._note(self._revived, f"{what}: {revival.started} started again")
+        if restart.started:
+            self._note(self._restarted, f"{what}: {restart.started} started again")
         else:
             await self._go_forward(order.order_id, what)
 
     async def _go_forward(self, order_id: str, what: str) -> None:
         """It may be paid, and what it was asked for is gone with its run: finish it here, without its e-mail."""
         captured = await self._try(Payments.capture_payment, order_id, what)
-        row = await self._try(Inventory.finalise_order, order_id, what) if captured else None
+        row = await self._try(Inventory.finalize_order, order_id, what) if captured else None
         if row:
-            self._note(self._revived, f"{what}: captured and finalised")
-            lost = "was finalised without its run, so nobody has confirmed it to the customer"
+            self._note(self._restarted, f"{what}: captured and finalized")
+            lost = "was finalized without its run, so nobody has confirmed it to the customer"
             self._problem(f"unconfirmed:{order_id}", order_id, f"order {order_id} {lost}")
 
     async def _follow_refunds(self) -> None:
         self._outages = 0
-        for order_id in await self._try(Reconciliation.find_refunds, MOST_ORDERS, "refunds that may yet change") or ():
+        for order_id in await self._try(Reconciliation.find_refunds, MAX_ORDERS, "refunds that may yet change") or ():
             if self._must_stop("refunds that may yet change"):
                 return
             changed = await self._try(Reconciliation.follow_refunds, order_id, f"refunds of order {order_id}")
-            for words in changed or ():
-                self._note(self._refunds, words)
+            for text in changed or ():
+                self._note(self._refunds, text)
 
     async def _find_stuck_refunds(self) -> None:
-        stuck = await self._try(Reconciliation.find_stuck_refunds, MOST_ORDERS, "refunds that do not arrive")
+        stuck = await self._try(Reconciliation.find_stuck_refunds, MAX_ORDERS, "refunds that do not arrive")
         for problem in stuck or ():
             self._problem(problem.key, problem.order_id, problem.text)
 
@@ -138,31 +138,31 @@ class ReconcileOrders:
 
     async def _mend(self, charge: Charge) -> None:
         if charge.remedy == "alert":
-            self._problem(charge.key, charge.order_id, charge.words)
+            self._problem(charge.key, charge.order_id, charge.description)
             return
         if charge.remedy == "void_payment":
-            undone = await self._try(Payments.void_payment, charge.order_id, charge.words)
+            undone = await self._try(Payments.void_payment, charge.order_id, charge.description)
         else:
-            undone = await self._try(Reconciliation.void_orphan, charge, charge.words)
+            undone = await self._try(Reconciliation.void_orphan, charge, charge.description)
         if undone:
-            self._note(self._payments, f"{charge.words}: {undone.note}")
+            self._note(self._payments, f"{charge.description}: {undone.note}")
         if undone and charge.remedy == "void_payment":
-            event = OrderEvent(order_id=charge.order_id, why=f"{charge.words}: {undone.note}")
+            event = OrderEvent(order_id=charge.order_id, why=f"{charge.description}: {undone.note}")
             await self._try(Reconciliation.note_event, event, "write it down")
 
     async def _release_stock(self) -> None:
-        for order_id in await self._try(Inventory.release_leftovers, MOST_ORDERS, "stock of closed orders") or ():
+        for order_id in await self._try(Inventory.release_leftovers, MAX_ORDERS, "stock of closed orders") or ():
             self._note(self._stock, f"order {order_id}: the stock that it still held is back")
 
     # ---------------------------------------------------------------------------------------------------- the account
 
     def _problem(self, key: str, order_id: str, text: str) -> None:
-        self._story.tell(text)
+        self._timeline.tell(text)
         self._problems[key] = Problem(key=key, order_id=order_id, text=text)
 
-    def _note(self, done: list[str], words: str) -> None:
-        self._story.tell(words)
-        done.append(words)
+    def _note(self, done: list[str], text: str) -> None:
+        self._timeline.tell(text)
+        done.append(text)
 
     async def _try(
         self, activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, summary: str
@@ -171,21 +171,21 @@ class ReconcileOrders:
         try:
             result = await step(activity, arg, PATIENCE, summary)
         except ActivityError as error:
-            unless_cancelled(error)
+            raise_if_cancelled(error)
             self._outages = 0 if error.retry_state is RetryState.NON_RETRYABLE_FAILURE else self._outages + 1
-            words = f"{summary}: {reason(error)}"
-            self._not_done.append(words)
-            self._problem(f"failed:{error.activity_type}:{summary}", "", words)
+            text = f"{summary}: {reason(error)}"
+            self._not_done.append(text)
+            self._problem(f"failed:{error.activity_type}:{summary}", "", text)
             return None
         self._outages = 0
         return result
 
     def _must_stop(self, what: str) -> bool:
         """Others wait behind it: the rest is for the next run."""
-        if self._outages == MOST_OUTAGES:
-            self._not_done.append(f"{what}: not the rest, {MOST_OUTAGES} times in a row it was not possible")
+        if self._outages == MAX_OUTAGES:
+            self._not_done.append(f"{what}: not the rest, {MAX_OUTAGES} times in a row it was not possible")
             return True
-        if workflow.info().get_current_history_length() > MOST_EVENTS:
+        if workflow.info().get_current_history_length() > MAX_EVENTS:
             self._not_done.append(f"{what}: not the rest, which is more than one run can do")
             return True
         return False

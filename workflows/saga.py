@@ -34,13 +34,13 @@ VISIBLE = r"^[^\x00-\x1f\x7f]*$"  # what can be kept as text
 
 
 @dataclass(frozen=True)
-class Stop:
+class StopUndo:
     """What an undo answers when nothing is to be undone any more: somebody else finished, or it must go forward."""
 
     note: str
 
 
-Undo = Callable[[ArgT], Awaitable[str | Stop]]
+Undo = Callable[[ArgT], Awaitable[str | StopUndo]]
 
 
 class Resolution(BaseModel):
@@ -65,7 +65,7 @@ class _Entry(Generic[ArgT]):
     def name(self) -> str:
         return self.undo.__name__
 
-    async def run(self) -> str | Stop:
+    async def run(self) -> str | StopUndo:
         return await self.undo(self.arg)
 
 
@@ -131,7 +131,7 @@ class Saga:
         return self.stopped
 
     async def undo(self, cause: BaseException | None = None) -> None:
-        """Undo everything now, however long it takes, or until an undo says Stop."""
+        """Undo everything now, however long it takes, or until an undo says StopUndo."""
         waiting = self._entries[::-1]
         if self._claim:
             claim = _Entry(self._claim, cause)
@@ -158,9 +158,9 @@ class Saga:
         except FailureError as error:
             await self.park(entry.name, reason(error))
             return False
-        if isinstance(answer, Stop):
+        if isinstance(answer, StopUndo):
             self.stopped = True
-        self.undone.append(f"{entry.name}: {answer.note if isinstance(answer, Stop) else answer}")
+        self.undone.append(f"{entry.name}: {answer.note if isinstance(answer, StopUndo) else answer}")
         return True
 
     async def park(self, step: str, reason: str) -> None:

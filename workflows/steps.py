@@ -24,30 +24,34 @@ class Options(TypedDict):
 
 # Room for the calls that one attempt of a step makes when all is well, of at most HTTP_TIMEOUT_SECONDS (5 s) each. One
 # that takes longer is given up and goes on as a late attempt, which the row stops.
-ATTEMPT: Final = timedelta(seconds=30)
-BRISK: Final = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=20))
-LEISURELY: Final = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(minutes=15))
-PATIENT: Final = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1))
+ATTEMPT_TIMEOUT: Final = timedelta(seconds=30)
+FAST_RETRY: Final = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=20))
+SLOW_RETRY: Final = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(minutes=15))
+STEADY_RETRY: Final = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1))
 
 # For what must happen: tried until it does, or until it fails for good.
-UNTIL_DONE: Final = Options(start_to_close_timeout=ATTEMPT, schedule_to_close_timeout=None, retry_policy=PATIENT)
+UNTIL_DONE: Final = Options(
+    start_to_close_timeout=ATTEMPT_TIMEOUT, schedule_to_close_timeout=None, retry_policy=STEADY_RETRY
+)
 
 FIRST_ROUND: Final = timedelta(minutes=10)
-MOST_DOUBLINGS: Final = 7  # up to about a day: a run that waits for weeks must not outgrow its history
+MAX_DOUBLINGS: Final = 7  # up to about a day: a run that waits for weeks must not outgrow its history
 
 
-def within(deadline: timedelta, retry_policy: RetryPolicy = BRISK) -> Options:
+def within(deadline: timedelta, retry_policy: RetryPolicy = FAST_RETRY) -> Options:
     """For what may fail: tried until the deadline."""
-    return Options(start_to_close_timeout=ATTEMPT, schedule_to_close_timeout=deadline, retry_policy=retry_policy)
+    return Options(
+        start_to_close_timeout=ATTEMPT_TIMEOUT, schedule_to_close_timeout=deadline, retry_policy=retry_policy
+    )
 
 
-def a_round(number: int) -> Options:
+def retry_round(number: int) -> Options:
     """For what must happen, in rounds that grow: after each one somebody is told that it still fails."""
-    length = FIRST_ROUND * 2 ** min(number, MOST_DOUBLINGS)
-    return Options(start_to_close_timeout=ATTEMPT, schedule_to_close_timeout=length, retry_policy=PATIENT)
+    length = FIRST_ROUND * 2 ** min(number, MAX_DOUBLINGS)
+    return Options(start_to_close_timeout=ATTEMPT_TIMEOUT, schedule_to_close_timeout=length, retry_policy=STEADY_RETRY)
 
 
-def unless_cancelled(error: ActivityError) -> None:
+def raise_if_cancelled(error: ActivityError) -> None:
     """Go on after a step that failed, but not in a run that was cancelled: its attempt in flight ends in its own words.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Record the histories that tests/test_replay.py replays: every way in which a run can end.
+"""Record the histories that tests/workflows/test_replay.py replays: every way in which a run can end.
 
 `make histories` writes them anew. Do so when a workflow changes on purpose, in the same commit as the change, and only
 once no run of the old shape is left in production.
@@ -16,13 +16,13 @@ from typing import Any
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
-from orders.intake import parse_order, read_json
 from orders.models import OrderView, Stage
+from orders.names import CHECK_INVENTORY, INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS, RECONCILE_ORDERS, VERIFY_ORDERS
+from orders.parsing import parse_order, read_json
 from orders.recommendations import RecommendationsOutcome, Source
-from orders.temporal import CHECK_INVENTORY, INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS, RECONCILE_ORDERS, VERIFY_ORDERS
 from sandbox.faults import Fault
-from tests.servers import open_everything
-from tests.shop import Shop, an_order, eventually
+from tests.support.servers import open_everything
+from tests.support.shop import Shop, an_order, eventually
 from workflows.saga import Resolution
 
 FOLDER = Path(__file__).parent.parent / "histories"
@@ -99,7 +99,7 @@ async def fulfillment_refused(shop: Shop, order_id: str) -> list[str]:
 @scenario
 async def technical_failure(shop: Shop, order_id: str) -> list[str]:
     error = ApplicationError("scripted", type="scripted", non_retryable=True)
-    shop.stagehand.fail("request_fulfillment", error, "after", workflow_id=order_id)
+    shop.hooks.fail("request_fulfillment", error, "after", workflow_id=order_id)
     await _to_the_end(await shop.start(order_id=order_id))
     return [order_id]
 
@@ -162,7 +162,7 @@ async def restarted(shop: Shop, order_id: str) -> list[str]:
 @scenario
 async def parked_and_resolved(shop: Shop, order_id: str) -> list[str]:
     error = ApplicationError("scripted", type="scripted", non_retryable=True)
-    shop.stagehand.fail("void_payment", error, workflow_id=order_id)
+    shop.hooks.fail("void_payment", error, workflow_id=order_id)
     handle = await shop.start(_refused_by_the_warehouse(), order_id)
     await _until_stuck(handle)
     await handle.execute_update("resolve", Resolution(step="void_payment", action="retry", reason="looked at it"))
@@ -171,7 +171,7 @@ async def parked_and_resolved(shop: Shop, order_id: str) -> list[str]:
 
 
 @scenario
-async def notice_given_up(shop: Shop, order_id: str) -> list[str]:
+async def notification_given_up(shop: Shop, order_id: str) -> list[str]:
     shop.world.faults.add(Fault(service="email", kind="status", status=503, times=None, order=order_id))
     handle = await shop.start(order_id=order_id)
 
@@ -246,12 +246,12 @@ async def recommended_to_nobody(shop: Shop, name: str) -> list[str]:
 async def reconciled(shop: Shop, name: str) -> list[str]:
     """An order whose run is gone, and one that is parked."""
     await shop.set_stock(100)
-    held = shop.stagehand.hold("authorise_payment", "after", f"{name}-order")
+    held = shop.hooks.hold("authorize_payment", "after", f"{name}-order")
     run = await shop.start(order_id=f"{name}-order")
     await held.reached.wait()
     await run.terminate()
     held.let_go()
-    shop.stagehand.fail("void_payment", ApplicationError("no", type="no", non_retryable=True), times=None)
+    shop.hooks.fail("void_payment", ApplicationError("no", type="no", non_retryable=True), times=None)
     await _until_stuck(await shop.start(_refused_by_the_warehouse(), f"{name}-parked"))
     await shop.client.execute_workflow(RECONCILE_ORDERS, {}, id=name, task_queue=shop.task_queue)
     await _to_the_end(shop.client.get_workflow_handle(f"{name}-order"))
@@ -332,7 +332,7 @@ async def record() -> None:
     FOLDER.mkdir(exist_ok=True)
     for old in FOLDER.glob("*.json"):
         old.unlink()
-    async with open_everything(notice_deadline_seconds=600, reconcile_after_seconds=0) as shop:
+    async with open_everything(notification_deadline_seconds=600, reconcile_after_seconds=0) as shop:
         for name, play in SCENARIOS.items():
             for workflow_id in await play(shop, name.replace("_", "-")):
                 history = await shop.client.get_workflow_handle(workflow_id).fetch_history()

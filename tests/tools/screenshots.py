@@ -10,11 +10,12 @@ from typing import Any, Final
 from rich.console import Console
 from temporalio.client import Client, WorkflowHandle
 
-from deploy.postgres import temporary_folder
-from deploy.process import Command, StackError, run
-from deploy.stack import Ports, Stack
-from orders.temporal import PROCESS_ORDER, TASK_QUEUE, plugin, workflow_link
-from tests.shop import an_order
+from config.temporal import plugin, workflow_link
+from deploy.local.postgres import temporary_folder
+from deploy.local.process import Command, StackError, run
+from deploy.local.stack import Ports, Stack
+from orders.names import PROCESS_ORDER, TASK_QUEUE
+from tests.support.shop import an_order
 
 IMAGES: Final = Path(__file__).parent.parent.parent / "docs" / "images"
 BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")

@@ -12,11 +12,11 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WithStartWorkflowOperation
 from temporalio.common import WorkflowIDConflictPolicy
 
-from orders.intake import parse_order
 from orders.models import OrderOutcome
-from orders.temporal import PROCESS_ORDER
-from tests.servers import open_everything
-from tests.shop import Shop, an_order
+from orders.names import PROCESS_ORDER
+from orders.parsing import parse_order
+from tests.support.servers import open_everything
+from tests.support.shop import Shop, an_order
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from temporalio.client import WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
 from orders.models import CancelOutcome, OrderOutcome
-from orders.temporal import CANCEL_ORDER
+from orders.names import CANCEL_ORDER
 from sandbox.faults import Fault
-from tests.books import check_books
-from tests.shop import Payload, Shop, an_order, eventually
-from tests.stagehand import Moment
+from tests.support.activity_hooks import Moment
+from tests.support.invariants import assert_invariants
+from tests.support.shop import Payload, Shop, an_order, eventually
 from workflows.process_order import ProcessOrder
 from workflows.saga import Resolution
 
@@ -35,7 +35,7 @@ class Arrival:
     events: str
 
 
-VOIDED = (True, False, "authorisation_voided")
+VOIDED = (True, False, "authorization_voided")
 NOT_CHARGED = (True, False, "not_charged")
 REFUNDED = (True, True, None)
 
@@ -44,14 +44,14 @@ BOUGHT_AND_CANCELLED = "pending capturing processing cancelling cancelled"
 
 ARRIVALS = {
     "reserved": Arrival("reserve_stock", "after", NOT_CHARGED, placed=False, events=UNDONE),
-    "before the authorisation": Arrival("authorise_payment", "before", NOT_CHARGED, placed=False, events=UNDONE),
-    "authorised": Arrival("authorise_payment", "after", VOIDED, placed=False, events=UNDONE),
+    "before the authorization": Arrival("authorize_payment", "before", NOT_CHARGED, placed=False, events=UNDONE),
+    "authorized": Arrival("authorize_payment", "after", VOIDED, placed=False, events=UNDONE),
     "before the warehouse is asked": Arrival("request_fulfillment", "before", VOIDED, placed=False, events=UNDONE),
     "accepted by the warehouse": Arrival("request_fulfillment", "after", VOIDED, placed=False, events=UNDONE),
     "before the capture is claimed": Arrival("capture_payment", "before", VOIDED, placed=False, events=UNDONE),
     "captured": Arrival("capture_payment", "after", REFUNDED, placed=True, events=BOUGHT_AND_CANCELLED),
-    "before it is finalised": Arrival("finalise_order", "before", REFUNDED, placed=True, events=BOUGHT_AND_CANCELLED),
-    "finalised": Arrival("finalise_order", "after", REFUNDED, placed=True, events=BOUGHT_AND_CANCELLED),
+    "before it is finalized": Arrival("finalize_order", "before", REFUNDED, placed=True, events=BOUGHT_AND_CANCELLED),
+    "finalized": Arrival("finalize_order", "after", REFUNDED, placed=True, events=BOUGHT_AND_CANCELLED),
     "before the confirmation": Arrival("send_email", "before", REFUNDED, placed=True, events=BOUGHT_AND_CANCELLED),
     "before analytics": Arrival("track_order", "before", REFUNDED, placed=True, events=BOUGHT_AND_CANCELLED),
 }
@@ -60,7 +60,7 @@ ARRIVALS = {
 @pytest.mark.parametrize("arrival", ARRIVALS.values(), ids=ARRIVALS)
 async def test_at_each_stage_of_a_running_order(shop: Shop, arrival: Arrival) -> None:
     """Before the pivot the run undoes itself, after it the order is called off; one outcome each, one e-mail."""
-    held = shop.stagehand.hold(arrival.at, arrival.moment, O)
+    held = shop.hooks.hold(arrival.at, arrival.moment, O)
     handle = await shop.start(order_id=O)
     await held.reached.wait()
     cancel = await shop.start_cancel(O)
@@ -78,7 +78,7 @@ async def test_at_each_stage_of_a_running_order(shop: Shop, arrival: Arrival) ->
 @pytest.mark.parametrize("arrival", ARRIVALS.values(), ids=ARRIVALS)
 async def test_at_each_stage_of_an_order_whose_run_was_terminated(shop: Shop, arrival: Arrival) -> None:
     """cancel-order drives what the row says itself, with the attempt in flight landing before it or after."""
-    held = shop.stagehand.hold(arrival.at, arrival.moment, O)
+    held = shop.hooks.hold(arrival.at, arrival.moment, O)
     handle = await shop.start(order_id=O)
     await held.reached.wait()
     await handle.terminate()
@@ -92,16 +92,16 @@ async def test_at_each_stage_of_an_order_whose_run_was_terminated(shop: Shop, ar
 
 async def test_before_the_row_is_written(shop: Shop) -> None:
     """While the run is open an absent row is waited for; the cancel claims it as soon as it is there."""
-    reserving = shop.stagehand.hold("reserve_stock", "before", O)
-    authorising = shop.stagehand.hold("authorise_payment", "before", O)
+    reserving = shop.hooks.hold("reserve_stock", "before", O)
+    authorizing = shop.hooks.hold("authorize_payment", "before", O)
     handle = await shop.start(order_id=O)
     await reserving.reached.wait()
     cancel = await shop.start_cancel(O)
     await has_looked(shop)
     reserving.let_go()
-    await authorising.reached.wait()
+    await authorizing.reached.wait()
     await eventually(lambda: is_in(shop, "undoing"), "the row is claimed")
-    authorising.let_go()
+    authorizing.let_go()
 
     assert shape(await cancel.result()) == NOT_CHARGED
     assert (await handle.result()).error_code == "cancelled"
@@ -110,7 +110,7 @@ async def test_before_the_row_is_written(shop: Shop) -> None:
 
 async def test_terminated_before_the_row_is_written(shop: Shop) -> None:
     """No run, no row: unknown. The attempt that is left behind may still reserve; the sweep restarts such an order."""
-    reserving = shop.stagehand.hold("reserve_stock", "before", O)
+    reserving = shop.hooks.hold("reserve_stock", "before", O)
     handle = await shop.start(order_id=O)
     await reserving.reached.wait()
     await handle.terminate()
@@ -155,7 +155,7 @@ async def test_while_the_customer_authenticates(shop: Shop) -> None:
 @pytest.mark.parametrize("terminated", [False, True], ids=["live", "terminated"])
 async def test_while_the_order_is_undone_for_another_reason(shop: Shop, *, terminated: bool) -> None:
     """The undo that was first names the reason; cancel-order sees it through and says why nothing was cancelled."""
-    held = shop.stagehand.hold("void_payment", "before", O)
+    held = shop.hooks.hold("void_payment", "before", O)
     handle = await shop.start(REFUSED, O)
     await held.reached.wait()
     if terminated:
@@ -168,19 +168,19 @@ async def test_while_the_order_is_undone_for_another_reason(shop: Shop, *, termi
     if not terminated:
         assert (await handle.result()).error_code == "fulfillment_refused"
     assert await shop.status(O) == "rejected"
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
 
 
 async def test_while_the_undo_is_parked(shop: Shop) -> None:
     """A parked row waits for its person; the customer is told so, and the run stays the one to resolve it."""
-    shop.stagehand.fail("void_payment", permanent(), workflow_id=O)
+    shop.hooks.fail("void_payment", permanent(), workflow_id=O)
     handle = await shop.start(REFUSED, O)
     await is_stuck(handle)
 
     assert shape(await shop.cancel(O)) == (False, False, "undo_parked")
     await resolve(handle, "void_payment", "retry")
     assert (await handle.result()).error_code == "fulfillment_refused"
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
 
 
 async def test_after_completion(shop: Shop) -> None:
@@ -202,12 +202,12 @@ async def test_after_shipping(shop: Shop) -> None:
         assert shape(await shop.cancel(O)) == (False, False, "already_shipped")
     assert await shop.status(O) == "shipped"
     assert letters(shop) == ["order_confirmation"]
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
 
 
 async def test_shipped_before_the_undo_goes_forward(shop: Shop) -> None:
     """A cancel that claimed a pending row whose goods have left ends with a paid, shipped order."""
-    held = shop.stagehand.hold("request_fulfillment", "after", O)
+    held = shop.hooks.hold("request_fulfillment", "after", O)
     handle = await shop.start(order_id=O)
     await held.reached.wait()
     await shop.ship(O)
@@ -218,7 +218,7 @@ async def test_shipped_before_the_undo_goes_forward(shop: Shop) -> None:
     assert (await handle.result()).success
     assert shape(await cancel.result()) == (False, False, "already_shipped")
     assert await shop.events(O) == ["pending", "undoing", "capturing", "processing", "cancelling", "shipped"]
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
 
 
 async def test_an_unknown_order_leaves_no_row(shop: Shop) -> None:
@@ -240,7 +240,7 @@ async def test_again_after_it_was_cancelled(shop: Shop) -> None:
 @pytest.mark.parametrize("running", [True, False], ids=["in flight", "completed"])
 async def test_twenty_at_once(shop: Shop, *, running: bool) -> None:
     """Under one id or under many, all who asked in time get the same answer; the effects happen once."""
-    held = shop.stagehand.hold("authorise_payment", "after", O) if running else None
+    held = shop.hooks.hold("authorize_payment", "after", O) if running else None
     handle = await shop.start(order_id=O)
     if held:
         await held.reached.wait()
@@ -305,7 +305,7 @@ async def test_a_failed_refund_parks_until_an_operator_settles_it(shop: Shop) ->
 async def test_cancel_order_itself_is_ended_and_started_again(shop: Shop, ending: str, at: str, moment: Moment) -> None:
     """Cancelled it finishes its work all the same; terminated, the next one finds the claim and goes on."""
     await shop.place(order_id=O)
-    held = shop.stagehand.hold(at, moment, "cancel-order:o1")
+    held = shop.hooks.hold(at, moment, "cancel-order:o1")
     first = await shop.start_cancel(O)
     await held.reached.wait()
     await (first.terminate() if ending == "terminate" else first.cancel())
@@ -314,7 +314,7 @@ async def test_cancel_order_itself_is_ended_and_started_again(shop: Shop, ending
     second = await shop.cancel(O)
     assert shape(second) in {REFUNDED, (False, True, "already_cancelled")}
     assert await shop.status(O) == "cancelled"
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
     if ending == "cancel":
         await first.result()
         await check_cancelled(shop)
@@ -385,7 +385,7 @@ def letters(shop: Shop) -> list[str]:
 
 async def check_cancelled(shop: Shop) -> None:
     """Everything is back, and the customer got one letter with what was refunded."""
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
     assert await shop.status(O) == "cancelled"
     assert await shop.stock() == (100, 0)
     money = shop.world.books()["orders"].get(O, {"refunded": 0, "refund_pending": 0})
@@ -398,7 +398,7 @@ async def has_looked(shop: Shop) -> None:
     """cancel-order has claimed the row, or found nothing to claim yet and looked for its run."""
 
     async def looked() -> bool:
-        claims = [name for run, name in shop.stagehand.calls if run == "cancel-order:o1"]
+        claims = [name for run, name in shop.hooks.calls if run == "cancel-order:o1"]
         return bool(claims) and (len(claims) > 1 or await shop.status(O) in {"undoing", "cancelling"})
 
     await eventually(looked, "cancel-order has looked at the row")

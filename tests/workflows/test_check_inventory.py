@@ -1,4 +1,4 @@
-"""check-and-alert-inventory: one word about each shortage, whatever happens to Slack; the shop never notices."""
+"""check-and-alert-inventory: one word about each shortage, whatever happens to Slack; the shop never notifications."""
 
 import asyncio
 import re
@@ -16,11 +16,11 @@ from temporalio.common import RawValue
 from temporalio.converter import DataConverter
 from temporalio.exceptions import ApplicationError, CancelledError
 
+from orders.names import CHECK_INVENTORY
 from orders.stock import StockReport
-from orders.temporal import CHECK_INVENTORY
 from sandbox.faults import Fault
-from tests.endings import is_running, marks, outage, until_attempts
-from tests.shop import Shop, eventually
+from tests.support.scenarios import is_running, marks, outage, until_attempts
+from tests.support.shop import Shop, eventually
 
 Run = WorkflowHandle[Any, StockReport]
 
@@ -214,7 +214,7 @@ async def test_a_refusal_half_way(shop: Shop) -> None:
     async def gone() -> None:
         shop.world.faults.add(out(404, times=1))
 
-    shop.stagehand.when("post_shortages", gone, "after")
+    shop.hooks.when("post_shortages", gone, "after")
     reports = [await check(shop) for _ in range(2)]
     assert [report.alerted for report in reports] == [100, 50]
     assert [report.undelivered for report in reports] == ["slack: HTTP 404", None]
@@ -236,7 +236,7 @@ async def test_slack_asks_to_wait(shop: Shop) -> None:
 async def test_a_worker_that_dies_after_the_mark(shop: Shop) -> None:
     """The run does not know that it was told; the table does, and nobody is told twice."""
     await shop.set_stock(4)
-    shop.stagehand.fail("post_shortages", outage(), "after")
+    shop.hooks.fail("post_shortages", outage(), "after")
     report = await check(shop)
     assert (report.alerted, report.undelivered) == (0, None)
     assert told(shop) == ["Walnut desk organiser"]
@@ -270,7 +270,7 @@ async def test_the_page_of_the_run_tells_its_story(shop: Shop) -> None:
 
 async def test_postgres_is_out_past_the_deadline(shop: Shop) -> None:
     """Nothing can be said of the shelves: the run fails, in the words of the outage."""
-    shop.stagehand.fail("find_shortages", outage(), times=None)
+    shop.hooks.fail("find_shortages", outage(), times=None)
     run = await start(shop)
     await until_attempts(shop, "find_shortages", 1)
     await shop.advance(run, timedelta(hours=2))
@@ -284,7 +284,7 @@ async def test_an_operators_cancel(shop: Shop, when: str) -> None:
     """Ends the run while Slack is down, as cancelled; a later one tells what it did not."""
     await shop.set_stock(4)
     shop.world.faults.add(out(429, headers={"Retry-After": "90"}))
-    held = shop.stagehand.hold("post_shortages") if when == "in flight" else None
+    held = shop.hooks.hold("post_shortages") if when == "in flight" else None
     run = await start(shop)
     await (held.reached.wait() if held else until_it_waits(run))
     await run.cancel()

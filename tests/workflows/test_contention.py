@@ -12,9 +12,9 @@ from orders.errors import Unavailable
 from orders.models import Order, OrderRow
 from sandbox.server import Running
 from sandbox.world import World
-from tests.bench import Bench, open_bench, open_clients, order_of
-from tests.books import SEEDED, check_books, check_stock
-from tests.shop import Shop, an_order, settings_for
+from tests.support.activity_bench import Bench, open_bench, open_clients, order_of
+from tests.support.invariants import SEEDED, assert_invariants, check_stock
+from tests.support.shop import Shop, an_order, settings_for
 
 TEN = SEEDED | {"1": 10}
 ONE_UNIT = [{"productId": "1", "quantity": 1}]
@@ -72,7 +72,7 @@ async def test_twenty_starts_of_one_order_are_one_order(shop: Shop) -> None:
     assert len(set(payments)) == 1
     assert await shop.events("o1") == ["pending", "capturing", "processing"]
     assert await shop.stock() == (98, 0)
-    await check_books(shop, "o1")
+    await assert_invariants(shop, "o1")
 
 
 async def test_thirty_orders_for_ten_units(shop: Shop) -> None:
@@ -83,4 +83,4 @@ async def test_thirty_orders_for_ten_units(shop: Shop) -> None:
     assert Counter(outcome.error_code for outcome in outcomes) == {None: 10, "out_of_stock": 20}
     assert await shop.stock() == (0, 0)
     for n in range(30):
-        await check_books(shop, f"o{n}", TEN)
+        await assert_invariants(shop, f"o{n}", TEN)

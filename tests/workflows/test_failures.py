@@ -10,8 +10,9 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowUpdateFailedError
 from temporalio.testing import WorkflowEnvironment
 
-from tests.books import check_books
-from tests.endings import (
+from tests.support.activity_hooks import Moment
+from tests.support.invariants import assert_invariants
+from tests.support.scenarios import (
     REFUSED_ADDRESS,
     Run,
     ending_of,
@@ -25,9 +26,8 @@ from tests.endings import (
     until_marked,
     until_stuck,
 )
-from tests.halves import Halves
-from tests.shop import Payload, Shop, an_order, eventually, open_shop
-from tests.stagehand import Moment
+from tests.support.shop import Payload, Shop, an_order, eventually, open_shop
+from tests.support.split_worker import SplitWorker
 
 O = "o1"  # noqa: E741 (the one order of each test)
 
@@ -69,7 +69,7 @@ async def check_end(shop: Shop, run: Run, end: End) -> None:
     assert " ".join(await shop.events(O)) == end.events
     assert letters(shop, O) == ([end.letter] if end.letter else [])
     assert await marks(run) == (end.events.split()[-1] if end is not SUCCESS else "completed", None)
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
 
 
 # ---------------------------------------------------------------------------------------------------- business refusals
@@ -100,14 +100,14 @@ async def test_a_business_no(shop: Shop, payload: Payload, end: End) -> None:
     await check_end(shop, await shop.start(payload, O), end)
 
 
-async def test_an_authorisation_that_is_gone_at_the_capture(shop: Shop) -> None:
+async def test_an_authorization_that_is_gone_at_the_capture(shop: Shop) -> None:
     """The no of the capture: a technical failure, undone although the row was claimed for the capture."""
 
     async def expire() -> None:
         shop.world.stripe.account.expire((await shop.row(O))["payment_intent_id"])
 
-    shop.stagehand.when("capture_payment", expire)
-    end = End("failed", "authorisation_expired", "pending capturing undoing failed", "order_failed")
+    shop.hooks.when("capture_payment", expire)
+    end = End("failed", "authorization_expired", "pending capturing undoing failed", "order_failed")
     await check_end(shop, await shop.start(order_id=O), end)
 
 
@@ -116,30 +116,30 @@ async def test_an_authorisation_that_is_gone_at_the_capture(shop: Shop) -> None:
 BEFORE_THE_PIVOT: dict[tuple[str, Moment], End] = {
     ("reserve_stock", "before"): NEVER_RESERVED,
     ("reserve_stock", "after"): FAILED,
-    ("authorise_payment", "before"): FAILED,
-    ("authorise_payment", "after"): FAILED_WITH_LETTER,
+    ("authorize_payment", "before"): FAILED,
+    ("authorize_payment", "after"): FAILED_WITH_LETTER,
     ("request_fulfillment", "before"): FAILED_WITH_LETTER,
     ("request_fulfillment", "after"): FAILED_WITH_LETTER,
 }
 AFTER_THE_PIVOT: tuple[tuple[str, Moment], ...] = (
     ("capture_payment", "before"),
     ("capture_payment", "after"),
-    ("finalise_order", "before"),
-    ("finalise_order", "after"),
+    ("finalize_order", "before"),
+    ("finalize_order", "after"),
 )
 
 
 @pytest.mark.parametrize(("where", "end"), BEFORE_THE_PIVOT.items(), ids=map(" ".join, BEFORE_THE_PIVOT))
 async def test_a_final_error_before_the_pivot(shop: Shop, where: tuple[str, Moment], end: End) -> None:
     """Whether its step took effect or not, the order is undone and the run fails."""
-    shop.stagehand.fail(where[0], final_error(), where[1])
+    shop.hooks.fail(where[0], final_error(), where[1])
     await check_end(shop, await shop.start(order_id=O), end)
 
 
 @pytest.mark.parametrize(("where", "end"), BEFORE_THE_PIVOT.items(), ids=map(" ".join, BEFORE_THE_PIVOT))
 async def test_an_outage_until_the_deadline(shop: Shop, where: tuple[str, Moment], end: End) -> None:
     """Tried again and again, with or without an effect that nobody hears of; at the deadline it is undone."""
-    shop.stagehand.fail(where[0], outage(), where[1], times=None)
+    shop.hooks.fail(where[0], outage(), where[1], times=None)
     run = await shop.start(order_id=O)
     await until_attempts(shop, where[0], 1)
     await shop.advance(run, timedelta(minutes=20))
@@ -149,7 +149,7 @@ async def test_an_outage_until_the_deadline(shop: Shop, where: tuple[str, Moment
 @pytest.mark.parametrize("where", AFTER_THE_PIVOT, ids=" ".join)
 async def test_a_final_error_after_the_pivot(shop: Shop, where: tuple[str, Moment]) -> None:
     """There is only forward: a person is called, the step is tried again, the order is placed."""
-    shop.stagehand.fail(where[0], final_error(), where[1])
+    shop.hooks.fail(where[0], final_error(), where[1])
     run = await shop.start(order_id=O)
     await until_marked(run, where[0])
     await shop.advance(run, timedelta(minutes=2))
@@ -160,12 +160,12 @@ async def test_a_final_error_after_the_pivot(shop: Shop, where: tuple[str, Momen
 @pytest.mark.parametrize("where", AFTER_THE_PIVOT, ids=" ".join)
 async def test_an_outage_after_the_pivot(shop: Shop, where: tuple[str, Moment]) -> None:
     """No deadline: a person is called after a while, and the order is placed when the outage ends."""
-    shop.stagehand.fail(where[0], outage(), where[1], times=None)
+    shop.hooks.fail(where[0], outage(), where[1], times=None)
     run = await shop.start(order_id=O)
     await until_attempts(shop, where[0], 1)
     await shop.advance(run, timedelta(minutes=15))
     await until_marked(run, where[0])
-    shop.stagehand.clear()
+    shop.hooks.clear()
     await shop.advance(run, timedelta(hours=1))
     await check_end(shop, run, SUCCESS)
 
@@ -175,21 +175,21 @@ async def test_an_outage_after_the_pivot(shop: Shop, where: tuple[str, Moment]) 
 CANCELS: dict[tuple[str, Moment], End] = {
     ("reserve_stock", "before"): CANCELLED,
     ("reserve_stock", "after"): CANCELLED,
-    ("authorise_payment", "before"): CANCELLED_WITH_LETTER,
-    ("authorise_payment", "after"): CANCELLED_WITH_LETTER,
+    ("authorize_payment", "before"): CANCELLED_WITH_LETTER,
+    ("authorize_payment", "after"): CANCELLED_WITH_LETTER,
     ("request_fulfillment", "before"): CANCELLED_WITH_LETTER,
     ("request_fulfillment", "after"): CANCELLED_WITH_LETTER,
     ("capture_payment", "before"): SUCCESS,
     ("capture_payment", "after"): SUCCESS,
-    ("finalise_order", "before"): SUCCESS,
-    ("finalise_order", "after"): SUCCESS,
+    ("finalize_order", "before"): SUCCESS,
+    ("finalize_order", "after"): SUCCESS,
 }
 
 
 @pytest.mark.parametrize(("where", "end"), CANCELS.items(), ids=map(" ".join, CANCELS))
 async def test_an_operators_cancel_while_a_step_is_in_flight(shop: Shop, where: tuple[str, Moment], end: End) -> None:
     """The attempt in flight is waited for, then undone: a cancelled run; after the pivot a cancel changes nothing."""
-    held = shop.stagehand.hold(*where)
+    held = shop.hooks.hold(*where)
     run = await shop.start(order_id=O)
     await held.reached.wait()
     await run.cancel()
@@ -199,14 +199,14 @@ async def test_an_operators_cancel_while_a_step_is_in_flight(shop: Shop, where: 
 
 
 @pytest.fixture
-def halves() -> Halves:
-    return Halves()
+def split_worker() -> SplitWorker:
+    return SplitWorker()
 
 
 @pytest.fixture
-async def halved(database_url: str, temporal: WorkflowEnvironment, halves: Halves) -> AsyncIterator[Shop]:
+async def halved(database_url: str, temporal: WorkflowEnvironment, split_worker: SplitWorker) -> AsyncIterator[Shop]:
     """A shop whose workflows can be paused."""
-    async with open_shop(database_url, temporal, run=halves.running) as opened:
+    async with open_shop(database_url, temporal, run=split_worker.running) as opened:
         yield opened
 
 
@@ -215,14 +215,14 @@ AT_ONCE = {step: end for (step, moment), end in CANCELS.items() if moment == "af
 
 @pytest.mark.parametrize(("step", "end"), AT_ONCE.items(), ids=AT_ONCE)
 async def test_an_operators_cancel_in_the_task_of_a_completion(
-    halved: Shop, halves: Halves, step: str, end: End
+    halved: Shop, split_worker: SplitWorker, step: str, end: End
 ) -> None:
     """The step's answer and the cancel reach the run in one workflow task; nothing of the step is left behind."""
     shop = halved
-    held = shop.stagehand.hold(step, "after")
+    held = shop.hooks.hold(step, "after")
     run = await shop.start(order_id=O)
     await held.reached.wait()
-    async with halves.workflows_paused():
+    async with split_worker.workflows_paused():
         await run.cancel()
         held.let_go()
         await eventually(lambda: has_ended_its_activities(run), "the step's answer is in the history")
@@ -230,9 +230,9 @@ async def test_an_operators_cancel_in_the_task_of_a_completion(
     await check_one_task(run, EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED)
 
 
-async def test_an_operators_cancel_before_the_first_step(halved: Shop, halves: Halves) -> None:
+async def test_an_operators_cancel_before_the_first_step(halved: Shop, split_worker: SplitWorker) -> None:
     """The run is cancelled before it did anything: nothing is reserved, and never will be."""
-    async with halves.workflows_paused():
+    async with split_worker.workflows_paused():
         run = await halved.start(order_id=O)
         await run.cancel()
     assert (await ending_of(run)).how == "cancelled"
@@ -247,8 +247,8 @@ UNDOS = ("claim_undo", "cancel_fulfillment", "void_payment", "release_stock")
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_an_operators_cancel_during_the_undo(shop: Shop, undo: str, moment: Moment) -> None:
     """It changes nothing: the undo goes on to its end, and the run ends by what caused it."""
-    shop.stagehand.fail("request_fulfillment", final_error(), "after")
-    held = shop.stagehand.hold(undo, moment)
+    shop.hooks.fail("request_fulfillment", final_error(), "after")
+    held = shop.hooks.hold(undo, moment)
     run = await shop.start(order_id=O)
     await held.reached.wait()
     await run.cancel()
@@ -264,8 +264,8 @@ async def test_an_operators_cancel_during_the_undo(shop: Shop, undo: str, moment
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_an_undo_that_fails_for_a_while(shop: Shop, undo: str, moment: Moment) -> None:
     """It is tried again until it succeeds; one whose answer was lost finds its own effect."""
-    shop.stagehand.fail("request_fulfillment", final_error(), "after")
-    shop.stagehand.fail(undo, outage(), moment, times=2)
+    shop.hooks.fail("request_fulfillment", final_error(), "after")
+    shop.hooks.fail(undo, outage(), moment, times=2)
     run = await shop.start(order_id=O)
     await until_attempts(shop, undo, 1)
     await shop.advance(run, timedelta(minutes=5))
@@ -274,13 +274,13 @@ async def test_an_undo_that_fails_for_a_while(shop: Shop, undo: str, moment: Mom
 
 async def test_an_undo_in_a_long_outage_calls_for_attention(shop: Shop) -> None:
     """A person is told of an undo that keeps failing; it is not parked, and ends when the outage does."""
-    shop.stagehand.fail("request_fulfillment", final_error(), "after")
-    shop.stagehand.fail("void_payment", outage(), times=None)
+    shop.hooks.fail("request_fulfillment", final_error(), "after")
+    shop.hooks.fail("void_payment", outage(), times=None)
     run = await shop.start(order_id=O)
     await until_attempts(shop, "void_payment", 1)
     await shop.advance(run, timedelta(minutes=15))
     await until_marked(run, "void_payment")
-    shop.stagehand.clear()
+    shop.hooks.clear()
     await shop.advance(run, timedelta(minutes=2))
     await check_end(shop, run, FAILED_WITH_LETTER)
     assert (await shop.row(O))["parked_step"] is None
@@ -288,8 +288,8 @@ async def test_an_undo_in_a_long_outage_calls_for_attention(shop: Shop) -> None:
 
 async def test_a_claim_that_fails_for_good(shop: Shop) -> None:
     """Without the claim nothing is undone: a person is called, and the claim is tried again once a minute."""
-    shop.stagehand.fail("request_fulfillment", final_error(), "after")
-    shop.stagehand.fail("claim_undo", final_error())
+    shop.hooks.fail("request_fulfillment", final_error(), "after")
+    shop.hooks.fail("claim_undo", final_error())
     run = await shop.start(order_id=O)
     await until_marked(run, "claim_undo")
     assert await shop.status(O) == "pending"
@@ -310,8 +310,8 @@ def by_hand(shop: Shop, undo: str, row: Any) -> None:
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_an_undo_that_fails_for_good_parks_until_it_is_tried_again(shop: Shop, undo: str, moment: Moment) -> None:
     """The run stays open, marked, alerted and named on the row, until an operator says retry."""
-    shop.stagehand.fail("request_fulfillment", final_error(), "after")
-    shop.stagehand.fail(undo, final_error(), moment)
+    shop.hooks.fail("request_fulfillment", final_error(), "after")
+    shop.hooks.fail(undo, final_error(), moment)
     run = await shop.start(order_id=O)
     if (undo, moment) != ("release_stock", "after"):  # there is nothing to be parked: the order is closed
         assert await until_stuck(run) == (undo,)
@@ -326,8 +326,8 @@ async def test_an_undo_that_fails_for_good_parks_until_it_is_tried_again(shop: S
 @pytest.mark.parametrize("action", ["skip", "resolved"])
 async def test_an_undo_that_an_operator_settles(shop: Shop, undo: str, action: str) -> None:
     """What the operator says is kept on the order and in the run's last word; the undo itself is not tried again."""
-    shop.stagehand.fail("request_fulfillment", final_error(), "after")
-    shop.stagehand.fail(undo, final_error(), times=None)
+    shop.hooks.fail("request_fulfillment", final_error(), "after")
+    shop.hooks.fail(undo, final_error(), times=None)
     run = await shop.start(order_id=O)
     await until_stuck(run)
     by_hand(shop, undo, await shop.row(O))
@@ -340,8 +340,8 @@ async def test_an_undo_that_an_operator_settles(shop: Shop, undo: str, action: s
 
 async def test_a_parked_undo_that_keeps_failing_parks_again(shop: Shop) -> None:
     """Each retry is one more attempt on a person's word, and the run says so each time."""
-    shop.stagehand.fail("request_fulfillment", final_error(), "after")
-    shop.stagehand.fail("void_payment", final_error(), times=2)
+    shop.hooks.fail("request_fulfillment", final_error(), "after")
+    shop.hooks.fail("void_payment", final_error(), times=2)
     run = await shop.start(order_id=O)
     for _ in range(2):
         await until_stuck(run)
@@ -375,8 +375,8 @@ async def check_one_task(run: Run, kind: "EventType.ValueType") -> None:
 
 async def test_the_closing_of_the_order_cannot_be_settled_by_a_word(shop: Shop) -> None:
     """Only a closed row is an end, so that a skip of it is refused and a retry is not."""
-    shop.stagehand.fail("request_fulfillment", final_error(), "after")
-    shop.stagehand.fail("release_stock", final_error())
+    shop.hooks.fail("request_fulfillment", final_error(), "after")
+    shop.hooks.fail("release_stock", final_error())
     run = await shop.start(order_id=O)
     await until_stuck(run)
     with pytest.raises(WorkflowUpdateFailedError) as refused:
@@ -388,7 +388,7 @@ async def test_the_closing_of_the_order_cannot_be_settled_by_a_word(shop: Shop) 
 
 async def test_a_database_that_refuses_ends_no_run(shop: Shop) -> None:
     """Rights are lost in the middle of an undo, and come back: the run is still there, and finishes it."""
-    held = shop.stagehand.hold("void_payment")
+    held = shop.hooks.hold("void_payment")
     run = await shop.start(an_order(shippingAddress=REFUSED_ADDRESS), O)
     await held.reached.wait()
     await shop.pool.execute("ALTER TABLE orders RENAME TO orders_away")
@@ -400,13 +400,13 @@ async def test_a_database_that_refuses_ends_no_run(shop: Shop) -> None:
 
 async def test_a_word_that_cannot_be_kept_is_refused(shop: Shop) -> None:
     """And does not make the step deaf to the next one."""
-    shop.stagehand.fail("request_fulfillment", final_error(), "after")
-    shop.stagehand.fail("void_payment", final_error())
+    shop.hooks.fail("request_fulfillment", final_error(), "after")
+    shop.hooks.fail("void_payment", final_error())
     run = await shop.start(order_id=O)
     await until_stuck(run)
     with pytest.raises(WorkflowUpdateFailedError):
         await run.execute_update("resolve", {"step": "void_payment", "action": "retry", "reason": "a\x00b"})
-    shop.stagehand.fail("settle_park", final_error())
+    shop.hooks.fail("record_resolution", final_error())
     with pytest.raises(WorkflowUpdateFailedError):
         await resolve(run, "void_payment", "retry")
     await resolve(run, "void_payment", "retry")

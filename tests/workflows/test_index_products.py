@@ -12,11 +12,11 @@ from temporalio.testing import WorkflowEnvironment
 
 from activities import product_index
 from orders.errors import Unavailable
+from orders.names import INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS
 from orders.recommendations import IndexProgress, IndexTarget, RecommendationsOutcome, Source
-from orders.temporal import INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS
 from sandbox.faults import Fault
-from tests.catalogue import Catalogue
-from tests.shop import Shop, eventually, open_shop
+from tests.support.catalogue import Catalogue
+from tests.support.shop import Shop, eventually, open_shop
 
 SMALL = IndexTarget(model="text-embedding-3-small", dimensions=1536)
 
@@ -94,7 +94,7 @@ async def test_it_takes_no_input(shop: Shop, payload: Any) -> None:
 async def test_an_answer_that_is_lost(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next attempt finds the batch done, and asks for the next one."""
     monkeypatch.setattr(product_index, "BATCH", 2)
-    shop.stagehand.fail("embed_batch", Unavailable("lost", type="lost"), "after")
+    shop.hooks.fail("embed_batch", Unavailable("lost", type="lost"), "after")
 
     assert (await index(shop)).finished
     assert texts(shop) == [2, 2, 1]
@@ -103,7 +103,7 @@ async def test_an_answer_that_is_lost(shop: Shop, monkeypatch: pytest.MonkeyPatc
 async def test_a_run_that_ends_between_batches(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its batches are kept, and the next run goes on after them."""
     monkeypatch.setattr(product_index, "BATCH", 2)
-    held = shop.stagehand.hold("embed_batch", "after")
+    held = shop.hooks.hold("embed_batch", "after")
     handle = await start(shop)
     await held.reached.wait()
     await handle.terminate()
@@ -131,7 +131,7 @@ async def test_a_long_run_is_continued(shop: Shop, monkeypatch: pytest.MonkeyPat
 
 async def test_products_that_appear_behind_the_run(shop: Shop) -> None:
     """It goes round once more for them, before the index is used."""
-    held = shop.stagehand.hold("activate_index")
+    held = shop.hooks.hold("activate_index")
     handle = await start(shop)
     await held.reached.wait()
     await Catalogue(shop.pool).sell("0-late")
@@ -150,7 +150,7 @@ async def test_another_model_takes_over_without_a_gap(
     await index(shop)
     await catalogue.bought("2")
     async with open_shop(database_url, temporal, embedding_model="text-embedding-3-large") as next_shop:
-        held = next_shop.stagehand.hold("activate_index")
+        held = next_shop.hooks.hold("activate_index")
         handle = await start(next_shop)
         await held.reached.wait()
         assert len(await catalogue.vectors()) == 10

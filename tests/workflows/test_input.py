@@ -11,9 +11,9 @@ from temporalio.common import RawValue
 from temporalio.converter import DataConverter
 
 from orders.models import OrderOutcome
-from orders.temporal import PROCESS_ORDER
-from tests.books import check_books
-from tests.shop import Payload, Shop, an_order
+from orders.names import PROCESS_ORDER
+from tests.support.invariants import assert_invariants
+from tests.support.shop import Payload, Shop, an_order
 
 O = "o1"  # noqa: E741 (the one order of each test)
 
@@ -161,7 +161,7 @@ async def test_any_text_is_a_text(shop: Shop, text: str) -> None:
     """It arrives at the warehouse as it was written, and does nothing on the way."""
     assert (await place_raw(shop, as_json(address(street=text)))).success
     assert shop.world.fulfillment.shipments[O].order.shipping_address.street == text
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
 
 
 async def test_a_plain_client_reads_the_answer_in_the_reference_names(shop: Shop) -> None:

@@ -1,4 +1,4 @@
-"""Every state that a payment can be in. What Stripe may do to a single call is in tests/matrix/test_neighbours.py."""
+"""Every state of a payment. What Stripe may do to one call: tests/proof/matrix/test_external_services.py."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -9,8 +9,8 @@ from temporalio.testing import WorkflowEnvironment
 
 from orders.models import Stage
 from sandbox.faults import Fault, Kind
-from tests.books import check_books
-from tests.endings import (
+from tests.support.invariants import assert_invariants
+from tests.support.scenarios import (
     REFUSED_ADDRESS,
     Run,
     ending_of,
@@ -22,7 +22,7 @@ from tests.endings import (
     until_stage,
     until_stuck,
 )
-from tests.shop import Shop, an_order, open_shop
+from tests.support.shop import Shop, an_order, open_shop
 
 O = "o1"  # noqa: E741 (the one order of each test)
 
@@ -47,7 +47,7 @@ def refused(card: str = "pm_123") -> dict[str, Any]:
 async def check(shop: Shop, run: Run, how: str, code: str | None) -> None:
     ending = await ending_of(run)
     assert (ending.how, ending.code) == (how, code), ending
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
 
 
 # ------------------------------------------------------------------------------------------------------------------ 3DS
@@ -92,11 +92,11 @@ async def test_a_signal_without_news_waits_on(shop: Shop, waiting: Run) -> None:
 async def test_authenticated_at_the_deadline(shop: Shop, waiting: Run) -> None:
     """After the last poll, before the deadline's own look: the payment is read once more, and the order is placed."""
     await shop.advance(waiting, timedelta(minutes=14))
-    polls = shop.stagehand.calls.count((O, "read_payment"))
+    polls = shop.hooks.calls.count((O, "read_payment"))
     await authenticate(shop)
     await shop.advance(waiting, timedelta(minutes=2))
     await check(shop, waiting, "completed", None)
-    assert shop.stagehand.calls.count((O, "read_payment")) == polls + 1
+    assert shop.hooks.calls.count((O, "read_payment")) == polls + 1
 
 
 async def test_never_authenticated(shop: Shop, waiting: Run) -> None:
@@ -135,14 +135,14 @@ async def test_cancelled_by_an_operator_while_waiting(shop: Shop, waiting: Run) 
     """A Temporal cancel interrupts the timer; the payment is voided, the run cancelled."""
     await waiting.cancel()
     assert (await ending_of(waiting)).how == "cancelled"
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
 
 
 async def test_the_payment_is_cancelled_at_stripe_while_waiting(shop: Shop, waiting: Run) -> None:
     """Somebody ended it in the dashboard: a failed run, the stock is back."""
     shop.world.stripe.account.intent((await shop.row(O))["payment_intent_id"]).status = "canceled"
     await waiting.signal("payment-updated")
-    await check(shop, waiting, "failed", "authorisation_expired")
+    await check(shop, waiting, "failed", "authorization_expired")
 
 
 # ------------------------------------------------------------------------------------------------------------- declines
@@ -178,12 +178,12 @@ async def test_an_unknown_payment_method(shop: Shop) -> None:
 
 async def test_the_payment_is_cancelled_at_stripe_before_the_capture(shop: Shop) -> None:
     """The goods are called off, the stock is back, the run fails, the customer is told."""
-    held = shop.stagehand.hold("capture_payment")
+    held = shop.hooks.hold("capture_payment")
     run = await shop.start(order_id=O)
     await held.reached.wait()
     shop.world.stripe.account.expire((await shop.row(O))["payment_intent_id"])
     held.let_go()
-    await check(shop, run, "failed", "authorisation_expired")
+    await check(shop, run, "failed", "authorization_expired")
     assert letters(shop, O) == ["order_failed"]
 
 
@@ -201,14 +201,14 @@ async def test_stripe_hangs_in_every_post(shop: Shop, kind: Kind) -> None:
 
 
 async def test_stripe_asks_for_time(shop: Shop) -> None:
-    """A Retry-After is honoured: the next attempt comes when Stripe said, and not before."""
+    """A Retry-After is honored: the next attempt comes when Stripe said, and not before."""
     shop.world.faults.add(
         Fault(service="stripe", route=CONFIRM, kind="status", status=429, headers={"Retry-After": "60"})
     )
     run = await shop.start(order_id=O)
-    await until_attempts(shop, "authorise_payment", 1)
+    await until_attempts(shop, "authorize_payment", 1)
     await shop.advance(run, timedelta(seconds=50))
-    assert shop.stagehand.calls.count((O, "authorise_payment")) == 1
+    assert shop.hooks.calls.count((O, "authorize_payment")) == 1
     await shop.advance(run, timedelta(seconds=20))
     await check(shop, run, "completed", None)
 
@@ -274,7 +274,7 @@ async def test_a_refund_that_fails_again_parks_again(charging: Shop) -> None:
 
 async def test_a_technical_failure_after_the_charge(charging: Shop) -> None:
     """The charge is refunded before the run fails."""
-    charging.stagehand.fail("request_fulfillment", final_error(), "after")
+    charging.hooks.fail("request_fulfillment", final_error(), "after")
     await check(charging, await charging.start(order_id=O), "failed", "failed")
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.books import check_books
-from tests.endings import ending_of, letters, look, marks
-from tests.shop import Shop, an_order
+from tests.support.invariants import assert_invariants
+from tests.support.scenarios import ending_of, letters, look, marks
+from tests.support.shop import Shop, an_order
 
 # The payloads of the reference, as they stand there.
 REFERENCE: Any = {
@@ -40,7 +40,7 @@ async def test_should_process_order_successfully(shop: Shop) -> None:
     assert letters(shop, "o1") == ["order_confirmation"]
     assert [event.event for event in shop.world.inbox.events] == ["order_placed"]
     assert await marks(run) == ("completed", None)
-    await check_books(shop, "o1")
+    await assert_invariants(shop, "o1")
 
 
 async def test_should_rollback_on_payment_failure(shop: Shop) -> None:
@@ -66,12 +66,12 @@ async def test_should_rollback_on_payment_failure_with_a_declining_card(shop: Sh
     assert await shop.events("o1") == ["pending", "undoing", "rejected"]
     assert await marks(run) == ("rejected", None)
     assert await shop.stock() == (100, 0)
-    await check_books(shop, "o1")
+    await assert_invariants(shop, "o1")
 
 
 async def test_the_status_query_tells_where_the_order_stands(shop: Shop) -> None:
     """Stage, reservation, payment and shipment, and never the PaymentIntent's client secret."""
-    held = shop.stagehand.hold("request_fulfillment", "before")
+    held = shop.hooks.hold("request_fulfillment", "before")
     run = await shop.start(order_id="o1")
     await held.reached.wait()
     before = await look(run)
@@ -93,7 +93,7 @@ async def test_the_lines_of_a_product_are_merged(shop: Shop) -> None:
     shipped = shop.world.fulfillment.shipments["o1"].order.items
     assert [(item.product_id, item.quantity) for item in shipped] == [("1", 3), ("3", 1)]
     assert (await shop.row("o1"))["total"] == 3 * 2999 + 1450
-    await check_books(shop, "o1")
+    await assert_invariants(shop, "o1")
 
 
 async def test_the_confirmation_names_a_delivery_date_by_priority(shop: Shop) -> None:

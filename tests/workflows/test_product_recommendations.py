@@ -12,14 +12,14 @@ from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.testing import WorkflowEnvironment
 
-from deploy.postgres import Postgres
+from deploy.local.postgres import Postgres
+from orders.names import INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS
 from orders.recommendations import RecommendationsOutcome, Source
-from orders.temporal import INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS
 from sandbox.faults import Fault
 from sandbox.openai_model import BadAnswer
-from tests.catalogue import Catalogue
-from tests.servers import copy_database
-from tests.shop import Shop, an_order, eventually, new_order_id, open_shop
+from tests.support.catalogue import Catalogue
+from tests.support.servers import copy_database
+from tests.support.shop import Shop, an_order, eventually, new_order_id, open_shop
 
 # Product 2 of the seeded catalogue is a desk lamp; so are these, more or less.
 LAMPS = {

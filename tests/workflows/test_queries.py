@@ -9,11 +9,11 @@ from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer
 
+from config.replay_guard import PLAYED_AHEAD
+from config.temporal import plugin
 from orders.models import OrderOutcome, OrderView
-from orders.runner import PLAYED_AHEAD
-from orders.temporal import plugin
-from tests.halves import Halves
-from tests.shop import open_shop
+from tests.support.shop import open_shop
+from tests.support.split_worker import SplitWorker
 from worker import WORKFLOWS
 
 ORDERS = 20  # so that some worker gets the query of one of them before its task
@@ -24,14 +24,14 @@ Run = WorkflowHandle[object, OrderOutcome]
 async def test_a_query_leaves_every_history_repeatable(database_url: str, temporal: WorkflowEnvironment) -> None:
     """Nobody holds the runs; they are asked about, their step ends, a worker comes, and a cancel with it.
 
-    Without orders.runner most histories here cannot be replayed: "Activity machine does not handle this event".
+    Without config.replay_guard most histories here cannot be replayed: "Activity machine does not handle this event".
     """
-    halves = Halves()
-    async with open_shop(database_url, temporal, run=halves.running) as shop:
-        held = [shop.stagehand.hold("reserve_stock", "after", f"o{number}") for number in range(ORDERS)]
+    split_worker = SplitWorker()
+    async with open_shop(database_url, temporal, run=split_worker.running) as shop:
+        held = [shop.hooks.hold("reserve_stock", "after", f"o{number}") for number in range(ORDERS)]
         runs = [await shop.start(order_id=f"o{number}") for number in range(ORDERS)]
         await asyncio.gather(*(each.reached.wait() for each in held))
-        async with halves.workflows_paused(max_concurrent_workflow_tasks=2, max_concurrent_workflow_task_polls=2):
+        async with split_worker.workflows_paused(max_concurrent_workflow_tasks=2, max_concurrent_workflow_task_polls=2):
             asked = [asyncio.create_task(ask_and_cancel(run)) for run in runs]
             await runs[0].describe()  # a round trip behind the questions
             for each in held:

@@ -15,19 +15,19 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 
-from activities.database import Database
-from activities.stranded_orders import StrandedOrders
-from deploy.postgres import Postgres
+from activities.order_recovery import OrderRecovery
+from deploy.local.postgres import Postgres
+from gateways.postgres import Database
 from orders.models import Status
-from orders.reconciliation import ReconcileReport, Stranded
-from orders.temporal import NEEDS_ATTENTION, RECONCILE_ORDERS, cancel_order_id
+from orders.names import NEEDS_ATTENTION, RECONCILE_ORDERS, cancel_order_id
+from orders.reconciliation import OrderWithoutRun, ReconcileReport
 from sandbox.faults import Fault
-from tests.books import check_books, check_stock
-from tests.endings import REFUSED_ADDRESS
-from tests.hands import authorise_again, hold_again, pay, refund_by_hand
-from tests.servers import copy_database
-from tests.shop import Payload, Shop, an_order, eventually, new_order_id, open_shop
-from tests.stagehand import Moment
+from tests.support.activity_hooks import Moment
+from tests.support.invariants import assert_invariants, check_stock
+from tests.support.manual_actions import authorize_again, hold_again, pay, refund_by_hand
+from tests.support.scenarios import REFUSED_ADDRESS
+from tests.support.servers import copy_database
+from tests.support.shop import Payload, Shop, an_order, eventually, new_order_id, open_shop
 
 OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
 NOTHING = ReconcileReport()
@@ -35,7 +35,7 @@ NOTHING = ReconcileReport()
 REFUSED = an_order(shippingAddress=REFUSED_ADDRESS)
 NEEDS_3DS = an_order(paymentMethodId="pm_card_authenticationRequired")
 
-FORWARD = ("reserve_stock", "authorise_payment", "request_fulfillment", "capture_payment", "finalise_order")
+FORWARD = ("reserve_stock", "authorize_payment", "request_fulfillment", "capture_payment", "finalize_order")
 BACKWARD = ("claim_undo", "cancel_fulfillment", "void_payment", "release_stock")
 CANCELLING = ("claim_cancellation", "cancel_fulfillment", "void_payment", "release_stock")
 
@@ -68,16 +68,16 @@ async def shop(reconciling_shop: Shop) -> Shop:
 async def test_an_order_terminated_on_its_way_is_finished(shop: Shop, at: str, moment: Moment) -> None:
     """process-order is started again with what it was asked for, and the attempt left behind changes nothing."""
     order_id = new_order_id()
-    held = shop.stagehand.hold(at, moment, order_id)
+    held = shop.hooks.hold(at, moment, order_id)
     await terminate_at(shop, held, order_id)
     report = await reconcile(shop)
     held.let_go()
     await result_of(shop, order_id)
 
-    finished_already = (at, moment) == ("finalise_order", "after")
-    assert len(report.revived) == (0 if finished_already else 1)
+    finished_already = (at, moment) == ("finalize_order", "after")
+    assert len(report.restarted) == (0 if finished_already else 1)
     assert await shop.status(order_id) == "processing"
-    await check_books(shop, order_id, terminated=finished_already)
+    await assert_invariants(shop, order_id, terminated=finished_already)
     assert await reconcile(shop) == NOTHING
 
 
@@ -85,14 +85,14 @@ async def test_an_order_terminated_on_its_way_is_finished(shop: Shop, at: str, m
 async def test_an_order_terminated_in_its_undo_is_undone(shop: Shop, at: str, moment: Moment) -> None:
     """The undo is finished by another run of process-order, for the same reason."""
     order_id = new_order_id()
-    held = shop.stagehand.hold(at, moment, order_id)
+    held = shop.hooks.hold(at, moment, order_id)
     await terminate_at(shop, held, order_id, REFUSED)
     await reconcile(shop)
     held.let_go()
     await result_of(shop, order_id)
 
     assert await shop.status(order_id) == "rejected"
-    await check_books(shop, order_id)
+    await assert_invariants(shop, order_id)
     assert await reconcile(shop) == NOTHING
 
 
@@ -101,7 +101,7 @@ async def test_a_cancel_terminated_on_its_way_is_finished(shop: Shop, at: str, m
     """cancel-order is started again with its first input: the customer is written to all the same."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
-    held = shop.stagehand.hold(at, moment, cancel_order_id(order_id))
+    held = shop.hooks.hold(at, moment, cancel_order_id(order_id))
     run = await shop.start_cancel(order_id)
     await held.reached.wait()
     await run.terminate()
@@ -109,22 +109,22 @@ async def test_a_cancel_terminated_on_its_way_is_finished(shop: Shop, at: str, m
     held.let_go()
 
     finished_already = (at, moment) == ("release_stock", "after")
-    assert len(report.revived) == (not finished_already)
+    assert len(report.restarted) == (not finished_already)
     await result_of(shop, cancel_order_id(order_id))
     assert await shop.status(order_id) == "cancelled"
     letters = [email.template for email in shop.world.inbox.emails]
     assert letters == ["order_confirmation", *([] if finished_already else ["order_cancelled"])]
-    await check_books(shop, order_id)
+    await assert_invariants(shop, order_id)
     assert await reconcile(shop) == NOTHING
 
 
 async def test_a_cancel_is_finished_though_process_order_still_runs(shop: Shop) -> None:
-    """That run waits for its notices; it does not finish what cancel-order has begun with a paid order."""
+    """That run waits for its notifications; it does not finish what cancel-order has begun with a paid order."""
     order_id = new_order_id()
-    notice = shop.stagehand.hold("track_order", "before", order_id)
+    notification = shop.hooks.hold("track_order", "before", order_id)
     order = await shop.start(order_id=order_id)
     await eventually(lambda: is_placed(shop, order_id), "the order is placed")
-    held = shop.stagehand.hold("void_payment", "before", cancel_order_id(order_id))
+    held = shop.hooks.hold("void_payment", "before", cancel_order_id(order_id))
     run = await shop.start_cancel(order_id)
     await held.reached.wait()
     await run.terminate()
@@ -132,11 +132,11 @@ async def test_a_cancel_is_finished_though_process_order_still_runs(shop: Shop) 
     held.let_go()
     await result_of(shop, cancel_order_id(order_id))
 
-    assert len(report.revived) == 1
+    assert len(report.restarted) == 1
     assert await shop.status(order_id) == "cancelled"
-    notice.let_go()
+    notification.let_go()
     assert (await order.result()).success
-    await check_books(shop, order_id)
+    await assert_invariants(shop, order_id)
 
 
 async def test_terminated_while_the_customer_authenticates(shop: Shop) -> None:
@@ -154,14 +154,14 @@ async def test_terminated_while_the_customer_authenticates(shop: Shop) -> None:
     await result_of(shop, order_id)
 
     assert await shop.status(order_id) == "processing"
-    await check_books(shop, order_id)
+    await assert_invariants(shop, order_id)
 
 
-@pytest.mark.parametrize("at", ["authorise_payment", "request_fulfillment"])
+@pytest.mark.parametrize("at", ["authorize_payment", "request_fulfillment"])
 async def test_an_order_whose_request_is_gone_is_cancelled(shop: Shop, at: str) -> None:
     """Past its retention nothing tells what to ship, or where: all is undone."""
     order_id = new_order_id()
-    held = shop.stagehand.hold(at, "after", order_id)
+    held = shop.hooks.hold(at, "after", order_id)
     await shop.start(order_id=order_id)
     await held.reached.wait()
     await delete(shop, order_id)
@@ -169,34 +169,34 @@ async def test_an_order_whose_request_is_gone_is_cancelled(shop: Shop, at: str) 
     held.let_go()
     await result_of(shop, cancel_order_id(order_id))
 
-    assert ["cancel-order" in words for words in report.revived] == [True]
+    assert ["cancel-order" in words for words in report.restarted] == [True]
     assert await shop.status(order_id) == "cancelled"
-    await check_books(shop, order_id)
+    await assert_invariants(shop, order_id)
     assert await reconcile(shop) == NOTHING
 
 
-@pytest.mark.parametrize(("at", "moment"), [("capture_payment", "after"), ("finalise_order", "before")])
+@pytest.mark.parametrize(("at", "moment"), [("capture_payment", "after"), ("finalize_order", "before")])
 async def test_a_paid_order_whose_request_is_gone_goes_forward(shop: Shop, at: str, moment: Moment) -> None:
     """It is captured and its stock sold; a person hears that the customer's address is lost, once."""
     order_id = new_order_id()
-    held = shop.stagehand.hold(at, moment, order_id)
+    held = shop.hooks.hold(at, moment, order_id)
     await shop.start(order_id=order_id)
     await held.reached.wait()
     await delete(shop, order_id)
     report = await reconcile(shop)
     held.let_go()
 
-    assert ["captured and finalised" in words for words in report.revived] == [True]
+    assert ["captured and finalized" in words for words in report.restarted] == [True]
     assert [order_id in words for words in report.alerted] == [True]
     assert await shop.status(order_id) == "processing"
-    await check_books(shop, order_id)
+    await assert_invariants(shop, order_id)
     assert await reconcile(shop) == NOTHING
 
 
 async def test_the_request_of_the_row_is_used_not_that_of_a_later_run(shop: Shop) -> None:
     """A run that was refused for its other payload is not what the order was."""
     order_id = new_order_id()
-    held = shop.stagehand.hold("authorise_payment", "after", order_id)
+    held = shop.hooks.hold("authorize_payment", "after", order_id)
     await terminate_at(shop, held, order_id)
     other = an_order(items=[{"productId": "2", "quantity": 1}])
     assert (await shop.place(other, order_id)).error_code == "order_id_conflict"
@@ -206,7 +206,7 @@ async def test_the_request_of_the_row_is_used_not_that_of_a_later_run(shop: Shop
 
     assert await shop.stock("1") == (98, 0)
     assert await shop.stock("2") == (40, 0)
-    await check_books(shop, order_id)
+    await assert_invariants(shop, order_id)
 
 
 @pytest.mark.parametrize("found", [Status.CAPTURING, Status.PENDING, Status.UNDOING])
@@ -214,10 +214,10 @@ async def test_an_order_that_has_moved_on_is_left_alone(shop: Shop, found: Statu
     """Two sweeps may find the same order; what the first has finished the second must not cancel."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
-    stranded = StrandedOrders(Database(shop.pool), shop.client, timedelta())
-    revival = await ActivityEnvironment().run(stranded.revive_order, Stranded(order_id=order_id, status=found))
+    stranded = OrderRecovery(Database(shop.pool), shop.client, timedelta())
+    restart = await ActivityEnvironment().run(stranded.restart_order, OrderWithoutRun(order_id=order_id, status=found))
 
-    assert revival.moved
+    assert restart.moved
     with pytest.raises(RPCError):
         await shop.client.get_workflow_handle(cancel_order_id(order_id)).describe()
 
@@ -225,7 +225,7 @@ async def test_an_order_that_has_moved_on_is_left_alone(shop: Shop, found: Statu
 async def test_an_order_that_is_driven_is_left_alone(shop: Shop) -> None:
     """An open run finishes it by itself."""
     order_id = new_order_id()
-    held = shop.stagehand.hold("authorise_payment", "after", order_id)
+    held = shop.hooks.hold("authorize_payment", "after", order_id)
     run = await shop.start(order_id=order_id)
     await held.reached.wait()
 
@@ -237,7 +237,7 @@ async def test_an_order_that_is_driven_is_left_alone(shop: Shop) -> None:
 async def test_an_order_that_is_too_young_is_left_alone(shop: Shop) -> None:
     """Whoever wrote it a moment ago may still come back to it."""
     order_id = new_order_id()
-    held = shop.stagehand.hold("authorise_payment", "after", order_id)
+    held = shop.hooks.hold("authorize_payment", "after", order_id)
     await terminate_at(shop, held, order_id)
     await shop.pool.execute("UPDATE orders SET created_at = now() + interval '1 hour' WHERE id = $1", order_id)
     assert await reconcile(shop) == NOTHING
@@ -247,7 +247,7 @@ async def test_an_order_that_is_too_young_is_left_alone(shop: Shop) -> None:
 async def test_a_parked_order_is_left_alone_and_told_once_a_day(shop: Shop) -> None:
     """It is a person's; who may have forgotten it."""
     order_id = new_order_id()
-    shop.stagehand.fail("void_payment", ApplicationError("no", type="no", non_retryable=True), times=None)
+    shop.hooks.fail("void_payment", ApplicationError("no", type="no", non_retryable=True), times=None)
     run = await shop.start(REFUSED, order_id)
     await eventually(lambda: parked_step(shop, order_id), "the order is parked")
     await run.terminate()
@@ -256,7 +256,7 @@ async def test_a_parked_order_is_left_alone_and_told_once_a_day(shop: Shop) -> N
     third = await reconcile(shop)
 
     assert first.alerted == third.alerted == (f"order {order_id} is parked at void_payment: no",)
-    assert (first.revived, second) == ((), NOTHING)
+    assert (first.restarted, second) == ((), NOTHING)
     assert len([alert for alert in shop.world.inbox.alerts if first.alerted[0] in alert.text]) == 2
     assert await shop.status(order_id) == "undoing"
 
@@ -264,7 +264,7 @@ async def test_a_parked_order_is_left_alone_and_told_once_a_day(shop: Shop) -> N
 # ----------------------------------------------------------------------------------- payments that no order answers for
 
 
-async def test_an_authorisation_for_no_order_is_voided(shop: Shop) -> None:
+async def test_an_authorization_for_no_order_is_voided(shop: Shop) -> None:
     """Its order is lost: nothing will ever capture it."""
     payment = await pay(shop, "order-lost", capture="manual")
     report = await reconcile(shop)
@@ -296,7 +296,7 @@ async def test_a_second_charge_of_an_order_is_refunded(shop: Shop, ending: str) 
     report = await reconcile(shop)
 
     assert [payment in words for words in report.payments] == [True]
-    await check_books(shop, order_id)
+    await assert_invariants(shop, order_id)
     assert await reconcile(shop) == NOTHING
 
 
@@ -305,7 +305,7 @@ async def test_a_payment_made_by_hand_for_an_order_is_told(shop: Shop, capture: 
     """Only whoever made it knows what it was for."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
-    payment = await pay(shop, order_id, capture=capture, book=None)
+    payment = await pay(shop, order_id, capture=capture, shop_id=None)
     report = await reconcile(shop)
 
     assert [f"{payment} of order {order_id} was made by hand" in words for words in report.alerted] == [True]
@@ -315,15 +315,15 @@ async def test_a_payment_made_by_hand_for_an_order_is_told(shop: Shop, capture: 
 
 
 @pytest.mark.parametrize("capture", ["manual", "automatic"])
-@pytest.mark.parametrize("book", [None, "another-shop"])
-async def test_a_payment_of_others_is_left_alone(shop: Shop, capture: str, book: str | None) -> None:
+@pytest.mark.parametrize("shop_id", [None, "another-shop"])
+async def test_a_payment_of_others_is_left_alone(shop: Shop, capture: str, shop_id: str | None) -> None:
     """The account may serve other programs, and other shops of ours with the same order ids."""
     order_id = new_order_id()
-    if book:
+    if shop_id:
         await shop.place(order_id=order_id)
     payments = [
-        await pay(shop, order_id, capture=capture, book=book),
-        await pay(shop, "order-lost", capture=capture, book=book),
+        await pay(shop, order_id, capture=capture, shop_id=shop_id),
+        await pay(shop, "order-lost", capture=capture, shop_id=shop_id),
         await pay(shop, None, capture=capture),
     ]
     assert await reconcile(shop) == NOTHING
@@ -340,11 +340,11 @@ async def test_more_payments_than_one_page(shop: Shop) -> None:
     assert {shop.world.stripe.account.intent(payment).status for payment in payments} == {"canceled"}
 
 
-async def test_an_authorisation_of_a_closed_order_is_voided(shop: Shop) -> None:
+async def test_an_authorization_of_a_closed_order_is_voided(shop: Shop) -> None:
     """By its stored id, however old it is."""
     order_id = new_order_id()
     await shop.place(an_order(items=[{"productId": "5", "quantity": 2}]), order_id)
-    payment = await authorise_again(shop, order_id)
+    payment = await authorize_again(shop, order_id)
     report = await reconcile(shop)
 
     assert [payment in words for words in report.payments] == [True]
@@ -420,7 +420,7 @@ async def test_a_refund_that_fails_days_later_is_told(shop: Shop) -> None:
     assert not (await reconcile(shop)).alerted
     await refund_by_hand(shop, refund.payment_intent)
     assert not (await reconcile(shop)).not_done
-    await check_books(shop, order_id)
+    await assert_invariants(shop, order_id)
     assert await reconcile(shop) == NOTHING
 
 
@@ -457,7 +457,7 @@ async def test_a_refund_of_a_second_charge_is_followed_too(shop: Shop) -> None:
     await shop.pool.execute("UPDATE refunds SET checked_at = now() - interval '2 days'; DELETE FROM reminders")
     assert not (await reconcile(shop)).alerted
     assert await shop.status(order_id) == "processing"
-    await check_books(shop, order_id)
+    await assert_invariants(shop, order_id)
 
 
 async def test_a_refund_that_does_not_arrive_is_told(shop: Shop) -> None:
@@ -507,7 +507,7 @@ async def test_a_failed_refund_that_was_made_good_otherwise_is_told_no_more(shop
     await shop.pool.execute("DELETE FROM reminders")
 
     assert await reconcile(shop) == NOTHING
-    await check_books(shop, order_id)
+    await assert_invariants(shop, order_id)
 
 
 async def test_what_is_said_of_a_second_charge_is_not_said_of_the_order(shop: Shop) -> None:
@@ -623,7 +623,7 @@ async def test_an_outage_of_slack_is_named(shop: Shop) -> None:
     """Nobody was told, so the run says so, is marked for whoever looks, and the next one tells."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
-    await pay(shop, order_id, book=None)
+    await pay(shop, order_id, shop_id=None)
     shop.world.faults.add(Fault(service="slack", kind="status", times=None))
     run = await start(shop)
     await eventually(lambda: has_failed(shop, "post_alert"), "Slack was asked")
@@ -727,4 +727,4 @@ async def is_asked_for_refunds(shop: Shop) -> bool:
 
 
 async def has_failed(shop: Shop, activity: str) -> bool:
-    return any(name == activity for _, name in shop.stagehand.calls)
+    return any(name == activity for _, name in shop.hooks.calls)

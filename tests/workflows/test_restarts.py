@@ -10,12 +10,12 @@ from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 
-from orders.client import resolve
+from client.orders import resolve
 from orders.models import OrderOutcome, Settlement
-from tests.books import check_books
-from tests.endings import until_stuck
-from tests.shop import Payload, Shop, an_order, eventually, new_order_id
-from tests.stagehand import Moment
+from tests.support.activity_hooks import Moment
+from tests.support.invariants import assert_invariants
+from tests.support.scenarios import until_stuck
+from tests.support.shop import Payload, Shop, an_order, eventually, new_order_id
 from workflows.process_order import ProcessOrder
 
 O = "o1"  # noqa: E741 (the one order of each test)
@@ -25,7 +25,7 @@ NEEDS_3DS = an_order(paymentMethodId="pm_card_authenticationRequired")
 REFUSED = an_order(shippingAddress=an_order()["shippingAddress"] | {"street": "1 Refuse Street"})
 DECLINED = an_order(paymentMethodId="pm_card_chargeDeclined")
 
-FORWARD = ("reserve_stock", "authorise_payment", "request_fulfillment", "capture_payment", "finalise_order")
+FORWARD = ("reserve_stock", "authorize_payment", "request_fulfillment", "capture_payment", "finalize_order")
 BACKWARD = ("claim_undo", "cancel_fulfillment", "void_payment", "release_stock")
 STAGES = [(name, moment) for name in FORWARD for moment in ("before", "after")]
 UNDOS = [(name, moment) for name in BACKWARD for moment in ("before", "after")]
@@ -34,7 +34,7 @@ UNDOS = [(name, moment) for name in BACKWARD for moment in ("before", "after")]
 @pytest.mark.parametrize(("at", "moment"), [*STAGES, ("send_email", "before"), ("track_order", "after")])
 async def test_terminated_and_started_again(shop: Shop, at: str, moment: Moment) -> None:
     """The second run goes on where the row says, charges once, and the attempt left behind changes nothing."""
-    held = shop.stagehand.hold(at, moment, O)
+    held = shop.hooks.hold(at, moment, O)
     first = await shop.start(order_id=O)
     await held.reached.wait()
     await first.terminate()
@@ -48,7 +48,7 @@ async def test_terminated_and_started_again(shop: Shop, at: str, moment: Moment)
 @pytest.mark.parametrize(("at", "moment"), UNDOS)
 async def test_terminated_in_its_undo_and_started_again(shop: Shop, at: str, moment: Moment) -> None:
     """The second run finishes the undo and answers for the same reason."""
-    held = shop.stagehand.hold(at, moment, O)
+    held = shop.hooks.hold(at, moment, O)
     first = await shop.start(REFUSED, O)
     await held.reached.wait()
     await first.terminate()
@@ -58,7 +58,7 @@ async def test_terminated_in_its_undo_and_started_again(shop: Shop, at: str, mom
     assert outcome.error_code == "fulfillment_refused"
     assert await shop.status(O) == "rejected"
     assert await shop.stock() == (100, 0)
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
 
 
 async def test_terminated_while_the_customer_authenticates(shop: Shop) -> None:
@@ -75,11 +75,11 @@ async def test_terminated_while_the_customer_authenticates(shop: Shop) -> None:
     await check_placed(shop)
 
 
-@pytest.mark.parametrize("at", ["reserve_stock", "authorise_payment", "request_fulfillment", "capture_payment"])
+@pytest.mark.parametrize("at", ["reserve_stock", "authorize_payment", "request_fulfillment", "capture_payment"])
 @pytest.mark.parametrize("payload", [an_order(), OTHER], ids=["same payload", "other payload"])
 async def test_a_foreign_client_terminates_what_runs(shop: Shop, at: str, payload: Payload) -> None:
     """TERMINATE_EXISTING: the same payload goes on, another one is refused and the first stands."""
-    held = shop.stagehand.hold(at, "after", O)
+    held = shop.hooks.hold(at, "after", O)
     await shop.start(order_id=O)
     await held.reached.wait()
     outcome = await shop.place(payload, O, id_conflict_policy=WorkflowIDConflictPolicy.TERMINATE_EXISTING)
@@ -104,16 +104,16 @@ async def test_another_payload_is_refused_once_the_first_is_settled(shop: Shop, 
     assert (outcome.success, outcome.error_code) == (False, "order_id_conflict")
     assert (await shop.row(O), await shop.events(O)) == (row, events)
     assert await shop.place(DECLINED if after == "rejected" else None, O) == first
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
 
 
 async def test_another_payload_that_fails_to_reserve_does_not_undo_the_first(shop: Shop) -> None:
     """Its undo finds a row that is not its own, and leaves it."""
-    held = shop.stagehand.hold("authorise_payment", "after", O)
+    held = shop.hooks.hold("authorize_payment", "after", O)
     first = await shop.start(order_id=O)
     await held.reached.wait()
     await first.terminate()
-    shop.stagehand.fail("reserve_stock", ApplicationError("scripted", type="scripted", non_retryable=True))
+    shop.hooks.fail("reserve_stock", ApplicationError("scripted", type="scripted", non_retryable=True))
     outcome = await shop.place(OTHER, O)
 
     assert outcome.error_code == "order_id_conflict"
@@ -126,7 +126,7 @@ async def test_another_payload_that_fails_to_reserve_does_not_undo_the_first(sho
 @pytest.mark.parametrize("payload", [{}, {"customerId": 5}, "text", {**an_order(), "items": []}])
 async def test_an_invalid_payload_under_an_existing_id_touches_nothing(shop: Shop, payload: Any) -> None:
     """It is refused before anything is looked at, also when it has terminated the run."""
-    held = shop.stagehand.hold("authorise_payment", "after", O)
+    held = shop.hooks.hold("authorize_payment", "after", O)
     await shop.start(order_id=O)
     await held.reached.wait()
     outcome = await shop.place(payload, O, id_conflict_policy=WorkflowIDConflictPolicy.TERMINATE_EXISTING)
@@ -151,10 +151,10 @@ async def test_a_rejected_order_stays_rejected(shop: Shop, payload: Payload) -> 
     assert not [entry for entry in list(shop.world.journal.about())[calls:] if entry["service"] == "stripe"]
 
 
-@pytest.mark.parametrize("at", ["authorise_payment", "request_fulfillment", "capture_payment"])
+@pytest.mark.parametrize("at", ["authorize_payment", "request_fulfillment", "capture_payment"])
 async def test_expired_idempotency_keys_do_not_charge_twice(shop: Shop, at: str) -> None:
     """Stripe forgets keys after a day; the id on the row and the state of the PaymentIntent do not."""
-    held = shop.stagehand.hold(at, "after", O)
+    held = shop.hooks.hold(at, "after", O)
     first = await shop.start(order_id=O)
     await held.reached.wait()
     await first.terminate()
@@ -169,7 +169,7 @@ async def test_expired_idempotency_keys_do_not_charge_twice(shop: Shop, at: str)
 async def test_expired_idempotency_keys_do_not_refund_twice(shop: Shop) -> None:
     """What was refunded is looked at before anything is refunded."""
     await shop.place(order_id=O)
-    held = shop.stagehand.hold("void_payment", "after")
+    held = shop.hooks.hold("void_payment", "after")
     first = await shop.start_cancel(O)
     await held.reached.wait()
     await first.terminate()
@@ -178,13 +178,13 @@ async def test_expired_idempotency_keys_do_not_refund_twice(shop: Shop) -> None:
     held.let_go()
 
     assert len(shop.world.stripe.account.refunds) == 1
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
 
 
 @pytest.mark.parametrize(("at", "moment"), STAGES)
 async def test_reset_in_flight(shop: Shop, at: str, moment: Moment) -> None:
     """An operator resets the run to its beginning while an attempt is under way."""
-    held = shop.stagehand.hold(at, moment, O)
+    held = shop.hooks.hold(at, moment, O)
     first = await shop.start(order_id=O)
     await held.reached.wait()
     again = await reset(shop, first, (await tasks(first))[0])
@@ -206,7 +206,7 @@ async def test_reset_to_each_workflow_task_after_completion(shop: Shop, payload:
         assert await again.result() == outcome
         assert await shop.stock() == stock
     assert await shop.row(O) == row
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
 
 
 async def test_reset_after_a_cancel_does_not_sell_again(shop: Shop) -> None:
@@ -217,13 +217,13 @@ async def test_reset_after_a_cancel_does_not_sell_again(shop: Shop) -> None:
     for task in await tasks(first):
         assert await (await reset(shop, first, task)).result() == outcome
     assert await shop.status(O) == "cancelled"
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
 
 
 @pytest.mark.parametrize("taker", ["process-order", "cancel-order"])
 async def test_a_park_that_is_taken_over_waits_before_anything_is_undone_again(shop: Shop, taker: str) -> None:
     """The warehouse, asked again, might answer otherwise; and the operator's word reaches the run that waits."""
-    shop.stagehand.fail("void_payment", ApplicationError("scripted", type="scripted", non_retryable=True))
+    shop.hooks.fail("void_payment", ApplicationError("scripted", type="scripted", non_retryable=True))
     first = await shop.start(REFUSED, O)
     await until_stuck(first)
     await first.terminate()
@@ -232,10 +232,10 @@ async def test_a_park_that_is_taken_over_waits_before_anything_is_undone_again(s
     word = Settlement(order_id=O, step="void_payment", action="retry", reason="mended", by="ann")
     assert await resolve(shop.client, word) == "retry: void_payment"
     await second.result()
-    undos = ["settle_park", "cancel_fulfillment", "void_payment", "release_stock"]
+    undos = ["record_resolution", "cancel_fulfillment", "void_payment", "release_stock"]
     assert [name for name in await scheduled(second) if name in undos] == undos
     assert await shop.status(O) == "rejected"
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
 
 
 async def waits(run: WorkflowHandle[Any, Any]) -> bool:
@@ -244,14 +244,14 @@ async def waits(run: WorkflowHandle[Any, Any]) -> bool:
 
 async def test_the_answer_of_a_technical_failure_is_recorded(shop: Shop) -> None:
     """The first run fails; one more only tells what became of the order."""
-    shop.stagehand.fail("request_fulfillment", ApplicationError("scripted", type="scripted", non_retryable=True))
+    shop.hooks.fail("request_fulfillment", ApplicationError("scripted", type="scripted", non_retryable=True))
     with pytest.raises(WorkflowFailureError):
         await shop.place(order_id=O)
     outcome = await shop.place(order_id=O)
 
     assert outcome.error_code == "failed"
     assert "scripted" in (outcome.error or "")
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
@@ -259,7 +259,7 @@ async def test_the_answer_of_a_technical_failure_is_recorded(shop: Shop) -> None
 
 async def check_placed(shop: Shop) -> None:
     """One order, one charge, two units sold."""
-    await check_books(shop, O)
+    await assert_invariants(shop, O)
     assert await shop.status(O) == "processing"
     assert await shop.stock() == (98, 0)
     money = shop.world.books()["orders"][O]

@@ -14,9 +14,9 @@ from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
-from tests.shop import eventually
-from tests.stagehand import Held
-from tests.trip import Desk, MendedTrip, Plan, Trip
+from tests.support.activity_hooks import Held
+from tests.support.shop import eventually
+from tests.support.trip_saga import Desk, MendedTrip, Plan, Trip
 
 BOOKED = ["flight", "hotel", "car"]
 UNDONE = ["cancel_hotel", "cancel_car", "cancel_flight"]  # newest first, but the car needs the hotel

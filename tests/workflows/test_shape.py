@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.shop import Shop
+from tests.support.shop import Shop
 from tests.tools.shape import measure
 
 

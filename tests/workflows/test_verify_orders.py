@@ -12,15 +12,15 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
 from activities import verification
-from activities.evidence import OpenRun, read_runs
-from activities.invariants import IN_OPERATION
+from audit.evidence import OpenRun, read_runs
+from audit.invariants import IN_OPERATION
 from orders.models import Stage
-from orders.temporal import NEEDS_ATTENTION, PROCESS_ORDER, VERIFY_ORDERS
+from orders.names import NEEDS_ATTENTION, PROCESS_ORDER, VERIFY_ORDERS
 from orders.verification import VerifyReport, Violation
 from sandbox.faults import Fault
-from tests.endings import REFUSED_ADDRESS, final_error, until_attempts, until_stage, until_stuck
-from tests.shop import Shop, an_order, eventually
-from workflows.verify_orders import MOST_OUTAGES, PAGE
+from tests.support.scenarios import REFUSED_ADDRESS, final_error, until_attempts, until_stage, until_stuck
+from tests.support.shop import Shop, an_order, eventually
+from workflows.verify_orders import MAX_OUTAGES, PAGE
 
 NEEDS_3DS = an_order(paymentMethodId="pm_card_authenticationRequired")
 
@@ -38,7 +38,7 @@ async def test_a_shop_in_order(shop: Shop) -> None:
     await shop.place(an_order(shippingAddress=REFUSED_ADDRESS), "refused")
     await shop.place(an_order(paymentMethodId="pm_card_pendingRefund"), "returned")
     await shop.cancel("returned")
-    shop.stagehand.fail("void_payment", final_error(), workflow_id="parked")
+    shop.hooks.fail("void_payment", final_error(), workflow_id="parked")
     await until_stuck(await shop.start(an_order(shippingAddress=REFUSED_ADDRESS), "parked"))
     await until_stage(await shop.start(NEEDS_3DS, "authenticating"), Stage.AWAITING_CUSTOMER)
     await age(shop)
@@ -80,7 +80,7 @@ async def test_violations_are_named_and_told_once_a_day(shop: Shop) -> None:
     assert (await report_of(await start(shop))).alerted == 2
 
 
-async def test_each_neighbour_is_asked(shop: Shop) -> None:
+async def test_each_external_services_is_asked(shop: Shop) -> None:
     """The shipment at the warehouse, the refund at Stripe, the run at Temporal, the events of the row."""
     for order_id in ("shipped", "refund-failed", "unknown-payment", "unrecorded"):
         await shop.place(an_order(paymentMethodId="pm_card_refundFail"), order_id)
@@ -124,7 +124,7 @@ async def test_an_order_whose_letter_is_under_way_is_whole(shop: Shop) -> None:
 async def test_an_order_that_moves_meanwhile_is_left_to_the_next_run(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What its neighbours said may belong to either of its states."""
+    """What its external services said may belong to either of its states."""
     await shop.place(order_id="o1")
     await shop.place(order_id="o2")
 
@@ -144,7 +144,7 @@ async def test_an_outage_of_stripe_is_no_violation(shop: Shop) -> None:
     await shop.pool.execute("UPDATE inventory SET reserved = 1 WHERE product_id = '2'")
     shop.world.faults.add(Fault(service="stripe", kind="status", times=None))
     run = await start(shop)
-    await until_attempts(shop, "judge_orders", 1)
+    await until_attempts(shop, "check_orders", 1)
     await shop.advance(run, timedelta(minutes=6))
     report = await report_of(run)
 
@@ -157,17 +157,17 @@ async def test_an_outage_of_stripe_is_no_violation(shop: Shop) -> None:
 
 async def test_a_long_outage_is_not_waited_for_on_every_page(shop: Shop) -> None:
     """After some pages in a row the rest is not tried; all of it is said."""
-    pages = MOST_OUTAGES + 2
+    pages = MAX_OUTAGES + 2
     await shop.pool.execute(
         """INSERT INTO orders (id, customer_id, request_hash, status, currency, capture_mode, terms)
         SELECT 'o' || n, 'cus_1', '', 'rejected', 'usd', 'manual', '{}' FROM generate_series(1, $1) n""",
         pages * PAGE,
     )
-    shop.stagehand.fail("judge_orders", final_error(), times=None)
+    shop.hooks.fail("check_orders", final_error(), times=None)
     report = await verify(shop)
-    assert len(report.unverified) == MOST_OUTAGES + 1
+    assert len(report.unverified) == MAX_OUTAGES + 1
     assert report.unverified[-1].startswith("all other orders")
-    assert len([name for _, name in shop.stagehand.calls if name == "judge_orders"]) == MOST_OUTAGES
+    assert len([name for _, name in shop.hooks.calls if name == "check_orders"]) == MAX_OUTAGES
 
 
 async def test_more_than_fits_into_one_answer(shop: Shop) -> None:

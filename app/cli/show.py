@@ -1,0 +1,247 @@
+"""Results for people, and the parts of those for scripts that are more than their model."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from app.cli.session import Session
+from client.orders import Run, StuckRun
+from client.schedules import Seen
+from orders.models import CancelOutcome, CancelView, Model, OrderOutcome, OrderView
+from orders.names import CHECK_INVENTORY, RECONCILE_ORDERS, VERIFY_ORDERS, cancel_order_id
+from orders.recommendations import IndexProgress, RecommendationsOutcome, Source
+from orders.stock import StockReport
+from orders.verification import VerifyReport
+
+SOURCES: Final[Mapping[Source, str]] = {
+    Source.MODEL: "the language model's choice among what is most like their purchases",
+    Source.SIMILARITY: "what is most like their purchases",
+    Source.POPULAR: "what is popular with other customers",
+}
+UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))  # of time, in seconds
+ADVICE: Final = {
+    CHECK_INVENTORY: "low stock could not be told:\nmend SLACK_WEBHOOK, then\nstarter.py check-inventory",
+    RECONCILE_ORDERS: "what it found could not be told:\nmend SLACK_WEBHOOK, and read the run's page",
+    VERIFY_ORDERS: "a rule is broken:\nstarter.py verify",
+}
+
+# ------------------------------------------------------------------------------------------------------------- orders
+
+
+def show_order(session: Session, outcome: OrderOutcome) -> None:
+    code = humanize(outcome.error_code) if outcome.error_code else ""
+    show(
+        session.out,
+        f"{outcome.order_id} is placed" if outcome.success else f"{outcome.order_id} is not placed: {code}",
+        {
+            "why": outcome.error,
+            "payment": outcome.payment_intent,
+            "fulfillment": outcome.fulfillment_id,
+            "Web UI": session.link(outcome.order_id),
+        },
+    )
+
+
+def show_cancel(session: Session, order_id: str, outcome: CancelOutcome) -> None:
+    show(
+        session.out,
+        f"{order_id} is cancelled" if outcome.cancelled else f"{order_id} is not cancelled",
+        {
+            "reason": humanize(outcome.reason) if outcome.reason else None,
+            "money": "refunded" if outcome.refunded else None,
+            "Web UI": session.link(cancel_order_id(order_id)),
+        },
+    )
+
+
+def show_run(session: Session, run: Run, view: OrderView | CancelView | None) -> None:
+    facts = {"state": run.state, "stage": humanize(run.stage) if run.stage else None, "started": _time(run.started)}
+    if isinstance(view, OrderView):
+        facts |= {
+            "stock": "reserved or sold" if view.inventory_reserved else "nothing held",
+            "payment": f"{view.payment_intent or 'none'}, {'charged' if view.payment_processed else 'not charged'}",
+            "fulfillment": view.fulfillment_status,
+        }
+    elif view is None:
+        facts |= {"details": "no worker answers"}
+    facts |= {"parked": ", ".join(view.stuck) if view else None, "needs attention": run.needs_attention}
+    show(session.out, run.workflow_id, facts | {"Web UI": session.link(run.workflow_id, run.run_id)})
+
+
+def show_runs(session: Session, runs: Iterable[Run]) -> None:
+    rows = (_named(session, run, _plain(run.stage or ""), run.state, _time(run.started)) for run in runs)
+    _table(session.out, ("run", "stage", "state", "started"), rows)
+
+
+def show_stuck(session: Session, found: Iterable[StuckRun]) -> None:
+    rows = (_named(session, each.run, _what(each), _time(each.since), _advice(each)) for each in found)
+    _table(session.out, ("run", "what", "since", "what to do"), rows)
+
+
+# -------------------------------------------------------------------------------------------- stock, recommendations
+
+
+def show_stock(session: Session, workflow_id: str, report: StockReport) -> None:
+    low = len(report.low_stock_items) + report.unlisted
+    told = f"{report.alerted} now" + (", the others before" if report.alerted < low and not report.undelivered else "")
+    if low:
+        rows = (
+            (_plain(item.product_id), _plain(item.product_name), str(item.quantity), str(item.reorder_level))
+            for item in report.low_stock_items
+        )
+        _table(session.out, ("product", "name", "units", "reorder level"), rows)
+    facts = {
+        "not listed": f"{report.unlisted} more" if report.unlisted else None,
+        "told": told if low else None,
+        "not told": report.undelivered,
+        "Web UI": session.link(workflow_id),
+    }
+    show(session.out, f"{_count(low, 'product')} at or below the reorder level", facts)
+
+
+def show_recommendations(session: Session, workflow_id: str, customer: str, outcome: RecommendationsOutcome) -> None:
+    facts = {
+        "source": SOURCES[outcome.source],
+        "why not the model's": outcome.fallback,
+        "Web UI": session.link(workflow_id),
+    }
+    show(session.out, f"{_count(len(outcome.recommendations), 'recommendation')} for {customer}", facts)
+    if outcome.recommendations:
+        rows = ((_plain(each.product_id), _plain(each.name), _plain(each.reason)) for each in outcome.recommendations)
+        _table(session.out, ("product", "name", "reason"), rows)
+
+
+def show_index(session: Session, workflow_id: str, progress: IndexProgress) -> None:
+    facts = {
+        "model": f"{progress.target.model}, {progress.target.dimensions} dimensions",
+        "searched": "yes" if progress.finished else "not yet: some products were not reached, the next run goes on",
+        "Web UI": session.link(workflow_id),
+    }
+    show(session.out, f"{progress.embedded} of {_count(progress.products, 'product')} embedded", facts)
+
+
+# ---------------------------------------------------------------------------------------------------------- invariants
+
+
+def show_verdict(session: Session, workflow_id: str, report: VerifyReport) -> None:
+    """Every rule, with what breaks it."""
+    sound = "?" if report.unverified else "[green]✓[/green]"
+    rows = []
+    for rule, meaning in report.rules.items():
+        broken = [f"\n{_plain(each.subject)}: {_plain(each.what)}" for each in report.violations if each.rule == rule]
+        rows.append(("[red]✗[/red]" if broken else sound, "".join((meaning, *broken))))
+    _table(session.out, ("", "rule"), rows)
+    unlisted = report.count - len(report.violations)
+    facts = {
+        "not listed": f"{unlisted} more" if unlisted else None,
+        "told": f"{report.alerted} now" if report.count else None,
+        **{f"not verified {number}": what for number, what in enumerate(report.unverified, start=1)},
+        "Web UI": session.link(workflow_id),
+    }
+    show(session.out, f"{_count(report.count, 'violation')}, {_count(report.checked, 'order')} verified", facts)
+
+
+# ----------------------------------------------------------------------------------------------------------- schedules
+
+
+def show_schedules(session: Session, found: Iterable[Seen]) -> None:
+    rows = (
+        (
+            f"{each.name}\n[dim]{session.schedule_link(each.name)}[/dim]",
+            duration(each.every) if each.every else "",
+            _next(each),
+            "\n".join(f"{run.state}, {_time(run.started)}" for run in each.runs) or "none yet",
+        )
+        for each in found
+    )
+    _table(session.out, ("schedule", "every", "next run", "last runs"), rows)
+
+
+def duration(seconds: int) -> str:
+    """In the largest unit that leaves no rest."""
+    for unit, size in UNITS:
+        if seconds % size == 0:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+# ------------------------------------------------------------------------------------------------------------- scripts
+
+
+def run_json(session: Session, run: Run) -> dict[str, Any]:
+    return {**run.model_dump(mode="json"), "link": session.link(run.workflow_id, run.run_id)}
+
+
+def json_of(model: Model | None) -> dict[str, Any] | None:
+    return model.model_dump(mode="json") if model else None
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
+
+
+def show(out: Console, headline: str, facts: Mapping[str, str | None]) -> None:
+    """A headline, and facts; those without a value are left out."""
+    out.print(_plain(headline), style="bold")
+    grid = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        if value:
+            grid.add_row(f"  {name}", _plain(value))
+    out.print(grid, soft_wrap=True)
+
+
+def humanize(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _table(out: Console, header: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
+    table = Table(*header, box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def _named(session: Session, run: Run, *cells: str) -> tuple[str, ...]:
+    """A row whose texts are only texts: any client may start a run under any id."""
+    return (f"{_plain(run.workflow_id)}\n[dim]{_plain(session.link(run.workflow_id))}[/dim]", *cells)
+
+
+def _what(found: StuckRun) -> str:
+    return "\n".join(map(_plain, found.parked)) or _plain(found.run.needs_attention or "")
+
+
+def _advice(found: StuckRun) -> str:
+    if advice := ADVICE.get(found.run.workflow):
+        return advice
+    if found.parked:
+        command = f"starter.py resolve {found.run.order_id} --step …"
+        return f"look at what exists, then\n{command}\n--retry, --skip or --resolved, and --reason"
+    if found.run.closed and not (found.run.needs_attention or "").startswith("notification:"):
+        return "its run is gone: if none has taken it over,\nreconcile-orders does"
+    if found.run.closed:
+        return "the message was given up:\ntell its addressee by other means"
+    return "it is tried again by itself:\nlook for the cause"
+
+
+def _next(found: Seen) -> str:
+    if not found.applied:
+        return "never: starter.py schedules apply"
+    if found.paused:
+        return f"paused: {_plain(found.note)}"
+    return _time(found.next) if found.next else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _plain(text: str) -> str:
+    """Foreign text as itself: no markup, and nothing that a terminal would obey."""
+    return escape("".join(c if c.isprintable() else " " for c in text))
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,204 @@
+"""What Stripe and the warehouse tell unasked. Each event is a hint: what it is about is read again before anyone acts.
+
+An event takes effect once, because its id is kept in the transaction of its effect. Where that cannot be done now,
+nothing is kept, and the sender delivers it again.
+"""
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Final, Protocol
+
+from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field
+from temporalio.client import Client
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.fulfillment import Warehouse
+from activities.payments import STANDING_REFUNDS, keep_refunds
+from gateways.order_store import existing_row, move_row, read_row, write_event
+from gateways.postgres import Database
+from gateways.stripe import Intent, StripeGateway, order_of
+from gateways.temporal import reaching_temporal
+from orders.errors import Unavailable
+from orders.models import CLOSED, OrderRow, Status
+from orders.names import RECONCILE_NOW, RECONCILE_ORDERS
+
+if TYPE_CHECKING:
+    from gateways.postgres import Connection
+
+KEEP_EVENT: Final = """
+    INSERT INTO webhook_events (source, id, type, order_id) VALUES ($1, $2, $3, $4)
+    ON CONFLICT DO NOTHING RETURNING id
+"""
+
+IS_KEPT: Final = "SELECT EXISTS (SELECT FROM webhook_events WHERE source = $1 AND id = $2)"
+
+RPC_TIMEOUT: Final = timedelta(seconds=3)
+UNTIL_SETTLED: Final = timedelta(seconds=15)  # when a sender may ask again about an order that is under way
+
+REFUND_TYPES: Final = frozenset({"refund.created", "refund.updated", "refund.failed", "charge.refund.updated"})
+PAYMENT_TYPES: Final = frozenset(
+    f"payment_intent.{change}"
+    for change in (
+        "amount_capturable_updated",
+        "canceled",
+        "payment_failed",
+        "processing",
+        "requires_action",
+        "succeeded",
+    )
+)
+
+GONE: Final = {"shipped", "delivered"}
+UNDER_WAY: Final = {Status.PENDING, Status.CAPTURING, Status.UNDOING, Status.CANCELLING}
+
+Word = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
+
+
+class Event(BaseModel):
+    """All that is read of an event: its id, its type, and the id of the object or order to look at."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    id: Word
+    type: Word
+    about: Word | None = Field(
+        default=None, validation_alias=AliasChoices(AliasPath("data", "object", "id"), "orderId")
+    )
+
+
+class Effect(StrEnum):
+    """What an event led to; each of them is a delivery well received."""
+
+    APPLIED = "applied"
+    DUPLICATE = "duplicate"
+    NOT_OURS = "not ours"
+    UNKNOWN_TYPE = "unknown type"
+
+
+class Receiver(Protocol):
+    """Takes the events of one source, already known to come from it."""
+
+    source: str
+    types: frozenset[str]
+
+    async def apply(self, event: Event, about: str) -> Effect:
+        """Do what follows from what is read now, once.
+
+        Raises:
+            Unavailable: it cannot be done now; nothing was kept.
+            Permanent: Stripe refuses the request itself.
+        """
+
+
+class StripeEvents:
+    """Wakes the run of the order, keeps its refunds up to date, and has a refund that failed looked into."""
+
+    source = "stripe"
+    types = PAYMENT_TYPES | REFUND_TYPES
+
+    def __init__(self, database: Database, gateway: StripeGateway, client: Client, task_queue: str) -> None:
+        self._database = database
+        self._gateway = gateway
+        self._client = client
+        self._task_queue = task_queue
+
+    async def apply(self, event: Event, about: str) -> Effect:
+        intent = await self._gateway.find(about)
+        row = await self._row_of(intent) if intent else None
+        if intent is None or row is None:
+            return await keep_only(self._database, self.source, event)
+        refunds = await self._gateway.refunds(intent.id) if event.type in REFUND_TYPES else []
+        if row.status is Status.PENDING:  # later on its run does not wait for the payment
+            await self._wake(row.id)
+        async with self._database.transaction() as connection:
+            await existing_row(connection, row.id)
+            if not await _keep(connection, self.source, event, row.id):
+                return Effect.DUPLICATE
+            changed = await keep_refunds(connection, row.id, intent.id, refunds) if refunds else []
+            if changed and not all(refund.status in STANDING_REFUNDS for refund in refunds):
+                await self._reconcile()
+        return Effect.APPLIED
+
+    async def _row_of(self, intent: Intent) -> OrderRow | None:
+        """The order that the PaymentIntent names, if that order names the PaymentIntent."""
+        order_id = order_of(intent)
+        async with self._database.transaction() as connection:
+            row = await read_row(connection, order_id) if order_id else None
+        return row if row and row.payment_intent_id == intent.id else None
+
+    async def _wake(self, order_id: str) -> None:
+        """Tell the order's run to look at its payment; one that is over need not know."""
+        with reaching_temporal():
+            try:
+                await self._client.get_workflow_handle(order_id).signal("payment-updated", rpc_timeout=RPC_TIMEOUT)
+            except RPCError as error:
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise
+
+    async def _reconcile(self) -> None:
+        """Have somebody look at a refund that did not arrive; the schedule would, but later."""
+        with reaching_temporal():
+            await self._client.start_workflow(
+                RECONCILE_ORDERS,
+                id=RECONCILE_NOW,
+                task_queue=self._task_queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                static_summary="a refund failed",
+                rpc_timeout=RPC_TIMEOUT,
+            )
+
+
+class FulfillmentEvents:
+    """Moves a paid order on when its goods have left, so that it cannot be cancelled any more."""
+
+    source = "fulfillment"
+    types = frozenset({"order.shipped", "order.delivered"})
+
+    def __init__(self, database: Database, warehouse: Warehouse) -> None:
+        self._database = database
+        self._warehouse = warehouse
+
+    async def apply(self, event: Event, about: str) -> Effect:
+        async with self._database.transaction() as connection:
+            ours = await read_row(connection, about)
+        if ours is None:
+            return await keep_only(self._database, self.source, event)
+        said = await self._warehouse.read_shipment(about)
+        async with self._database.transaction() as connection:
+            row = await existing_row(connection, about)
+            if not await _keep(connection, self.source, event, row.id):
+                return Effect.DUPLICATE
+            if said in GONE:
+                await _follow(connection, row, said)
+        return Effect.APPLIED
+
+
+async def is_kept(database: Database, source: str, event: Event) -> bool:
+    """Whether the event has taken effect already. Raises Unavailable."""
+    async with database.transaction() as connection:
+        return bool(await connection.fetchval(IS_KEPT, source, event.id))
+
+
+async def keep_only(database: Database, source: str, event: Event) -> Effect:
+    """Remember an event about nothing of ours. Raises Unavailable."""
+    async with database.transaction() as connection:
+        await _keep(connection, source, event, None)
+    return Effect.NOT_OURS
+
+
+async def _keep(connection: "Connection", source: str, event: Event, order_id: str | None) -> bool:
+    """Whether this delivery of the event is the one that counts."""
+    return await connection.fetchval(KEEP_EVENT, source, event.id, event.type, order_id) is not None
+
+
+async def _follow(connection: "Connection", row: OrderRow, said: str) -> None:
+    if row.status in UNDER_WAY:
+        raise Unavailable(f"the order is {row.status}", type="order_under_way", retry_after=UNTIL_SETTLED)
+    if row.status in CLOSED:
+        await write_event(connection, row.id, f"the warehouse says {said}, but the order is {row.status}")
+        return
+    await move_row(connection, row.id, Status.PROCESSING, Status.SHIPPED, "shipped, says the warehouse")
+    if said == "delivered":
+        await move_row(connection, row.id, Status.SHIPPED, Status.DELIVERED, "delivered, says the warehouse")

@@ -1,0 +1,207 @@
+"""Every setting of the project, in one object. Environment variables have the fields' names in upper case.
+
+The defaults are those of the local stack, so that `make up` needs none. The table in README.md is checked against
+this module. Where Temporal is, is not here: `temporalio.envconfig` reads TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE,
+TEMPORAL_API_KEY, TEMPORAL_TLS…, or a profile (see config/temporal.py).
+"""
+
+from typing import Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SANDBOX = "http://127.0.0.1:8400"
+SANDBOX_STRIPE_KEY = "sk_test_sandbox"
+STRIPE = "https://api.stripe.com"
+SANDBOX_STRIPE_WEBHOOK_SECRET = "whsec_sandbox"  # noqa: S105 (everybody may know it)
+SANDBOX_FULFILLMENT_WEBHOOK_SECRET = "fhsec_sandbox"  # noqa: S105
+SANDBOX_OPENAI_KEY = "sk-sandbox"
+OPENAI = "https://api.openai.com/v1"
+
+LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
+
+
+class Settings(BaseSettings):
+    """Read once, in worker.py or starter.py, and handed down; workflows never see it."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    database_url: SecretStr = Field(
+        default=SecretStr("postgresql://orders:orders@127.0.0.1:54329/orders"),
+        description="PostgreSQL with the migrations applied. A pgbouncer in transaction mode works.",
+    )
+    database_pool_size: int = Field(default=8, ge=1, le=200, description="Connections per worker process.")
+
+    stripe_secret_key: SecretStr = Field(
+        default=SecretStr(SANDBOX_STRIPE_KEY),
+        description="Stripe API key; a restricted key (PaymentIntents and Refunds: write) is enough.",
+    )
+    stripe_api_base: str = Field(
+        default="", description="Where Stripe is. Empty: the sandbox for the sandbox's key, else api.stripe.com."
+    )
+    allow_live_stripe: bool = Field(default=False, description="Must be true before a live key is accepted.")
+    payment_capture: Literal["manual", "automatic"] = Field(
+        default="manual",
+        description="manual: authorize, ship, then capture. automatic: charge at confirmation, undo by refund.",
+    )
+
+    fulfillment_api: str = Field(default=f"{SANDBOX}/fulfillment", description="Base URL of the warehouse's API.")
+    fulfillment_key: SecretStr = Field(default=SecretStr("sandbox-fulfillment-key"), description="Its bearer key.")
+    fulfillment_remembers_cancels: bool = Field(
+        default=True, description="Whether a cancel of an order that it does not know yet refuses that order later."
+    )
+    email_service_url: str = Field(default=f"{SANDBOX}/email", description="Base URL of the e-mail service.")
+    analytics_url: str = Field(default=f"{SANDBOX}/analytics", description="Base URL of the analytics service.")
+    slack_webhook: SecretStr = Field(
+        default=SecretStr(f"{SANDBOX}/slack/webhook"), description="Incoming webhook that gets the alerts."
+    )
+    openai_api_key: SecretStr = Field(
+        default=SecretStr(SANDBOX_OPENAI_KEY), description="Key of the language model. Empty: none is asked."
+    )
+    openai_base_url: str = Field(
+        default="", description="Where it is. Empty: the sandbox for the sandbox's key, else api.openai.com."
+    )
+    http_timeout_seconds: float = Field(
+        default=5, gt=0, le=5, description="Longest wait for one answer of an external service, in seconds."
+    )
+
+    authentication_deadline_seconds: int = Field(
+        default=15 * 60, ge=1, le=24 * 3600, description="How long a customer has to authenticate a payment (3DS)."
+    )
+    authentication_poll_seconds: int = Field(
+        default=30, ge=1, le=3600, description="How often Stripe is asked meanwhile, in case no signal comes."
+    )
+    fulfillment_deadline_seconds: int = Field(
+        default=10 * 60, ge=1, le=24 * 3600, description="How long the warehouse may be out before the order is undone."
+    )
+    notification_deadline_seconds: int = Field(
+        default=24 * 3600, ge=1, le=7 * 24 * 3600, description="How long an e-mail or event is retried, then given up."
+    )
+
+    low_stock_realert_seconds: int = Field(
+        default=24 * 3600, ge=60, le=90 * 24 * 3600, description="When a shortage that goes on is told again."
+    )
+    check_inventory_every_seconds: int = Field(
+        default=15 * 60, ge=60, le=7 * 24 * 3600, description="How often the schedule looks for low stock."
+    )
+    recommendation_model: str = Field(default="gpt-4o", description="The chat model that picks recommendations.")
+    recommendation_max_tokens: int = Field(default=800, ge=100, le=4000, description="The longest answer of it.")
+    recommendation_timeout_seconds: float = Field(
+        default=15, gt=0, le=25, description="Longest wait for one answer of the language model."
+    )
+    recommendation_deadline_seconds: int = Field(
+        default=30, ge=1, le=600, description="How long it is asked, then products are recommended by similarity."
+    )
+    embedding_model: str = Field(default="text-embedding-3-small", description="The model that embeds products.")
+    embedding_dimensions: int = Field(default=1536, ge=1, le=1536, description="The length of its vectors.")
+    index_products_every_seconds: int = Field(
+        default=3600, ge=60, le=7 * 24 * 3600, description="How often the schedule embeds new and changed products."
+    )
+
+    reconcile_every_seconds: int = Field(
+        default=15 * 60, ge=60, le=24 * 3600, description="How often the schedule compares orders, runs and payments."
+    )
+    reconcile_after_seconds: int = Field(
+        default=15 * 60, ge=0, le=24 * 3600, description="How old an order or payment must be to be looked at."
+    )
+    reconcile_window_seconds: int = Field(
+        default=24 * 3600, ge=3600, le=30 * 24 * 3600, description="How far back payments are listed."
+    )
+    verify_every_seconds: int = Field(
+        default=24 * 3600, ge=60, le=30 * 24 * 3600, description="How often the schedule verifies the invariants."
+    )
+    verify_window_seconds: int = Field(
+        default=2 * 24 * 3600, ge=3600, le=30 * 24 * 3600, description="How far back orders are judged."
+    )
+
+    webhooks_host: str = Field(default="127.0.0.1", description="Where webhooks.py listens.")
+    webhooks_port: int = Field(default=8410, ge=0, le=65535, description="Its port.")
+    stripe_webhook_secret: SecretStr = Field(
+        default=SecretStr(SANDBOX_STRIPE_WEBHOOK_SECRET),
+        description="Signing secret of Stripe's events; several, separated by commas, while it is rotated.",
+    )
+    fulfillment_webhook_secret: SecretStr = Field(
+        default=SecretStr(SANDBOX_FULFILLMENT_WEBHOOK_SECRET), description="The same for the warehouse's events."
+    )
+    webhook_tolerance_seconds: int = Field(
+        default=300, ge=1, le=3600, description="How old, or how far ahead of us, a signature may be."
+    )
+
+    worker_ready_file: str = Field(default="", description="A file that the worker creates once it polls, for probes.")
+    temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="Base of the Web UI links shown.")
+    log_format: Literal["json", "console"] = Field(default="json", description="One JSON object per line, or for eyes.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
+    crash_at: str = Field(
+        default="", description="For tests: the crash point at which a worker kills itself. Sandbox only."
+    )
+
+    @property
+    def stripe_base(self) -> str:
+        if self.stripe_api_base:
+            return self.stripe_api_base
+        return f"{SANDBOX}/stripe" if self.stripe_secret_key.get_secret_value() == SANDBOX_STRIPE_KEY else STRIPE
+
+    @property
+    def is_live(self) -> bool:
+        """Whether real money is charged."""
+        return self.stripe_secret_key.get_secret_value().startswith(("sk_live_", "rk_live_"))
+
+    @property
+    def openai_base(self) -> str:
+        if self.openai_base_url:
+            return self.openai_base_url
+        return f"{SANDBOX}/openai/v1" if self.openai_api_key.get_secret_value() == SANDBOX_OPENAI_KEY else OPENAI
+
+    @model_validator(mode="after")
+    def _live_keys_are_deliberate(self) -> Self:
+        if self.is_live and not self.allow_live_stripe:
+            raise ValueError("STRIPE_SECRET_KEY is a live key; set ALLOW_LIVE_STRIPE=true to charge real money")
+        if self.is_live and self.stripe_base != STRIPE:
+            raise ValueError("STRIPE_SECRET_KEY is a live key, but STRIPE_API_BASE is not Stripe: it would leak")
+        return self
+
+    @model_validator(mode="after")
+    def _nobody_listens_in(self) -> Self:
+        if exposed := ", ".join(name for name, url in self._external_services().items() if not _is_private(url)):
+            raise ValueError(f"{exposed}: must be an https address, or one on this machine, with nothing around it")
+        return self
+
+    @model_validator(mode="after")
+    def _only_among_sandboxes_crashes_a_worker(self) -> Self:
+        if self.crash_at and (outside := self._outside()):
+            raise ValueError(f"CRASH_AT kills workers: everything must be the sandbox on this machine, not {outside}")
+        return self
+
+    def _outside(self) -> str:
+        """The settings that lead to anything but a sandbox on this machine."""
+        places = {"DATABASE_URL": self.database_url.get_secret_value()} | self._external_services()
+        keys = ["STRIPE_SECRET_KEY"] if self.stripe_secret_key.get_secret_value() != SANDBOX_STRIPE_KEY else []
+        return ", ".join(keys + [name for name, url in places.items() if not _is_here(url)])
+
+    def _external_services(self) -> dict[str, str]:
+        """The addresses that orders and keys are sent to, by setting."""
+        return {
+            "STRIPE_API_BASE": self.stripe_base,
+            "FULFILLMENT_API": self.fulfillment_api,
+            "EMAIL_SERVICE_URL": self.email_service_url,
+            "ANALYTICS_URL": self.analytics_url,
+            "SLACK_WEBHOOK": self.slack_webhook.get_secret_value(),
+            "OPENAI_BASE_URL": self.openai_base,
+        }
+
+
+def _is_here(url: str) -> bool:
+    """Whether an address is this machine's; one of several hosts is not, nor is the default of a driver."""
+    parts = urlsplit(url)
+    return parts.hostname in LOOPBACK and "," not in parts.netloc
+
+
+def _is_private(url: str) -> bool:
+    """Whether it is the address of an external service whose way to us nobody else can listen in on."""
+    try:
+        parts = urlsplit(url)
+        is_an_address = url.isprintable() and " " not in url and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return is_an_address and (parts.scheme == "https" or (parts.scheme == "http" and _is_here(url)))

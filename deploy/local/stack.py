@@ -1,0 +1,327 @@
+"""The local stack: Postgres, Temporal and the sandbox, started together and stopped together.
+
+    python -m deploy.local.stack up      with the worker and the web process, until Ctrl-C
+    python -m deploy.local.stack demo    with both, for `starter.py demo`
+
+Nothing is restarted silently: when one of them ends, all are stopped and the error says which.
+"""
+
+import argparse
+import asyncio
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Never, Self
+
+import asyncpg
+import httpx
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from config.settings import (
+    SANDBOX_FULFILLMENT_WEBHOOK_SECRET,
+    SANDBOX_OPENAI_KEY,
+    SANDBOX_STRIPE_KEY,
+    SANDBOX_STRIPE_WEBHOOK_SECRET,
+    Settings,
+)
+from deploy.local.postgres import Postgres, migrate
+from deploy.local.process import (
+    HOST,
+    ROOT,
+    Child,
+    Command,
+    StackError,
+    first_to_end,
+    free_ports,
+    require_free_port,
+    running,
+)
+from deploy.local.temporal import TemporalServer
+
+DATA_DIR = ROOT / ".local"
+SEEDS = (ROOT / "deploy" / "local" / "seed.sql", ROOT / "deploy" / "local" / "catalogue.sql")
+
+# A key of one's own goes with none of the sandbox's settings for the same external service: it would be sent there.
+OWN_KEYS = {"STRIPE_SECRET_KEY": "STRIPE_", "OPENAI_API_KEY": "OPENAI_"}
+
+
+class Ports(BaseModel):
+    """Where the stack listens on 127.0.0.1. The defaults are those of config/settings.py."""
+
+    model_config = ConfigDict(frozen=True)
+
+    postgres: int = 54329
+    temporal: int = 7233
+    ui: int = 8233
+    sandbox: int = 8400
+    webhooks: int = 8410
+
+    @classmethod
+    def free(cls) -> Self:
+        names = list(cls.model_fields)
+        return cls(**dict(zip(names, free_ports(len(names)), strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """The outside world that orders meet on a laptop."""
+
+    port: int
+    webhooks: int
+    logs: Path
+    state: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The environment that points the project at this sandbox."""
+        return {
+            "STRIPE_SECRET_KEY": SANDBOX_STRIPE_KEY,
+            "STRIPE_API_BASE": f"{self.url}/stripe",
+            "FULFILLMENT_API": f"{self.url}/fulfillment",
+            "FULFILLMENT_KEY": Settings.model_fields["fulfillment_key"].default.get_secret_value(),
+            "STRIPE_WEBHOOK_SECRET": SANDBOX_STRIPE_WEBHOOK_SECRET,
+            "FULFILLMENT_WEBHOOK_SECRET": SANDBOX_FULFILLMENT_WEBHOOK_SECRET,
+            "EMAIL_SERVICE_URL": f"{self.url}/email",
+            "ANALYTICS_URL": f"{self.url}/analytics",
+            "SLACK_WEBHOOK": f"{self.url}/slack/webhook",
+            "OPENAI_API_KEY": SANDBOX_OPENAI_KEY,
+            "OPENAI_BASE_URL": f"{self.url}/openai/v1",
+        }
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Child]:
+        """Serve until the block ends. Raises StackError."""
+        require_free_port(self.port, "The sandbox")
+        options = {"port": self.port, "state": self.state, "webhooks": f"http://{HOST}:{self.webhooks}"}
+        argv = (sys.executable, "-m", "sandbox", *(f"--{name}={value}" for name, value in options.items()))
+        async with running(Command(name="The sandbox", argv=argv, log=self.logs / "sandbox.log")) as child:
+            await _answering(child, f"{self.url}/_sandbox/health")
+            yield child
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Everything but our own programs, with its data in one folder that no other stack uses at the same time."""
+
+    data_dir: Path = DATA_DIR
+    ports: Ports = field(default_factory=Ports)
+    fast: bool = False
+
+    def __post_init__(self) -> None:
+        # The children work in the project's folder, wherever this process does.
+        object.__setattr__(self, "data_dir", self.data_dir.resolve())
+
+    @property
+    def logs(self) -> Path:
+        return self.data_dir / "logs"
+
+    @property
+    def postgres(self) -> Postgres:
+        return Postgres(self.data_dir / "postgres", self.ports.postgres, logs=self.logs, fast=self.fast)
+
+    @property
+    def temporal(self) -> TemporalServer:
+        return TemporalServer(self.data_dir / "temporal.db", self.ports.temporal, self.ports.ui, logs=self.logs)
+
+    @property
+    def sandbox(self) -> Sandbox:
+        return Sandbox(self.ports.sandbox, self.ports.webhooks, logs=self.logs, state=self.data_dir / "sandbox.db")
+
+    def environment(self, given: Mapping[str, str]) -> dict[str, str]:
+        """The environment of a program on this stack.
+
+        The database and the engine are the stack's whatever is `given`, a profile of Temporal included; given
+        external services win over the sandbox, so that keys of one's own work, for Stripe's test mode or OpenAI.
+        """
+        own = tuple(prefix for key, prefix in OWN_KEYS.items() if key in given)
+        sandbox = {name: value for name, value in self.sandbox.settings.items() if not name.startswith(own)}
+        return (
+            sandbox
+            | {name: value for name, value in given.items() if not name.startswith("TEMPORAL_")}
+            | {
+                "DATABASE_URL": self.postgres.url(),
+                "TEMPORAL_ADDRESS": self.temporal.address,
+                "TEMPORAL_CONFIG_FILE": os.devnull,
+                "TEMPORAL_UI_URL": self.temporal.ui_url,
+                "WEBHOOKS_HOST": HOST,
+                "WEBHOOKS_PORT": str(self.ports.webhooks),
+            }
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[list[Child]]:
+        """Run until the block ends; yields the children, to be watched. Raises StackError."""
+        with _locked(self.data_dir):
+            async with AsyncExitStack() as children:
+                starts = (self.database(), self.temporal.running(), self.sandbox.running())
+                yield await _together(children, starts)
+
+    @asynccontextmanager
+    async def worker(self, environment: Mapping[str, str], name: str = "worker") -> AsyncIterator[Child]:
+        """Run a worker until the block ends; it drains first. Several have names of their own. Raises StackError."""
+        ready = self.data_dir / f"{name}.ready"
+        ready.unlink(missing_ok=True)
+        command = Command(
+            name="The worker",
+            argv=(sys.executable, "worker.py"),
+            log=self.logs / f"{name}.log",
+            env={**environment, "WORKER_READY_FILE": str(ready)},
+            grace=60,
+        )
+        async with running(command) as child:
+            await child.ready(lambda: asyncio.to_thread(ready.exists), within=60)
+            yield child
+
+    @asynccontextmanager
+    async def webhooks(self, environment: Mapping[str, str]) -> AsyncIterator[Child]:
+        """Take webhooks until the block ends. Raises StackError."""
+        port = self.ports.webhooks
+        require_free_port(port, "The web process")
+        argv = (sys.executable, "webhooks.py")
+        command = Command(name="The web process", argv=argv, log=self.logs / "webhooks.log", env=environment, grace=40)
+        async with running(command) as child:
+            await _answering(child, f"http://{HOST}:{port}/healthz")
+            yield child
+
+    @asynccontextmanager
+    async def programs(self, environment: Mapping[str, str]) -> AsyncIterator[list[Child]]:
+        """Run the worker and the web process until the block ends. Raises StackError."""
+        async with AsyncExitStack() as children:
+            yield await _together(children, (self.worker(environment), self.webhooks(environment)))
+
+    @asynccontextmanager
+    async def database(self) -> AsyncIterator[Child]:
+        """Run Postgres, migrated and seeded, until the block ends. Raises StackError."""
+        async with self.postgres.running() as child:
+            await migrate(self.postgres.url(), logs=self.logs)
+            await _seed(self.postgres.url())
+            yield child
+
+
+async def up(stack: Stack) -> Never:
+    """Serve with a worker and the web process until cancelled. Raises StackError when a part ends."""
+    async with stack.running() as services, stack.programs(stack.environment(os.environ)) as programs:
+        _show(stack)
+        ended = await first_to_end(*services, *programs)
+        raise ended.ended()
+
+
+async def demo(stack: Stack) -> int:
+    """Run the demo on the stack, against the sandbox alone, and return its exit status. Raises StackError."""
+    environment = stack.environment({**os.environ, **stack.sandbox.settings})
+    command = Command(name="The demo", argv=(sys.executable, "starter.py", "demo"), log=None, env=environment)
+    async with stack.running() as services, stack.programs(environment) as programs:
+        _show(stack)
+        async with running(command) as starter:
+            ended = await first_to_end(*services, *programs, starter)
+            if ended is starter:
+                Console().print("\nNow everything is stopped. `make up` brings it back, and the links to life.")
+                return await starter.wait()
+            raise ended.ended()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m deploy.local.stack", description="The local stack.")
+    parser.add_argument("verb", choices=("up", "demo"))
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR)
+    for name, port in Ports():
+        parser.add_argument(f"--{name}-port", type=int, default=port)
+    given = parser.parse_args()
+    stack = Stack(given.data_dir, Ports(**{name: getattr(given, f"{name}_port") for name in Ports.model_fields}))
+    sys.stdout.write("Starting Postgres, Temporal, the sandbox and our programs …\n")
+    sys.stdout.flush()
+    try:
+        if given.verb == "demo":
+            return asyncio.run(until_signalled(demo(stack), interrupted=130))
+        return asyncio.run(until_signalled(up(stack), interrupted=0))
+    except StackError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+async def until_signalled(work: Coroutine[None, None, int], *, interrupted: int) -> int:
+    """Cancel the work on Ctrl-C, SIGTERM or a hang-up; a second one does not disturb the stopping."""
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, lambda: task.cancelling() or task.cancel())
+    with suppress(asyncio.CancelledError):
+        return await task
+    return interrupted
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a+")
+    except OSError as error:
+        raise StackError(f"The data folder {folder} cannot be used: {error.strerror}.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise StackError(f"{folder} is in use by another stack, process {file.read()}. Stop that first.") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+async def _together(stack: AsyncExitStack, starts: Iterable[AbstractAsyncContextManager[Child]]) -> list[Child]:
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(stack.enter_async_context(start)) for start in starts]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _answering(child: Child, url: str) -> None:
+    """Wait until a child answers there. Raises StackError."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+
+        async def healthy() -> bool:
+            try:
+                return (await client.get(url)).is_success
+            except httpx.TransportError:
+                return False
+
+        await child.ready(healthy, within=60)
+
+
+async def _seed(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        for seed in SEEDS:
+            await connection.execute(seed.read_text())
+    except asyncpg.PostgresError as error:
+        raise StackError(f"{seed}: {error}") from None
+    finally:
+        await connection.close()
+
+
+def _show(stack: Stack) -> None:
+    places = Table.grid(padding=(0, 2))
+    places.add_row("Web UI", stack.temporal.ui_url)
+    places.add_row("Temporal", stack.temporal.address)
+    places.add_row("Postgres", stack.postgres.url())
+    places.add_row("Sandbox", stack.sandbox.url)
+    places.add_row("Webhooks", f"http://{HOST}:{stack.ports.webhooks}")
+    places.add_row("Logs", str(stack.logs))
+    Console(soft_wrap=True).print(places)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

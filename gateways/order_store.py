@@ -1,0 +1,157 @@
+"""The order row: reading it, moving it from state to state, writing its events. Shared by all activities."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from temporalio import activity
+
+from orders.errors import Permanent
+from orders.models import ErrorCode, OrderRow, Status, Terms
+from orders.money import to_json_number
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from gateways.postgres import Connection
+
+COLUMNS: Final = """
+    o.id, o.customer_id, o.status, o.total, o.currency, o.terms, o.payment_intent_id, o.fulfillment_id, o.closing,
+    o.error_code, o.error, o.parked_step, o.parked_reason, o.parked_by, o.request_hash,
+    o.placed_at IS NOT NULL AS placed,
+    (
+        SELECT r.status FROM refunds r WHERE (r.order_id, r.payment_intent_id) = (o.id, o.payment_intent_id)
+        ORDER BY r.attempt DESC LIMIT 1
+    ) AS refund_status,
+    EXISTS (
+        SELECT 1 FROM resolutions s WHERE s.order_id = o.id AND s.step = 'void_payment' AND s.action <> 'retry'
+    ) AS settled_by_hand,
+    (SELECT count(*) FROM resolutions w WHERE w.order_id = o.id) AS resolution_count
+"""
+
+READ: Final = f"SELECT {COLUMNS} FROM orders o WHERE o.id = $1"  # noqa: S608 (a constant of ours)
+LOCK: Final = f"{READ} FOR UPDATE OF o"
+READ_MANY: Final = f"SELECT {COLUMNS} FROM orders o WHERE o.id = ANY($1::text[])"  # noqa: S608 (a constant of ours)
+
+READ_SHOP_ID: Final = "SELECT id::text FROM shop"
+
+READ_LINES: Final = "SELECT product_id, quantity, price FROM order_items WHERE order_id = $1 ORDER BY product_id"
+
+# The one statement that changes a state. A parked row is a person's: no late attempt moves it.
+MOVE: Final = """
+    WITH moved AS (
+        UPDATE orders
+        SET status = $3,
+            closing = coalesce($4, closing),
+            error_code = coalesce($5, error_code),
+            error = coalesce($6, error),
+            placed_at = CASE WHEN $3 = 'processing' THEN now() ELSE placed_at END,
+            cancelled_at = CASE WHEN $3 = 'cancelled' THEN now() END,
+            payment_checked_at = NULL
+        WHERE id = $1 AND status = $2 AND parked_step IS NULL
+        RETURNING id
+    )
+    INSERT INTO order_events (order_id, from_status, to_status, actor, why)
+    SELECT id, $2, $3, $7, $8 FROM moved
+    RETURNING order_id
+"""
+
+WRITE_EVENT: Final = "INSERT INTO order_events (order_id, actor, why) VALUES ($1, $2, $3)"
+
+# An attempt after one whose answer was lost writes nothing; the same a while later is news.
+WRITE_EVENT_ONCE: Final = """
+    INSERT INTO order_events (order_id, actor, why) SELECT $1, $2, $3
+    WHERE NOT EXISTS (
+        SELECT 1 FROM order_events WHERE (order_id, actor, why) = ($1, $2, $3) AND at > now() - interval '10 minutes'
+    )
+"""
+
+READ_RESOLUTION: Final = """
+    SELECT action, reason, actor FROM resolutions
+    WHERE order_id = $1 AND step = $2 AND action <> 'retry'
+    ORDER BY id DESC LIMIT 1
+"""
+
+
+def to_row(record: "asyncpg.Record") -> OrderRow:
+    fields = {name: record[name] for name in OrderRow.model_fields if name in record and name != "terms"}
+    return OrderRow(**fields, terms=Terms.model_validate_json(record["terms"]))
+
+
+async def read_row(connection: "Connection", order_id: str) -> OrderRow | None:
+    record = await connection.fetchrow(READ, order_id)
+    return to_row(record) if record else None
+
+
+async def read_rows(connection: "Connection", order_ids: Iterable[str]) -> dict[str, OrderRow]:
+    """Those of the orders that exist, by their ids."""
+    return {record["id"]: to_row(record) for record in await connection.fetch(READ_MANY, list(order_ids))}
+
+
+async def read_shop_id(connection: "Connection") -> str:
+    """The id of this database, which goes with every payment that it makes."""
+    return str(await connection.fetchval(READ_SHOP_ID))
+
+
+async def existing_row(connection: "Connection", order_id: str) -> OrderRow:
+    """The row of an order that was reserved, locked until the transaction ends: the first lock of every change.
+
+    Raises:
+        Permanent: there is no such order.
+    """
+    record = await connection.fetchrow(LOCK, order_id)
+    if record is None:
+        raise Permanent(f"order {order_id} does not exist", type="order_absent")
+    return to_row(record)
+
+
+async def read_items(connection: "Connection", row: OrderRow) -> list[dict[str, object]]:
+    """The order's lines as external services get them."""
+    return [
+        {
+            "productId": line["product_id"],
+            "quantity": line["quantity"],
+            "price": to_json_number(line["price"], row.currency),
+        }
+        for line in await connection.fetch(READ_LINES, row.id)
+    ]
+
+
+async def move_row(  # noqa: PLR0913 (one transition has that much to say)
+    connection: "Connection",
+    order_id: str,
+    before: Status,
+    after: Status,
+    why: str,
+    *,
+    closing: Status | None = None,
+    error_code: ErrorCode | None = None,
+    error: str | None = None,
+) -> bool:
+    """Move the row from one state to another and write the event, or find out that somebody else was first.
+
+    Raises:
+        asyncpg.ForeignKeyViolationError: order_transitions does not have this transition.
+    """
+    moved = await connection.fetchval(MOVE, order_id, before, after, closing, error_code, error, actor(), why)
+    return moved is not None
+
+
+async def write_event(connection: "Connection", order_id: str, why: str) -> None:
+    """Something worth knowing about an order that changed no state."""
+    await connection.execute(WRITE_EVENT, order_id, actor(), why)
+
+
+async def write_event_once(connection: "Connection", order_id: str, why: str) -> None:
+    """The same, where no change of state keeps a second attempt from writing it again."""
+    await connection.execute(WRITE_EVENT_ONCE, order_id, actor(), why)
+
+
+async def read_resolution(connection: "Connection", order_id: str, step: str) -> str | None:
+    """An operator's word that a step need not be undone, for people; None if nobody said so."""
+    said = await connection.fetchrow(READ_RESOLUTION, order_id, step)
+    return f"{said['action']} by {said['actor']}: {said['reason']}" if said else None
+
+
+def actor() -> str:
+    """Who acts: the workflow id of the run that called the activity, or the web process."""
+    return (activity.info().workflow_id or "?") if activity.in_activity() else "webhooks"

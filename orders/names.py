@@ -1,0 +1,34 @@
+"""The names on the wire to Temporal: workflow types, workflow ids, the task queue and the search attributes."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from temporalio.common import SearchAttributeKey
+
+TASK_QUEUE: Final = "orders"
+PROCESS_ORDER: Final = "process-order"
+CANCEL_ORDER: Final = "cancel-order"
+CHECK_INVENTORY: Final = "check-and-alert-inventory"
+PRODUCT_RECOMMENDATIONS: Final = "product-recommendations"
+INDEX_PRODUCTS: Final = "index-products"
+RECONCILE_ORDERS: Final = "reconcile-orders"
+VERIFY_ORDERS: Final = "verify-orders"
+
+# Ids of runs that are one at a time; with a colon, which no order id has.
+RECONCILE_NOW: Final = f"{RECONCILE_ORDERS}:now"
+INDEX_RUN: Final = f"{INDEX_PRODUCTS}:all"
+
+SWEEPS: Final = (CHECK_INVENTORY, RECONCILE_ORDERS, VERIFY_ORDERS)  # the workflows that look at everything
+
+ORDER_STAGE: Final = SearchAttributeKey.for_keyword("OrderStage")
+CUSTOMER_ID: Final = SearchAttributeKey.for_keyword("CustomerId")
+NEEDS_ATTENTION: Final = SearchAttributeKey.for_keyword("NeedsAttention")
+
+SEARCH_ATTRIBUTES: Final[Mapping[str, str]] = {
+    key.name: "Keyword" for key in (ORDER_STAGE, CUSTOMER_ID, NEEDS_ATTENTION)
+}
+
+
+def cancel_order_id(order_id: str) -> str:
+    """The workflow id of the run that cancels an order."""
+    return f"{CANCEL_ORDER}:{order_id}"

@@ -1,0 +1,243 @@
+"""Stock moves once per order, whatever is tried again, and never below zero."""
+
+import json
+from typing import Any
+
+import asyncpg
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities.inventory import Inventory
+from activities.order_state import OrderState
+from gateways.order_store import move_row
+from orders.errors import Permanent, Unavailable
+from orders.models import Line, Park, Status
+from tests.support.activity_bench import Bench, order_of
+
+ONE, TWO, GLOBES = ({"productId": id_, "quantity": 2} for id_ in ("1", "2", "5"))
+
+
+async def test_reserve_twice_holds_once(bench: Bench) -> None:
+    """The second attempt gets the row of the first."""
+    order = order_of()
+    first = await bench.reserve(order)
+
+    assert first == await bench.reserve(order)
+    assert (first.status, first.total) == ("pending", 5998)
+    assert await bench.stock() == (98, 2)
+    assert await bench.events(order.id) == ["pending"]
+
+
+async def test_a_price_change_between_two_attempts_does_not_matter(bench: Bench) -> None:
+    """What the first attempt recorded was agreed; the price is not checked again."""
+    order = order_of()
+    first = await bench.reserve(order)
+    await bench.pool.execute("UPDATE products SET price = 3999 WHERE id = '1'")
+
+    assert await bench.reserve(order) == first
+
+
+async def test_a_cart_of_fifty_costs_as_many_statements_as_a_cart_of_one(bench: Bench) -> None:
+    """Reserve, finalize and release each take a fixed number of statements."""
+    await bench.pool.execute("INSERT INTO products SELECT 'p' || n, 'P', '', 100, 'usd' FROM generate_series(1, 50) n")
+    await bench.pool.execute("INSERT INTO inventory SELECT 'p' || n, 'P', 9, 0, 0 FROM generate_series(1, 50) n")
+    counts = []
+    for n, size in enumerate((1, 1, 50)):  # a connection's first time also looks types up
+        order = order_of(f"o{n}", items=[{"productId": f"p{i + 1}", "quantity": 1} for i in range(size)])
+        bench.database.statements.clear()
+        await bench.reserve(order)
+        reserved = len(bench.database.statements)
+        await bench.authorize(order)
+        await bench.capture(order)
+        bench.database.statements.clear()
+        await bench.finalize(order)
+        await bench.do(OrderState.claim_cancellation, order.id)
+        await bench.do(Inventory.release_stock, order.id)
+        counts.append((reserved, len(bench.database.statements)))
+
+    assert counts[1] == counts[2]
+    assert await bench.stock("p50") == (9, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"items": [GLOBES, {"productId": "2", "quantity": 41}]}, "out_of_stock", ["5: 2 wanted, 1", "2: 41 wanted"]),
+        ({"items": [{**ONE, "price": 19.99}]}, "price_changed", ["product 1 costs 29.99 usd"]),
+        ({"items": [ONE, {"productId": "99", "quantity": 1}]}, "unknown_product", ["product 99 is not sold"]),
+        ({"items": [ONE], "currency": "eur"}, "unknown_product", ["product 1 is not sold in eur"]),
+        ({"items": [{"productId": "1", "quantity": 9999}]}, "out_of_stock", ["9999 wanted, 100 available"]),
+    ],
+    ids=["short", "price", "unknown", "currency", "far too many"],
+)
+async def test_a_no_names_every_problem_and_holds_nothing(
+    bench: Bench, changes: dict[str, Any], code: str, words: list[str]
+) -> None:
+    """The refusal is recorded, and stays what it is even when the stock comes back."""
+    order = order_of(**changes)
+    row = await bench.reserve(order)
+    await bench.pool.execute("UPDATE inventory SET quantity = quantity + 10000")
+
+    assert (row.status, row.error_code) == ("rejected", code)
+    assert all(word in (row.error or "") for word in words), row.error
+    assert await bench.reserve(order) == row
+    assert await bench.stock() == (10100, 0)
+    assert not await bench.pool.fetchval("SELECT count(*) FROM reservations")
+
+
+async def test_an_order_beyond_stripes_largest_amount_is_refused(bench: Bench) -> None:
+    """Nobody can pay it in one payment."""
+    await bench.pool.execute("UPDATE products SET price = 60000000 WHERE id IN ('1', '2')")
+    order = order_of(items=[{"productId": "1", "quantity": 1}, {"productId": "2", "quantity": 1}])
+
+    assert (await bench.reserve(order)).error_code == "order_too_large"
+    assert await bench.stock() == (100, 0)
+
+
+async def test_reserve_after_its_undo_holds_nothing(bench: Bench) -> None:
+    """The tombstone: a late first attempt finds a closed row and obeys it."""
+    order = order_of()
+    await bench.claim_undo(order)
+    row = await bench.reserve(order)
+
+    assert row.status == "failed"
+    assert await bench.stock() == (100, 0)
+    assert await bench.events(order.id) == ["failed"]
+
+
+async def test_another_payload_gets_the_row_of_the_first(bench: Bench) -> None:
+    """The caller sees by the hash that the order is not its own."""
+    first = await bench.reserve(order_of())
+    other = order_of(items=[ONE, TWO])
+
+    assert (await bench.reserve(other)).request_hash == first.request_hash != other.request_hash
+    assert await bench.stock("2") == (40, 0)
+
+
+async def test_finalize_twice_sells_once(bench: Bench) -> None:
+    """Reserved units are gone, none comes back."""
+    order = order_of()
+    await bench.bring(order, "finalize")
+    row = await bench.finalize(order)
+
+    assert (row.status, row.placed) == ("processing", True)
+    assert await bench.stock() == (98, 0)
+    assert await bench.events(order.id) == ["pending", "capturing", "processing"]
+
+
+@pytest.mark.parametrize("before", ["reserve", "claim_undo"])
+async def test_finalize_without_a_capture_sells_nothing(bench: Bench, before: str) -> None:
+    """Only a row that says capturing is finalized."""
+    order = order_of()
+    await bench.reserve(order)
+    if before == "claim_undo":
+        await bench.claim_undo(order)
+    held, status = await bench.stock(), await bench.status(order.id)
+
+    assert (await bench.finalize(order)).status == status
+    assert await bench.stock() == held
+
+
+@pytest.mark.parametrize(
+    ("last", "claim", "stock", "end"),
+    [
+        ("reserve", None, (98, 2), "pending"),
+        ("reserve", "undo", (100, 0), "failed"),
+        ("finalize", None, (98, 0), "processing"),
+        ("finalize", "cancellation", (100, 0), "cancelled"),
+        (None, "undo", (100, 0), "failed"),
+    ],
+    ids=["held, not claimed", "held", "sold, not claimed", "sold", "never reserved"],
+)
+async def test_release_twice_by_what_the_reservation_is(
+    bench: Bench, last: str | None, claim: str | None, stock: tuple[int, int], end: str
+) -> None:
+    """Held units come back from reserved, sold ones to the shelf, once; without a claim nothing moves."""
+    order = order_of()
+    if last:
+        await bench.bring(order, last)
+    if claim == "undo":
+        await bench.claim_undo(order)
+    if claim == "cancellation":
+        await bench.do(OrderState.claim_cancellation, order.id)
+
+    for _ in range(2):
+        assert (await bench.do(Inventory.release_stock, order.id)).status == end
+        assert await bench.stock() == stock
+
+
+async def test_a_parked_row_keeps_its_stock(bench: Bench) -> None:
+    """A stale attempt cannot close what waits for a person."""
+    order = order_of()
+    await bench.reserve(order)
+    await bench.claim_undo(order)
+    await bench.do(OrderState.park_order, Park(order_id=order.id, step="void_payment", reason="stuck", workflow_id="w"))
+
+    assert (await bench.do(Inventory.release_stock, order.id)).status == "undoing"
+    assert await bench.stock() == (98, 2)
+
+
+@pytest.mark.parametrize("activity", [Inventory.finalize_order, Inventory.release_stock])
+async def test_an_unknown_order_is_a_final_error(bench: Bench, activity: Any) -> None:
+    """There is nothing that another try could find."""
+    with pytest.raises(Permanent, match="o1 does not exist"):
+        await bench.do(activity, "o1")
+
+
+@pytest.mark.parametrize(
+    ("last", "before", "after"),
+    [
+        ("authorize", Status.PENDING, Status.PROCESSING),
+        ("reserve", Status.PENDING, Status.CANCELLED),
+        ("capture", Status.CAPTURING, Status.CANCELLED),
+        ("finalize", Status.PROCESSING, Status.UNDOING),
+        ("finalize", Status.PROCESSING, Status.PENDING),
+    ],
+)
+async def test_a_transition_that_is_not_listed_cannot_be_made(
+    bench: Bench, last: str, before: Status, after: Status
+) -> None:
+    """order_transitions is the whole life of an order."""
+    order = order_of()
+    await bench.bring(order, last)
+
+    async def move() -> None:
+        async with bench.pool.acquire() as connection, connection.transaction():
+            await move_row(connection, order.id, before, after, "because", closing=Status.FAILED)
+
+    with pytest.raises(asyncpg.ForeignKeyViolationError):
+        await ActivityEnvironment().run(move)
+    assert await bench.status(order.id) == before
+
+
+async def test_the_terms_of_an_order_are_those_of_its_first_reservation(bench: Bench) -> None:
+    """Settings may change while an order is under way."""
+    order = order_of()
+    await bench.reserve(order)
+    await bench.pool.execute(
+        "UPDATE orders SET terms = $1", json.dumps({"captureMode": "automatic", "authenticationDeadline": 7})
+    )
+    row = await bench.reserve(order)
+
+    assert (row.terms.capture_mode, row.terms.authentication_deadline) == ("automatic", 7)
+
+
+async def test_nothing_of_the_cart_is_quoted_when_postgres_refuses(bench: Bench) -> None:
+    """The error names what is broken, not what was sent."""
+    request = order_of().reservation.model_copy(update={"lines": (Line(product_id="1", quantity=-5),)})
+    with pytest.raises(Unavailable) as refusal:
+        await bench.do(Inventory.reserve_stock, request)
+
+    assert refusal.value.type == "database_refused"
+    assert "-5" not in str(refusal.value)
+
+
+async def test_a_wrong_count_of_what_was_sold_keeps_no_stock(bench: Bench) -> None:
+    """It is for statistics: stock comes back whatever it says."""
+    order = order_of()
+    await bench.bring(order, "finalize")
+    assert await bench.pool.fetchval("SELECT sold FROM inventory WHERE product_id = '1'") == 2
+    await bench.pool.execute("UPDATE inventory SET sold = 0")
+    await bench.do(OrderState.claim_cancellation, order.id)
+    assert (await bench.do(Inventory.release_stock, order.id)).status == "cancelled"
+    assert await bench.stock() == (100, 0)

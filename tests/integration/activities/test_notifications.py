@@ -1,0 +1,199 @@
+"""Each notification once, only when the row calls for it; none of its failures is the order's."""
+
+from datetime import date
+from typing import Any
+
+import pytest
+
+from activities.notifications import Notifications
+from activities.order_state import OrderState
+from activities.payments import Payments
+from audit.invariants import violations
+from orders.errors import Permanent, Unavailable
+from orders.models import Alert, Notification, NotificationKind, Park
+from tests.support.activity_bench import Bench, order_of
+from tests.support.invariants import collect_evidence
+
+CONFIRMATION = Notification(
+    order_id="o1",
+    kind=NotificationKind.CONFIRMATION,
+    to="customer@example.com",
+    estimated_delivery=date(2026, 11, 27),
+)
+ANALYTICS = Notification(order_id="o1", kind=NotificationKind.ANALYTICS)
+CANCELLED = Notification(order_id="o1", kind=NotificationKind.CANCELLED, to="customer@example.com")
+FAILED = Notification(order_id="o1", kind=NotificationKind.FAILED, to="customer@example.com")
+
+
+async def test_the_confirmation_is_sent_once(bench: Bench) -> None:
+    """In the reference's names, under the order's key; the second attempt asks nobody."""
+    await bench.bring(order_of(), "finalize")
+    answers = [await bench.do(Notifications.send_email, CONFIRMATION) for _ in range(2)]
+
+    assert answers == ["sent", "sent"]
+    (call,) = bench.calls("email")
+    assert call["headers"]["idempotency-key"] == "o1:order_confirmation"
+    assert call["body"] == {
+        "to": "customer@example.com",
+        "template": "order_confirmation",
+        "data": {
+            "orderNumber": "o1",
+            "items": [{"productId": "1", "quantity": 2, "price": 29.99}],
+            "total": 59.98,
+            "estimatedDelivery": "2026-11-27",
+        },
+    }
+
+
+async def test_analytics_hear_of_the_order_once(bench: Bench) -> None:
+    """One event; it holds no address."""
+    await bench.bring(order_of(), "finalize")
+    for _ in range(2):
+        assert await bench.do(Notifications.track_order, ANALYTICS) == "sent"
+
+    (event,) = bench.world.books()["events"]
+    assert event == {
+        "event": "order_placed",
+        "userId": "cus_123",
+        "properties": {"orderId": "o1", "total": 59.98, "items": 1},
+    }
+
+
+@pytest.mark.parametrize("kind", ["reset_after", "hang_after"])
+async def test_a_lost_answer_delivers_no_second_letter(bench: Bench, kind: str) -> None:
+    """The receiver knows the key."""
+    await bench.bring(order_of(), "finalize")
+    bench.fault("email", kind)
+    with pytest.raises(Unavailable):
+        await bench.do(Notifications.send_email, CONFIRMATION)
+
+    assert await bench.do(Notifications.send_email, CONFIRMATION) == "sent"
+    assert letters(bench) == ["order_confirmation"]
+
+
+async def test_a_letter_that_was_not_taken_is_sent_again(bench: Bench) -> None:
+    """It is marked as sent when it has arrived, not before."""
+    await bench.bring(order_of(), "finalize")
+    bench.fault("email", "status")
+    with pytest.raises(Unavailable):
+        await bench.do(Notifications.send_email, CONFIRMATION)
+
+    assert await bench.do(Notifications.send_email, CONFIRMATION) == "sent"
+    assert violations(await collect_evidence(bench, "o1")) == []
+
+
+@pytest.mark.parametrize("last", ["reserve", "capture", "claim_undo", "cancelling"])
+async def test_the_confirmation_waits_for_the_row_to_come_to_rest(bench: Bench, last: str) -> None:
+    """While it is undecided the attempt is worth another one."""
+    await undecided(bench, last)
+    with pytest.raises(Unavailable) as wait:
+        await bench.do(Notifications.send_email, CONFIRMATION)
+
+    assert wait.value.type == "order_undecided"
+    assert letters(bench) == []
+
+
+@pytest.mark.parametrize("why", ["closed", "parked"])
+async def test_the_confirmation_of_an_order_that_will_not_be_is_dropped(bench: Bench, why: str) -> None:
+    """The drop is recorded, and final."""
+    order = order_of()
+    await undecided(bench, "claim_undo")
+    if why == "parked":
+        await bench.do(OrderState.park_order, Park(order_id="o1", step="void_payment", reason="stuck", workflow_id="w"))
+    else:
+        await bench.pool.execute("UPDATE orders SET status = 'failed' WHERE id = $1", order.id)
+
+    for _ in range(2):
+        assert await bench.do(Notifications.send_email, CONFIRMATION) == "dropped"
+    assert letters(bench) == []
+    assert await bench.pool.fetchval("SELECT state FROM notifications") == "dropped"
+
+
+@pytest.mark.parametrize(("last", "amount"), [("authorize", 0), ("finalize", 59.98)])
+async def test_the_letter_on_a_cancel_names_what_was_refunded(bench: Bench, last: str, amount: float) -> None:
+    """Nothing for a void, all of it for a refund."""
+    await bench.bring(order_of(), last)
+    await bench.do(OrderState.claim_cancellation, "o1")
+    await bench.do(Payments.void_payment, "o1")
+    await bench.do(Notifications.send_email, CANCELLED)
+
+    (letter,) = bench.world.books()["emails"]
+    assert letter["data"] == {"orderNumber": "o1", "refundAmount": amount}
+
+
+async def test_the_letter_on_a_failure_names_the_reason(bench: Bench) -> None:
+    """In the words of the row."""
+    order = order_of()
+    await bench.bring(order, "authorize")
+    await bench.claim_undo(order)
+    await bench.do(Notifications.send_email, FAILED)
+
+    (letter,) = bench.world.books()["emails"]
+    assert letter["data"] == {"orderNumber": "o1", "reason": "it failed"}
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, Permanent),
+        (413, Permanent),
+        (422, Permanent),
+        (302, Unavailable),
+        (401, Unavailable),
+        (404, Unavailable),
+        (409, Unavailable),
+        (429, Unavailable),
+        (503, Unavailable),
+    ],
+)
+async def test_a_receivers_no(bench: Bench, status: int, error: type[Exception]) -> None:
+    """Final or not; the address is in no message."""
+    await bench.bring(order_of(), "finalize")
+    bench.fault("email", "status", status=status, body={"error": "customer@example.com is unknown"})
+    with pytest.raises(error) as raised:
+        await bench.do(Notifications.send_email, CONFIRMATION)
+
+    assert "customer@example.com" not in repr(raised.value) + str(raised.value)
+    assert await bench.pool.fetchval("SELECT count(*) FROM notifications") == 0
+
+
+async def test_a_notice_that_was_given_up_is_recorded(bench: Bench) -> None:
+    """And a later run may still deliver it, once."""
+    await bench.bring(order_of(), "finalize")
+    await bench.do(Notifications.give_up_notification, CONFIRMATION)
+    assert await bench.pool.fetchval("SELECT state FROM notifications") == "given_up"
+
+    await bench.do(Notifications.send_email, CONFIRMATION)
+    assert await bench.pool.fetchval("SELECT state FROM notifications") == "sent"
+    await bench.do(Notifications.give_up_notification, CONFIRMATION)
+    assert await bench.pool.fetchval("SELECT state FROM notifications") == "sent"
+
+
+async def test_an_alert_is_posted(bench: Bench) -> None:
+    """Slack gets the text."""
+    await bench.do(Notifications.post_alert, Alert(order_id="o1", key="k", text="o1: it is stuck"))
+
+    assert bench.world.books()["alerts"] == [{"text": ":warning: o1: it is stuck"}]
+
+
+@pytest.mark.parametrize("status", [404, 410])
+async def test_an_alert_waits_for_a_webhook_that_is_gone(bench: Bench, status: int) -> None:
+    """It is worth another attempt: the webhook may be back before the alert is out of time."""
+    bench.fault("slack", "status", status=status)
+    with pytest.raises(Unavailable):
+        await bench.do(Notifications.post_alert, Alert(order_id="o1", key="k", text="o1: it is stuck"))
+
+
+async def undecided(bench: Bench, last: str) -> None:
+    order = order_of()
+    await bench.bring(order, {"claim_undo": "reserve", "cancelling": "finalize"}.get(last, last))
+    if last == "capture":
+        await bench.do(Payments.capture_payment, order.id)
+    if last == "claim_undo":
+        await bench.claim_undo(order)
+    if last == "cancelling":
+        await bench.do(OrderState.claim_cancellation, order.id)
+
+
+def letters(bench: Bench) -> list[Any]:
+    return [letter["template"] for letter in bench.world.books()["emails"]]

@@ -1,0 +1,176 @@
+"""The order row as arbiter: each claim is won once, and whoever loses gets the row."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+
+from activities.inventory import Inventory
+from activities.order_state import OrderState
+from orders.models import Park, Settlement, Status
+from tests.support.activity_bench import Bench, order_of
+
+PARK = Park(order_id="o1", step="void_payment", reason="the refund failed", workflow_id="o1")
+
+
+async def test_claim_undo_twice_is_one_claim(bench: Bench) -> None:
+    """The reason of the first stands."""
+    order = order_of()
+    await bench.bring(order, "authorize")
+    first = await bench.claim_undo(order, Status.FAILED)
+
+    assert first == await bench.claim_undo(order, Status.REJECTED)
+    assert (first.status, first.closing, first.error) == ("undoing", "failed", "it failed")
+    assert first.payment_intent_id == (await bench.row(order.id))["payment_intent_id"]
+    assert await bench.events(order.id) == ["pending", "undoing"]
+
+
+@pytest.mark.parametrize("closing", [Status.FAILED, Status.REJECTED, Status.CANCELLED])
+async def test_an_order_without_a_row_gets_a_tombstone(bench: Bench, closing: Status) -> None:
+    """Closed at once, so that a late reservation holds nothing."""
+    order = order_of()
+    for _ in range(2):
+        row = await bench.claim_undo(order, closing)
+        assert (row.status, row.total) == (closing, 0)
+
+    assert (await bench.reserve(order)).status == closing
+    assert await bench.stock() == (100, 0)
+
+
+async def test_another_payload_cannot_undo_the_order(bench: Bench) -> None:
+    """Its claim gets the row, untouched."""
+    order = order_of()
+    await bench.reserve(order)
+    row = await bench.claim_undo(order_of(items=[{"productId": "2", "quantity": 1}]))
+
+    assert (row.status, row.request_hash) == ("pending", order.request_hash)
+
+
+@pytest.mark.parametrize(
+    ("last", "after"),
+    [("reserve", "undoing"), ("capture", "capturing"), ("finalize", "cancelling")],
+)
+async def test_a_customers_cancel_by_what_the_row_says(bench: Bench, last: str, after: str) -> None:
+    """Twice the same; while the capture is claimed it changes nothing."""
+    await bench.bring(order_of(), last)
+    for _ in range(2):
+        row = await bench.do(OrderState.claim_cancellation, "o1")
+        assert row is not None
+        assert row.status == after
+
+
+async def test_a_cancel_of_an_absent_order_writes_nothing(bench: Bench) -> None:
+    """No tombstone: it is not the order's own undo."""
+    assert await bench.do(OrderState.claim_cancellation, "o1") is None
+    assert await bench.do(OrderState.read_order, "o1") is None
+    assert await bench.pool.fetchval("SELECT count(*) FROM orders") == 0
+
+
+async def test_undo_and_capture_at_once(bench: Bench) -> None:
+    """Of two claims exactly one wins, and both callers are told the same."""
+    for n in range(10):
+        order = order_of(f"o{n}")
+        await bench.bring(order, "fulfill")
+        undone, captured = await asyncio.gather(bench.claim_undo(order), bench.capture(order))
+        assert (undone.status, captured) in {("undoing", False), ("capturing", True)}
+        assert len(await bench.events(order.id)) == 2
+
+
+async def test_a_parked_row_does_not_move(bench: Bench) -> None:
+    """No late attempt of any kind gets past the mark."""
+    order = order_of()
+    await bench.bring(order, "finalize")
+    await bench.do(OrderState.claim_cancellation, order.id)
+    await bench.do(OrderState.park_order, PARK)
+    for late in (OrderState.mark_shipped, OrderState.claim_cancellation, Inventory.release_stock):
+        await bench.do(late, order.id)
+
+    assert await bench.status(order.id) == "cancelling"
+    assert await bench.stock() == (98, 0)
+
+
+async def test_park_twice_keeps_the_first(bench: Bench) -> None:
+    """One mark, by whoever set it."""
+    order = order_of()
+    await bench.reserve(order)
+    await bench.claim_undo(order)
+    first = await bench.do(OrderState.park_order, PARK)
+    second = PARK.model_copy(update={"step": "cancel_fulfillment", "workflow_id": "cancel-order:o1"})
+
+    assert (first.parked_step, first.parked_by) == ("void_payment", "o1")
+    assert await bench.do(OrderState.park_order, second) == first
+
+
+@pytest.mark.parametrize("last", ["reserve", "capture", "finalize"])
+async def test_only_an_undo_can_be_parked(bench: Bench, last: str) -> None:
+    """A stale attempt cannot park an order that goes forward."""
+    await bench.bring(order_of(), last)
+
+    assert (await bench.do(OrderState.park_order, PARK)).parked_step is None
+
+
+@pytest.mark.parametrize("action", ["retry", "skip", "resolved"])
+async def test_settle_twice_is_one_word(bench: Bench, action: Any) -> None:
+    """The mark is off, the word kept once, and in the story."""
+    order = order_of()
+    await bench.reserve(order)
+    await bench.claim_undo(order)
+    await bench.do(OrderState.park_order, PARK)
+    word = Settlement(order_id="o1", step="void_payment", action=action, reason="looked", by="ann")
+    for _ in range(2):
+        await bench.do(OrderState.record_resolution, word)
+
+    assert (await bench.row("o1"))["parked_step"] is None
+    assert [row["action"] for row in await bench.pool.fetch("SELECT action FROM resolutions")] == [action]
+    told = await bench.pool.fetchval("SELECT why FROM order_events ORDER BY id DESC LIMIT 1")
+    assert told == f"{action} of void_payment by ann: looked"
+
+
+async def test_a_word_on_another_step_changes_nothing(bench: Bench) -> None:
+    """The operator must name what is parked."""
+    order = order_of()
+    await bench.reserve(order)
+    await bench.claim_undo(order)
+    await bench.do(OrderState.park_order, PARK)
+    word = Settlement(order_id="o1", step="release_stock", action="skip", reason="looked", by="ann")
+    assert await bench.do(OrderState.record_resolution, word) is None
+
+    assert (await bench.row("o1"))["parked_step"] == "void_payment"
+    assert await bench.pool.fetchval("SELECT count(*) FROM resolutions") == 0
+
+
+async def test_nothing_is_parked_on_what_was_seen_before_a_word(bench: Bench) -> None:
+    """An attempt that was given up does not park the row anew; a run that has heard the word does."""
+    order = order_of()
+    await bench.reserve(order)
+    await bench.claim_undo(order)
+    await bench.do(OrderState.park_order, PARK)
+    word = Settlement(order_id="o1", step="void_payment", action="retry", reason="looked", by="ann", key="1")
+    heard = await bench.do(OrderState.record_resolution, word)
+
+    assert heard is not None
+    assert heard.resolution_count == 1
+    assert (await bench.do(OrderState.park_order, PARK)).parked_step is None
+    again = PARK.model_copy(update={"resolution_count": heard.resolution_count})
+    assert (await bench.do(OrderState.park_order, again)).parked_step == "void_payment"
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM order_events", "UPDATE order_events SET why = 'nothing'"])
+async def test_events_are_append_only(bench: Bench, statement: str) -> None:
+    """What happened stays written down."""
+    await bench.reserve(order_of())
+    with pytest.raises(asyncpg.RaiseError, match="append-only"):
+        await bench.pool.execute(statement)
+
+
+async def test_events_name_who_acted(bench: Bench) -> None:
+    """The workflow id of the run that called."""
+    await bench.reserve(order_of())
+    await bench.do(OrderState.claim_cancellation, "o1", run="cancel-order:o1")
+    rows = await bench.pool.fetch("SELECT from_status, to_status, actor FROM order_events ORDER BY id")
+
+    assert [tuple(row) for row in rows] == [
+        ("absent", "pending", "bench"),
+        ("pending", "undoing", "cancel-order:o1"),
+    ]

@@ -1,0 +1,579 @@
+"""One PaymentIntent per order, known to its row before it is confirmed; however often, one charge and one refund."""
+
+from typing import Any
+
+import pytest
+import stripe
+
+from activities.order_state import OrderState
+from activities.payments import Payments
+from config.settings import SANDBOX_STRIPE_KEY
+from gateways.http import open_http
+from gateways.stripe import stripe_client
+from orders.errors import Permanent, Unavailable
+from orders.models import Order, Park, Settlement
+from sandbox.stripe_params import CreateRefund
+from tests.support.activity_bench import Bench, Gate, order_of, payment
+
+CREATE, CONFIRM, CAPTURE = "POST /v1/payment_intents", "POST */confirm", "POST */capture"
+VOID, REFUND = "POST */cancel", "POST /v1/refunds"
+
+WAIT = {"Retry-After": "7"}
+NO_FUNDS = {"error": {"type": "invalid_request_error", "code": "balance_insufficient", "message": "no funds"}}
+CANARY = "sk_test_canary customer@example.com 4242424242424242"
+
+
+# ------------------------------------------------------------------------------------------------------------ authorize
+
+
+async def test_authorize_twice_is_one_authorization(bench: Bench) -> None:
+    """The second attempt finds the PaymentIntent on the row."""
+    order = order_of()
+    await bench.reserve(order)
+    first = await bench.authorize(order)
+
+    assert first == await bench.authorize(order)
+    assert first.state == "authorized"
+    assert money(bench) == [("requires_capture", 5998, 0, 0)]
+
+
+async def test_a_payment_whose_answer_is_lost_is_not_made_twice(bench: Bench) -> None:
+    """The next attempt asks under the same key, and is told of the PaymentIntent that there is."""
+    order = order_of()
+    await bench.reserve(order)
+    bench.fault("stripe", "reset_after", "POST /v1/payment_intents")
+    with pytest.raises(Unavailable):
+        await bench.authorize(order)
+
+    assert (await bench.authorize(order)).state == "authorized"
+    assert money(bench) == [("requires_capture", 5998, 0, 0)]
+
+
+async def test_what_stripe_is_told(bench: Bench) -> None:
+    """Created unconfirmed with the catalogue's amount and the order's id; every POST under a key of its own."""
+    order = order_of()
+    await bench.bring(order, "capture")
+    posts = bench.calls("stripe")
+
+    book = str(await bench.pool.fetchval("SELECT id FROM shop"))
+    assert posts[0]["body"] == {
+        "amount": "5998",
+        "currency": "usd",
+        "customer": "cus_123",
+        "payment_method": "pm_123",
+        "allowed_payment_method_types": {"0": "card"},
+        "capture_method": "manual",
+        "metadata": {"order_id": order.id, "shop_id": book},
+    }
+    keys = [post["headers"]["idempotency-key"] for post in posts]
+    assert keys == ["o1:create:1", "o1:confirm:1", "o1:capture:1"]
+
+
+async def test_the_id_is_on_the_row_before_the_confirm(bench: Bench) -> None:
+    """A confirm that gets no answer leaves a row that knows what to undo."""
+    order = order_of()
+    await bench.reserve(order)
+    bench.fault("stripe", "reset_before", CONFIRM)
+    with pytest.raises(Unavailable):
+        await bench.authorize(order)
+
+    assert (await bench.row(order.id))["payment_intent_id"] == bench.world.books()["payments"][0]["id"]
+    assert (await bench.authorize(order)).state == "authorized"
+    assert len(money(bench)) == 1
+
+
+async def test_a_second_payment_intent_is_never_confirmed(bench: Bench) -> None:
+    """Two attempts with keys that Stripe forgot in between: the id that was written first is the one."""
+    order = order_of()
+    await bench.reserve(order)
+    late = await bench.stop_at(Gate(2), Payments.authorize_payment, payment(order))
+    bench.world.stripe.keys.clear()
+    first = await bench.authorize(order)
+    bench.database.gate.opened.set()  # type: ignore[union-attr]
+
+    assert (await late).payment_intent_id == first.payment_intent_id
+    assert sorted(status for status, *_ in money(bench)) == ["requires_capture", "requires_confirmation"]
+
+
+@pytest.mark.parametrize("when", ["before", "while it is created"])
+async def test_an_order_that_is_undone_is_not_authorized(bench: Bench, when: str) -> None:
+    """The id is written only WHERE pending, and what was not written is not confirmed."""
+    order = order_of()
+    await bench.reserve(order)
+    if when == "before":
+        await bench.claim_undo(order)
+        answer = await bench.authorize(order)
+        assert money(bench) == []
+    else:
+        late = await bench.stop_at(Gate(2), Payments.authorize_payment, payment(order))
+        await bench.claim_undo(order)
+        bench.database.gate.opened.set()  # type: ignore[union-attr]
+        answer = await late
+        assert money(bench) == [("requires_confirmation", 0, 0, 0)]
+
+    assert answer.state == "order_closed"
+    assert (await bench.row(order.id))["payment_intent_id"] is None
+
+
+@pytest.mark.parametrize(
+    ("card", "code", "words"),
+    [
+        ("pm_card_chargeDeclined", "card_declined", "the card was declined (generic_decline)"),
+        ("pm_card_chargeDeclinedInsufficientFunds", "card_declined", "the card was declined (insufficient_funds)"),
+        ("pm_card_chargeDeclinedExpiredCard", "card_declined", "the card was declined (expired_card)"),
+        ("pm_card_chargeDeclinedFraudulent", "card_declined", "the card was declined"),
+        ("pm_card_chargeDeclinedLostCard", "card_declined", "the card was declined"),
+        ("pm_card_chargeDeclinedStolenCard", "card_declined", "the card was declined"),
+        ("pm_unknown", "payment_refused", "the payment was refused (resource_missing)"),
+    ],
+)
+async def test_a_card_that_says_no(bench: Bench, card: str, code: str, words: str) -> None:
+    """A result, not an error, twice the same; what the customer must not learn is not said."""
+    order = order_of(paymentMethodId=card)
+    await bench.reserve(order)
+    for _ in range(2):
+        answer = await bench.authorize(order)
+        assert (answer.state, answer.error_code, answer.error) == ("declined", code, words)
+
+
+@pytest.mark.parametrize(
+    ("card", "succeeds", "state", "code"),
+    [
+        ("pm_card_authenticationRequired", True, "authorized", None),
+        ("pm_card_authenticationRequired", False, "declined", "authentication_failed"),
+        ("pm_card_authenticationRequiredChargeDeclinedInsufficientFunds", True, "declined", "card_declined"),
+    ],
+)
+async def test_a_customer_who_must_authenticate(
+    bench: Bench, card: str, state: str, code: str | None, *, succeeds: bool
+) -> None:
+    """The PaymentIntent tells how it went; trying again does not disturb the customer."""
+    order = order_of(paymentMethodId=card)
+    await bench.reserve(order)
+    for _ in range(2):
+        assert (await bench.authorize(order)).state == "requires_action"
+    bench.world.stripe.account.authenticate((await bench.row(order.id))["payment_intent_id"], succeeds=succeeds)
+    answer = await bench.do(Payments.read_payment, order.id)
+
+    assert (answer.state, answer.error_code) == (state, code)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "kind", "wait"),
+    [
+        ({"status": 429, "body": {"code": "rate_limit"}, "headers": WAIT}, Unavailable, "stripe_unavailable", 7),
+        ({"status": 429, "body": {"code": "lock_timeout"}}, Unavailable, "stripe_unavailable", None),
+        ({"status": 409, "body": {"code": "idempotency_key_in_use"}}, Unavailable, "stripe_unavailable", None),
+        ({"status": 503, "headers": {"Retry-After": "99999"}}, Unavailable, "stripe_unavailable", 300),
+        ({"status": 500}, Unavailable, "stripe_unavailable", None),
+        ({"status": 502, "body": f"<html>{CANARY}</html>"}, Unavailable, "stripe_unavailable", None),
+        ({"status": 401, "body": {"code": "api_key_expired"}}, Unavailable, "stripe_unavailable", None),
+        ({"status": 403, "body": {"code": "forbidden"}}, Unavailable, "stripe_unavailable", None),
+        ({"status": 400, "body": {"type": "idempotency_error"}}, Permanent, "idempotency_mismatch", None),
+        ({"status": 400, "body": {"code": "parameter_unknown", "param": "color"}}, Permanent, "stripe_refused", None),
+        (
+            {"status": 400, "body": {"param": "color"}, "headers": {"Stripe-Should-Retry": "true"}},
+            Unavailable,
+            "stripe_unavailable",
+            None,
+        ),
+        ({"kind": "reset_before"}, Unavailable, "stripe_unavailable", None),
+        ({"kind": "reset_after"}, Unavailable, "stripe_unavailable", None),
+        ({"kind": "hang_before"}, Unavailable, "stripe_unavailable", None),
+    ],
+)
+async def test_stripes_errors_in_our_words(
+    bench: Bench, fault: dict[str, Any], error: type[Exception], kind: str, wait: int | None
+) -> None:
+    """Worth another try or not, how long to wait; no word of Stripe's message gets out. The next attempt succeeds."""
+    order = order_of()
+    await bench.reserve(order)
+    body = fault.get("body")
+    if isinstance(body, dict):
+        fault = fault | {"body": {"error": {"type": "invalid_request_error", "message": CANARY} | body}}
+    bench.fault("stripe", route=CREATE, **({"kind": "status"} | fault))
+    with pytest.raises(error) as raised:
+        await bench.authorize(order)
+
+    assert raised.value.type == kind  # type: ignore[attr-defined]
+    delay = raised.value.next_retry_delay  # type: ignore[attr-defined]
+    assert (delay.total_seconds() if delay else None) == wait
+    assert not any(word in repr(raised.value) + str(raised.value) for word in CANARY.split())
+    assert (await bench.authorize(order)).state == "authorized"
+    assert len(money(bench)) == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- capture
+
+
+async def test_capture_twice_takes_the_money_once(bench: Bench) -> None:
+    """The claim and the charge happen once; both attempts say that the order is paid."""
+    order = order_of()
+    await bench.bring(order, "fulfill")
+
+    assert [await bench.capture(order), await bench.capture(order)] == [True, True]
+    assert money(bench) == [("succeeded", 0, 5998, 0)]
+    assert await bench.events(order.id) == ["pending", "capturing"]
+
+
+@pytest.mark.parametrize("kind", ["reset_after", "hang_after"])
+async def test_a_capture_whose_answer_is_lost(bench: Bench, kind: str) -> None:
+    """It is neither captured nor not: the next attempt finds out."""
+    order = order_of()
+    await bench.bring(order, "fulfill")
+    bench.fault("stripe", kind, CAPTURE)
+    with pytest.raises(Unavailable):
+        await bench.capture(order)
+
+    assert await bench.status(order.id) == "capturing"
+    bench.world.stripe.keys.clear()
+    assert await bench.capture(order)
+    assert money(bench) == [("succeeded", 0, 5998, 0)]
+
+
+async def test_an_undone_order_is_not_captured(bench: Bench) -> None:
+    """Exactly one of the two claims wins."""
+    order = order_of()
+    await bench.bring(order, "fulfill")
+    await bench.claim_undo(order)
+
+    assert await bench.capture(order) is False
+    assert bench.calls("stripe", "/capture") == []
+
+
+async def test_a_captured_order_is_not_undone(bench: Bench) -> None:
+    """The other way round."""
+    order = order_of()
+    await bench.bring(order, "capture")
+
+    assert (await bench.claim_undo(order)).status == "capturing"
+
+
+@pytest.mark.parametrize("found", ["by the call", "after the call was lost"])
+async def test_an_authorization_that_expired(bench: Bench, found: str) -> None:
+    """Only a PaymentIntent that reads canceled turns a claimed row to its undo."""
+    order = order_of()
+    await bench.bring(order, "fulfill")
+    if found != "by the call":
+        bench.fault("stripe", "reset_before", CAPTURE)
+        with pytest.raises(Unavailable):
+            await bench.capture(order)
+    bench.world.stripe.account.expire((await bench.row(order.id))["payment_intent_id"])
+
+    for _ in range(2):
+        assert await bench.capture(order) is False
+    row = await bench.row(order.id)
+    assert (row["status"], row["closing"], row["error_code"]) == ("undoing", "failed", "authorization_expired")
+
+
+async def test_automatic_capture_charges_at_the_confirm(bench: Bench) -> None:
+    """The capture step is the claim alone; the undo is a refund."""
+    order = order_of()
+    await bench.reserve(order)
+    await bench.pool.execute("UPDATE orders SET capture_mode = 'automatic', terms = '{\"captureMode\": \"automatic\"}'")
+    assert (await bench.authorize(order)).state == "authorized"
+    assert money(bench) == [("succeeded", 0, 5998, 0)]
+    assert await bench.capture(order)
+    assert bench.calls("stripe", "/capture") == []
+    assert await bench.status(order.id) == "capturing"
+
+
+# ------------------------------------------------------------------------------------------------------- void or refund
+
+
+@pytest.mark.parametrize(
+    ("card", "last", "end"),
+    [
+        ("pm_card_chargeDeclined", "authorize", ("canceled", 0, 0, 0)),
+        ("pm_card_authenticationRequired", "authorize", ("canceled", 0, 0, 0)),
+        ("pm_123", "authorize", ("canceled", 0, 0, 0)),
+        ("pm_123", "finalize", ("succeeded", 0, 5998, 5998)),
+    ],
+    ids=["requires_payment_method", "requires_action", "requires_capture", "succeeded"],
+)
+async def test_undo_twice_by_the_real_state(bench: Bench, card: str, last: str, end: tuple[Any, ...]) -> None:
+    """Voided while nothing was taken, refunded once it was; the second time finds it done."""
+    order = order_of(paymentMethodId=card)
+    await bench.bring(order, last)
+    await undone(bench, order)
+
+    assert [await void(bench, order), await void(bench, order)]
+    assert money(bench) == [end]
+
+
+async def test_undo_of_an_unconfirmed_payment(bench: Bench) -> None:
+    """It is cancelled, so that a late confirm is refused."""
+    order = order_of()
+    await bench.reserve(order)
+    bench.fault("stripe", "reset_before", CONFIRM)
+    with pytest.raises(Unavailable):
+        await bench.authorize(order)
+    await undone(bench, order)
+    await void(bench, order)
+
+    assert money(bench) == [("canceled", 0, 0, 0)]
+
+
+async def test_undo_without_a_payment_makes_no_call(bench: Bench) -> None:
+    """It accepts that its step never happened."""
+    order = order_of()
+    await bench.reserve(order)
+    await undone(bench, order)
+
+    assert await void(bench, order) == "no payment was made"
+    assert bench.calls("stripe") == []
+
+
+async def test_undo_waits_for_a_payment_that_is_processing(bench: Bench) -> None:
+    """Neither void nor refund is possible yet."""
+    order = order_of()
+    await bench.bring(order, "authorize")
+    await undone(bench, order)
+    intent = bench.world.stripe.account.intents[(await bench.row(order.id))["payment_intent_id"]]
+    intent.status = "processing"
+    with pytest.raises(Unavailable, match="cannot void yet"):
+        await void(bench, order)
+    intent.status = "requires_capture"
+
+    await void(bench, order)
+    assert intent.status == "canceled"
+
+
+@pytest.mark.parametrize("kind", ["reset_after", "hang_after"])
+@pytest.mark.parametrize(("last", "route"), [("authorize", VOID), ("finalize", REFUND)])
+async def test_an_undo_whose_answer_is_lost(bench: Bench, kind: str, last: str, route: str) -> None:
+    """The next attempt sees what was done, even when Stripe has forgotten the key."""
+    order = order_of()
+    await bench.bring(order, last)
+    await undone(bench, order)
+    bench.fault("stripe", kind, route)
+    with pytest.raises(Unavailable):
+        await void(bench, order)
+    bench.world.stripe.keys.clear()
+    await void(bench, order)
+
+    (book,) = bench.world.books()["payments"]
+    assert (book["authorized"], book["captured"]) == (0, book["refunded"])
+    assert len(bench.world.stripe.account.refunds) == (last == "finalize")
+
+
+async def test_a_pending_refund_is_kept_as_such(bench: Bench) -> None:
+    """It stands; the row of refunds follows what Stripe says later."""
+    order = order_of(paymentMethodId="pm_card_pendingRefund")
+    await bench.bring(order, "finalize")
+    await undone(bench, order)
+    await void(bench, order)
+    (refund,) = bench.world.stripe.account.refunds
+    assert await refunds(bench) == [(1, 5998, "pending")]
+
+    bench.world.stripe.account.settle(refund, succeeds=True)
+    await void(bench, order)
+    assert await refunds(bench) == [(1, 5998, "succeeded")]
+
+
+@pytest.mark.parametrize("card", ["pm_refund_failed", "pm_card_refundFail"])
+async def test_a_failed_refund_is_tried_again_only_on_a_persons_word(bench: Bench, card: str) -> None:
+    """One more attempt per word, each kept with its number."""
+    order = order_of(paymentMethodId=card)
+    await bench.bring(order, "finalize")
+    await undone(bench, order)
+    if card == "pm_card_refundFail":
+        await void(bench, order)  # answered as succeeded; it fails later
+    for _ in range(2):
+        with pytest.raises(Permanent) as failure:
+            await void(bench, order)
+        assert failure.value.type == "refund_failed"
+    assert len(bench.calls("stripe", "/v1/refunds")) == 1
+
+    await park(bench, order)
+    await settle(bench, order, "retry")
+    bench.world.stripe.account.intents[(await bench.row(order.id))["payment_intent_id"]].payment_method = "pm_123"
+    await void(bench, order)
+    await void(bench, order)
+    assert [post["headers"]["idempotency-key"] for post in bench.calls("stripe", "/v1/refunds")] == [
+        "o1:refund:1:1",
+        "o1:refund:2:1",
+    ]
+    assert await refunds(bench) == [(1, 5998, "failed"), (2, 5998, "succeeded")]
+
+
+async def test_a_retry_of_a_refused_refund_is_a_new_one_to_stripe(bench: Bench) -> None:
+    """A refusal that left no refund behind is saved under its key: only an operator's word gets another one."""
+    order = order_of()
+    await bench.bring(order, "finalize")
+    await undone(bench, order)
+    bench.fault("stripe", "status", "POST /v1/refunds", status=400, body=NO_FUNDS)
+    with pytest.raises(Permanent):
+        await void(bench, order)
+
+    await park(bench, order)
+    await settle(bench, order, "retry")
+    await void(bench, order)
+    assert [post["headers"]["idempotency-key"] for post in bench.calls("stripe", "/v1/refunds")] == [
+        "o1:refund:1:1",
+        "o1:refund:2:1",
+    ]
+
+
+async def test_the_word_that_a_refusal_got_is_none_for_a_later_failure(bench: Bench) -> None:
+    """What it led to fails days later: that is no success, nor tried again, whether or not Stripe has the key."""
+    order = order_of()
+    await bench.bring(order, "finalize")
+    await undone(bench, order)
+    bench.fault("stripe", "status", "POST /v1/refunds", status=400, body=NO_FUNDS)
+    with pytest.raises(Permanent):
+        await void(bench, order)
+    await park(bench, order)
+    await settle(bench, order, "retry")
+    await void(bench, order)
+    [refund] = bench.world.stripe.account.refunds.values()
+    bench.world.stripe.account.settle(refund.id, succeeds=False)
+
+    for keys_are_pruned in (False, True):
+        if keys_are_pruned:
+            bench.world.stripe.keys.clear()
+        with pytest.raises(Permanent, match=refund.id):
+            await void(bench, order)
+    assert [*bench.world.stripe.account.refunds] == [refund.id]
+
+
+async def test_a_void_that_was_refused_for_a_moment(bench: Bench) -> None:
+    """Stripe saved the refusal under the key; the payment can be voided now, and is, under the next key."""
+    order = order_of(paymentMethodId="pm_card_authenticationRequired")
+    await bench.bring(order, "authorize")
+    await bench.claim_undo(order)
+    account, intent_id = bench.world.stripe.account, (await bench.row(order.id))["payment_intent_id"]
+    waiting = account.intents[intent_id].status
+
+    account.intents[intent_id].status = "processing"
+    async with open_http(3) as http:
+        client = stripe_client(http, SANDBOX_STRIPE_KEY, f"{bench.sandbox.url}/stripe")
+        with pytest.raises(stripe.InvalidRequestError):
+            await client.v1.payment_intents.cancel_async(intent_id, {}, {"idempotency_key": "o1:void:1"})
+    account.intents[intent_id].status = waiting
+
+    assert await void(bench, order) == f"{intent_id} voided"
+
+
+async def test_what_somebody_refunded_by_hand_counts(bench: Bench) -> None:
+    """Only what is left of the charge is refunded."""
+    order = order_of()
+    await bench.bring(order, "finalize")
+    by_hand = {"payment_intent": (await bench.row(order.id))["payment_intent_id"], "amount": 1000}
+    bench.world.stripe.account.create_refund(CreateRefund.model_validate(by_hand))
+    await undone(bench, order)
+    await void(bench, order)
+
+    assert money(bench) == [("succeeded", 0, 5998, 5998)]
+    assert await refunds(bench) == [(1, 1000, "succeeded"), (2, 4998, "succeeded")]
+
+
+@pytest.mark.parametrize("action", ["skip", "resolved"])
+async def test_an_operators_word_counts_as_done(bench: Bench, action: Any) -> None:
+    """Whoever drives the order afterwards makes no call."""
+    order = order_of()
+    await bench.bring(order, "authorize")
+    await undone(bench, order)
+    await park(bench, order)
+    await settle(bench, order, action)
+    calls = len(bench.calls("stripe"))
+
+    assert await void(bench, order) == f"{action} by ann: looked at it"
+    assert len(bench.calls("stripe")) == calls
+
+
+async def test_shipped_before_the_undo_goes_forward(bench: Bench) -> None:
+    """From undoing back to capturing, twice the same."""
+    order = order_of()
+    await bench.bring(order, "fulfill")
+    await undone(bench, order)
+    for _ in range(2):
+        assert (await bench.do(Payments.resume_capture, order.id)).status == "capturing"
+
+    assert await bench.capture(order)
+    assert await bench.events(order.id) == ["pending", "undoing", "capturing"]
+
+
+async def test_shipped_but_the_authorization_is_gone(bench: Bench) -> None:
+    """A person must decide."""
+    order = order_of()
+    await bench.bring(order, "fulfill")
+    await undone(bench, order)
+    await void(bench, order)
+    with pytest.raises(Permanent) as failure:
+        await bench.do(Payments.resume_capture, order.id)
+
+    assert failure.value.type == "shipped_unpaid"
+    assert await bench.status(order.id) == "undoing"
+
+
+async def test_a_parked_undo_does_not_go_forward(bench: Bench) -> None:
+    """The parked row is a person's; the mark is in the same WHERE."""
+    order = order_of()
+    await bench.bring(order, "fulfill")
+    await undone(bench, order)
+    await park(bench, order)
+
+    assert (await bench.do(Payments.resume_capture, order.id)).status == "undoing"
+
+
+@pytest.mark.parametrize("effect", [True, False], ids=["took effect", "did not"])
+@pytest.mark.parametrize("route", [CREATE, CONFIRM, CAPTURE, VOID, REFUND])
+async def test_a_saved_500_is_settled_by_reading(bench: Bench, route: str, *, effect: bool) -> None:
+    """Stripe repeats it for ever: only if the effect is seen not to have happened is the next key used."""
+    order = order_of()
+    bench.fault("stripe", "saved_500", route, effect=effect)
+    await bench.reserve(order)
+    await twice(bench.authorize, order)
+    await twice(bench.fulfill, order)
+    if route == VOID:
+        await undone(bench, order)
+        await twice(lambda order: void(bench, order), order)
+        assert money(bench) == [("canceled", 0, 0, 0)]
+        return
+    await twice(bench.capture, order)
+    if route == REFUND:
+        await bench.finalize(order)
+        await undone(bench, order)
+        await twice(lambda order: void(bench, order), order)
+    assert money(bench) == [("succeeded", 0, 5998, 5998 if route == REFUND else 0)]
+
+
+# -------------------------------------------------------------------------------------------------------------- helpers
+
+
+def money(bench: Bench) -> list[tuple[str, int, int, int]]:
+    """Of every PaymentIntent: status, authorized, captured, refunded."""
+    books = bench.world.books()["payments"]
+    return [(book["status"], book["authorized"], book["captured"], book["refunded"]) for book in books]
+
+
+async def twice(act: Any, order: Order) -> None:
+    """The attempt that meets the fault may fail; the next one does not."""
+    try:
+        await act(order)
+    except Unavailable:
+        await act(order)
+
+
+async def undone(bench: Bench, order: Order) -> None:
+    """Claimed for its undo, or by the customer's cancel."""
+    await bench.do(OrderState.claim_cancellation, order.id)
+
+
+async def void(bench: Bench, order: Order) -> str:
+    return (await bench.do(Payments.void_payment, order.id)).note
+
+
+async def refunds(bench: Bench) -> list[tuple[int, int, str]]:
+    rows = await bench.pool.fetch("SELECT attempt, amount, status FROM refunds ORDER BY attempt")
+    return [(row["attempt"], row["amount"], row["status"]) for row in rows]
+
+
+async def park(bench: Bench, order: Order) -> None:
+    await bench.do(OrderState.park_order, Park(order_id=order.id, step="void_payment", reason="stuck", workflow_id="w"))
+
+
+async def settle(bench: Bench, order: Order, action: Any) -> None:
+    word = Settlement(order_id=order.id, step="void_payment", action=action, reason="looked at it", by="ann")
+    await bench.do(OrderState.record_resolution, word)

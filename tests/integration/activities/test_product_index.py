@@ -1,0 +1,242 @@
+"""The embeddings of the catalogue: only what is new or changed is asked for, and one index always answers."""
+
+import asyncio
+import hashlib
+from typing import Any
+
+import pytest
+
+from activities import product_index
+from activities.product_index import ProductIndex
+from gateways.openai import LanguageModel
+from orders.errors import Permanent, Unavailable
+from orders.recommendations import IndexBatch, IndexedBatch, IndexProgress, IndexTarget
+from tests.support.activity_bench import Bench, Gate
+from tests.support.catalogue import Catalogue
+
+SMALL = IndexTarget(model="text-embedding-3-small", dimensions=1536)
+SHORT = IndexTarget(model="text-embedding-3-small", dimensions=8)
+LARGE = IndexTarget(model="text-embedding-3-large", dimensions=1536)
+SEEDED = ["1", "2", "3", "4", "5"]
+
+
+@pytest.fixture
+def catalogue(bench: Bench) -> Catalogue:
+    return Catalogue(bench.pool)
+
+
+@pytest.fixture
+def without_key(bench: Bench) -> ProductIndex:
+    model = LanguageModel(None, model="gpt-4o", max_tokens=100)
+    return ProductIndex(bench.database, model, SMALL)
+
+
+async def embed(bench: Bench, target: IndexTarget = SMALL, after: str = "") -> IndexedBatch:
+    return await bench.do(ProductIndex.embed_batch, IndexBatch(target=target, after=after))
+
+
+async def activate(bench: Bench, target: IndexTarget = SMALL) -> bool:
+    return await bench.do(ProductIndex.activate_index, target)
+
+
+def asked(bench: Bench) -> list[list[str]]:
+    """The texts of each request to the model."""
+    return [call["body"]["input"] for call in bench.calls("openai", "/embeddings")]
+
+
+async def test_the_plan_names_the_settings_model_and_counts_the_catalogue(bench: Bench) -> None:
+    """It is what the run's status answers at first."""
+    plan = await bench.do(ProductIndex.plan_index, None)
+
+    assert plan == IndexProgress(target=SMALL, products=5)
+
+
+async def test_new_products_are_embedded_in_one_request(bench: Bench, catalogue: Catalogue) -> None:
+    """Name and description, in the order of the ids; each vector is kept with the hash of its text."""
+    assert await embed(bench) == IndexedBatch(embedded=5, last=None)
+
+    ((first, *_),) = asked(bench)
+    assert first == "Walnut desk organiser\nSix compartments, oiled walnut."
+    stored = await catalogue.vectors()
+    assert sorted(stored) == [(product_id, SMALL.model) for product_id in SEEDED]
+    assert sum(each**2 for each in stored["1", SMALL.model]) == pytest.approx(1)
+    content_hash = await bench.pool.fetchval("SELECT content_hash FROM product_embeddings WHERE product_id = '1'")
+    assert content_hash == hashlib.sha256(first.encode()).hexdigest()
+
+
+async def test_an_unchanged_catalogue_asks_nobody(bench: Bench) -> None:
+    """Nor does a new price."""
+    await embed(bench)
+    await bench.pool.execute("UPDATE products SET price = price + 1")
+
+    assert await embed(bench) == IndexedBatch(embedded=0, last=None)
+    assert len(asked(bench)) == 1
+
+
+@pytest.mark.parametrize("column", ["name", "description"])
+async def test_only_what_changed_is_embedded_anew(bench: Bench, catalogue: Catalogue, column: str) -> None:
+    """And what is new since."""
+    await embed(bench)
+    before = await catalogue.vectors()
+    await bench.pool.execute(f"UPDATE products SET {column} = 'Something else' WHERE id = '3'")  # noqa: S608
+    await catalogue.sell("new")
+
+    assert await embed(bench) == IndexedBatch(embedded=2, last=None)
+    assert [text.count("Something else") for text in asked(bench)[-1]] == [1, 0]
+    after = await catalogue.vectors()
+    assert {key for key in after if before.get(key) != after[key]} == {("3", SMALL.model), ("new", SMALL.model)}
+
+
+async def test_batches_go_through_the_catalogue(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each goes on after the last product that the one before looked at, up to date or not, to the end."""
+    monkeypatch.setattr(product_index, "BATCH", 2)
+    monkeypatch.setattr(product_index, "WINDOW", 3)
+    after: str | None = ""
+    seen = []
+    while after is not None:
+        batch = await embed(bench, after=after)
+        seen.append((batch.embedded, batch.last))
+        after = batch.last
+
+    assert seen == [(2, "2"), (2, "4"), (1, None)]
+    assert [len(texts) for texts in asked(bench)] == [2, 2, 1]
+    assert await embed(bench) == IndexedBatch(embedded=0, last="3")
+    assert await embed(bench, after="3") == IndexedBatch(embedded=0, last=None)
+
+
+async def test_an_empty_catalogue_is_indexed_at_once(bench: Bench) -> None:
+    """There is nothing to wait for."""
+    await bench.pool.execute("TRUNCATE products CASCADE")
+
+    assert await embed(bench) == IndexedBatch(embedded=0, last=None)
+    assert await activate(bench)
+
+
+async def test_a_long_text_is_cut(bench: Bench) -> None:
+    """A batch stays below what one request may hold."""
+    await bench.pool.execute("UPDATE products SET description = repeat('x', 100000)")
+    await embed(bench)
+
+    ((*texts,),) = asked(bench)
+    assert {len(text) for text in texts} == {product_index.MAX_TEXT}
+    assert await embed(bench) == IndexedBatch(embedded=0, last=None)
+
+
+async def test_short_vectors_are_filled_up(bench: Bench, catalogue: Catalogue) -> None:
+    """Zeros change no cosine."""
+    await embed(bench, SHORT)
+
+    vector = (await catalogue.vectors())["1", SHORT.model]
+    assert len(vector) == 1536
+    assert any(vector[:8])
+    assert not any(vector[8:])
+
+
+async def test_an_index_is_used_once_it_is_complete(bench: Bench, catalogue: Catalogue) -> None:
+    """As long as one product lacks its embedding, the old index stays, with its rows."""
+    await embed(bench)
+    assert await activate(bench)
+    await embed(bench, LARGE)
+    await catalogue.sell("late")
+
+    assert not await activate(bench, LARGE)
+    assert await catalogue.active() == ("text-embedding-3-small", 1536)
+    assert len(await catalogue.vectors()) == 10
+
+    await embed(bench, LARGE)
+    assert await activate(bench, LARGE)
+    assert await catalogue.active() == ("text-embedding-3-large", 1536)
+    assert {model for _, model in await catalogue.vectors()} == {"text-embedding-3-large"}
+
+
+async def test_the_index_in_use_stays_in_use(bench: Bench, catalogue: Catalogue) -> None:
+    """A product that has just been added is no reason to search another one."""
+    await embed(bench)
+    assert await activate(bench)
+    await catalogue.sell("late")
+
+    assert await activate(bench)
+
+
+async def test_old_rows_are_deleted_in_small_transactions(
+    bench: Bench, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt that dies after the switch leaves rows that nobody reads; the next one deletes them."""
+    monkeypatch.setattr(product_index, "SWEEP", 2)
+    await embed(bench)
+    await activate(bench)
+    await embed(bench, LARGE)
+    attempt = await bench.stop_at(Gate(before=3), ProductIndex.activate_index, LARGE)
+    attempt.cancel()
+    await asyncio.wait([attempt])
+    assert await catalogue.active() == ("text-embedding-3-large", 1536)
+    assert len(await catalogue.vectors()) == 8
+
+    assert await activate(bench, LARGE)
+    assert len(await catalogue.vectors()) == 5
+
+
+async def test_bad_vectors_leave_nothing_behind(bench: Bench, catalogue: Catalogue) -> None:
+    """Not even those that were good."""
+    body = {"data": [{"index": index, "embedding": [float(index)] * 8} for index in range(5)]}
+    bench.fault("openai", "status", status=200, body=body)
+    with pytest.raises(Permanent) as refused:
+        await embed(bench, SHORT)
+
+    assert refused.value.type == "embeddings_refused"
+    assert await catalogue.vectors() == {}
+
+
+async def test_runs_at_the_same_time_do_no_harm(bench: Bench, catalogue: Catalogue) -> None:
+    """Whoever is second writes the same rows again."""
+    gate = Gate(before=2)
+    late = await bench.stop_at(gate, ProductIndex.embed_batch, IndexBatch(target=SMALL))
+    await embed(bench)
+    assert await activate(bench)
+    gate.opened.set()
+
+    assert (await late).embedded == 5
+    assert len(await catalogue.vectors()) == 5
+    await asyncio.gather(*(embed(bench, LARGE) for _ in range(5)))
+    assert await asyncio.gather(*(activate(bench, LARGE) for _ in range(5))) == [True] * 5
+    assert len(await catalogue.vectors()) == 5
+
+
+async def test_a_product_that_goes_meanwhile(bench: Bench, catalogue: Catalogue) -> None:
+    """The batch fails as a whole, and is right the next time."""
+    await catalogue.sell("gone")
+    gate = Gate(before=2)
+    late = await bench.stop_at(gate, ProductIndex.embed_batch, IndexBatch(target=SMALL))
+    await bench.pool.execute("DELETE FROM inventory WHERE product_id = 'gone'")
+    await bench.pool.execute("DELETE FROM products WHERE id = 'gone'")
+    gate.opened.set()
+    with pytest.raises(Unavailable):
+        await late
+
+    assert await embed(bench) == IndexedBatch(embedded=5, last=None)
+
+
+async def test_without_a_key_what_is_up_to_date_stays_so(bench: Bench, without_key: ProductIndex) -> None:
+    """Only a product to embed is a reason to fail."""
+    await embed(bench)
+    assert (await without_key.embed_batch(IndexBatch(target=SMALL))).embedded == 0
+
+    await bench.pool.execute("UPDATE products SET name = 'Something else'")
+    with pytest.raises(Permanent, match="OPENAI_API_KEY is empty"):
+        await without_key.embed_batch(IndexBatch(target=SMALL))
+
+
+HOSTILE: dict[str, Any] = {
+    "SQL": "'); DROP TABLE products; --",
+    "JSON": '"], "model": "x", "input": ["',
+    "unicode": "Łódź 東京 🏠 \u202e",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+async def test_any_text_is_a_text(bench: Bench, text: str) -> None:
+    """It arrives as it was written, and does nothing on the way."""
+    await bench.pool.execute("UPDATE products SET name = $1, description = '' WHERE id = '1'", text)
+    assert (await embed(bench)).embedded == 5
+    assert asked(bench)[0][0] == f"{text}\n"
+    assert (await embed(bench)).embedded == 0

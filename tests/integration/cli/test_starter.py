@@ -1,0 +1,297 @@
+"""The command line: what it starts, what it says, how it ends."""
+
+import json
+import uuid
+from pathlib import Path
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.workflowservice.v1 import ListWorkflowExecutionsRequest, RegisterNamespaceRequest
+from temporalio.service import RPCError
+from temporalio.testing import WorkflowEnvironment
+
+from orders.errors import Permanent
+from tests.integration.cli.conftest import Starter
+from tests.support.shop import Shop, an_order, eventually, new_order_id
+
+DECLINED = "pm_card_chargeDeclined"
+NOBODY = "127.0.0.1:1"
+
+
+def a_file(folder: Path, **changes: object) -> str:
+    file = folder / "order.json"
+    file.write_text(json.dumps(an_order(**changes)))
+    return str(file)
+
+
+async def test_an_order_is_placed_from_a_file(shop: Shop, program: Starter, tmp_path: Path) -> None:
+    """The outcome and the link for people, exit status 0."""
+    order_id = new_order_id()
+    said = await program("process-order", a_file(tmp_path), "--order-id", order_id)
+
+    assert said.status == 0, said
+    assert said.out.startswith(f"{order_id} is placed")
+    assert f"http://127.0.0.1:8233/namespaces/default/workflows/{order_id}" in said.out
+    assert await shop.status(order_id) == "processing"
+
+
+async def test_an_order_is_placed_from_standard_input(shop: Shop, starter: Starter) -> None:
+    """With --json standard output is the outcome in the reference's names, with an order id of our making."""
+    said = await starter("process-order", "-", "--json", stdin=json.dumps(an_order()))
+
+    assert said.status == 0, said
+    outcome = said.json
+    assert outcome["success"]
+    assert outcome["paymentIntent"].startswith("pi_")
+    assert await shop.status(outcome["orderId"]) == "processing"
+
+
+async def test_a_business_no_is_exit_status_1(shop: Shop, starter: Starter, tmp_path: Path) -> None:
+    """Why, for people and for scripts."""
+    order_id, file = new_order_id(), a_file(tmp_path, paymentMethodId=DECLINED)
+    said = await starter("process-order", file, "--order-id", order_id)
+    assert (said.status, said.out.splitlines()[0]) == (1, f"{order_id} is not placed: card declined")
+
+    again = await starter("process-order", file, "--order-id", order_id, "--json")
+    assert (again.status, again.json["errorCode"]) == (1, "card_declined")
+    assert await shop.stock() == (100, 0)
+
+
+async def test_a_technical_failure_is_exit_status_3(shop: Shop, starter: Starter, tmp_path: Path) -> None:
+    """The order failed and was undone; the link leads to its story."""
+    shop.hooks.fail("request_fulfillment", Permanent("no", type="fulfillment_refuses_us"))
+    said = await starter("process-order", a_file(tmp_path))
+
+    assert said.status == 3, said
+    assert await shop.stock() == (100, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "problems"),
+    [
+        (b"", ["input: must be JSON"]),
+        (b"{", ["input: must be JSON"]),
+        (b"\xff\xfe\xfa", ["input: must be JSON"]),
+        (b"[1, 2]", ["input: must be an object"]),
+        (b" " * 100_000, ["input: must be at most 65536 bytes"]),
+        (
+            json.dumps(an_order(customerEmail="nobody", items=[{"productId": "1", "quantity": 0}])).encode(),
+            ["customerEmail: ", "items[0].quantity: "],
+        ),
+        (json.dumps(an_order()).replace("29.99", "NaN").encode(), ["input: must be JSON"]),
+    ],
+)
+async def test_bad_input_is_refused_before_anything(starter: Starter, content: bytes, problems: list[str]) -> None:
+    """Exit status 2, a line for each field, and Temporal, which is out of reach here, is not even asked."""
+    said = await starter("process-order", "-", stdin=content, TEMPORAL_ADDRESS=NOBODY)
+
+    lines = said.err.splitlines()
+    assert said.status == 2, said
+    assert [line[: len(problem)] for line, problem in zip(lines, problems, strict=True)] == problems
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(("name", "problem"), [("absent.json", "No such file"), (".", "Is a directory")])
+async def test_a_bad_file_is_one_line(starter: Starter, name: str, problem: str) -> None:
+    """What is wrong with which file."""
+    said = await starter("process-order", name, TEMPORAL_ADDRESS=NOBODY)
+
+    assert said.status == 2, said
+    assert said.err.splitlines() == [said.err.strip()]
+    assert said.err.startswith(f"{name}: {problem}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("process-order",),
+        ("process-order", "-", "--order-id", "a:b"),
+        ("cancel-order", "a:b"),
+        ("cancel-order", "o1", "--email", "nobody"),
+        ("list", "--stage", "nowhere"),
+        ("resolve", "o1", "--step", "void_payment", "--reason", "so"),
+        ("resolve", "o1", "--step", "void_payment", "--reason", "so", "--retry", "--skip"),
+    ],
+)
+async def test_bad_arguments_are_exit_status_2(starter: Starter, arguments: tuple[str, ...]) -> None:
+    """Nothing is asked of Temporal, and something is said."""
+    said = await starter(*arguments, stdin=json.dumps(an_order()), TEMPORAL_ADDRESS=NOBODY)
+
+    assert said.status == 2, said
+    assert said.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("process-order", "-"),
+        ("cancel-order", "o1"),
+        ("status", "o1"),
+        ("list",),
+        ("stuck",),
+        ("resolve", "o1", "--step", "void_payment", "--retry", "--reason", "so"),
+        ("demo",),
+        ("check-inventory",),
+        ("recommend", "cus_123"),
+        ("index-products",),
+        ("schedules", "apply"),
+        ("schedules", "list"),
+        ("schedules", "pause", "index-products", "--reason", "so"),
+        ("schedules", "resume", "index-products"),
+        ("schedules", "trigger", "index-products"),
+    ],
+    ids=" ".join,
+)
+async def test_temporal_out_of_reach_is_one_line(starter: Starter, command: tuple[str, ...]) -> None:
+    """Exit status 4; with --json the error is JSON."""
+    said = await starter(*command, "--json", stdin=json.dumps(an_order()), TEMPORAL_ADDRESS=NOBODY)
+
+    assert said.status == 4, said
+    assert said.err.startswith("Temporal is out of reach at TEMPORAL_ADDRESS")
+    assert said.err.splitlines() == [said.err.strip()]
+    assert said.json["error"] == said.err.strip()
+
+
+async def test_the_program_ends_with_that_status(program: Starter) -> None:
+    """A process of its own, with all it had to say and no traceback."""
+    said = await program("list", "--json", TEMPORAL_ADDRESS=NOBODY)
+
+    assert said.status == 4, said
+    assert said.err.splitlines() == [said.err.strip()]
+    assert said.json["error"] == said.err.strip()
+
+
+async def test_a_bad_setting_is_named(starter: Starter) -> None:
+    """A setting that cannot be is bad input."""
+    said = await starter("list", HTTP_TIMEOUT_SECONDS="never")
+    assert said.status == 2
+    assert said.err.startswith("HTTP_TIMEOUT_SECONDS: ")
+
+
+async def test_without_a_worker_it_says_so(temporal: WorkflowEnvironment, starter: Starter) -> None:
+    """Exit status 4, and the run exists."""
+    namespace = await an_empty_namespace(temporal)
+    said = await starter(
+        "process-order", "-", "--order-id", "o1", stdin=json.dumps(an_order()), TEMPORAL_NAMESPACE=namespace
+    )
+    assert said.status == 4, said
+    assert said.err.startswith("order o1 is kept by Temporal, but no worker polls the task queue `orders`")
+
+    shown = await starter("status", "o1", TEMPORAL_NAMESPACE=namespace)
+    assert shown.status == 0, shown
+    assert "running" in shown.out
+    assert "no worker answers" in shown.out
+
+
+async def an_empty_namespace(temporal: WorkflowEnvironment) -> str:
+    """One in which no worker ever was."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    request = RegisterNamespaceRequest(namespace=name, workflow_execution_retention_period=Duration(seconds=86_400))
+    await temporal.client.workflow_service.register_namespace(request)
+
+    async def is_known() -> bool:
+        try:
+            await temporal.client.workflow_service.list_workflow_executions(
+                ListWorkflowExecutionsRequest(namespace=name, page_size=1)
+            )
+        except RPCError:
+            return False
+        return True
+
+    await eventually(is_known, "the namespace is known")
+    return name
+
+
+async def test_a_parked_order_from_the_alarm_to_the_end(shop: Shop, starter: Starter, tmp_path: Path) -> None:
+    """Exit status 5 while it is parked; `stuck` says what to do; a retry ends it."""
+    order_id = new_order_id()
+    shop.hooks.fail("void_payment", Permanent("the bank is closed", type="refund_failed"))
+    said = await starter("process-order", a_file(tmp_path, paymentMethodId=DECLINED), "--order-id", order_id)
+    assert (said.status, said.out.splitlines()[0]) == (5, f"{order_id} is not placed: undo parked")
+    assert (await starter("status", order_id)).status == 5
+
+    async def is_listed() -> bool:
+        found = await starter("stuck", "--json")
+        ours = [each for each in found.json if each["run"]["orderId"] == order_id]
+        assert not ours or (found.status == 5 and ours[0]["parked"] == ["void_payment"])
+        return bool(ours)
+
+    await eventually(is_listed, "the run is listed as stuck")
+    shown = await starter("stuck")
+    assert "void_payment" in shown.out
+    assert f"starter.py resolve {order_id} --step" in shown.out
+
+    word = ("--step", "void_payment", "--retry", "--reason", "the bank is open", "--by", "ada")
+    wrong = await starter("resolve", order_id, "--step", "release_stock", "--skip", "--reason", "so", "--json")
+    assert (wrong.status, wrong.json["error"]) == (
+        1,
+        f"release_stock of {order_id} is not parked; parked is: void_payment",
+    )
+    assert (await starter("resolve", order_id, *word)).status == 0
+
+    assert not (await shop.client.get_workflow_handle(order_id).result())["success"]
+    assert await shop.status(order_id) == "rejected"
+    assert (await starter("resolve", order_id, *word)).status == 1
+
+
+async def test_a_parked_cancel_is_resolved_where_it_is_parked(shop: Shop, starter: Starter) -> None:
+    """The run that waits is cancel-order's, and a skip ends it; the operator is on record."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    shop.hooks.fail("void_payment", Permanent("no", type="refund_failed"))
+    assert (await starter("cancel-order", order_id)).status == 5
+
+    word = ("--step", "void_payment", "--skip", "--reason", "paid in cash", "--by", "ada")
+    said = await starter("resolve", order_id, *word, "--json")
+    assert said.status == 0, said
+    outcome = await shop.client.get_workflow_handle(f"cancel-order:{order_id}").result()
+    assert outcome["cancelled"]
+    assert await shop.pool.fetchval("SELECT actor FROM resolutions WHERE order_id = $1", order_id) == "ada"
+
+
+async def test_an_order_is_cancelled(shop: Shop, starter: Starter) -> None:
+    """Exit status 0 the first time, 1 with the reason the second."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    said = await starter("cancel-order", order_id, "--email", "customer@example.com")
+    assert (said.status, said.out.splitlines()[0]) == (0, f"{order_id} is cancelled")
+
+    again = await starter("cancel-order", order_id, "--json")
+    assert (again.status, again.json["reason"]) == (1, "already_cancelled")
+    shown = await starter("status", order_id, "--json")
+    assert [(run["workflow"], run["stage"]) for run in shown.json] == [
+        ("process-order", "completed"),
+        ("cancel-order", "rejected"),
+    ]
+    assert await shop.stock() == (100, 0)
+
+
+async def test_an_order_is_listed_with_its_link(shop: Shop, starter: Starter) -> None:
+    """The newest runs, of one stage if asked."""
+    order_id = new_order_id()
+    await shop.place(an_order(paymentMethodId=DECLINED), order_id)
+
+    async def is_listed() -> bool:
+        return order_id in (await starter("list", "--stage", "rejected")).out
+
+    await eventually(is_listed, "the run is listed")
+    said = await starter("list", "--limit", "1", "--json")
+    assert said.status == 0
+    assert len(said.json) == 1
+    assert said.json[0]["link"].endswith(f"{said.json[0]['runId']}/history")
+
+
+async def test_an_unknown_order_is_exit_status_1(shop: Shop, starter: Starter) -> None:
+    """For a look and for a cancel alike."""
+    order_id = new_order_id()
+    said = await starter("status", order_id)
+    assert (said.status, said.err.strip()) == (1, f"Temporal knows no order {order_id}")
+    cancelled = await starter("cancel-order", order_id, "--json")
+    assert (cancelled.status, cancelled.json["reason"]) == (1, "unknown_order")
+    assert await shop.status(order_id) is None
+
+
+async def test_the_help_says_what_the_exit_statuses_mean(starter: Starter) -> None:
+    """Of every command."""
+    assert "Exit status" in (await starter("--help")).out
+    assert "Exit status" in (await starter("process-order", "--help")).out

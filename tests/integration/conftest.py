@@ -1,0 +1,28 @@
+"""A bench as new for every test: the database emptied and seeded, the sandbox reset; opening both takes longer."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from deploy.local.postgres import Postgres
+from sandbox.server import serve
+from tests.support.activity_bench import Bench, open_bench, open_clients
+from tests.support.servers import SEED, copy_database
+from tests.support.shop import settings_for
+
+
+@pytest.fixture(scope="session")
+async def session_bench(postgres: Postgres) -> AsyncIterator[Bench]:
+    async with copy_database(postgres) as url, serve() as sandbox:
+        settings = settings_for(url, sandbox)
+        async with open_clients(settings) as clients, open_bench(settings, sandbox, clients) as opened:
+            yield opened
+
+
+@pytest.fixture
+async def bench(session_bench: Bench) -> Bench:
+    session_bench.world.reset()
+    session_bench.database.gate = None
+    await session_bench.pool.execute("TRUNCATE products, orders, order_events, embedding_index CASCADE")
+    await session_bench.pool.execute(SEED.read_text())
+    return session_bench

@@ -1,0 +1,151 @@
+"""The gateway to the language model: what goes out, what is taken for an answer, and its errors in our words."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from config.settings import SANDBOX_OPENAI_KEY
+from gateways.http import open_http
+from gateways.openai import KEY_REFUSED, LanguageModel, Unusable, openai_client
+from orders.errors import Permanent, Unavailable
+from orders.recommendations import IndexTarget
+from tests.support.activity_bench import Bench
+
+TARGET = IndexTarget(model="text-embedding-3-small", dimensions=8)
+PROMPT = "the text that was sent"
+SCHEMA = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+
+
+@pytest.fixture
+async def model(bench: Bench) -> AsyncIterator[LanguageModel]:
+    """The sandbox's, impatient."""
+    async with open_http(3) as http:
+        client = openai_client(http, SANDBOX_OPENAI_KEY, f"{bench.sandbox.url}/openai/v1")
+        yield LanguageModel(client, model="gpt-4o", max_tokens=100)
+
+
+def vectors(*rows: Any) -> dict[str, Any]:
+    """An answer with these embeddings."""
+    return {"data": [{"index": index, "embedding": row} for index, row in enumerate(rows)]}
+
+
+def completion(message: Any, finish_reason: str = "stop") -> dict[str, Any]:
+    return {"choices": [{"index": 0, "message": message, "finish_reason": finish_reason}]}
+
+
+async def test_texts_become_vectors_of_length_1(bench: Bench, model: LanguageModel) -> None:
+    """In the order of the texts, in one request; whatever length the model gave them, however large."""
+    assert len(await model.embed(["a lamp", "a pen"], TARGET)) == 2
+    bench.fault("openai", "status", status=200, body=vectors([3e200, 4e200, 0, 0, 0, 0, 0, 0]))
+    assert await model.embed(["a lamp"], TARGET) == [pytest.approx([0.6, 0.8, 0, 0, 0, 0, 0, 0])]
+
+    first, _ = bench.calls("openai", "/embeddings")
+    assert first["body"] == {
+        "model": TARGET.model,
+        "input": ["a lamp", "a pen"],
+        "dimensions": 8,
+        "encoding_format": "float",
+    }
+
+
+EIGHT = [1.0] * 8
+BAD_VECTORS: dict[str, Any] = {
+    "no JSON": "<html>down</html>",
+    "another form": {"vectors": []},
+    "none": vectors(),
+    "one too many": vectors(EIGHT, EIGHT),
+    "another order": {"data": [{"index": 1, "embedding": EIGHT}]},
+    "too short": vectors([1.0] * 7),
+    "too long": vectors([1.0] * 9),
+    "no direction": vectors([0.0] * 8),
+    "infinite": '{"data": [{"index": 0, "embedding": [1e999, 0, 0, 0, 0, 0, 0, 0]}]}',
+    "no number": vectors([None, *[0.0] * 7]),
+}
+
+
+@pytest.mark.parametrize("body", BAD_VECTORS.values(), ids=BAD_VECTORS)
+async def test_bad_vectors_are_refused(bench: Bench, model: LanguageModel, body: Any) -> None:
+    """Asking again would not help; the message quotes nothing."""
+    bench.fault("openai", "status", status=200, body=body)
+    with pytest.raises(Permanent) as refused:
+        await model.embed([PROMPT], TARGET)
+
+    assert refused.value.type == "embeddings_refused"
+    assert PROMPT not in str(refused.value)
+
+
+UNUSABLE: dict[str, tuple[Any, str]] = {
+    "no JSON": ("<html>down</html>", "there is none"),
+    "no choice": ({"choices": []}, "there is none"),
+    "another form": ({"output": "x"}, "there is none"),
+    "cut off": (completion({"content": "{"}, "length"), "it is cut off"),
+    "withheld": (completion({"content": None}, "content_filter"), "it is withheld"),
+    "a refusal": (completion({"content": None, "refusal": "I can't"}), "it is a refusal"),
+}
+
+
+@pytest.mark.parametrize(("body", "problem"), UNUSABLE.values(), ids=UNUSABLE)
+async def test_what_is_no_answer(bench: Bench, model: LanguageModel, body: Any, problem: str) -> None:
+    """A problem in a few words, for another ask."""
+    bench.fault("openai", "status", status=200, body=body)
+    with pytest.raises(Unusable) as unusable:
+        await model.answer("Say it.", PROMPT, SCHEMA)
+
+    assert str(unusable.value) == problem
+
+
+ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "a refused key": ({"kind": "status", "status": 401}, Unavailable, KEY_REFUSED),
+    "a key without the right": ({"kind": "status", "status": 403}, Unavailable, KEY_REFUSED),
+    "a limit": ({"kind": "status", "status": 429}, Unavailable, "openai_unavailable"),
+    "an outage": ({"kind": "status", "status": 500}, Unavailable, "openai_unavailable"),
+    "a proxy's outage": ({"kind": "status", "status": 503, "body": "<html>"}, Unavailable, "openai_unavailable"),
+    "a redirect": ({"kind": "status", "status": 302}, Unavailable, "openai_unavailable"),
+    "a lost answer": ({"kind": "reset_after"}, Unavailable, "openai_unavailable"),
+    "no answer": ({"kind": "hang_before"}, Unavailable, "openai_unavailable"),
+    "a bad request": ({"kind": "status", "status": 400}, Permanent, "openai_refused"),
+    "an unknown model": ({"kind": "status", "status": 404}, Permanent, "openai_refused"),
+    "one too large": ({"kind": "status", "status": 413}, Permanent, "openai_refused"),
+    "an unprocessable one": ({"kind": "status", "status": 422}, Permanent, "openai_refused"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+@pytest.mark.parametrize("call", ["embed", "answer"])
+async def test_errors_in_our_words(bench: Bench, model: LanguageModel, name: str, call: str) -> None:
+    """One request, never repeated by the SDK; neither the request nor the key is in the message."""
+    fault, error, kind = ERRORS[name]
+    quoting = {"error": {"code": PROMPT, "message": f"{PROMPT} {SANDBOX_OPENAI_KEY}", "type": "x", "param": None}}
+    bench.fault("openai", **({"body": quoting} | fault))
+    with pytest.raises(error) as raised:
+        await (model.embed([PROMPT], TARGET) if call == "embed" else model.answer("Say it.", PROMPT, SCHEMA))
+
+    assert getattr(raised.value, "type", None) == kind
+    assert len(bench.calls("openai")) == 1
+    for told in (str(raised.value), repr(raised.value), repr(raised.value.__cause__)):
+        assert PROMPT not in told
+        assert SANDBOX_OPENAI_KEY not in told
+
+
+async def test_the_limits_retry_after_is_kept(bench: Bench, model: LanguageModel) -> None:
+    """Temporal waits as long as OpenAI asks; the code helps whoever reads the message."""
+    body = {"error": {"code": "insufficient_quota", "message": "x", "type": "x", "param": None}}
+    bench.fault("openai", "status", status=429, headers={"Retry-After": "7"}, body=body)
+    with pytest.raises(Unavailable, match="HTTP 429 insufficient_quota") as limited:
+        await model.answer("Say it.", PROMPT, SCHEMA)
+
+    assert limited.value.next_retry_delay is not None
+    assert limited.value.next_retry_delay.total_seconds() == 7
+
+
+async def test_without_a_key_nobody_is_asked(bench: Bench) -> None:
+    """No client is made, whatever else the environment holds."""
+    async with open_http(3) as http:
+        client = openai_client(http, "", f"{bench.sandbox.url}/openai/v1")
+        model = LanguageModel(client, model="gpt-4o", max_tokens=100)
+        with pytest.raises(Permanent, match="OPENAI_API_KEY is empty"):
+            await model.embed(["a"], TARGET)
+
+    assert not model.is_there
+    assert bench.calls("openai") == []

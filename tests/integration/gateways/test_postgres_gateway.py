@@ -1,0 +1,105 @@
+"""PostgreSQL's troubles in our words: an outage heals, a bug does not, and no value is quoted."""
+
+import asyncio
+
+import pytest
+
+from gateways.postgres import Database, open_pool
+from orders.errors import Unavailable
+from tests.support.activity_bench import Bench, order_of
+
+KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> $1"
+
+
+async def test_a_connection_that_is_cut_is_an_outage(bench: Bench) -> None:
+    """Inside a transaction nothing of it stays; the next attempt has a new connection."""
+
+    async def cut_off() -> None:
+        async with bench.database.transaction() as connection:
+            await connection.execute("UPDATE inventory SET quantity = 0")
+            await kill(bench)
+            await connection.execute("SELECT 1")
+
+    with pytest.raises(Unavailable) as outage:
+        await cut_off()
+    assert outage.value.type == "database_unavailable"
+    assert (await bench.reserve(order_of())).status == "pending"
+
+
+async def test_idle_connections_that_were_cut_lose_no_order(bench: Bench) -> None:
+    """A restart of PostgreSQL between two attempts costs at most one of them."""
+    await bench.reserve(order_of())
+    await kill(bench)
+    try:
+        row = await bench.reserve(order_of())
+    except Unavailable:
+        row = await bench.reserve(order_of())
+
+    assert row.status == "pending"
+    assert await bench.stock() == (98, 2)
+
+
+async def test_a_database_that_cannot_be_reached_is_an_outage(database_url: str) -> None:
+    """Also while the pool waits for a connection."""
+    pool = await open_pool(database_url, 1)
+    try:
+        await pool.close()
+        with pytest.raises(Unavailable):
+            async with Database(pool).transaction():
+                pass
+    finally:
+        pool.terminate()
+
+
+@pytest.mark.parametrize(
+    ("statement", "error", "words"),
+    [
+        ("SELECT pg_sleep(9)", Unavailable, "database: QueryCanceledError"),
+        (
+            "INSERT INTO inventory VALUES ('1', 'secret', 1)",
+            Unavailable,
+            "database: UniqueViolationError inventory_pkey",
+        ),
+        (
+            "UPDATE inventory SET quantity = -1234567",
+            Unavailable,
+            "database: CheckViolationError inventory_quantity_check",
+        ),
+        ("SELECT * FROM no_such_table", Unavailable, "database: UndefinedTableError"),
+        ("SELECT 'secret'::integer", Unavailable, "database: InvalidTextRepresentationError"),
+    ],
+)
+async def test_errors_name_what_is_broken_and_quote_nothing(
+    bench: Bench, statement: str, error: type[Unavailable], words: str
+) -> None:
+    """PostgreSQL's own message holds the values; ours does not."""
+
+    async def execute() -> None:
+        async with bench.database.transaction() as connection:
+            await connection.execute("SET LOCAL statement_timeout = 50")
+            await connection.execute(statement)
+
+    with pytest.raises(error) as raised:
+        await execute()
+    assert raised.value.message == words
+
+
+async def test_a_deadlock_is_worth_another_try(bench: Bench) -> None:
+    """Two transactions that lock in opposite order: one of them is told to try again."""
+    both = asyncio.Barrier(2)
+
+    async def lock(first: str, second: str) -> None:
+        async with bench.database.transaction() as connection:
+            await connection.execute("SET LOCAL deadlock_timeout = 10")
+            await connection.execute("SELECT 1 FROM inventory WHERE product_id = $1 FOR UPDATE", first)
+            await both.wait()
+            await connection.execute("SELECT 1 FROM inventory WHERE product_id = $1 FOR UPDATE", second)
+
+    ends = await asyncio.gather(lock("1", "2"), lock("2", "1"), return_exceptions=True)
+    assert [str(end) for end in ends if end] == ["database_unavailable: database: DeadlockDetectedError"]
+
+
+async def kill(bench: Bench) -> None:
+    """Terminate every connection to the database but the one that does it."""
+    async with bench.pool.acquire() as connection:
+        await connection.fetch(KILL, connection.get_server_pid())

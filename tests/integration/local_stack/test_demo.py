@@ -1,0 +1,71 @@
+"""The demo, on a stack of its own."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from temporalio.testing import WorkflowEnvironment
+
+from deploy.local.postgres import temporary_folder
+from deploy.local.process import ROOT
+from deploy.local.stack import Ports, Stack
+
+DEADLINE = 100
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with temporary_folder() as folder:
+        yield folder
+
+
+async def demo(environment: dict[str, str]) -> tuple[int, str, str]:
+    """`starter.py demo --json`: its exit status, what it says to scripts, what it shows people."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "starter.py", "demo", "--json"),
+        cwd=ROOT,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), DEADLINE)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_the_demo_twice_on_the_same_data(folder: Path) -> None:
+    """Every order ends as expected, each with its link, and the books balance; the second time no less."""
+    stack = Stack(folder, Ports.free(), fast=True)
+    environment = stack.environment({"PATH": os.environ["PATH"]})
+    async with stack.running(), stack.programs(environment):
+        for _ in range(2):
+            status, out, shown = await demo(environment)
+            report = json.loads(out)
+
+            assert status == 0, shown
+            assert report["passed"]
+            assert [part["got"] for part in report["parts"]] == [part["expected"] for part in report["parts"]]
+            assert len({part["orderId"] for part in report["parts"]}) == 8
+            assert all(part["link"] in shown for part in report["parts"])
+            assert report["violations"] == []
+            assert "✗" not in shown
+
+        deliveries = [json.loads(line) for line in (stack.logs / "webhooks.log").read_text().splitlines()]
+        applied = [each["type"] for each in deliveries if each.get("outcome") == "applied"]
+        assert "payment_intent.amount_capturable_updated" in applied
+
+
+async def test_the_demo_is_for_the_sandbox_alone(temporal: WorkflowEnvironment) -> None:
+    """With a Stripe key of one's own nothing is played."""
+    address = temporal.client.service_client.config.target_host
+    environment = {"PATH": os.environ["PATH"], "STRIPE_SECRET_KEY": "sk_test_own", "TEMPORAL_ADDRESS": address}
+    status, _, said = await demo(environment)
+    assert (status, said) == (2, "STRIPE_SECRET_KEY: the demo is for the sandbox alone\n")

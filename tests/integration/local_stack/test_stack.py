@@ -1,0 +1,201 @@
+"""The whole stack, as `make up` runs it: what it leaves behind, what it refuses, what it says."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+from temporalio.client import Client
+
+from client.orders import cancel_order, submit_order
+from config.settings import Settings
+from config.temporal import plugin
+from deploy.local.postgres import temporary_folder
+from deploy.local.process import HOST, ROOT, StackError
+from deploy.local.stack import Ports, Stack
+from tests.support.shop import an_order
+
+DEADLINE = 60
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with temporary_folder() as folder:
+        yield folder
+
+
+@asynccontextmanager
+async def supervisor(stack: Stack) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`python -m deploy.local.stack up` on the stack's folder and ports."""
+    ports = [f"--{name}-port={port}" for name, port in stack.ports]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "deploy.local.stack", "up", f"--data-dir={stack.data_dir}", *ports),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def serving(process: asyncio.subprocess.Process) -> dict[int, str]:
+    """Wait until a supervisor has shown its addresses, and return the processes that it holds."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    async with asyncio.timeout(DEADLINE):
+        while b"Logs" not in (line := await process.stdout.readline()):
+            assert line, (await process.stderr.read()).decode()
+    return descendants(process.pid)
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """The living processes below a process, with their command lines."""
+    found: dict[int, str] = {}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found[int(child)] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
+        found |= descendants(int(child))
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a late attempt does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+async def test_the_life_of_a_stack(folder: Path) -> None:
+    """A folder has one stack; SIGKILL leaves no process; the next stack finds the data; SIGTERM is an orderly end."""
+    stack = Stack(folder, Ports.free(), fast=True)
+    async with supervisor(stack) as first:
+        children = await serving(first)
+        with pytest.raises(StackError, match=rf"in use by another stack, process {first.pid}\."):
+            async with Stack(folder, Ports.free()).running():
+                pass
+        connection = await asyncpg.connect(stack.postgres.url())
+        await connection.execute("CREATE TABLE kept ()")
+        await connection.close()
+        first.kill()
+        await eventually(lambda: not any(map(alive, children)))
+    async with supervisor(stack) as second:
+        children = await serving(second)
+        connection = await asyncpg.connect(stack.postgres.url())
+        await connection.execute("SELECT FROM kept")
+        await connection.close()
+        second.terminate()
+        assert await asyncio.wait_for(second.wait(), DEADLINE) == 0
+        assert not any(map(alive, children))
+
+
+async def test_the_order_of_yesterday_can_be_cancelled(folder: Path) -> None:
+    """After SIGKILL of everything the next stack refunds what the one before charged: the sandbox remembers too."""
+    stack = Stack(folder, Ports.free(), fast=True)
+    async with supervisor(stack) as first:
+        children = await serving(first)
+        placed = await submit_order(await client(stack), "yesterday", an_order())
+        assert placed.success
+        first.kill()
+        await eventually(lambda: not any(map(alive, children)))
+    async with supervisor(stack) as second:
+        await serving(second)
+        async with asyncio.timeout(DEADLINE):
+            cancelled = await cancel_order(await client(stack), "yesterday")
+        assert (cancelled.cancelled, cancelled.refunded) == (True, True)
+
+
+async def client(stack: Stack) -> Client:
+    return await Client.connect(stack.temporal.address, plugins=[plugin()])
+
+
+async def test_nothing_is_restarted_silently(folder: Path) -> None:
+    """When one child dies, the others are stopped and the one is named, with exit status 1 and no traceback."""
+    async with supervisor(Stack(folder, Ports.free())) as process:
+        children = await serving(process)
+        os.kill(next(pid for pid, command in children.items() if "-m sandbox" in command), signal.SIGKILL)
+        _, errors = await asyncio.wait_for(process.communicate(), DEADLINE)
+        assert errors.decode().startswith("The sandbox was killed by SIGKILL.")
+        assert b"Traceback" not in errors
+        assert process.returncode == 1
+        assert not any(map(alive, children))
+
+
+async def test_an_interrupted_start_leaves_nobody(folder: Path) -> None:
+    """Ctrl-C while the stack is still starting ends it as well, and is no error."""
+    async with supervisor(Stack(folder, Ports.free())) as process:
+        await eventually(lambda: any("initdb" in command for command in descendants(process.pid).values()))
+        children = descendants(process.pid)
+        process.send_signal(signal.SIGINT)
+        _, errors = await asyncio.wait_for(process.communicate(), DEADLINE)
+        assert errors == b""
+        assert process.returncode == 0
+        await eventually(lambda: not any(map(alive, children)))
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted_by"),
+    [("postgres", "Postgres"), ("temporal", "Temporal"), ("ui", "Temporal's Web UI"), ("sandbox", "The sandbox")],
+)
+async def test_a_taken_port_is_a_message(folder: Path, name: str, wanted_by: str) -> None:
+    """A port that somebody else serves is named with what wanted it, and whatever had started is stopped."""
+    stack = Stack(folder, Ports.free(), fast=True)
+    port = getattr(stack.ports, name)
+    before = descendants(os.getpid())
+    with socket.create_server((HOST, port)), pytest.raises(StackError, match=f"^{wanted_by} needs port {port} of"):
+        async with stack.running():
+            pass
+    assert descendants(os.getpid()) == before
+
+
+async def test_a_taken_port_of_the_web_process_is_a_message(folder: Path) -> None:
+    """It is the one program of ours that listens."""
+    stack = Stack(folder, Ports.free())
+    port = stack.ports.webhooks
+    with (
+        socket.create_server((HOST, port)),
+        pytest.raises(StackError, match=f"^The web process needs port {port} of"),
+    ):
+        async with stack.webhooks({}):
+            pass
+
+
+def test_the_ports_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program with no settings at all finds the stack on its default ports."""
+    environment = Stack().environment({})
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = Settings()
+    for name in environment:
+        monkeypatch.delenv(name)
+    assert (found.stripe_base, found.openai_base) == (Settings().stripe_base, Settings().openai_base)
+    bases = {"stripe_api_base", "openai_base_url"}
+    assert found.model_dump(exclude=bases) == Settings().model_dump(exclude=bases)
+
+
+def test_given_external_services_win_but_never_a_given_database_or_engine() -> None:
+    """One's own keys reach Stripe and OpenAI; orders never reach another database or Temporal than the stack's."""
+    stack = Stack()
+    keys = {"STRIPE_SECRET_KEY": "sk_test_own", "OPENAI_API_KEY": "sk-own"}
+    given = keys | {"EMAIL_SERVICE_URL": "http://mail", "HOME": "/home/me"}
+    environment = stack.environment(given | {"DATABASE_URL": "postgresql://live", "TEMPORAL_API_KEY": "cloud"})
+    assert environment.items() >= given.items()
+    assert environment["DATABASE_URL"] == stack.postgres.url()
+    assert not environment.keys() & {"STRIPE_API_BASE", "OPENAI_BASE_URL", "TEMPORAL_API_KEY"}
+    for key, base in (("STRIPE_SECRET_KEY", "OPENAI_BASE_URL"), ("OPENAI_API_KEY", "STRIPE_API_BASE")):
+        assert stack.environment({key: keys[key]})[base] == stack.sandbox.settings[base]

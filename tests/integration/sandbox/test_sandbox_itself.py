@@ -1,0 +1,196 @@
+"""The sandbox's own side: journal, books, page, reset, and the process."""
+
+import asyncio
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Final
+
+import httpx
+import pytest
+import stripe
+
+from sandbox.faults import Fault
+from sandbox.server import Running, serve
+
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+ROOT: Final = Path(__file__).parents[3]
+SLOW: Final = ("/email/send", "/slack/webhook")
+MARKUP: Final = "<script>alert('1')</script>"
+
+
+async def pay(client: stripe.StripeClient, order: str, amount: int = 2999, currency: str = "usd") -> str:
+    intent = await client.v1.payment_intents.create_async(
+        {
+            "amount": amount,
+            "currency": currency,
+            "payment_method": "pm_card_visa",
+            "confirm": True,
+            "metadata": {"order_id": order},
+        },
+        {"idempotency_key": f"{order}:pay:{amount}"},
+    )
+    return intent.id
+
+
+# ------------------------------------------------------------------------------------------------- journal, books, page
+
+
+async def test_the_journal_has_every_request_and_no_secret(
+    client: stripe.StripeClient, http: httpx.AsyncClient
+) -> None:
+    """Service, method, path, body, key and status are there; credentials and client secrets are not."""
+    intent_id = await pay(client, "order-1")
+    await http.post("/fulfillment/orders", json={}, headers={"Authorization": "Bearer hush", "Cookie": "hush"})
+    answer = await http.get("/_sandbox/journal")
+    created, refused = answer.json()
+    assert (created["service"], created["method"], created["path"]) == ("stripe", "POST", "/v1/payment_intents")
+    assert (created["status"], created["replayed"], created["fault"]) == (200, False, None)
+    assert created["headers"]["idempotency-key"] == "order-1:pay:2999"
+    assert created["body"]["metadata"] == {"order_id": "order-1"}
+    assert (refused["service"], refused["status"]) == ("fulfillment", 422)
+    for secret in ("hush", "sk_test", "authorization", "cookie", f"{intent_id}_secret"):
+        assert secret not in answer.text.lower()
+
+
+async def test_the_journal_marks_replays_faults_and_silence(
+    sandbox: Running, client: stripe.StripeClient, http: httpx.AsyncClient
+) -> None:
+    """A replay says so; a request that got no answer has no status and names its fault."""
+    intent_id = await pay(client, "order-1")
+    await pay(client, "order-1")
+    sandbox.world.faults.add(Fault(service="stripe", kind="reset_after"))
+    with pytest.raises(stripe.APIConnectionError):
+        await client.v1.payment_intents.retrieve_async(intent_id)
+    entries = (await http.get("/_sandbox/journal")).json()
+    assert [(each["status"], each["replayed"], each["fault"]) for each in entries] == [
+        (200, False, None),
+        (200, True, None),
+        (None, False, "reset_after"),
+    ]
+
+
+async def test_the_journal_can_be_read_by_order(client: stripe.StripeClient, http: httpx.AsyncClient) -> None:
+    """Also requests that name the payment only belong to its order."""
+    mine, other = await pay(client, "order-mine"), await pay(client, "order-other")
+    for each in (mine, other):
+        await client.v1.payment_intents.retrieve_async(each)
+    entries = (await http.get("/_sandbox/journal", params={"order": "order-mine"})).json()
+    assert [each["path"] for each in entries] == ["/v1/payment_intents", f"/v1/payment_intents/{mine}"]
+
+
+async def test_the_books_add_up_by_order(client: stripe.StripeClient, http: httpx.AsyncClient) -> None:
+    """What was authorized, captured and refunded, per payment and per order."""
+    first = await pay(client, "order-1")
+    second = await pay(client, "order-1", 500)
+    await client.v1.refunds.create_async({"payment_intent": second, "amount": 200})
+    books = (await http.get("/_sandbox/books")).json()
+    assert books["orders"]["order-1"] == {
+        "authorized": 0,
+        "captured": 3499,
+        "refunded": 200,
+        "refund_pending": 0,
+        "currency": "usd",
+        "payment_intents": [first, second],
+    }
+    assert [(each["id"], each["captured"], each["refunded"]) for each in books["payments"]] == [
+        (first, 2999, 0),
+        (second, 500, 200),
+    ]
+
+
+async def test_the_page_shows_the_money_and_escapes_markup(
+    client: stripe.StripeClient, http: httpx.AsyncClient
+) -> None:
+    """Whatever customers write is shown as text."""
+    await pay(client, MARKUP)
+    await pay(client, "order-2", 500, "jpy")
+    await http.post("/email/send", json={"to": f"{MARKUP}@example.com", "template": MARKUP, "data": {MARKUP: MARKUP}})
+    await http.post("/slack/webhook", json={"text": MARKUP})
+    await http.post(f"/analytics/{MARKUP}", json=MARKUP)
+    page = await http.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "<script" not in page.text
+    assert page.text.count("&lt;script&gt;") >= 6
+    assert "29.99 usd" in page.text
+    assert "500 jpy" in page.text
+
+
+async def test_a_reset_forgets_everything(
+    sandbox: Running, client: stripe.StripeClient, http: httpx.AsyncClient
+) -> None:
+    """Money, keys, faults and journal: a new world."""
+    await pay(client, "order-1")
+    sandbox.world.faults.add(Fault(service="stripe", kind="reset_before", times=None))
+    assert (await http.post("/_sandbox/reset")).status_code == 204
+    assert (await http.get("/_sandbox/books")).json()["payments"] == []
+    assert (await http.get("/_sandbox/journal")).json() == []
+    assert await pay(client, "order-1")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/_sandbox/authenticate/pi_unknown", {"outcome": "succeed"}, 404),
+        ("/_sandbox/authenticate/pi_unknown", {"outcome": "maybe"}, 422),
+        ("/_sandbox/expire/pi_unknown", {}, 404),
+        ("/_sandbox/settle/re_unknown", {"outcome": "fail"}, 404),
+        ("/_sandbox/settings", {"fulfillment_forgets_cancels": True}, 422),
+    ],
+)
+async def test_what_cannot_be_played_is_refused(
+    http: httpx.AsyncClient, path: str, body: dict[str, object], status: int
+) -> None:
+    """A typing error in a test is an error, not a silent nothing."""
+    assert (await http.post(path, json=body)).status_code == status
+
+
+# ---------------------------------------------------------------------------------------------------------- the process
+
+
+async def test_stopping_waits_for_nobody(until: Until) -> None:
+    """Requests that hang or are delayed are cut off when the sandbox stops."""
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=None, trust_env=False))  # noqa: S113  they wait
+        async with serve() as running:
+            running.world.faults.add(Fault(service="email", kind="hang_before"))
+            running.world.faults.add(Fault(service="slack", kind="delay", seconds=3600))
+            waiting = [asyncio.create_task(http.post(f"{running.url}{path}", json={})) for path in SLOW]
+            await until(lambda: len(list(running.world.journal.about())) == len(SLOW))
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [isinstance(each, httpx.TransportError) for each in ended] == [True, True]
+
+
+async def start(*arguments: str) -> Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "sandbox", *arguments, cwd=ROOT, stdout=PIPE, stderr=PIPE
+    )
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+async def test_the_process_says_where_it_is_and_stops_when_told(stop: signal.Signals) -> None:
+    """`python -m sandbox` serves until SIGTERM or SIGINT and leaves without a word."""
+    process = await start("--port", "0")
+    try:
+        assert process.stdout
+        url = (await process.stdout.readline()).decode().split()[-1]
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+            assert (await http.get("/_sandbox/health")).json() == {"status": "ok"}
+            process.send_signal(stop)
+            assert await process.communicate() == (b"", b"")
+        assert process.returncode == 0
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+
+
+async def test_a_taken_port_is_one_clear_line(playground: Running) -> None:
+    """Exit status 1 and a message that names the port, no traceback."""
+    port = playground.url.rpartition(":")[2]
+    process = await start("--port", port)
+    _, said = await process.communicate()
+    assert process.returncode == 1
+    assert said.decode().splitlines() == [f"The sandbox cannot listen on port {port}: Address already in use"]

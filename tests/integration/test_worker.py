@@ -1,0 +1,174 @@
+"""The worker as a process: it says what it lacks, and it finishes what it has begun."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+from config.temporal import plugin
+from deploy.local.postgres import Postgres
+from deploy.local.process import Child, Command, binary, free_ports, running
+from orders.models import OrderOutcome
+from orders.names import PROCESS_ORDER, TASK_QUEUE
+from sandbox.faults import Fault
+from sandbox.server import Running, serve
+from tests.support.shop import an_order, eventually
+from worker import CannotStart, check_search_attributes
+
+ROOT = Path(__file__).parents[2]
+
+
+@asynccontextmanager
+async def a_worker(log: Path, **environment: str) -> AsyncIterator[Child]:
+    command = Command(
+        name="The worker", argv=(sys.executable, "worker.py"), log=log, env={**os.environ, **environment}, grace=40
+    )
+    async with running(command) as child:
+        yield child
+
+
+def closed_port() -> int:
+    return free_ports(1)[0]
+
+
+def addresses(temporal: WorkflowEnvironment, database_url: str, sandbox: Running) -> dict[str, str]:
+    return {
+        "TEMPORAL_ADDRESS": temporal.client.service_client.config.target_host,
+        "DATABASE_URL": database_url,
+        "STRIPE_API_BASE": f"{sandbox.url}/stripe",
+        "FULFILLMENT_API": f"{sandbox.url}/fulfillment",
+        "EMAIL_SERVICE_URL": f"{sandbox.url}/email",
+        "ANALYTICS_URL": f"{sandbox.url}/analytics",
+        "SLACK_WEBHOOK": f"{sandbox.url}/slack/webhook",
+    }
+
+
+def confirmations(sandbox: Running) -> int:
+    return sum(entry["path"].endswith("/confirm") for entry in sandbox.world.journal.about("drained"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"STRIPE_SECRET_KEY": "sk_live_canary"}, "ALLOW_LIVE_STRIPE"),
+        ({"STRIPE_SECRET_KEY": "rk_live_canary", "ALLOW_LIVE_STRIPE": "true", "STRIPE_API_BASE": "http://x"}, "leak"),
+        ({"PAYMENT_CAPTURE": "never"}, "PAYMENT_CAPTURE"),
+        ({"TEMPORAL_ADDRESS": "127.0.0.1:{closed}"}, "TEMPORAL_ADDRESS"),
+        ({"DATABASE_URL": "postgresql://orders:canary@127.0.0.1:{closed}/orders"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "{empty}"}, "make migrate"),
+    ],
+    ids=["live key", "live key elsewhere", "bad setting", "no Temporal", "no Postgres", "no migrations"],
+)
+async def test_refuses_to_start(
+    environment: dict[str, str], message: str, temporal: WorkflowEnvironment, postgres: Postgres, tmp_path: Path
+) -> None:
+    """One line that names what is wrong, no secret in it, and exit status 1."""
+    log, places = tmp_path / "worker.log", {"closed": closed_port(), "empty": postgres.url("postgres")}
+    base = {"TEMPORAL_ADDRESS": temporal.client.service_client.config.target_host}
+    given = {name: value.format(**places) for name, value in environment.items()}
+
+    async with a_worker(log, **(base | given)) as worker:
+        assert await worker.wait() == 1
+
+    said = log.read_text().strip()
+    assert message in said
+    assert "canary" not in said
+    assert "Traceback" not in said
+    assert len(said.splitlines()) == 1
+
+
+async def test_refuses_a_server_without_the_search_attributes() -> None:
+    """Otherwise every workflow task would fail for ever."""
+    async with await WorkflowEnvironment.start_local(
+        plugins=[plugin()], dev_server_existing_path=binary("temporal"), dev_server_log_level="error"
+    ) as bare:
+        with pytest.raises(CannotStart, match="CustomerId, NeedsAttention, OrderStage"):
+            await check_search_attributes(bare.client)
+
+
+class Line:
+    """A line to a server that breaks under the next thing said once it is `frail`; the ones after it hold."""
+
+    def __init__(self, target: str) -> None:
+        self.host, self.port = target.split(":")
+        self.frail = False
+        self.broken = 0
+        self._ends: list[asyncio.Future[Any]] = []
+
+    def cut(self) -> None:
+        for end in self._ends:
+            end.cancel()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, onward = await asyncio.open_connection(self.host, int(self.port))
+        both = asyncio.gather(self._say(reader, onward), self._pass_on(there, writer), return_exceptions=True)
+        self._ends.append(both)
+        try:
+            with suppress(asyncio.CancelledError):
+                await both
+        finally:
+            writer.close()
+            onward.close()
+
+    async def _say(self, reader: asyncio.StreamReader, onward: asyncio.StreamWriter) -> None:
+        while said := await reader.read(65_536):
+            if self.frail:
+                self.frail, self.broken = False, self.broken + 1
+                break
+            onward.write(said)
+        onward.close()
+
+    async def _pass_on(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while said := await there.read(65_536):
+            writer.write(said)
+        writer.close()
+
+
+async def test_a_line_to_temporal_that_breaks_is_no_reason_not_to_start(temporal: WorkflowEnvironment) -> None:
+    """The question is asked again over another connection."""
+    line = Line(temporal.client.service_client.config.target_host)
+    async with await asyncio.start_server(line, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        client = await Client.connect(f"127.0.0.1:{port}", plugins=[plugin()])
+        line.frail = True
+
+        await check_search_attributes(client)
+        line.cut()
+
+    assert line.broken == 1
+
+
+async def test_a_worker_told_to_stop_finishes_its_step(
+    temporal: WorkflowEnvironment, database_url: str, tmp_path: Path
+) -> None:
+    """SIGTERM drains: the confirmation under way is answered, once, and the next worker goes on at once."""
+    async with serve() as sandbox:
+        environment = addresses(temporal, database_url, sandbox)
+        slow = Fault(service="stripe", route="*/confirm", kind="delay", seconds=1.5, order="drained")
+        sandbox.world.faults.add(slow)
+
+        async def is_confirming() -> bool:
+            return confirmations(sandbox) > 0
+
+        async with a_worker(tmp_path / "first.log", **environment) as first:
+            handle = await temporal.client.start_workflow(
+                PROCESS_ORDER, an_order(), id="drained", task_queue=TASK_QUEUE, result_type=OrderOutcome
+            )
+            await eventually(is_confirming, "Stripe is being asked")
+            os.kill(first.pid, 15)
+            assert await first.wait() == 0
+        async with a_worker(tmp_path / "second.log", **environment):
+            outcome = await asyncio.wait_for(handle.result(), 25)
+
+        assert outcome.success
+        assert confirmations(sandbox) == 1
+        said = [json.loads(line) for line in (tmp_path / "first.log").read_text().splitlines()]
+        assert said[-1]["event"] == "worker stopped"

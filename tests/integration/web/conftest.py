@@ -1,0 +1,47 @@
+"""A shop with its web process, for a whole module."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from temporalio.testing import WorkflowEnvironment
+
+from deploy.local.postgres import Postgres
+from sandbox.webhooks import Target
+from tests.support.servers import copy_database
+from tests.support.shop import open_shop
+from tests.support.web import Web
+from webhooks import open_webhooks, serve
+
+
+@pytest.fixture(scope="module")
+async def module_web(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Web]:
+    """A run that waits for its customer looks by itself after an hour: within a test only a webhook wakes it."""
+    patient: dict[str, Any] = {"http_timeout_seconds": 5, "authentication_poll_seconds": 3600}
+    async with (
+        copy_database(postgres) as database,
+        open_shop(database, temporal, **patient) as shop,
+        open_webhooks(shop.settings, shop.client, task_queue=shop.task_queue) as app,
+        serve(app, "127.0.0.1", 0) as url,
+        httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as http,
+    ):
+        yield Web(shop, url, http)
+
+
+@pytest.fixture
+async def web(module_web: Web) -> AsyncIterator[Web]:
+    """As good as new; the sandbox tells it nothing."""
+    await module_web.shop.clear()
+    module_web.shop.world.courier.attempts.clear()
+    await module_web.shop.pool.execute("TRUNCATE webhook_events")
+    yield module_web
+    module_web.shop.world.tell(None)
+    await module_web.shop.world.courier.idle()
+
+
+@pytest.fixture
+def told(web: Web) -> Web:
+    """The sandbox tells it everything, as Stripe and the warehouse do."""
+    web.shop.world.tell(Target(url=web.url))
+    return web

@@ -1,0 +1,367 @@
+"""Events from Stripe: hints that wake, and that bring refunds up to date; what they claim is never believed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from temporalio.client import Client, Interceptor, OutboundInterceptor, StartWorkflowInput, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
+
+from config.temporal import plugin
+from deploy.local.postgres import Postgres
+from orders.models import Stage
+from orders.names import RECONCILE_NOW
+from sandbox.faults import Fault
+from tests.support.invariants import assert_invariants
+from tests.support.scenarios import Run, ending_of, is_running, until_attempts, until_stage
+from tests.support.shop import Shop, an_order, eventually
+from tests.support.web import Web, an_event
+from webhooks import open_webhooks, serve
+
+O = "o1"  # noqa: E741 (the one order of each test)
+
+THREE_D_SECURE = an_order(paymentMethodId="pm_card_authenticationRequired")
+REFUND_PENDING = an_order(paymentMethodId="pm_card_pendingRefund")
+
+
+async def waiting(shop: Shop) -> Run:
+    """An order whose customer is asked to authenticate the payment."""
+    run = await shop.start(THREE_D_SECURE, O)
+    await until_stage(run, Stage.AWAITING_CUSTOMER)
+    return run
+
+
+async def refunded_later(web: Web) -> str:
+    """A cancelled order whose refund is under way: the refund's id."""
+    assert (await web.shop.place(REFUND_PENDING, O)).success
+    assert (await web.shop.cancel(O)).reason == "refund_pending"
+    (refund,) = web.shop.world.stripe.account.refunds
+    return refund
+
+
+async def refund_status(shop: Shop) -> str:
+    return str(await shop.pool.fetchval("SELECT status FROM refunds WHERE order_id = $1", O))
+
+
+async def reconciliation(shop: Shop) -> str | None:
+    """The last run of reconcile-orders in this shop."""
+    try:
+        run = await shop.client.get_workflow_handle(RECONCILE_NOW).describe()
+    except RPCError:
+        return None
+    return run.run_id if run.task_queue == shop.task_queue else None
+
+
+# ------------------------------------------------------------------------------------------------- the sandbox tells it
+
+
+async def test_an_authenticated_order_goes_on_at_once(told: Web) -> None:
+    """The customer is back from the bank; nobody had to poll."""
+    run = await waiting(told.shop)
+    await told.admin(f"authenticate/{await told.intent_of(O)}", "succeed")
+    ending = await ending_of(run)
+    assert (ending.how, ending.code) == ("completed", None)
+    await assert_invariants(told.shop, O)
+
+
+async def test_a_failed_authentication_ends_the_order_at_once(told: Web) -> None:
+    """A business no, as soon as the bank says so."""
+    run = await waiting(told.shop)
+    await told.admin(f"authenticate/{await told.intent_of(O)}", "fail")
+    assert (await ending_of(run)).code == "authentication_failed"
+    await assert_invariants(told.shop, O)
+
+
+@pytest.mark.parametrize("kind", ["duplicate", "reorder", "delay"])
+async def test_deliveries_that_repeat_overtake_or_tarry_change_nothing(told: Web, kind: str) -> None:
+    """Every event of an order's life, through authentication, capture and refund."""
+    fault = Fault.model_validate({"service": "webhooks", "kind": kind, "times": None, "seconds": 0.2})
+    told.shop.world.faults.add(fault)
+    run = await waiting(told.shop)
+    await told.admin(f"authenticate/{await told.intent_of(O)}", "succeed")
+    if kind == "reorder":
+        told.shop.world.faults.clear()  # nothing follows that the last one could be overtaken by
+    assert (await ending_of(run)).code is None
+    assert (await told.shop.cancel(O)).refunded
+    told.shop.world.faults.clear()
+    await told.shop.world.courier.idle()
+
+    await assert_invariants(told.shop, O)
+    assert await told.shop.events(O) == ["pending", "capturing", "processing", "cancelling", "cancelled"]
+    kept = await told.kept()
+    assert len(kept) == len(set(kept)) == 4
+    assert {attempt.status for attempt in told.shop.world.courier.attempts} == {200}
+
+
+async def test_without_any_webhook_the_order_ends(told: Web) -> None:
+    """Dropped for good: the run looks by itself."""
+    told.shop.world.faults.add(Fault(service="webhooks", kind="drop", times=None))
+    run = await waiting(told.shop)
+    await told.admin(f"authenticate/{await told.intent_of(O)}", "succeed")
+    await told.shop.advance(run, timedelta(minutes=16))
+    assert (await ending_of(run)).code is None
+    assert await told.kept() == []
+
+
+@pytest.mark.parametrize(("outcome", "status"), [("succeed", "succeeded"), ("fail", "failed")])
+async def test_a_pending_refund_is_followed_to_its_end(told: Web, outcome: str, status: str) -> None:
+    """The row, the order's events, and for one that failed somebody who looks into it."""
+    refund = await refunded_later(told)
+    before = await reconciliation(told.shop)
+    await told.admin(f"settle/{refund}", outcome)
+    await told.shop.world.courier.idle()
+
+    assert await refund_status(told.shop) == status
+    assert await told.notes(O) == [f"refund {refund} {status}"]
+    assert (await reconciliation(told.shop) != before) == (status == "failed")
+
+
+# -------------------------------------------------------------------------------------------------------- by hand: once
+
+
+async def test_a_duplicate_is_answered_without_another_look(web: Web) -> None:
+    """Its id is known: Stripe is not asked again."""
+    assert (await web.shop.place(order_id=O)).success
+    intent = await web.intent_of(O)
+    first = await web.stripe("payment_intent.succeeded", intent, "evt_1")
+    calls = len(list(web.shop.world.journal.about()))
+    second = await web.stripe("payment_intent.succeeded", intent, "evt_1")
+
+    assert [(each.status_code, each.json()["outcome"]) for each in (first, second)] == [
+        (200, "applied"),
+        (200, "duplicate"),
+    ]
+    assert len(list(web.shop.world.journal.about())) == calls
+    assert await web.kept() == [("payment_intent.succeeded", O)]
+
+
+async def test_twenty_at_once_take_effect_once(web: Web) -> None:
+    """All are answered 200, one of them applied it."""
+    refund = await refunded_later(web)
+    await web.admin(f"settle/{refund}", "fail")
+    answers = await asyncio.gather(*(web.stripe("refund.failed", refund, "evt_1") for _ in range(20)))
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert sorted(answer.json()["outcome"] for answer in answers) == ["applied", *["duplicate"] * 19]
+    assert await web.notes(O) == [f"refund {refund} failed"]
+    assert await web.kept() == [("refund.failed", O)]
+
+
+async def test_an_older_look_does_not_take_a_refund_back(web: Web) -> None:
+    """One delivery reads `pending` and tarries; another one reads `failed` and is faster."""
+    refund = await refunded_later(web)
+    slow = Fault(service="stripe", route="GET /v1/refunds", kind="delay", seconds=60, after_effect=True)
+    web.shop.world.faults.add(slow)
+    tarrying = asyncio.create_task(web.stripe("refund.updated", refund, "evt_pending"))
+
+    async def has_looked() -> bool:
+        return not web.shop.world.faults.pending()
+
+    await eventually(has_looked, "the first delivery has read the refund")
+    await web.admin(f"settle/{refund}", "fail")
+    assert (await web.stripe("refund.failed", refund)).json()["outcome"] == "applied"
+    web.shop.world.faults.clear()
+
+    assert (await tarrying).json()["outcome"] == "applied"
+    assert await refund_status(web.shop) == "failed"
+    assert await web.notes(O) == [f"refund {refund} failed"]
+
+
+async def test_any_order_of_arrival_gives_the_same(web: Web) -> None:
+    """`created` and `updated` after `failed`: each finds what is, not what was."""
+    refund = await refunded_later(web)
+    await web.admin(f"settle/{refund}", "succeed")
+    await web.admin(f"settle/{refund}", "fail")
+    for kind in ("refund.failed", "charge.refund.updated", "refund.updated", "refund.created"):
+        assert (await web.stripe(kind, refund)).status_code == 200
+
+    assert await refund_status(web.shop) == "failed"
+    assert await web.notes(O) == [f"refund {refund} failed"]
+
+
+# ------------------------------------------------------------------------------------------- by hand: nothing believed
+
+
+async def test_a_claim_to_be_paid_is_not_believed(web: Web) -> None:
+    """The payload says succeeded, the payment says otherwise: the run looks, and waits on."""
+    run = await waiting(web.shop)
+    intent = await web.intent_of(O)
+    claims: dict[str, Any] = {"status": "succeeded", "amount_received": 5998, "metadata": {"order_id": O}}
+    assert (await web.stripe("payment_intent.succeeded", intent, **claims)).status_code == 200
+    await until_attempts(web.shop, "read_payment", 1)
+
+    assert await is_running(run)
+    assert await web.shop.status(O) == "pending"
+    await run.terminate()
+
+
+async def test_a_claim_about_another_order_is_not_believed(web: Web) -> None:
+    """Which order it is, the payment says where it lives."""
+    refund = await refunded_later(web)
+    await web.shop.place(order_id="other")
+    claims: dict[str, Any] = {
+        "status": "failed",
+        "metadata": {"order_id": "other"},
+        "payment_intent": await web.intent_of("other"),
+    }
+    assert (await web.stripe("refund.failed", refund, **claims)).json()["outcome"] == "applied"
+
+    assert await web.kept() == [("refund.failed", O)]
+    assert await refund_status(web.shop) == "pending"
+    assert await web.notes("other") == []
+
+
+async def test_a_payment_that_its_order_does_not_know(web: Web) -> None:
+    """It names an order of ours, but was not made by it: kept, and nothing is done."""
+    await web.shop.place(order_id=O)
+    form = {"amount": "500", "currency": "usd", "payment_method": "pm_123", "metadata[order_id]": O, "confirm": "true"}
+    async with httpx.AsyncClient(base_url=web.shop.sandbox.url, trust_env=False) as http:
+        key = {"Authorization": "Bearer sk_test_sandbox"}
+        intent = (await http.post("/stripe/v1/payment_intents", data=form, headers=key)).json()["id"]
+    answer = await web.stripe("payment_intent.succeeded", intent)
+
+    assert (answer.status_code, answer.json()["outcome"]) == (200, "not ours")
+    assert await web.kept() == [("payment_intent.succeeded", None)]
+
+
+@pytest.mark.parametrize("about", ["pi_unknown", "re_unknown"])
+async def test_an_object_that_stripe_does_not_know(web: Web, about: str) -> None:
+    """Kept, so that it does not come for days, and nothing is done."""
+    for outcome in ("not ours", "duplicate"):
+        answer = await web.stripe("refund.failed", about, "evt_1")
+        assert (answer.status_code, answer.json()["outcome"]) == (200, outcome)
+
+
+@pytest.mark.parametrize("kind", ["customer.created", "payment_intent.created", "payment_intent.partially_funded"])
+async def test_an_unknown_type_is_none_of_our_business(web: Web, kind: str) -> None:
+    """200, whatever it is about, and Stripe is not asked."""
+    answer = await web.stripe(kind, None)
+    assert (answer.status_code, answer.json()["outcome"]) == (200, "unknown type")
+    assert await web.kept() == []
+    assert list(web.shop.world.journal.about()) == []
+
+
+# ------------------------------------------------------------------------------------------------------------- outages
+
+
+@pytest.mark.parametrize("route", ["GET /v1/refunds/*", "GET /v1/payment_intents/*", "GET /v1/refunds"])
+@pytest.mark.parametrize("status", [400, 401, 429, 500])
+async def test_stripe_out(web: Web, route: str, status: int) -> None:
+    """Nothing is kept, and the next delivery does it all."""
+    refund = await refunded_later(web)
+    await web.admin(f"settle/{refund}", "fail")
+    web.shop.world.faults.add(Fault(service="stripe", route=route, kind="status", status=status))
+    answer = await web.stripe("refund.failed", refund, "evt_1")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "30")
+    assert await web.kept() == []
+    assert await refund_status(web.shop) == "pending"
+
+    assert (await web.stripe("refund.failed", refund, "evt_1")).json()["outcome"] == "applied"
+    assert await refund_status(web.shop) == "failed"
+
+
+async def test_postgres_out(web: Web, postgres: Postgres) -> None:
+    """Neither events nor health are answered with a yes; the next delivery does it all."""
+    refund = await refunded_later(web)
+    await web.admin(f"settle/{refund}", "fail")
+    name = web.shop.settings.database_url.get_secret_value().rpartition("/")[2].partition("?")[0]
+    server = await asyncpg.connect(postgres.url("postgres"))
+    await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    await server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+    try:
+        assert (await web.stripe("refund.failed", refund, "evt_1")).status_code == 503
+        assert (await web.http.get("/healthz")).status_code == 503
+    finally:
+        await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        await server.close()
+    assert await web.kept() == []
+
+    assert (await web.stripe("refund.failed", refund, "evt_1")).json()["outcome"] == "applied"
+    assert (await web.http.get("/healthz")).status_code == 200
+    assert await refund_status(web.shop) == "failed"
+
+
+@asynccontextmanager
+async def a_bridge(target: str) -> AsyncIterator[str]:
+    """An address that leads to another, until the block is left."""
+    host, _, port = target.rpartition(":")
+    writers: list[asyncio.StreamWriter] = []
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(carry(reader, back), carry(there, writer), return_exceptions=True)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def another(web: Web, client: Client) -> AsyncIterator[Web]:
+    """A second web process of the shop, with a client of its own to Temporal."""
+    async with (
+        open_webhooks(web.shop.settings, client, task_queue=web.shop.task_queue) as app,
+        serve(app, "127.0.0.1", 0) as url,
+        httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as http,
+    ):
+        yield Web(web.shop, url, http)
+
+
+@pytest.mark.parametrize("kind", ["payment_intent.succeeded", "refund.failed"])
+async def test_temporal_out(web: Web, kind: str) -> None:
+    """Nothing is kept until the run can be told."""
+    if kind == "refund.failed":
+        about = await refunded_later(web)
+        await web.admin(f"settle/{about}", "fail")
+    else:
+        await waiting(web.shop)
+        about = await web.intent_of(O)
+    body = an_event("stripe", kind, about)
+    async with a_bridge(web.shop.client.service_client.config.target_host) as address:
+        client = await Client.connect(address, plugins=[plugin()])
+    async with another(web, client) as cut_off:
+        assert (await cut_off.post("stripe", body)).status_code == 503
+    assert await web.kept() == []
+
+    assert (await web.post("stripe", body)).json()["outcome"] == "applied"
+    assert await web.kept() == [(kind, O)]
+
+
+class NoStarts(Interceptor):
+    """Temporal goes away between the signal and the start."""
+
+    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:  # noqa: A002
+        return NoStart(next)
+
+
+class NoStart(OutboundInterceptor):
+    async def start_workflow(self, input: StartWorkflowInput) -> WorkflowHandle[Any, Any]:  # noqa: A002
+        raise RPCError(f"no {input.workflow}", RPCStatusCode.UNAVAILABLE, b"")
+
+
+async def test_a_failed_refund_is_not_kept_until_it_is_looked_into(web: Web) -> None:
+    """Its row, its event and the run that follows it: all of them, or none."""
+    refund = await refunded_later(web)
+    await web.admin(f"settle/{refund}", "fail")
+    body = an_event("stripe", "refund.failed", refund)
+    async with another(web, Client(**web.shop.client.config() | {"interceptors": [NoStarts()]})) as cut_off:
+        assert (await cut_off.post("stripe", body)).status_code == 503
+    assert (await web.kept(), await refund_status(web.shop), await web.notes(O)) == ([], "pending", [])
+
+    assert (await web.post("stripe", body)).json()["outcome"] == "applied"
+    assert await refund_status(web.shop) == "failed"

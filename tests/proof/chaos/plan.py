@@ -1,0 +1,210 @@
+"""What is to happen, drawn from a seed alone: who orders what, and what strikes which part of the stack when.
+
+Blows fall when a certain order begins, not at a time of day, so that a slow machine meets the same plan.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from hashlib import sha256
+from random import Random
+from typing import Any, Final, Literal, TypeVar
+
+from orders.models import Model
+from orders.names import CANCEL_ORDER, PROCESS_ORDER
+
+WORKERS: Final = 3
+HOT: Final = "5"  # the product that everybody wants
+HOT_SHARE: Final = 0.2  # of all orders
+ORDERS_PER_HOT_UNIT: Final = 12
+
+T = TypeVar("T")
+
+Customer = Literal["authenticates", "fails", "leaves"]
+ON_PROCESSES: Final = {"kill", "stop", "restart", "cut"}
+Act = Literal["kill", "stop", "restart", "script", "cut", "terminate", "cancel", "sweep"]
+
+ACCEPTED: Final = "pm_card_visa"
+ASKS: Final = "pm_card_threeDSecure2Required"
+CARDS: Final = {
+    ACCEPTED: 64,
+    ASKS: 18,
+    "pm_card_chargeDeclined": 8,
+    "pm_card_chargeDeclinedInsufficientFunds": 2,
+    "pm_card_pendingRefund": 8,
+}
+STREETS: Final = {"123 Main St": 94, "1 Refuse Street": 6}
+
+
+class Errand(Model):
+    """One order and all that its customer does about it; times are seconds after it began, None: never."""
+
+    order_id: str
+    card: str
+    street: str
+    product: str
+    quantity: int
+    customer: Customer
+    submits: int
+    cancels: tuple[float, ...] = ()
+    ships: bool = False
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The order as a client sends it."""
+        return {
+            "customerId": f"cus_{self.order_id}",
+            "customerEmail": f"{self.order_id}@example.com",
+            "items": [{"productId": self.product, "quantity": self.quantity}],
+            "paymentMethodId": self.card,
+            "shippingAddress": {"street": self.street, "city": "San Francisco", "state": "CA", "zip": "94102"},
+        }
+
+
+class Blow(Model):
+    """What happens as the order of that number begins. `target` is a part, a fault's route, or empty.
+
+    `seconds` is how long a part is down or stopped, or a run has run; `times` is how often a scripted fault strikes.
+    """
+
+    order: int
+    act: Act
+    target: str = ""
+    fault: str = ""
+    seconds: float = 0
+    times: int = 1
+
+    @property
+    def kind(self) -> str:
+        """In words, for whoever counts: of a script the external service and the fault, not the route."""
+        return " ".join(filter(None, (self.act, self.target.split(" ")[0].split(".")[0], self.fault)))
+
+    @property
+    def is_on_a_process(self) -> bool:
+        return self.act in ON_PROCESSES
+
+
+class Plan(Model):
+    seed: int
+    capture: Literal["manual", "automatic"]
+    errands: tuple[Errand, ...]
+    blows: tuple[Blow, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same plan."""
+        return sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+    @cached_property
+    def blows_of(self) -> Mapping[int, Sequence[Blow]]:
+        """Those that fall as the order of that number begins."""
+        found = defaultdict(list)
+        for blow in self.blows:
+            found[blow.order].append(blow)
+        return found
+
+    @property
+    def hot_units(self) -> int:
+        return max(1, len(self.errands) // ORDERS_PER_HOT_UNIT)
+
+
+def draw_plan(seed: int, orders: int, orders_per_blow: int) -> Plan:
+    """The plan of a seed for so many orders; even seeds capture automatically."""
+    random = Random(seed)  # noqa: S311  what is wanted is the same again
+    errands = tuple(_errand(random, f"chaos-{seed}-{number}") for number in range(orders))
+    blows = tuple(_blows(random, errands, range(0, orders, orders_per_blow)))
+    return Plan(seed=seed, capture="manual" if seed % 2 else "automatic", errands=errands, blows=blows)
+
+
+def _errand(random: Random, order_id: str) -> Errand:
+    hot = random.random() < HOT_SHARE
+    cancels = 0 if random.random() < 0.7 else random.choice((1, 1, 1, 3))
+    return Errand(
+        order_id=order_id,
+        card=_drawn(random, CARDS),
+        street=_drawn(random, STREETS),
+        product=HOT if hot else random.choice("1234"),
+        quantity=1 if hot else random.randint(1, 3),
+        customer=_drawn(random, {"authenticates": 7, "fails": 1, "leaves": 2}),
+        submits=_drawn(random, {1: 85, 2: 10, 4: 5}),
+        cancels=tuple(round(random.uniform(0, 4), 2) for _ in range(cancels)),
+        ships=random.random() < 0.2,
+    )
+
+
+# What strikes, how often in a hundred, and for how long. A worker that is stopped wakes up when its attempts have long
+# been given up: that takes more than the 30 seconds of an attempt.
+BLOWS: Final[dict[tuple[Act, str, float, float], int]] = {
+    ("kill", "worker", 0, 0): 12,
+    ("stop", "worker", 33, 36): 3,
+    ("restart", "worker", 0, 0): 2,
+    ("kill", "postgres", 0, 2): 3,
+    ("stop", "postgres", 2, 7): 2,
+    ("cut", "postgres", 0, 0): 8,
+    ("kill", "temporal", 0, 2): 3,
+    ("stop", "temporal", 2, 7): 2,
+    ("kill", "sandbox", 0, 2): 4,
+    ("stop", "sandbox", 1, 4): 2,
+    ("kill", "webhooks", 0, 2): 2,
+    ("terminate", PROCESS_ORDER, 0, 3): 4,
+    ("terminate", CANCEL_ORDER, 0, 0.3): 2,
+    ("cancel", PROCESS_ORDER, 0, 3): 6,
+    ("sweep", "", 0, 0): 3,
+    ("script", "", 0, 0): 42,
+}
+
+CALLS: Final = {
+    ("stripe", "POST /v1/payment_intents"): 3,
+    ("stripe", "POST */confirm"): 4,
+    ("stripe", "POST */capture"): 4,
+    ("stripe", "POST */cancel"): 3,
+    ("stripe", "POST /v1/refunds"): 3,
+    ("stripe", "GET *"): 2,
+    ("fulfillment", "POST /orders"): 3,
+    ("fulfillment", "POST */cancel"): 2,
+    ("email", "*"): 2,
+    ("analytics", "*"): 1,
+    ("webhooks", "*"): 2,
+}
+FAULTS: Final = {
+    "reset_before": 3,
+    "reset_after": 4,
+    "hang_after": 3,
+    "500": 2,
+    "429": 2,
+    "saved_500": 2,
+    "500_in_vain": 1,
+    "delay": 2,
+}
+SAVED: Final = {"saved_500", "500_in_vain"}  # by Stripe, under the idempotency key of a POST
+LATE: Final = ("delay", "duplicate", "reorder", "drop")  # for webhooks
+
+
+def _blows(random: Random, errands: Sequence[Errand], orders: Sequence[int]) -> Iterator[Blow]:
+    kinds = random.sample([*BLOWS], min(len(BLOWS), len(orders)))  # of each one, if there are enough
+    kinds += [_drawn(random, BLOWS) for _ in orders[len(kinds) :]]
+    random.shuffle(kinds)
+    for order, (act, target, least, most) in zip(orders, kinds, strict=True):
+        seconds = round(random.uniform(least, most), 1)
+        if act == "script":
+            for _ in range(2):
+                yield _script(random, order)
+        elif target == CANCEL_ORDER:
+            cancelled = next((later for later in range(order, len(errands)) if errands[later].cancels), order)
+            yield Blow(order=cancelled, act=act, target=target, seconds=seconds)
+        else:
+            where = f"{target}.{random.randrange(WORKERS)}" if target == "worker" else target
+            yield Blow(order=order, act=act, target=where, seconds=seconds)
+
+
+def _script(random: Random, order: int) -> Blow:
+    service, route = _drawn(random, CALLS)
+    fault = random.choice(LATE) if service == "webhooks" else _drawn(random, FAULTS)
+    if fault in SAVED and (service != "stripe" or route.startswith("GET")):
+        fault = "reset_after"
+    times = random.randint(1, 4)
+    return Blow(order=order, act="script", target=f"{service} {route}", fault=fault, times=times)
+
+
+def _drawn(random: Random, weights: dict[T, int]) -> T:
+    return random.choices([*weights], [*weights.values()])[0]

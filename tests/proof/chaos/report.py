@@ -1,0 +1,85 @@
+"""What a chaos run tells: for eyes, and as JSON."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from orders.models import Model
+from orders.verification import Violation
+from tests.proof.chaos.plan import ON_PROCESSES
+
+
+class Durations(Model):
+    """In seconds."""
+
+    median: float
+    p99: float
+    slowest: float
+
+
+class Report(Model):
+    """`quiet_seconds` is from when the last blow is over, and no fault is on script, until everything has come to rest.
+
+    `blows` are those that met something, `missed` those that met nothing, by their kinds; `strikes` are the requests
+    that a fault on script struck. Of the `runs` of all workflows so many were `replayed`.
+
+    A recovery is the time from the last blow on a process that fell upon an open order to its last answer.
+    """
+
+    seed: int
+    plan: str
+    capture: str
+    orders: int
+    answers: Mapping[str, int]
+    statuses: Mapping[str, int]
+    blows: Mapping[str, int]
+    missed: int
+    strikes: Mapping[str, int]
+    authenticated: int
+    retried_by_hand: int
+    stock_checks: int
+    runs: int
+    replayed: int
+    load_seconds: float
+    quiet_seconds: float
+    order_seconds: Durations
+    slowest_recovery_seconds: float
+    violations: tuple[Violation, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.violations
+
+    @property
+    def blows_on_processes(self) -> int:
+        """Kills, stops, restarts, and connections that were cut."""
+        return sum(count for kind, count in self.blows.items() if kind.split()[0] in ON_PROCESSES)
+
+
+def show(report: Report, console: Console) -> None:
+    """The report as a table of facts, then every violation."""
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_row("seed", f"{report.seed}, plan {report.plan}, {report.capture} capture")
+    table.add_row("orders", f"{report.orders} in {report.load_seconds:.0f} s")
+    table.add_row("answers", _counts(report.answers))
+    table.add_row("orders ended", _counts(report.statuses))
+    table.add_row(f"blows: {sum(report.blows.values())}", _counts(report.blows))
+    table.add_row("blows that met nothing", str(report.missed))
+    table.add_row(f"faulty requests: {sum(report.strikes.values())}", _counts(report.strikes))
+    table.add_row("customers who authenticated", str(report.authenticated))
+    table.add_row("parked, retried by hand", str(report.retried_by_hand))
+    table.add_row("from the last blow to quiet", f"{report.quiet_seconds:.1f} s")
+    times = report.order_seconds
+    table.add_row("an order took", f"median {times.median:.1f} s, p99 {times.p99:.1f} s, slowest {times.slowest:.1f} s")
+    table.add_row("slowest recovery of an order", f"{report.slowest_recovery_seconds:.1f} s")
+    table.add_row("stock looked at meanwhile", f"{report.stock_checks} times")
+    table.add_row("histories replayed", f"{report.replayed} of {report.runs}")
+    table.add_row("violations", str(len(report.violations)))
+    console.print(table)
+    for each in report.violations:
+        console.print(f"✗ {each.subject}: {each.rule}: {each.what}", style="red", markup=False)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])))

@@ -1,0 +1,79 @@
+"""What a cell of the matrix comes to: how its run ends, what the caller is told, what the row says, and the money."""
+
+import asyncio
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.service import RPCError
+
+from orders.names import RECONCILE_ORDERS
+from sandbox.faults import Fault
+from tests.support.invariants import assert_invariants
+from tests.support.scenarios import Ending, Run, ending_of
+from tests.support.shop import PATIENCE, Shop
+
+O: Final = "o1"  # noqa: E741 (the one order of each cell)
+TOTAL: Final = 5998  # of the order that tests place, in minor units
+
+A_LOOK: Final = 0.1  # seconds between two looks at a run
+A_PAUSE: Final = timedelta(minutes=2)  # longer than any that comes after a first failure
+
+
+@dataclass(frozen=True)
+class End:
+    """`how` the run ends and its `code`; the row's `status`; what was `captured` and `refunded`, in minor units."""
+
+    how: str
+    code: str | None
+    status: str | None
+    captured: int = 0
+    refunded: int = 0
+
+
+PLACED: Final = End("completed", None, "processing", captured=TOTAL)
+
+
+async def check_end(shop: Shop, run: Run, end: End) -> None:
+    """The run ended so, and the books agree."""
+    ending = await see_to_the_end(shop, run)
+    assert (ending.how, ending.code) == (end.how, end.code), ending
+    money = shop.world.books()["orders"].get(run.id, {"captured": 0, "refunded": 0})
+    found = (await shop.status(run.id), money["captured"], money["refunded"])
+    assert found == (end.status, end.captured, end.refunded)
+    await assert_invariants(shop, run.id)
+
+
+async def see_to_the_end(shop: Shop, run: Run) -> Ending:
+    """How the run ends; nobody sits out the pauses between its attempts."""
+    ending = asyncio.ensure_future(ending_of(run))
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not (await asyncio.wait({ending}, timeout=A_LOOK))[0]:
+                if await is_paused(run):
+                    with suppress(RPCError):  # it may end at this very moment
+                        await shop.advance(run, A_PAUSE)
+        return ending.result()
+    finally:
+        ending.cancel()
+
+
+async def is_paused(run: Run) -> bool:
+    """An activity of the run waits for its next attempt."""
+    pending = (await run.describe()).raw_description.pending_activities
+    scheduled = PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
+    return any(each.attempt > 1 and each.state == scheduled for each in pending)
+
+
+async def reconcile(shop: Shop) -> None:
+    """Look after the orders without a run, the payments and the refunds, once."""
+    sweep = f"reconcile-{uuid.uuid4().hex[:8]}"
+    await shop.client.execute_workflow(RECONCILE_ORDERS, id=sweep, task_queue=shop.task_queue)
+
+
+def strike(shop: Shop, service: str, route: str, fault: dict[str, Any]) -> None:
+    """Let one request, or all of them, suffer the fault."""
+    shop.world.faults.add(Fault.model_validate({"service": service, "route": route, **fault}))

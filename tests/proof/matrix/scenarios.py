@@ -1,0 +1,132 @@
+"""Orders that between them reach every activity of process-order, cancel-order and their undos.
+
+A scenario plays one order from outside, whatever workers come and go meanwhile, and says how it must end.
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import WorkflowHandle
+
+from orders.models import CancelOutcome, CancelReason, ErrorCode, OrderOutcome
+from sandbox.faults import Fault
+from tests.support.scenarios import REFUSED_ADDRESS, ending_of, resolve, until_marked
+from tests.support.shop import PATIENCE, Shop, an_order, eventually
+
+Scenario = Callable[[Shop, str], Awaitable[None]]
+
+# What a worker was told just before its death is told again when this is over; by default it is ten seconds.
+TASK_TIMEOUT = timedelta(seconds=3)
+
+
+async def placed(shop: Shop, order_id: str) -> None:
+    """An order that is paid and shipped."""
+    await _is_placed(await _start(shop, order_id))
+
+
+async def refused(shop: Shop, order_id: str) -> None:
+    """The warehouse refuses the address: the payment is voided or refunded, the stock put back."""
+    await _ends_with(await _start(shop, order_id, shippingAddress=REFUSED_ADDRESS), ErrorCode.FULFILLMENT_REFUSED)
+
+
+async def authenticated(shop: Shop, order_id: str) -> None:
+    """The customer authenticates the payment first."""
+    run, payment = await is_asked(shop, order_id)
+    shop.world.stripe.account.authenticate(payment, succeeds=True)
+    await run.signal("payment-updated")
+    await _is_placed(run)
+
+
+async def expired(shop: Shop, order_id: str) -> None:
+    """The authorization lapses while it is being captured."""
+    shop.world.faults.add(Fault(service="stripe", route="*/capture", kind="delay", seconds=PATIENCE))
+    run = await _start(shop, order_id)
+
+    async def struck() -> bool:
+        return not shop.world.faults.pending()
+
+    await eventually(struck, "the capture is on its way")
+    shop.world.stripe.account.expire((await shop.row(order_id))["payment_intent_id"])
+    shop.world.faults.clear()
+    await _ends_with(run, ErrorCode.AUTHORIZATION_EXPIRED)
+
+
+async def shipped_meanwhile(shop: Shop, order_id: str) -> None:
+    """The warehouse ships an order that it never said it had accepted, and an operator's cancel comes too late."""
+    deaf = Fault(service="fulfillment", route="POST /orders", kind="status", after_effect=True, times=None)
+    shop.world.faults.add(deaf)
+    run = await _start(shop, order_id)
+
+    async def accepted() -> bool:
+        return bool(shop.world.books()["fulfillment"])
+
+    await eventually(accepted, "the warehouse has the order")
+    await shop.ship(order_id)
+    await run.cancel()
+    await _is_placed(run)
+
+
+async def parked(shop: Shop, order_id: str) -> None:
+    """The undo is stuck at the warehouse until an operator has it tried again."""
+    refusal = Fault(service="fulfillment", route="POST /orders/*/cancel", kind="status", status=422)
+    shop.world.faults.add(refusal)
+    run = await _start(shop, order_id, shippingAddress=REFUSED_ADDRESS)
+    await until_marked(run, "cancel_fulfillment")
+    await resolve(run, "cancel_fulfillment", "retry")
+    await _ends_with(run, ErrorCode.FULFILLMENT_REFUSED)
+
+
+async def unwritten(shop: Shop, order_id: str) -> None:
+    """The e-mail service refuses the confirmation for good: somebody is told."""
+    shop.world.faults.add(Fault(service="email", kind="status", status=422))
+    await _is_placed(await _start(shop, order_id))
+
+
+async def cancelled(shop: Shop, order_id: str) -> None:
+    """A paid order is called off and its money refunded."""
+    await placed(shop, order_id)
+    assert await _cancel(shop, order_id) == CancelOutcome(cancelled=True, refunded=True)
+
+
+async def cancelled_late(shop: Shop, order_id: str) -> None:
+    """A paid order is called off after it was shipped."""
+    await placed(shop, order_id)
+    await shop.ship(order_id)
+    assert (await _cancel(shop, order_id)).reason == CancelReason.ALREADY_SHIPPED
+
+
+async def unknown(shop: Shop, order_id: str) -> None:
+    """An order is called off that nobody placed."""
+    assert (await _cancel(shop, order_id)).reason == CancelReason.UNKNOWN_ORDER
+
+
+async def is_asked(shop: Shop, order_id: str) -> tuple[WorkflowHandle[Any, OrderOutcome], str]:
+    """The run of an order whose customer is asked to authenticate, and the payment."""
+    run = await _start(shop, order_id, paymentMethodId="pm_card_threeDSecureRequired")
+    return run, await eventually(lambda: _payment(shop, order_id, "requires_action"), "the customer is asked")
+
+
+async def _start(shop: Shop, order_id: str, **changes: Any) -> WorkflowHandle[Any, OrderOutcome]:
+    return await shop.start(an_order(**changes), order_id, task_timeout=TASK_TIMEOUT)
+
+
+async def _cancel(shop: Shop, order_id: str) -> CancelOutcome:
+    return await (await shop.start_cancel(order_id, task_timeout=TASK_TIMEOUT)).result()
+
+
+async def _is_placed(run: WorkflowHandle[Any, OrderOutcome]) -> None:
+    outcome = await run.result()
+    assert outcome.success, outcome
+
+
+async def _ends_with(run: WorkflowHandle[Any, OrderOutcome], code: ErrorCode) -> None:
+    ending = await ending_of(run)
+    assert ending.code is code, ending
+
+
+async def _payment(shop: Shop, order_id: str, status: str) -> str | None:
+    """The id of the order's payment, once it is in that state."""
+    intent_id = await shop.pool.fetchval("SELECT payment_intent_id FROM orders WHERE id = $1", order_id)
+    account = shop.world.stripe.account
+    return intent_id if intent_id and account.intent(intent_id).status == status else None

@@ -1,0 +1,282 @@
+"""Workers that kill themselves at every crash point of every activity, and others that find all as it was left.
+
+The engine gives the attempt that died with its worker up at once. tests/integration/e2e/test_killed_worker.py waits
+until it has timed out.
+"""
+
+import ast
+import asyncio
+import inspect
+import pkgutil
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from importlib import import_module
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
+from temporalio.testing import WorkflowEnvironment
+
+import workflows
+from app.crash_points import crash_point
+from config.settings import Settings
+from orders.names import cancel_order_id
+from sandbox.server import serve
+from tests.proof.matrix import scenarios, sweeps
+from tests.proof.matrix.crashing_worker import IDENTITY, a_victim, points_of
+from tests.proof.matrix.scenarios import Scenario
+from tests.proof.matrix.sweeps import sweep_id
+from tests.support.invariants import assert_invariants
+from tests.support.shop import Shop, new_order_id, running, settings_for
+from worker import CannotStart, open_worker
+
+SECONDS: Final = 60  # that a scenario may take, with all its workers
+
+LOST: Final = ApplicationError("its worker died", type="worker_died", next_retry_delay=timedelta(milliseconds=1))
+
+
+class Cell(NamedTuple):
+    """An order, the crash point at which it loses its worker, and how the shop charges."""
+
+    scenario: Scenario
+    point: str
+    capture: str = "manual"
+
+
+def cells(scenario: Scenario, activity: str, effects: Iterable[int], capture: str = "manual") -> Iterator[Cell]:
+    for point in ["begin", *(f"effect:{number}" for number in effects), "end"]:
+        yield Cell(scenario, f"{activity}:{point}", capture)
+
+
+def name(cell: Cell) -> str:
+    words = [cell.scenario.__name__, cell.point]
+    return "-".join(words if cell.capture == "manual" else [*words, cell.capture])
+
+
+ONE: Final = (1,)
+TWO: Final = (1, 2)
+THREE: Final = (1, 2, 3)
+
+TABLE: Final = [
+    *cells(scenarios.placed, "reserve_stock", ONE),
+    *cells(scenarios.placed, "authorize_payment", THREE),  # created, its id written, confirmed
+    *cells(scenarios.placed, "request_fulfillment", THREE),  # marked, asked, its id written
+    *cells(scenarios.placed, "capture_payment", TWO),  # claimed, captured
+    *cells(scenarios.placed, "finalize_order", ONE),
+    *cells(scenarios.placed, "send_email", TWO),
+    *cells(scenarios.placed, "track_order", TWO),
+    *cells(scenarios.refused, "claim_undo", ONE),
+    *cells(scenarios.refused, "cancel_fulfillment", ONE),
+    *cells(scenarios.refused, "void_payment", ONE),
+    *cells(scenarios.refused, "release_stock", ONE),
+    *cells(scenarios.refused, "read_order", ()),
+    *cells(scenarios.authenticated, "read_payment", ()),
+    Cell(scenarios.expired, "capture_payment:effect:3"),  # claimed, not captured, given up
+    *cells(scenarios.shipped_meanwhile, "resume_capture", ONE),
+    *cells(scenarios.parked, "park_order", ONE),
+    *cells(scenarios.parked, "record_resolution", ONE),
+    *cells(scenarios.unwritten, "give_up_notification", ONE),
+    *cells(scenarios.unwritten, "post_alert", ONE),
+    *cells(scenarios.cancelled, "claim_cancellation", ONE),
+    Cell(scenarios.cancelled, "void_payment:effect:1"),  # refunded, not voided
+    Cell(scenarios.cancelled, "void_payment:effect:2"),  # refunded, its id written
+    *cells(scenarios.cancelled_late, "mark_shipped", ONE),
+    *cells(scenarios.unknown, "observe_order", ()),
+    *cells(sweeps.restarted, "find_orders_without_run", ()),
+    *cells(sweeps.restarted, "restart_order", ONE),
+    *cells(sweeps.told, "find_refunds", ()),
+    *cells(sweeps.told, "find_stuck_refunds", ()),
+    *cells(sweeps.told, "check_charges", ONE),
+    *cells(sweeps.told, "find_orphans", ()),
+    *cells(sweeps.told, "unreported_problems", ()),
+    *cells(sweeps.told, "mark_alerted", ONE),
+    *cells(sweeps.refunded_orphan, "void_orphan", THREE),  # refunded, its id written, said on the order
+    Cell(sweeps.voided_orphan, "void_orphan:effect:1"),  # voided, not refunded
+    *cells(sweeps.voided_late, "note_event", ONE),
+    *cells(sweeps.refunded_late, "follow_refunds", ONE),
+    *cells(sweeps.released_late, "release_leftovers", ONE),
+    *cells(sweeps.verified, "check_stock", ()),
+    *cells(sweeps.verified, "find_verifiable", ()),
+    *cells(sweeps.verified, "check_orders", ()),
+    *cells(sweeps.low, "find_shortages", ()),
+    *cells(sweeps.low, "post_shortages", THREE),  # leased, told, written down
+    *cells(sweeps.recommended, "plan_index", ()),
+    *cells(sweeps.recommended, "embed_batch", ONE),
+    *cells(sweeps.recommended, "activate_index", ONE),
+    *cells(sweeps.recommended, "choose_candidates", ()),
+    *cells(sweeps.recommended, "rank_candidates", ()),
+    # Charged at once: there is nothing to capture, and the order's own undo is a refund.
+    Cell(scenarios.refused, "authorize_payment:effect:3", "automatic"),  # charged
+    *cells(scenarios.refused, "void_payment", TWO, "automatic"),  # refunded, its id written
+    Cell(scenarios.refused, "release_stock:begin", "automatic"),
+    Cell(scenarios.placed, "capture_payment:effect:1", "automatic"),  # claimed
+    Cell(scenarios.placed, "capture_payment:end", "automatic"),
+]
+
+
+@asynccontextmanager
+async def a_deserted_shop(
+    database_url: str, temporal: WorkflowEnvironment, capture: str = "manual", *, has_model: bool = False
+) -> AsyncIterator[Shop]:
+    """A shop without a worker; and without a language model, if nobody asks one: workers start faster."""
+    async with serve() as sandbox, asyncpg.create_pool(database_url, min_size=1, max_size=2) as pool:
+        changes = {"http_timeout_seconds": 5, "reconcile_after_seconds": 0, "payment_capture": capture}
+        changes |= {} if has_model else {"openai_api_key": SecretStr("")}
+        settings = settings_for(f"{database_url}?role=orders_app", sandbox, **changes)
+        shop = Shop(settings, temporal.client, temporal, sandbox, pool, task_queue=f"deserted-{new_order_id()}")
+        yield shop
+        await shop.end_all_runs()
+
+
+def crashing(shop: Shop, point: str) -> Settings:
+    return Settings.model_validate(shop.settings.model_dump() | {"crash_at": point})
+
+
+@pytest.mark.parametrize("cell", TABLE, ids=name)
+async def test_a_worker_dies_and_nothing_is_lost(
+    cell: Cell, database_url: str, temporal: WorkflowEnvironment, tmp_path: Path
+) -> None:
+    """Whatever the worker had done when it was killed, orders and sweeps end as they would have, once."""
+    order_id, log = new_order_id(), tmp_path / "victim.log"
+    asks_a_model = cell.scenario is sweeps.recommended
+    async with (
+        a_deserted_shop(database_url, temporal, cell.capture, has_model=asks_a_model) as shop,
+        asyncio.timeout(SECONDS),
+    ):
+        async with a_victim(shop.client, crashing(shop, cell.point), shop.task_queue, log) as victim:
+            order = asyncio.ensure_future(cell.scenario(shop, order_id))
+            await until_dead(victim, order)
+            assert victim.exitcode == -9, log.read_text()
+            assert points_of(log)[-1] == cell.point
+        async with open_worker(shop.settings, shop.client, task_queue=shop.task_queue) as worker, running(worker):
+            await until_done(shop, order_id, order)
+        await assert_invariants(shop, order_id)
+        assert await happened_twice(shop) == []
+        kept = {row["id"] for row in await shop.pool.fetch("SELECT id FROM refunds")}
+        assert kept == shop.world.stripe.account.refunds.keys(), "a refund that nobody will follow"
+
+
+async def happened_twice(shop: Shop) -> list[object]:
+    """What none of these orders does more than once, and this one did, though its books may balance.
+
+    Alerts are not among it: Slack knows no idempotency keys.
+    """
+    books = shop.world.books()
+    effects = Counter[object](
+        [
+            *(("payment", payment["order"]) for payment in books["payments"]),
+            *(("refund", refund.payment_intent) for refund in shop.world.stripe.account.refunds.values()),
+            *(("shipment", shipment["orderId"]) for shipment in books["fulfillment"]),
+            *(("notification", notification["order_id"], notification["kind"]) for notification in books["deliveries"]),
+            *await shop.pool.fetch("SELECT order_id, from_status, to_status, why FROM order_events"),
+        ]
+    )
+    return [effect for effect, times in effects.items() if times > 1]
+
+
+async def until_dead(victim: BaseProcess, order: "asyncio.Future[None]") -> None:
+    """See the worker to its end; raises what the order says if that ends first."""
+    while victim.is_alive():
+        if order.done():
+            order.result()
+            raise AssertionError("the order is done, and its worker lives")
+        await asyncio.sleep(0.02)
+
+
+async def until_done(shop: Shop, order_id: str, order: "asyncio.Future[None]") -> None:
+    """See the order to its end; what the dead worker was doing is given up at once."""
+    while not (await asyncio.wait([order], timeout=0.1))[0]:
+        for workflow_id in (order_id, cancel_order_id(order_id), sweep_id(order_id)):
+            with suppress(RPCError):  # that run has ended, or has not begun
+                await give_up_lost_attempts(shop, workflow_id)
+    await order
+
+
+async def give_up_lost_attempts(shop: Shop, workflow_id: str) -> None:
+    run = await shop.client.get_workflow_handle(workflow_id).describe()
+    for attempt in run.raw_description.pending_activities:
+        started = attempt.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
+        if started and attempt.last_worker_identity == IDENTITY:
+            lost = shop.client.get_async_activity_handle(
+                workflow_id=workflow_id, run_id=run.run_id, activity_id=attempt.activity_id
+            )
+            await lost.fail(LOST)
+            await shop.pool.execute(
+                "UPDATE stock_alerts SET leased_until = now() WHERE lease IS NOT NULL"
+            )  # so has its lease
+
+
+# ------------------------------------------------------------------------------------------------ the table is complete
+
+
+@pytest.mark.parametrize("capture", ["manual", "automatic"])
+async def test_the_table_has_every_point_of_every_activity(
+    database_url: str, temporal: WorkflowEnvironment, tmp_path: Path, capture: str
+) -> None:
+    """Whatever workflows can execute is in it, with all points that undisturbed orders and sweeps pass."""
+    assert {cell.point.partition(":")[0] for cell in TABLE} == executable()
+    table = {cell for cell in TABLE if cell.capture == capture}
+    passed, log, nowhere = set[Cell](), tmp_path / "survivor.log", "read_order:effect:99"
+    async with (
+        a_deserted_shop(database_url, temporal, capture, has_model=True) as shop,
+        a_victim(shop.client, crashing(shop, nowhere), shop.task_queue, log),
+    ):
+        for scenario in dict.fromkeys(cell.scenario for cell in TABLE if cell.capture == capture):
+            before = len(points_of(log)) if log.exists() else 0
+            await scenario(shop, new_order_id())
+            passed |= {Cell(scenario, point, capture) for point in points_of(log)[before:]}
+            await shop.clear()
+    assert table <= passed
+    assert {cell.point for cell in passed} <= {cell.point for cell in TABLE}
+    if capture == "manual":
+        assert {cell.point for cell in table} == {cell.point for cell in passed}
+
+
+def executable() -> set[str]:
+    """The activities that workflows name."""
+    found = set[str]()
+    for each in pkgutil.iter_modules(workflows.__path__):
+        module = import_module(f"workflows.{each.name}")
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                method = getattr(getattr(module, node.value.id, None), node.attr, None)
+                if hasattr(method, "__temporal_activity_definition"):
+                    found.add(node.attr)
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------- the setting
+
+
+@pytest.mark.parametrize("crash_at", ["reserve_stock", "reserve_stock:", "reserve_stock:effect:0", "reserve:begin"])
+async def test_a_point_that_does_not_exist_is_refused(
+    crash_at: str, database_url: str, temporal: WorkflowEnvironment
+) -> None:
+    """At start, with a message that says which exist."""
+    async with a_deserted_shop(database_url, temporal) as shop:
+        with pytest.raises(CannotStart, match=r"CRASH_AT .* begin, effect:<n>, end .* reserve_stock"):
+            async with open_worker(crashing(shop, crash_at), shop.client, task_queue=shop.task_queue):
+                pass
+
+
+@pytest.mark.parametrize("address", ["temporal.example:7233", "127.0.0.1.example:7233", "192.0.2.1:7233"])
+async def test_no_worker_of_another_machines_temporal_crashes_on_purpose(address: str) -> None:
+    """Orders of other people are there: CRASH_AT is refused before anything is asked."""
+    elsewhere = await Client.connect(address, lazy=True)
+    with pytest.raises(CannotStart, match=r"CRASH_AT .* TEMPORAL_ADDRESS"):
+        async with open_worker(Settings(crash_at="reserve_stock:begin"), elsewhere):
+            pass
+
+
+def test_the_first_effect_needs_no_number() -> None:
+    """Most activities have one only."""
+    assert crash_point("reserve_stock:effect", {"reserve_stock"}) == "reserve_stock:effect:1"

@@ -1,0 +1,360 @@
+"""The activities, statement by statement: each `yield` is one transaction or one call that takes effect at once.
+
+They read like the code in activities/. A `yield` hands out a Do, a named change of the State with all its possible
+outcomes, and is answered with one of them; what is returned is the activity's answer.
+"""
+
+from collections.abc import Callable, Generator, Iterable
+from itertools import zip_longest
+from typing import Any, Final, NamedTuple
+
+from tests.proof.model.state import PAID, Attempt, Row, Rule, Shop, State, World
+
+RETRY: Final = "RETRY"  # Unavailable: Temporal tries again
+PERMANENT: Final = "PERMANENT"  # a final error: the undo parks
+
+FORWARD: Final = ("pending", "succeeded", "failed")  # what a refund's status in the books may become
+
+Outcome = tuple[State, Any]
+Script = Generator["Do", Any, Any]
+
+
+class Do(NamedTuple):
+    name: str
+    effect: Callable[[State], Iterable[Outcome]]
+
+
+class Activities:
+    """`without` are the rules that are taken away."""
+
+    def __init__(self, shop: Shop, without: frozenset[Rule]) -> None:
+        self._shop = shop
+        self._without = without
+        self._charge = "taken" if shop.automatic else "authorized"
+
+    def _has(self, rule: Rule) -> bool:
+        return rule not in self._without
+
+    # ------------------------------------------------------------------------------------------------ Inventory
+
+    def reserve_stock(self, payload: str) -> Script:
+        def insert_order(s: State) -> Iterable[Outcome]:
+            row = s.row
+            if row.status == "absent":
+                held = row._replace(status="pending", owner=payload, reservation="held")
+                yield s._replace(row=_stock(held, shelf=-1, reserved=1)), ("pending", payload)
+                rejected = row._replace(status="rejected", owner=payload, closing="rejected")
+                yield s._replace(row=rejected), ("rejected", payload)
+            elif row.status == "pending" and not self._has(Rule.RESERVE_READS_ROW):
+                yield s._replace(row=_stock(row, shelf=-1, reserved=1)), self._seen(row, payload)
+            else:
+                yield s, self._seen(row, payload)
+
+        return (yield Do("insert the order or read it", insert_order))
+
+    def finalize_order(self) -> Script:
+        def sell(s: State) -> Iterable[Outcome]:
+            row = s.row
+            if row.status == "capturing" or (row.status == "pending" and not self._has(Rule.CLAIM_CAPTURE)):
+                row = self._moved(row, row.status, "processing")
+                row = _stock(row._replace(placed=True, reservation="sold"), reserved=-1, sold=1)
+            yield s._replace(row=row), row.status
+
+        return (yield Do("sell the stock", sell))
+
+    def release_stock(self) -> Script:
+        def release(s: State) -> Iterable[Outcome]:
+            before = s.row
+            undoing = before.status == "undoing" or (before.status == "pending" and not self._has(Rule.CLAIM_UNDO))
+            closed = before.closing if undoing else {"cancelling": "cancelled"}.get(before.status)
+            row = self._moved(before, before.status, closed) if closed else before
+            if row.status != before.status:
+                row = self._released(row)
+            yield s._replace(row=row), (row.status, row.parked)
+
+        return (yield Do("release and close", release))
+
+    def _released(self, row: Row) -> Row:
+        state = row.reservation if self._has(Rule.RESERVATION_DECIDES) else "held"
+        back = {"held": {"shelf": 1, "reserved": -1}, "sold": {"shelf": 1, "sold": -1}}.get(state, {})
+        return _stock(row._replace(reservation="released"), **back)
+
+    # ------------------------------------------------------------------------------------------------- Payments
+
+    def authorize_payment(self) -> Script:
+        status, intent = yield Do("read the row", lambda s: [(s, (s.row.status, s.row.intent))])
+        if status != "pending":
+            return "closed"
+        created = intent or (yield Do("create", self._create_intent))
+        if not self._has(Rule.ID_BEFORE_CONFIRM):
+            answer = yield self._confirm(created)
+            yield self._keep_intent(created)
+            return answer
+        kept = yield self._keep_intent(created)
+        return (yield self._confirm(kept)) if kept else "closed"
+
+    def _create_intent(self, s: State) -> Iterable[Outcome]:
+        """One idempotency key: it answers with what was created under it last, until Stripe forgets it."""
+        first, second = s.world.intents
+        if not first:
+            yield s._replace(world=s.world._replace(intents=("new", ""))), 1
+        elif second:
+            yield s, 2
+        else:
+            yield s, 1
+            if s.left.forgotten:
+                left = s.left._replace(forgotten=s.left.forgotten - 1)
+                yield s._replace(world=s.world._replace(intents=(first, "new")), left=left), 2
+
+    def _keep_intent(self, created: int) -> Do:
+        def keep(s: State) -> Iterable[Outcome]:
+            row = s.row
+            open_ = row.status == "pending" or not self._has(Rule.ID_WHILE_PENDING)
+            if open_ and (row.intent in (0, created) or not self._has(Rule.FIRST_ID_STAYS)):
+                row = row._replace(intent=created)
+            yield s._replace(row=row), row.intent if open_ else 0
+
+        return Do(f"keep the id of PaymentIntent {created}", keep)
+
+    def _confirm(self, intent: int) -> Do:
+        def confirm(s: State) -> Iterable[Outcome]:
+            match stands := s.world.intents[intent - 1]:
+                case "new":
+                    for asked in (self._charge, "declined", *(["action"] if self._shop.authenticates else [])):
+                        yield _intent(s, intent, asked), asked
+                case "canceled":
+                    yield s, stands
+                    yield s, self._charge  # the saved answer of an earlier confirm
+                case _:
+                    yield s, stands
+
+        return Do(f"confirm PaymentIntent {intent}", confirm)
+
+    def read_payment(self) -> Script:
+        return (yield Do("retrieve", lambda s: [(s, s.world.intents[s.row.intent - 1])]))
+
+    def capture_payment(self) -> Script:
+        status, intent = yield self._claim_capture()
+        if status not in ("capturing", "pending"):
+            return status in PAID
+        if self._shop.automatic:
+            return True
+        state = yield self._capture(intent)
+        if state == "taken":
+            return True
+        if state not in ("canceled", "timed out"):
+            return RETRY
+        yield self._move("capturing", "undoing", closing="failed")
+        return False
+
+    def _claim_capture(self) -> Do:
+        def claim(s: State) -> Iterable[Outcome]:
+            row = self._moved(s.row, "pending", "capturing") if self._has(Rule.CLAIM_CAPTURE) else s.row
+            yield s._replace(row=row), (row.status, row.intent)
+
+        return Do("claim pending -> capturing", claim)
+
+    def _capture(self, intent: int) -> Do:
+        def capture(s: State) -> Iterable[Outcome]:
+            stands = s.world.intents[intent - 1]
+            captured = _intent(s, intent, "taken") if stands == "authorized" else s
+            yield captured, captured.world.intents[intent - 1]
+            if not self._has(Rule.UNDO_WHEN_CANCELED):
+                yield captured, "timed out"
+
+        return Do(f"capture PaymentIntent {intent}", capture)
+
+    def resume_capture(self) -> Script:
+        state = yield Do("retrieve", lambda s: [(s, s.world.intents[s.row.intent - 1] if s.row.intent else "")])
+        if state not in ("authorized", "taken"):
+            return PERMANENT
+        return (yield Do("move undoing -> capturing", self._resume))
+
+    def _resume(self, s: State) -> Iterable[Outcome]:
+        row = s.row
+        if not (self._has(Rule.RESUME_UNLESS_SETTLED) and self._said(row, "cancel_fulfillment")):
+            parked, though_parked = row.parked, not self._has(Rule.RESUME_UNLESS_PARKED)
+            row = self._moved(row._replace(parked="") if though_parked else row, "undoing", "capturing")
+            row = row._replace(parked=parked)
+        yield s._replace(row=row), row.status
+
+    def void_payment(self) -> Script:
+        intent, said = yield Do("read the row", lambda s: [(s, (s.row.intent, self._said(s.row, "void_payment")))])
+        if said or not intent:
+            return "done"
+        state = yield self._void(intent)
+        if state != "taken" or not self._has(Rule.REAL_STATE):
+            return "done"
+        refunds, retries = yield Do("list the refunds", lambda s: [(s, (_statuses(s.world), s.row.retries))])
+        if set(refunds) <= {"failed"}:
+            if len(refunds) > retries and self._has(Rule.BOUNCE_PARKS):
+                return PERMANENT
+            refunds = yield self._refund(retries + 1)
+        if self._has(Rule.KEEP_REFUND):
+            yield self._keep_refunds(refunds)
+        return PERMANENT if refunds[-1] == "failed" and self._has(Rule.BOUNCE_PARKS) else "done"
+
+    def _void(self, intent: int) -> Do:
+        def void(s: State) -> Iterable[Outcome]:
+            voided = s if s.world.intents[intent - 1] in ("taken", "canceled") else _intent(s, intent, "canceled")
+            yield voided, voided.world.intents[intent - 1]
+
+        return Do(f"void PaymentIntent {intent}", void)
+
+    def _refund(self, attempt: int) -> Do:
+        def refund(s: State) -> Iterable[Outcome]:
+            world = s.world
+            if attempt in dict(world.refunds) or world.standing:  # the saved answer, or nothing is left to refund
+                yield s, _statuses(world)
+                return
+            for status in ("succeeded", "pending", *(["failed"] if s.left.bounces else [])):
+                after = world._replace(refunds=(*world.refunds, (attempt, status)))
+                left = s.left._replace(bounces=s.left.bounces - (status == "failed"))
+                yield s._replace(world=after, left=left), _statuses(after)
+
+        return Do(f"refund, attempt {attempt}", refund)
+
+    def _keep_refunds(self, refunds: tuple[str, ...]) -> Do:
+        def keep(s: State) -> Iterable[Outcome]:
+            both = zip_longest(refunds, s.row.refunds, fillvalue="pending")
+            yield s._replace(row=s.row._replace(refunds=tuple(max(each, key=FORWARD.index) for each in both))), None
+
+        return Do(f"keep the refunds {', '.join(refunds)}", keep)
+
+    # ------------------------------------------------------------------------------------------------ Warehouse
+
+    def request_fulfillment(self) -> Script:
+        if not self._has(Rule.MARK_BEFORE_ASKING):
+            status = yield Do("read the row", lambda s: [(s, s.row.status)])
+            answer = (yield Do("ask to ship", self._ask_to_ship)) if status == "pending" else "closed"
+            yield Do("mark the row", self._mark)
+            return answer
+        status = yield Do("mark the row", self._mark)
+        return (yield Do("ask to ship", self._ask_to_ship)) if status == "pending" else "closed"
+
+    def _mark(self, s: State) -> Iterable[Outcome]:
+        row = s.row._replace(requested=True) if s.row.status == "pending" else s.row
+        yield s._replace(row=row), row.status
+
+    def _ask_to_ship(self, s: State) -> Iterable[Outcome]:
+        match s.world.warehouse:
+            case "unknown":
+                yield s._replace(world=s.world._replace(warehouse="accepted")), "accepted"
+                yield s, "refused"
+            case "called off":
+                yield s, "closed"
+            case _:
+                yield s, "accepted"
+
+    def cancel_fulfillment(self) -> Script:
+        said, requested = yield Do(
+            "read the row", lambda s: [(s, (self._said(s.row, "cancel_fulfillment"), s.row.requested))]
+        )
+        return "done" if said or not requested else (yield Do("ask to call it off", self._call_off))
+
+    def _call_off(self, s: State) -> Iterable[Outcome]:
+        called_off = s._replace(world=s.world._replace(warehouse="called off"))
+        match s.world.warehouse:
+            case "unknown" if self._shop.remembers_cancels and self._has(Rule.REMEMBER_OR_WAIT):
+                yield called_off, "done"
+            case "unknown":
+                yield s, RETRY if _is_on_its_way(s) and self._has(Rule.REMEMBER_OR_WAIT) else "done"
+            case "accepted":
+                yield called_off, "done"
+                if s.left.refusals:
+                    yield s._replace(left=s.left._replace(refusals=s.left.refusals - 1)), PERMANENT
+            case "shipped":
+                yield s, "shipped" if self._has(Rule.SHIPPED_GOES_FORWARD) else "done"
+            case _:
+                yield s, "done"
+
+    # ------------------------------------------------------------------------------------------------ OrderState
+
+    def read_order(self) -> Script:
+        return (yield Do("read the row", lambda s: [(s, s.row.status)]))
+
+    def observe_order(self, *_why: str) -> Script:
+        run_open = Do("look whether process-order runs", lambda s: [(s, s.placing.is_open)])
+        status = Do("read the row", lambda s: [(s, s.row.status)])
+        if not self._has(Rule.RUN_BEFORE_ROW):
+            seen = yield status
+            return (yield run_open), seen
+        seen = yield run_open
+        return seen, (yield status)
+
+    def claim_undo(self, payload: str, closing: str) -> Script:
+        def claim(s: State) -> Iterable[Outcome]:
+            row = s.row
+            if row.status == "absent" and self._has(Rule.TOMBSTONE):
+                row = row._replace(status=closing, owner=payload, closing=closing)
+            if self._seen(row, payload)[1] == payload:
+                row = self._claimed(row, closing)
+            undoing = row.status == "pending" and not self._has(Rule.CLAIM_UNDO)
+            yield s._replace(row=row), ("undoing" if undoing else row.status, self._seen(row, payload)[1], row.parked)
+
+        return (yield Do(f"claim pending -> undoing, to be {closing}", claim))
+
+    def claim_cancellation(self) -> Script:
+        def claim(s: State) -> Iterable[Outcome]:
+            row = self._moved(self._claimed(s.row, "cancelled"), "processing", "cancelling")
+            yield s._replace(row=row), (row.status, row.parked, row.parked_by)
+
+        return (yield Do("claim pending -> undoing or processing -> cancelling", claim))
+
+    def _claimed(self, row: Row, closing: str) -> Row:
+        if self._has(Rule.CLAIM_UNDO):
+            return self._moved(row, "pending", "undoing", closing=closing)
+        return row._replace(closing=closing) if row.status == "pending" else row
+
+    def mark_shipped(self) -> Script:
+        return (yield self._move("cancelling", "shipped"))
+
+    def park_order(self, step: str, run: str, seen: str) -> Script:
+        def park(s: State) -> Iterable[Outcome]:
+            row = s.row
+            waits = row.status in ("undoing", "cancelling")
+            if waits and not row.parked and (seen == "fresh" or not self._has(Rule.PARK_IS_FRESH)):
+                row = row._replace(parked=step, parked_by=run)
+            yield s._replace(row=row), "parked" if waits and row.parked else row.status
+
+        return (yield Do(f"park at {step}", park))
+
+    # ------------------------------------------------------------------------------------------------ statements
+
+    def _move(self, before: str, after: str, closing: str = "") -> Do:
+        def move(s: State) -> Iterable[Outcome]:
+            row = self._moved(s.row, before, after, closing)
+            yield s._replace(row=row), row.status
+
+        return Do(f"move {before} -> {after}", move)
+
+    def _moved(self, row: Row, before: str, after: str, closing: str = "") -> Row:
+        """The one conditional UPDATE: order_store.MOVE."""
+        if row.status != before or (row.parked and self._has(Rule.PARK_BLOCKS)):
+            return row
+        return row._replace(status=after, closing=closing or row.closing)
+
+    def _seen(self, row: Row, payload: str) -> tuple[str, str]:
+        return row.status, row.owner if self._has(Rule.REQUEST_HASH) else payload
+
+    def _said(self, row: Row, step: str) -> bool:
+        return step in row.settled and self._has(Rule.SETTLED_STAYS)
+
+
+def _is_on_its_way(s: State) -> bool:
+    """A request to ship may still reach the warehouse: its attempt has marked the row, and has not been answered."""
+    attempts = (s.late, s.placing.attempt)
+    return any(each == Attempt("request_fulfillment", (), ("pending",)) for each in attempts)
+
+
+def _stock(row: Row, shelf: int = 0, reserved: int = 0, sold: int = 0) -> Row:
+    return row._replace(shelf=row.shelf + shelf, reserved=row.reserved + reserved, sold=row.sold + sold)
+
+
+def _intent(s: State, number: int, state: str) -> State:
+    first, second = s.world.intents
+    return s._replace(world=s.world._replace(intents=(state, second) if number == 1 else (first, state)))
+
+
+def _statuses(world: World) -> tuple[str, ...]:
+    return tuple(status for _, status in world.refunds)

@@ -1,0 +1,153 @@
+"""What must hold of the model: in every state, at rest, and across every transition.
+
+Each is a function whose docstring is the rule in words; it says what is wrong, or "".
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from tests.proof.model.protocol import Step
+from tests.proof.model.state import CLOSED, PAID, UNITS, Attempt, State
+
+RESERVED: Final = {
+    "absent": "",
+    **dict.fromkeys(("pending", "capturing", "undoing"), "held"),
+    **dict.fromkeys(PAID, "sold"),
+}
+
+
+def stock_is_conserved(s: State) -> str:
+    """No unit is lost or made up; a reservation is held, sold and released once, as the order's status says."""
+    row = s.row
+    counted = (row.shelf, row.reserved, row.sold)
+    expected = {"held": (UNITS - 1, 1, 0), "sold": (UNITS - 1, 0, 1)}.get(row.reservation, (UNITS, 0, 0))
+    if counted != expected:
+        return f"{row.reservation or 'no'} reservation, but stock is {counted}"
+    due = RESERVED.get(row.status, row.reservation if row.reservation in ("", "released") else "released")
+    return "" if row.reservation == due else f"{row.status}, but the reservation is {row.reservation or 'missing'}"
+
+
+def charged_once(s: State) -> str:
+    """An order is charged its total once, or nothing, and given back once."""
+    if s.world.intents.count("taken") > 1:
+        return "two PaymentIntents are captured"
+    if s.world.net not in (0, 1) or (s.world.by_hand and not s.world.net):
+        return "given back twice"
+    return ""
+
+
+def only_a_written_intent_is_confirmed(s: State) -> str:
+    """A PaymentIntent whose id the order row does not hold is never confirmed."""
+    for number, state in enumerate(s.world.intents, start=1):
+        if state not in ("", "new") and number != s.row.intent:
+            return f"PaymentIntent {number} is {state}, the row holds {s.row.intent or 'none'}"
+    return ""
+
+
+def closed_orders_are_empty(s: State) -> str:
+    """A closed order has no charge, no authorization, no shipment, save what an operator has settled."""
+    if s.row.status not in CLOSED:
+        return ""
+    if "void_payment" not in s.row.settled:
+        if s.world.net and not s.row.refunds:
+            return f"{s.row.status}, but the customer is charged"
+        if held := {"authorized", "action"} & {*s.world.intents}:
+            return f"{s.row.status}, but its payment is {held.pop()}"
+    if "cancel_fulfillment" not in s.row.settled and s.world.warehouse in ("accepted", "shipped"):
+        return f"{s.row.status}, but the warehouse has {s.world.warehouse} it"
+    return ""
+
+
+def paid_orders_are_whole(s: State) -> str:
+    """A paid order is charged in full, and the warehouse has it."""
+    if s.row.status not in ("processing", "shipped"):
+        return ""
+    if s.world.net != 1:
+        return f"{s.row.status}, but nothing is charged"
+    if s.world.warehouse not in ("accepted", "shipped") and "cancel_fulfillment" not in s.row.settled:
+        return f"{s.row.status}, but the warehouse has {s.world.warehouse} it"
+    return ""
+
+
+def constraints_hold(s: State) -> str:
+    """The CHECKs of the table orders: one that fires would keep a transaction from ever going through."""
+    row = s.row
+    if row.parked and row.status not in ("undoing", "cancelling"):
+        return f"parked while {row.status}"
+    if row.status in ("capturing", *PAID) and not row.intent:
+        return f"{row.status} without a PaymentIntent"
+    return "undoing, but to what end?" if row.status == "undoing" and not row.closing else ""
+
+
+def settled_is_settled(s: State) -> str:
+    """What an operator has skipped or resolved is never laid before a person again."""
+    return f"{s.row.parked} is parked again" if s.row.parked in s.row.settled else ""
+
+
+def process_order_finishes(s: State) -> str:
+    """The run closes only when its order is paid or closed: what is left to undo is never left in silence."""
+    mine = s.placing.phase == "closed" and s.placing.payload == s.row.owner
+    finished = s.row.status in (*PAID, *CLOSED)
+    return f"process-order has closed, but the order is {s.row.status}" if mine and not finished else ""
+
+
+def shipped_is_paid(s: State) -> str:
+    """At rest, what was shipped is paid, or a person has been called, or has settled it."""
+    settled = "cancel_fulfillment" in s.row.settled or "void_payment" in s.row.settled
+    called = s.row.parked or settled or "waiting" in (s.placing.phase, s.cancelling.phase)
+    return "shipped, but not paid" if s.world.warehouse == "shipped" and not called and s.world.net != 1 else ""
+
+
+def refunds_are_known(s: State) -> str:
+    """At rest every refund of a closed order is in the books as it stands: one that fails calls for a person."""
+    if s.row.status not in CLOSED or "void_payment" in s.row.settled:
+        return ""
+    actual = tuple(status for _, status in s.world.refunds)
+    return "" if actual == s.row.refunds else f"Stripe says {actual}, the books say {s.row.refunds}"
+
+
+def another_payload_changes_nothing(before: State, step: Step) -> str:
+    """Whoever uses an order's id with another payload changes neither the order nor anything outside."""
+    owner = before.row.owner
+    if owner and step.payload not in ("", owner) and (before.row, before.world) != (step.after.row, step.after.world):
+        return "another payload has changed the order"
+    return ""
+
+
+def no_refund_fails_in_silence(before: State, step: Step) -> str:
+    """Whoever knows that a refund has failed leaves the order to a person."""
+    runs = ((before.placing, step.after.placing), (before.cancelling, step.after.cancelling))
+    for run, after in runs:
+        goes_on = run.attempt != after.attempt == Attempt("release_stock")
+        if run.attempt.activity == "void_payment" and goes_on and ("failed",) in run.attempt.seen[3:]:
+            return "the order is about to close, but the refund has failed"
+    return ""
+
+
+def cancel_order_finishes(before: State, step: Step) -> str:
+    """The run closes only on an order that is closed, shipped, a person's, or not there at all."""
+    run, row = step.after.cancelling, step.after.row
+    if run.phase != "closed" or before.cancelling.phase == "closed" or run.answer == "parked":
+        return ""
+    ends = {"absent"} if run.answer == "unknown" else {"shipped", *CLOSED}
+    return (
+        "" if row.status in ends else f"cancel-order answers {run.answer or 'the end'}, but the order is {row.status}"
+    )
+
+
+ALWAYS: Final[tuple[Callable[[State], str], ...]] = (
+    stock_is_conserved,
+    charged_once,
+    only_a_written_intent_is_confirmed,
+    closed_orders_are_empty,
+    paid_orders_are_whole,
+    constraints_hold,
+    settled_is_settled,
+    process_order_finishes,
+)
+AT_REST: Final[tuple[Callable[[State], str], ...]] = (shipped_is_paid, refunds_are_known)
+ACROSS: Final[tuple[Callable[[State, Step], str], ...]] = (
+    another_payload_changes_nothing,
+    no_refund_fails_in_silence,
+    cancel_order_finishes,
+)

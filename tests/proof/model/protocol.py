@@ -1,0 +1,385 @@
+"""Everything that can happen next to one order: its two runs, a late attempt, an operator, and the world outside.
+
+`Protocol.steps` is all of it. `_answered_placing` and `_answered_cancelling` are workflows/process_order.py and
+workflows/cancel_order.py: which activity follows which answer. Left out are e-mails, and signals: what a signal makes a
+run do, to give up its step and undo, every run may do here at any moment.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from tests.proof.model.activities import PERMANENT, RETRY, Activities, Do
+from tests.proof.model.state import CLOSED, NOTHING, PAID, UNDOS, Attempt, Rule, Run, Shop, State, Who
+
+NAMES: Final[dict[Who, str]] = {"placing": "process-order", "cancelling": "cancel-order"}
+
+FORWARD: Final = ("reserve_stock", "authorize_payment", "read_payment", "request_fulfillment")
+READING: Final = ("", "read_payment", "read_order", "observe_order")  # a late one changes nothing
+MAX_RETRIES: Final = 2
+
+
+class Step(NamedTuple):
+    """One transition; `payload` is that of the process-order run whose statement it was."""
+
+    name: str
+    after: State
+    payload: str = ""
+
+
+class Protocol:
+    """`without` are the rules that are taken away."""
+
+    def __init__(self, shop: Shop, without: frozenset[Rule] = frozenset()) -> None:
+        self._shop = shop
+        self._without = without
+        self._activities = Activities(shop, without)
+        self._next: dict[Attempt, Do | tuple[Any]] = {}
+
+    @property
+    def start(self) -> State:
+        return State(left=self._shop.left)
+
+    def steps(self, s: State) -> Iterator[Step]:
+        for who in NAMES:
+            yield from self._starts(s, who)
+            if s.run(who).phase == "running":
+                yield from self._works(s, who)
+                yield from self._is_given_up(s, who)
+            if s.run(who).is_open:
+                yield from self._is_terminated(s, who)
+                yield from self._is_resolved(s, who)
+        yield from self._late(s)
+        yield from self._world(s)
+
+    # ------------------------------------------------------------------------------------------- runs and attempts
+
+    def _starts(self, s: State, who: Who) -> Iterator[Step]:
+        run = s.run(who)
+        if run.is_open:
+            return
+        if who == "cancelling":
+            left_behind = s.row.status == "cancelling" and not s.row.parked
+            if self._shop.cancels and (run.phase != "closed" or left_behind):
+                started = Run("running", Attempt("claim_cancellation"), undos=UNDOS)
+                yield Step("cancel-order starts", s.with_run(who, started))
+            return
+        for payload in ("ours", "another") if self._shop.other_payload else ("ours",):
+            left_behind = s.row.status in ("pending", "undoing", "capturing") and s.row.owner == payload
+            if run.phase != "closed" or left_behind or payload != run.payload:
+                undos = UNDOS if Rule.REGISTER_FIRST not in self._without else ()
+                started = Run("running", Attempt("reserve_stock", (payload,)), payload, undos)
+                yield Step(f"process-order starts, {payload} payload", s.with_run(who, started))
+
+    def _works(self, s: State, who: Who) -> Iterator[Step]:
+        """The attempt in flight gets one statement further; its answer may be lost, and then it is made again."""
+        run = s.run(who)
+        again = run._replace(attempt=run.attempt._replace(seen=()))
+        for name, after, attempt in self._acts(s, run.attempt):
+            name = f"{NAMES[who]}: {name}"  # noqa: PLW2901 (who did it)
+            match self._advance(attempt):
+                case Do():
+                    yield Step(name, after.with_run(who, run._replace(attempt=attempt)), run.payload)
+                case (answer,) if answer != RETRY:
+                    yield Step(name, self._answered(after, who, run, answer), run.payload)
+            yield Step(f"{name}, but its answer is lost", after.with_run(who, again), run.payload)
+
+    def _is_given_up(self, s: State, who: Who) -> Iterator[Step]:
+        """An attempt runs out of time, or a step out of attempts, or the run is cancelled: its attempt may live on."""
+        run = s.run(who)
+        activity = run.attempt.activity
+        again = s.with_run(who, run._replace(attempt=run.attempt._replace(seen=())))
+        undo = [("failed", self._claims_undo(s, run, "failed"))] if activity in FORWARD and who == "placing" else []
+        if undo and self._shop.operator_cancels:
+            undo.append(("cancelled", self._claims_undo(s, run, "cancelled")))
+        yield from _lives_on(f"{activity} of {NAMES[who]} times out", run.attempt, again)
+        for closing, undoing in undo:
+            name = f"process-order gives {activity} up, to be {closing}"
+            yield Step(name, undoing)
+            yield from _lives_on(name, run.attempt, undoing)
+
+    def _is_terminated(self, s: State, who: Who) -> Iterator[Step]:
+        if s.left.kills:
+            run = s.run(who)
+            name = (
+                f"{NAMES[who]} is terminated {f'in {run.attempt.activity}' if run.attempt.activity else 'as it waits'}"
+            )
+            killed = s.with_run(who, Run("terminated", payload=run.payload))
+            killed = killed._replace(left=s.left._replace(kills=s.left.kills - 1))
+            yield Step(name, killed)
+            yield from _lives_on(name, run.attempt, killed)
+
+    def _late(self, s: State) -> Iterator[Step]:
+        if s.late is None:
+            return
+        yield Step(f"the late {s.late.activity} dies", s._replace(late=None))
+        payload = s.late.arg[0] if s.late.activity in ("reserve_stock", "claim_undo") else ""
+        for name, after, attempt in self._acts(s, s.late):
+            goes_on = isinstance(self._advance(attempt), Do)
+            yield Step(f"late {name}", after._replace(late=attempt if goes_on else None), payload)
+
+    def _acts(self, s: State, attempt: Attempt) -> Iterator[tuple[str, State, Attempt]]:
+        do = self._advance(attempt)
+        assert isinstance(do, Do), attempt
+        for after, seen in do.effect(s):
+            words = f"{attempt.activity}, {do.name}: {_words(seen)}"
+            yield words, after, attempt._replace(seen=(*attempt.seen, seen))
+
+    def _advance(self, attempt: Attempt) -> Do | tuple[Any]:
+        """What the attempt does next, or its answer in a tuple: the activity is run again on what it has seen."""
+        if attempt not in self._next:
+            script = getattr(self._activities, attempt.activity)(*attempt.arg)
+            try:
+                do = next(script)
+                for seen in attempt.seen:
+                    do = script.send(seen)
+                self._next[attempt] = do
+            except StopIteration as returned:
+                self._next[attempt] = (returned.value,)
+        return self._next[attempt]
+
+    # ------------------------------------------------------------------------------------------------ the workflows
+
+    def _answered(self, s: State, who: Who, run: Run, answer: Any) -> State:
+        activity = run.attempt.activity
+        if activity in (*UNDOS, "resume_capture", "mark_shipped", "park_order"):
+            return self._answered_undo(s, who, run, answer)
+        if who == "placing":
+            return self._answered_placing(s, run, activity, answer)
+        return self._answered_cancelling(s, run, answer)
+
+    def _answered_placing(self, s: State, run: Run, activity: str, answer: Any) -> State:  # noqa: C901, PLR0911, PLR0912 (a table)
+        match activity, answer:
+            case ("reserve_stock", (_, owner)) if owner != run.payload:
+                return s.with_run("placing", _closed(run))  # order_id_conflict
+            case ("reserve_stock", ("pending", _)):
+                return self._then(s, self._registers(run, "release_stock"), "authorize_payment")
+            case ("reserve_stock", ("capturing", _)):
+                return self._then(s, run, "capture_payment")
+            case ("reserve_stock", ("undoing", _)):
+                return self._claims_undo(s, run, "failed")
+            case ("reserve_stock", _):
+                return self._then(s, run, "read_order")
+            case ("authorize_payment" | "read_payment", "authorized" | "taken"):
+                return self._then(s, self._registers(run, "void_payment"), "request_fulfillment")
+            case ("authorize_payment", "action"):
+                return self._then(s, self._registers(run, "void_payment"), "read_payment")
+            case ("authorize_payment" | "read_payment", "declined" | "action"):
+                return self._claims_undo(s, run, "rejected")
+            case ("authorize_payment" | "read_payment", _):
+                return self._claims_undo(s, run, "failed")
+            case ("request_fulfillment", "accepted"):
+                return self._then(s, self._registers(run, "cancel_fulfillment"), "capture_payment")
+            case ("request_fulfillment", "refused"):
+                return self._claims_undo(s, run, "rejected")
+            case ("request_fulfillment", _) | ("capture_payment", False):
+                return self._claims_undo(s, run, "failed")
+            case ("capture_payment", True):
+                return self._then(s, run, "finalize_order")
+            case ("claim_undo", (status, owner, parked)):
+                if owner != run.payload:
+                    return s.with_run("placing", _closed(run))
+                if status != "undoing":
+                    return self._then(s, run, "read_order")
+                return self._undoes(s, "placing", run._replace(stale=False), parked)
+            case ("read_order", "pending" | "undoing"):
+                return self._claims_undo(s, run, "failed")
+            case ("read_order", "capturing"):
+                return self._then(s, run, "capture_payment")
+        return s.with_run("placing", _closed(run))
+
+    def _answered_cancelling(self, s: State, run: Run, answer: Any) -> State:  # noqa: C901, PLR0911 (a table)
+        if run.attempt.activity == "claim_cancellation":
+            run = run._replace(stale=False)
+        match run.attempt.activity, run.attempt.arg, answer:
+            case "claim_cancellation", _, ("absent", _, _):
+                return self._then(s, run, "observe_order", "is it unknown?", "absent", "")
+            case "claim_cancellation", _, (status, parked, "placing"):
+                return self._then(s, run, "observe_order", "does a person see to it?", status, parked)
+            case "claim_cancellation", _, (status, parked, _):
+                return self._drives(s, run, status, parked)
+            case "observe_order", ("is it unknown?", _, _), (False, "absent"):
+                return s.with_run("cancelling", _closed(run, "unknown"))
+            case "observe_order", ("does a person see to it?", _, _), (True, _):
+                return s.with_run("cancelling", _closed(run, "parked"))
+            case "observe_order", ("does a person see to it?", status, parked), (False, _):
+                return self._drives(s, run, status, parked)
+            case "observe_order", ("does it run?", "undoing", parked), (False, _):
+                run = run._replace(undos=UNDOS, if_shipped="resume_capture")
+                return self._undoes(s, "cancelling", run, parked)
+            case "observe_order", ("does it run?", "capturing", _), (False, _):
+                return self._then(s, run, "capture_payment")
+            case "capture_payment", _, True:
+                return self._then(s, run, "finalize_order")
+        return self._then(s, run, "claim_cancellation")  # look again
+
+    def _drives(self, s: State, run: Run, status: str, parked: str) -> State:
+        if status == "cancelling":
+            run = run._replace(undos=UNDOS, if_shipped="mark_shipped")
+            return self._undoes(s, "cancelling", run, parked)
+        if status in ("undoing", "capturing"):
+            return self._then(s, run, "observe_order", "does it run?", status, parked)
+        return s.with_run("cancelling", _closed(run))
+
+    # ----------------------------------------------------------------------------------------------------- the saga
+
+    def _claims_undo(self, s: State, run: Run, closing: str) -> State:
+        registered = run.undos if Rule.REGISTER_FIRST in self._without else UNDOS
+        return self._then(s, run._replace(undos=registered), "claim_undo", run.payload, closing)
+
+    def _undoes(self, s: State, who: Who, run: Run, parked: str) -> State:
+        """The undo begins; a park that it finds it takes over."""
+        run = run._replace(parked=frozenset())
+        return self._parks(s, who, run, parked) if parked else self._undoes_next(s, who, run)
+
+    def _undoes_next(self, s: State, who: Who, run: Run) -> State:
+        if not run.undos:
+            return self._settles(s, who, run)
+        if run.undos[0] in run.parked:
+            return s.with_run(who, run._replace(phase="waiting", attempt=NOTHING))
+        return s.with_run(who, run._replace(phase="running", attempt=Attempt(run.undos[0])))
+
+    def _answered_undo(self, s: State, who: Who, run: Run, answer: Any) -> State:  # noqa: PLR0911 (a table)
+        match run.attempt.activity, answer:
+            case "cancel_fulfillment" | "void_payment", "done":
+                return self._undoes_next(s, who, run._replace(undos=run.undos[1:]))
+            case "cancel_fulfillment", "shipped":
+                return s.with_run(who, run._replace(attempt=Attempt(run.if_shipped)))
+            case "cancel_fulfillment" | "resume_capture", answer if answer == PERMANENT:
+                return self._parks(s, who, run, "cancel_fulfillment")
+            case "void_payment", answer if answer == PERMANENT:
+                return self._parks(s, who, run, "void_payment")
+            case "release_stock", (status, parked) if parked and status not in CLOSED:
+                return self._parks(s, who, run, "release_stock")
+            case "park_order", "parked":
+                run = run._replace(parked=run.parked | {run.attempt.arg[0]})
+                return self._undoes_next(s, who, run)
+        return self._settles(s, who, run)  # StopUndo: the row tells what is next
+
+    def _parks(self, s: State, who: Who, run: Run, step: str) -> State:
+        return self._then(s, run, "park_order", step, who, "stale" if run.stale else "fresh", who=who)
+
+    def _settles(self, s: State, who: Who, run: Run) -> State:
+        return self._then(s, run, "read_order" if who == "placing" else "claim_cancellation", who=who)
+
+    def _registers(self, run: Run, undo: str) -> Run:
+        return run if undo in run.undos else run._replace(undos=(undo, *run.undos))
+
+    def _then(self, s: State, run: Run, activity: str, *arg: str, who: Who | None = None) -> State:
+        who = who or ("placing" if run.payload else "cancelling")
+        return s.with_run(who, run._replace(phase="running", attempt=Attempt(activity, arg)))
+
+    def _is_resolved(self, s: State, who: Who) -> Iterator[Step]:
+        """An operator's word on a parked step: record_resolution, and then the run goes on, or looks again."""
+        run = s.run(who)
+        for step in run.parked:
+            for action in ("retry",) if step == "release_stock" else ("retry", "skip", "resolved"):
+                name = f"record_resolution: an operator tells {NAMES[who]} to {action} {step}"
+                if s.row.parked == step or Rule.WORD_NEEDS_PARK in self._without:
+                    undos = tuple(each for each in run.undos if action == "retry" or each != step)
+                    after = _settled(s, who, step, action)
+                    heard = after.run(who)._replace(parked=run.parked - {step}, undos=undos)
+                else:
+                    name += ", too late"
+                    after, heard = s, run._replace(parked=frozenset(), undos=())
+                waiting = run.phase == "waiting"
+                yield Step(name, self._undoes_next(after, who, heard) if waiting else after.with_run(who, heard))
+
+    # ---------------------------------------------------------------------------------------------------- the world
+
+    def _world(self, s: State) -> Iterator[Step]:
+        row, world = s.row, s.world
+        for number, intent in enumerate(world.intents):
+            for name, becomes in self._intent_moves(s, intent):
+                intents = (becomes, world.intents[1]) if number == 0 else (world.intents[0], becomes)
+                left = s.left._replace(expiries=s.left.expiries - (becomes == "canceled"))
+                yield Step(name, s._replace(world=world._replace(intents=intents), left=left))
+        if self._shop.ships and world.warehouse == "accepted":
+            yield Step("the warehouse ships", s._replace(world=world._replace(warehouse="shipped")))
+        if row.status == "processing" and world.warehouse == "shipped":
+            yield Step("the warehouse tells that it has shipped", s._replace(row=row._replace(status="shipped")))
+        yield from self._refunds(s)
+
+    def _intent_moves(self, s: State, intent: str) -> Iterator[tuple[str, str]]:
+        if intent == "action":
+            yield "the customer authenticates", "taken" if self._shop.automatic else "authorized"
+            yield "the customer fails to authenticate", "declined"
+        if intent == "authorized" and s.left.expiries:
+            yield "the authorization expires", "canceled"
+
+    def _refunds(self, s: State) -> Iterator[Step]:
+        """Stripe settles a pending refund; reconciliation follows each that the books know of."""
+        world = s.world
+        for index, (attempt, status) in enumerate(world.refunds):
+            if status == "pending":
+                for becomes in ("succeeded", *(["failed"] if s.left.bounces else [])):
+                    refunds = (*world.refunds[:index], (attempt, becomes), *world.refunds[index + 1 :])
+                    left = s.left._replace(bounces=s.left.bounces - (becomes == "failed"))
+                    after = s._replace(world=world._replace(refunds=refunds), left=left)
+                    yield Step(f"the pending refund has {becomes}", after)
+        if is_refund_unread(s):
+            now = tuple(status for _, status in world.refunds)
+            yield Step("reconciliation reads the refunds", s._replace(row=s.row._replace(refunds=now)))
+
+
+def is_refund_unread(s: State) -> bool:
+    kept = s.row.refunds
+    return bool(kept) and s.row.status in CLOSED and kept != tuple(status for _, status in s.world.refunds)
+
+
+def is_at_rest(s: State) -> bool:
+    """Nobody is at work, and reconciliation finds nothing to do: only a person may still have a word."""
+    busy = "running" in (s.placing.phase, s.cancelling.phase) or s.late is not None
+    unfinished = s.row.status in ("pending", "undoing", "capturing") and not s.placing.is_open
+    left_behind = s.row.status == "cancelling" and not s.cancelling.is_open
+    return not busy and not is_refund_unread(s) and (bool(s.row.parked) or not (unfinished or left_behind))
+
+
+def is_over(s: State) -> bool:
+    """At rest for good: no person is waited for."""
+    waiting = "waiting" in (s.placing.phase, s.cancelling.phase)
+    return is_at_rest(s) and not waiting and not s.row.parked and s.row.status in {"absent", *CLOSED, *PAID}
+
+
+def _lives_on(name: str, attempt: Attempt, s: State) -> Iterator[Step]:
+    """The attempt that nobody waits for any more is late."""
+    if s.left.late and s.late is None and attempt.activity not in READING:
+        left = s.left._replace(late=s.left.late - 1)
+        yield Step(f"{name}; its attempt lives on", s._replace(late=attempt, left=left))
+
+
+def _settled(s: State, heard_by: Who, step: str, action: str) -> State:
+    """The word is kept. What is resolved was done by hand: an operator gives back what is not given back."""
+    row, world = s.row, s.world
+    if row.parked == step:
+        row = row._replace(parked="", parked_by="")
+    if action != "retry":
+        row = row._replace(settled=row.settled | {step})
+    elif step == "void_payment":
+        row = row._replace(retries=min(row.retries + 1, MAX_RETRIES))
+    by_hand = world.by_hand or ((action, step) == ("resolved", "void_payment") and world.net > 0)
+    return s._replace(
+        row=row,
+        world=world._replace(by_hand=by_hand),
+        placing=_aged(s.placing, heard=heard_by == "placing"),
+        cancelling=_aged(s.cancelling, heard=heard_by == "cancelling"),
+        late=s.late and _aged_attempt(s.late),
+    )
+
+
+def _aged(run: Run, *, heard: bool) -> Run:
+    """An operator has spoken: what a run that has not heard it has read of the row is out of date."""
+    stale = run.stale or (run.is_open and not heard)
+    return run._replace(stale=stale, attempt=_aged_attempt(run.attempt))
+
+
+def _aged_attempt(attempt: Attempt) -> Attempt:
+    park = attempt.activity == "park_order"
+    return attempt._replace(arg=(*attempt.arg[:2], "stale")) if park else attempt
+
+
+def _closed(run: Run, answer: str = "") -> Run:
+    return Run("closed", payload=run.payload, answer=answer)
+
+
+def _words(seen: Any) -> str:
+    return " ".join(_words(each) for each in seen) if isinstance(seen, tuple) else str(seen)

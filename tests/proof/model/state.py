@@ -1,0 +1,148 @@
+"""What there is to know about one order at one moment: a frozen tuple, compared by value."""
+
+from enum import StrEnum
+from typing import Any, Final, Literal, NamedTuple
+
+Who = Literal["placing", "cancelling"]  # process-order, cancel-order
+
+UNITS: Final = 2  # on the shelf at first; the order takes one
+
+CLOSED: Final = frozenset({"rejected", "failed", "cancelled"})
+PAID: Final = frozenset({"processing", "shipped", "cancelling"})
+UNDOS: Final = ("cancel_fulfillment", "void_payment", "release_stock")  # newest first; each needs those before it
+
+
+class Row(NamedTuple):
+    """What PostgreSQL says: the order row, its reservation, its refunds, an operator's words, and the stock."""
+
+    status: str = "absent"
+    owner: str = ""  # whose payload it is: request_hash
+    closing: str = ""
+    intent: int = 0  # payment_intent_id, 0 is NULL
+    requested: bool = False  # fulfillment_requested_at
+    parked: str = ""
+    parked_by: str = ""
+    placed: bool = False
+    reservation: str = ""
+    shelf: int = UNITS
+    reserved: int = 0
+    sold: int = 0
+    refunds: tuple[str, ...] = ()  # as last read from Stripe
+    settled: frozenset[str] = frozenset()  # skipped or resolved
+    retries: int = 0  # words of an operator to refund once more
+
+
+class World(NamedTuple):
+    """What Stripe and the warehouse say."""
+
+    intents: tuple[str, str] = ("", "")  # PaymentIntents 1 and 2: new, action, declined, authorized, taken, canceled
+    refunds: tuple[tuple[int, str], ...] = ()  # (attempt, status), oldest first
+    by_hand: bool = False  # an operator has given the money back outside Stripe
+    warehouse: str = "unknown"  # accepted, shipped, called off
+
+    @property
+    def standing(self) -> int:
+        """Refunds that have not failed."""
+        return sum(status != "failed" for _, status in self.refunds)
+
+    @property
+    def net(self) -> int:
+        """How many totals the shop keeps."""
+        return self.intents.count("taken") - self.standing
+
+
+class Attempt(NamedTuple):
+    """An attempt of an activity, and what its statements and calls have answered so far."""
+
+    activity: str
+    arg: tuple[str, ...] = ()
+    seen: tuple[Any, ...] = ()
+
+
+NOTHING: Final = Attempt("")  # in flight
+
+
+class Run(NamedTuple):
+    """A workflow run: `phase` is off, running, waiting (for an operator), closed or terminated."""
+
+    phase: str = "off"
+    attempt: Attempt = NOTHING
+    payload: str = ""
+    undos: tuple[str, ...] = ()  # registered and not yet done
+    parked: frozenset[str] = frozenset()
+    stale: bool = False  # an operator has spoken since it last read the row
+    if_shipped: str = "resume_capture"  # what to do when the goods have left before they were called off
+    answer: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        return self.phase in ("running", "waiting")
+
+
+class Left(NamedTuple):
+    """How often what seldom happens may still happen: it bounds the state space."""
+
+    late: int = 0  # attempts that are given up, and act later
+    kills: int = 0  # runs that are terminated
+    expiries: int = 0  # authorizations that expire
+    forgotten: int = 0  # idempotency keys that Stripe has forgotten
+    refusals: int = 0  # shipments that the warehouse refuses to call off
+    bounces: int = 0  # refunds that fail
+
+
+class State(NamedTuple):
+    row: Row = Row()
+    world: World = World()
+    placing: Run = Run()  # process-order
+    cancelling: Run = Run()  # cancel-order
+    late: Attempt | None = None
+    left: Left = Left()
+
+    def run(self, who: Who) -> Run:
+        return self.placing if who == "placing" else self.cancelling
+
+    def with_run(self, who: Who, run: Run) -> "State":
+        return self._replace(placing=run) if who == "placing" else self._replace(cancelling=run)
+
+
+class Shop(NamedTuple):
+    """A configuration: which shop, and what may happen in it."""
+
+    name: str
+    left: Left = Left()
+    automatic: bool = False  # PAYMENT_CAPTURE
+    remembers_cancels: bool = True  # FULFILLMENT_REMEMBERS_CANCELS
+    authenticates: bool = False  # 3DS
+    ships: bool = False  # the warehouse may ship at any moment
+    cancels: bool = True  # the customer may cancel
+    operator_cancels: bool = False  # the run itself may be cancelled
+    other_payload: bool = False  # the order id may be submitted with another payload
+
+
+class Rule(StrEnum):
+    """The rules of the protocol. Each can be taken away; then the explorer must find out why it is there."""
+
+    CLAIM_UNDO = "an undo first claims pending -> undoing"
+    CLAIM_CAPTURE = "a capture first claims pending -> capturing"
+    TOMBSTONE = "the undo of an absent order writes a closed row"
+    ID_BEFORE_CONFIRM = "the PaymentIntent's id is written before it is confirmed"
+    ID_WHILE_PENDING = "the id is written only while the order is pending"
+    FIRST_ID_STAYS = "an id that was written is never replaced"
+    UNDO_WHEN_CANCELED = "capturing -> undoing only when the PaymentIntent reads canceled"
+    RESUME_UNLESS_PARKED = "undoing -> capturing only when the row is not parked"
+    RESUME_UNLESS_SETTLED = "undoing -> capturing only when no operator has settled the shipment"
+    PARK_IS_FRESH = "nothing is parked on what was seen before an operator's last word"
+    WORD_NEEDS_PARK = "an operator's word counts only for a row that is parked at its step"
+    PARK_BLOCKS = "no attempt moves a parked row"
+    REGISTER_FIRST = "all undos are registered before the first step"
+    SHIPPED_GOES_FORWARD = "what has shipped is paid for, not undone"
+    MARK_BEFORE_ASKING = "the row is marked before the warehouse is asked"
+    REMEMBER_OR_WAIT = "the warehouse remembers a cancel, or the request is waited out"
+    RESERVE_READS_ROW = "reserve first reads its own row"
+    RESERVATION_DECIDES = "the reservation's state decides what a release moves"
+    REQUEST_HASH = "a row of another payload is left alone"
+    SETTLED_STAYS = "what an operator has settled is obeyed by the next driver"
+    REAL_STATE = "void or refund is decided by the PaymentIntent's real state"
+    KEEP_REFUND = "a refund is kept in the books before the order closes"
+    BOUNCE_PARKS = "a refund that has failed is parked"
+    RUN_BEFORE_ROW = "an order is unknown only if its row is read after its run was seen closed"

@@ -1,0 +1,253 @@
+"""Bugs seeded on purpose: each is a mistake that somebody could make, and names the tests that must catch it."""
+
+from typing import Final, NamedTuple
+
+PAYMENTS: Final = "tests/integration/activities/test_payments.py"
+INVENTORY: Final = "tests/integration/activities/test_inventory.py"
+RESTARTS: Final = "tests/workflows/test_restarts.py"
+SAGA: Final = "tests/workflows/test_saga.py"
+ASSERTION: Final = r"^(assert |AssertionError|Failed: DID NOT RAISE)"
+
+
+class Patch(NamedTuple):
+    """`before` is in the file exactly once."""
+
+    file: str
+    before: str
+    after: str
+
+    def apply(self, text: str) -> str:
+        """The file's text with the mistake in it. Raises ValueError."""
+        if (count := text.count(self.before)) != 1:
+            raise ValueError(f"{self.file} has {count} times, not once: {self.before}")
+        return text.replace(self.before, self.after)
+
+
+class Bug(NamedTuple):
+    """`caught_by` are tests, all of which must fail, and with a message in which the pattern `because` is found."""
+
+    name: str
+    words: str
+    patches: tuple[Patch, ...]
+    caught_by: tuple[str, ...]
+    because: str = ASSERTION
+
+
+BUGS: Final = (
+    Bug(
+        "random_idempotency_key",
+        "every attempt has an idempotency key of its own",
+        (Patch("gateways/stripe.py", '{key}:{number}")', "{key}:{number}:{__import__('uuid').uuid4()}\")"),),
+        (f"{PAYMENTS}::test_a_payment_whose_answer_is_lost_is_not_made_twice",),
+    ),
+    Bug(
+        "random_fulfillment_key",
+        "every attempt asks the warehouse under an idempotency key of its own",
+        (Patch("activities/fulfillment.py", 'f"{request.order_id}:fulfill"', "str(__import__('uuid').uuid4())"),),
+        ("tests/integration/activities/test_fulfillment.py::test_a_lost_answer_makes_no_second_shipment",),
+    ),
+    Bug(
+        "confirmed_before_kept",
+        "the payment is confirmed before its id is on the order row",
+        (
+            Patch(
+                "activities/payments.py",
+                "        kept = await self._keep_intent(row.id, created)\n",
+                "        await self._gateway.confirm(row.id, created)\n"
+                "        kept = await self._keep_intent(row.id, created)\n",
+            ),
+        ),
+        (f"{PAYMENTS}::test_the_id_is_on_the_row_before_the_confirm",),
+    ),
+    Bug(
+        "first_id_overwritten",
+        "a late attempt puts its own PaymentIntent on the row",
+        (
+            Patch(
+                "activities/payments.py",
+                "AND status = 'pending' AND (payment_intent_id IS NULL OR payment_intent_id = $2)",
+                "AND status = 'pending'",
+            ),
+        ),
+        (f"{PAYMENTS}::test_a_second_payment_intent_is_never_confirmed",),
+        because="idempotency_mismatch",
+    ),
+    Bug(
+        "undo_registered_late",
+        "the payment's undo is registered after its step",
+        (
+            Patch(
+                "workflows/compensations.py",
+                "        saga.on_failure(self.void_payment, self._order_id, needs=(self.cancel_fulfillment,))\n",
+                "",
+            ),
+            Patch(
+                "workflows/process_order.py",
+                "request, AUTHORIZE, amount)\n",
+                "request, AUTHORIZE, amount)\n"
+                "        undo = self._compensations\n"
+                "        self._saga.on_failure(undo.void_payment, order.id, needs=(undo.cancel_fulfillment,))\n",
+            ),
+        ),
+        ("tests/workflows/test_failures.py::test_an_operators_cancel_while_a_step_is_in_flight",),
+    ),
+    Bug(
+        "unshielded_undo",
+        "a cancel that arrives while an undo is parked closes the run over it",
+        (Patch("workflows/saga.py", "await shielded(self.undo(cause))", "await self.undo(cause)"),),
+        (f"{SAGA}::test_a_cancel_while_parked_leaves_it_parked",),
+        because="workflow execution already completed",
+    ),
+    Bug(
+        "no_tombstone",
+        "an undo without a row leaves none: a late reservation finds nothing to obey",
+        (
+            Patch(
+                "activities/order_state.py",
+                "            await connection.execute(\n                INSERT_TOMBSTONE,",
+                "            (\n                INSERT_TOMBSTONE,",
+            ),
+        ),
+        ("tests/integration/activities/test_order_state.py::test_an_order_without_a_row_gets_a_tombstone",),
+        because="order_absent",
+    ),
+    Bug(
+        "no_release_on_decline",
+        "a business no, which is an early return, undoes nothing",
+        (
+            Patch(
+                "workflows/saga.py",
+                "if self.committed or not (cause is None or calls_for_undo(cause)):",
+                "if self.committed or cause is None or not calls_for_undo(cause):",
+            ),
+        ),
+        (f"{SAGA}::test_an_early_return_undoes",),
+    ),
+    Bug(
+        "double_email",
+        "a letter whose answer was lost is sent again under another key",
+        (
+            Patch(
+                "activities/notifications.py",
+                '{notification.order_id}:{notification.kind}"',
+                "{__import__('uuid').uuid4()}\"",
+            ),
+        ),
+        ("tests/integration/activities/test_notifications.py::test_a_lost_answer_delivers_no_second_letter",),
+    ),
+    Bug(
+        "letter_marked_before_posted",
+        "a letter is marked as sent before it is posted: one that is not taken is never sent again",
+        (
+            Patch(
+                "activities/notifications.py",
+                "        response = await post_json(\n            self._http, service, url",
+                '        await self._keep(notification, "sent", "")\n'
+                "        response = await post_json(\n            self._http, service, url",
+            ),
+        ),
+        ("tests/integration/activities/test_notifications.py::test_a_letter_that_was_not_taken_is_sent_again",),
+        because="what_is_marked_sent_arrived",
+    ),
+    Bug(
+        "lost_update",
+        "a state is written over whatever the row has become meanwhile",
+        (Patch("gateways/order_store.py", "WHERE id = $1 AND status = $2 AND parked_step IS NULL", "WHERE id = $1"),),
+        (
+            f"{PAYMENTS}::test_an_undone_order_is_not_captured",
+            "tests/integration/activities/test_order_state.py::test_a_parked_row_does_not_move",
+        ),
+        because=f"{ASSERTION}|CheckViolationError orders_",
+    ),
+    Bug(
+        "refund_by_amount",
+        "the amount of the charge is refunded, instead of what is left of it",
+        (
+            Patch(
+                "gateways/stripe.py",
+                '{"payment_intent": intent_id, "metadata": {ORDER_METADATA: order_id, ATTEMPT_METADATA: str(attempt)}}',
+                '{"payment_intent": intent_id, "amount": (await self.retrieve(intent_id)).amount_received}',
+            ),
+        ),
+        (f"{PAYMENTS}::test_what_somebody_refunded_by_hand_counts",),
+        because="PaymentRefused: InvalidRequestError",
+    ),
+    Bug(
+        "capture_without_claim",
+        "money is taken without claiming the row first",
+        (
+            Patch(
+                "activities/payments.py",
+                'row = await self._move(order_id, Status.PENDING, Status.CAPTURING, "claimed for capture")\n'
+                "        if row.status is not Status.CAPTURING:",
+                "row = await self._read(order_id)\n        if row.status in PAID:",
+            ),
+        ),
+        (f"{PAYMENTS}::test_an_undone_order_is_not_captured",),
+    ),
+    Bug(
+        "release_not_branching",
+        "stock that was sold is released as if it were held",
+        (
+            Patch(
+                "activities/inventory.py",
+                "i.reserved - CASE open.state WHEN 'held' THEN open.quantity ELSE 0 END",
+                "i.reserved - open.quantity",
+            ),
+        ),
+        (f"{INVENTORY}::test_release_twice_by_what_the_reservation_is",),
+        because="CheckViolationError inventory_reserved_check",
+    ),
+    Bug(
+        "oversell",
+        "what is held for an order stays on the shelf",
+        (
+            Patch(
+                "activities/inventory.py",
+                "SET quantity = i.quantity - l.quantity, reserved = i.reserved + l.quantity",
+                "SET reserved = i.reserved + l.quantity",
+            ),
+        ),
+        ("tests/workflows/test_contention.py::test_two_hundred_reservations_of_ten_units_hold_exactly_ten",),
+    ),
+    Bug(
+        "forged_event",
+        "a webhook's signature is not compared",
+        (Patch("app/web/signatures.py", 'raise BadSignature("forged")', "pass"),),
+        (
+            "tests/unit/test_signatures.py",
+            "tests/integration/web/test_web_process.py::test_what_is_not_signed_is_refused",
+        ),
+    ),
+    Bug(
+        "revived_without_a_look",
+        "reconciliation starts a run for an order that has moved on since it was listed",
+        (
+            Patch(
+                "activities/order_recovery.py",
+                "if row.status is not stranded.status or row.parked_step or await self._is_driven(stranded):",
+                "if row.parked_step:",
+            ),
+        ),
+        ("tests/workflows/test_reconcile_orders.py::test_an_order_that_has_moved_on_is_left_alone",),
+    ),
+    Bug(
+        "park_not_taken_over",
+        "a run that finds the row parked undoes what a person is settling",
+        (
+            Patch(
+                "workflows/saga.py",
+                "        await workflow.wait_condition(lambda: step not in self.parked)\n\n    async def _resolve",
+                "\n    async def _resolve",
+            ),
+        ),
+        ("tests/workflows/test_restarts.py::test_a_park_that_is_taken_over_waits_before_anything_is_undone_again",),
+    ),
+    Bug(
+        "worked_on_ahead",
+        "a worker works on from what it played ahead of the history to answer a query",
+        (Patch("config/replay_guard.py", "            if self._stale:\n", "            if False:\n"),),
+        ("tests/workflows/test_queries.py::test_a_query_leaves_every_history_repeatable",),
+        because="Nondeterminism error",
+    ),
+)

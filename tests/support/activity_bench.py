@@ -1,0 +1,210 @@
+"""The activities on a bench: put together as worker.py does, against a real Postgres and the sandbox, without Temporal.
+
+Each call is one attempt. An attempt can be made to stand at a gate, so that a test decides what overtakes it.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+from openai import AsyncOpenAI
+from stripe import StripeClient
+from temporalio.client import Client
+from temporalio.testing import ActivityEnvironment
+
+from activities.fulfillment import Warehouse
+from activities.inventory import Inventory
+from activities.order_state import OrderState
+from activities.payments import Payments
+from config.settings import Settings
+from gateways.http import open_http
+from gateways.openai import MAX_ANSWER, openai_client
+from gateways.postgres import Database, open_pool
+from gateways.stripe import stripe_client
+from orders.models import (
+    ErrorCode,
+    Fulfillment,
+    FulfillmentRequest,
+    Order,
+    OrderRow,
+    Payment,
+    PaymentRequest,
+    Status,
+    UndoClaim,
+)
+from orders.parsing import parse_order, read_json
+from sandbox.faults import Fault
+from sandbox.server import Running
+from sandbox.world import World
+from tests.support.rows import Rows
+from tests.support.shop import an_order
+from worker import activities_of
+
+if TYPE_CHECKING:
+    import asyncpg
+    from asyncpg.connection import LoggedQuery
+
+    from gateways.postgres import Connection, Pool
+
+ArgT = TypeVar("ArgT")
+ResultT = TypeVar("ResultT")
+
+
+@dataclass
+class Gate:
+    """Where an attempt stands still before its transaction number `before`, counted from 1."""
+
+    before: int
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Watched(Database):
+    """Writes down every statement, and may stop before a transaction."""
+
+    def __init__(self, pool: "Pool") -> None:
+        super().__init__(pool)
+        self.statements: list[str] = []
+        self.gate: Gate | None = None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator["Connection"]:
+        await self.stand()
+        async with super().transaction() as connection:
+            with connection.query_logger(self._write_down):
+                yield connection
+
+    async def stand(self) -> None:
+        """Every transaction comes by here before it begins."""
+        gate = self.gate
+        if gate is None or gate.reached.is_set():
+            return
+        gate.before -= 1
+        if not gate.before:
+            gate.reached.set()
+            await gate.opened.wait()
+
+    def _write_down(self, query: "LoggedQuery") -> None:
+        self.statements.append(query.query)
+
+
+@dataclass
+class Bench(Rows):
+    """What a test does with activities; by default as the run `bench`."""
+
+    pool: "asyncpg.Pool[asyncpg.Record]"
+    sandbox: Running
+    database: Watched
+    activities: dict[str, Callable[..., Any]]
+
+    @property
+    def world(self) -> World:
+        return self.sandbox.world
+
+    async def do(
+        self, activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, *, run: str = "bench"
+    ) -> ResultT:
+        """One attempt, called by the workflow `run`."""
+        environment = ActivityEnvironment()
+        environment.info = replace(environment.info, workflow_id=run)
+        result: ResultT = await environment.run(self.activities[activity.__name__], arg)
+        return result
+
+    async def stop_at(
+        self, gate: Gate, activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT
+    ) -> "asyncio.Task[ResultT]":
+        """An attempt that stands at the gate already."""
+        self.database.gate = gate
+        attempt = asyncio.create_task(self.do(activity, arg))
+        async with asyncio.timeout(10):
+            await gate.reached.wait()
+        return attempt
+
+    def fault(self, service: str, kind: str, route: str = "*", **more: Any) -> None:
+        self.world.faults.add(Fault.model_validate({"service": service, "kind": kind, "route": route, **more}))
+
+    def calls(self, service: str, path: str = "") -> list[dict[str, Any]]:
+        """The POSTs that the service got, whose path ends so."""
+        return [
+            entry
+            for entry in self.world.journal.about()
+            if entry["service"] == service and entry["method"] == "POST" and entry["path"].endswith(path)
+        ]
+
+    # ----------------------------------------------------------------------------------------- the steps of an order
+
+    async def reserve(self, order: Order) -> OrderRow:
+        return await self.do(Inventory.reserve_stock, order.reservation)
+
+    async def authorize(self, order: Order) -> Payment:
+        return await self.do(Payments.authorize_payment, payment(order))
+
+    async def fulfill(self, order: Order) -> Fulfillment:
+        return await self.do(Warehouse.request_fulfillment, fulfillment(order))
+
+    async def capture(self, order: Order) -> bool:
+        return await self.do(Payments.capture_payment, order.id)
+
+    async def finalize(self, order: Order) -> OrderRow:
+        return await self.do(Inventory.finalize_order, order.id)
+
+    async def claim_undo(self, order: Order, closing: Status = Status.FAILED) -> OrderRow:
+        return await self.do(OrderState.claim_undo, undo(order, closing))
+
+    async def bring(self, order: Order, last: str) -> None:
+        """All steps up to this one."""
+        for step in (self.reserve, self.authorize, self.fulfill, self.capture, self.finalize):
+            await step(order)
+            if step.__name__ == last:
+                return
+
+
+def order_of(order_id: str = "o1", **changes: Any) -> Order:
+    """A validated order: the reference's, with changes."""
+    return parse_order(order_id, read_json(json.dumps(an_order(**changes))))
+
+
+def payment(order: Order) -> PaymentRequest:
+    return PaymentRequest(order_id=order.id, payment_method_id=order.payment_method_id)
+
+
+def fulfillment(order: Order) -> FulfillmentRequest:
+    return FulfillmentRequest(order_id=order.id, shipping_address=order.shipping_address, priority=order.priority)
+
+
+def undo(order: Order, closing: Status = Status.FAILED) -> UndoClaim:
+    return UndoClaim(order=order.reservation, closing=closing, error_code=ErrorCode.FAILED, error="it failed")
+
+
+@dataclass(frozen=True)
+class Clients:
+    """What is slow to open; it can be shared by tests. Nothing may ask Temporal: its client leads nowhere."""
+
+    temporal: Client
+    http: httpx.AsyncClient
+    stripe: StripeClient
+    openai: AsyncOpenAI | None
+
+
+@asynccontextmanager
+async def open_clients(settings: Settings) -> AsyncIterator[Clients]:
+    seconds = settings.http_timeout_seconds
+    async with open_http(seconds) as http, open_http(seconds, MAX_ANSWER) as models:
+        stripe = stripe_client(http, settings.stripe_secret_key.get_secret_value(), settings.stripe_base)
+        openai = openai_client(models, settings.openai_api_key.get_secret_value(), settings.openai_base)
+        yield Clients(await Client.connect("127.0.0.1:1", lazy=True), http, stripe, openai)
+
+
+@asynccontextmanager
+async def open_bench(
+    settings: Settings, sandbox: Running, clients: Clients, watched: type[Watched] = Watched
+) -> AsyncIterator[Bench]:
+    """A bench of one's own."""
+    async with await open_pool(settings.database_url.get_secret_value(), settings.database_pool_size) as pool:
+        database = watched(pool)
+        activities = activities_of(settings, clients.temporal, database, clients.http, clients.stripe, clients.openai)
+        yield Bench(pool, sandbox, database, {activity.__name__: activity for activity in activities})

@@ -1,0 +1,182 @@
+"""A whole shop for tests: a database, the sandbox and a worker of its own on a queue of its own."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import httpx
+from pydantic import SecretStr
+from temporalio.client import Client, WorkflowHandle
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.service import RPCError
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from config.settings import SANDBOX_OPENAI_KEY, SANDBOX_STRIPE_KEY, Settings
+from orders.models import CancelOutcome, OrderOutcome
+from orders.names import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
+from sandbox.server import Running, serve
+from sandbox.world import World
+from tests.support.activity_hooks import ActivityHooks
+from tests.support.invariants import SEEDED
+from tests.support.rows import Rows
+from worker import open_worker
+
+Payload = dict[str, Any]
+
+PATIENCE = 30  # seconds until a condition that tests wait for counts as failed
+
+
+def an_order(**changes: Any) -> Payload:
+    """The reference's own test payload: two of product 1 at 29.99."""
+    return {
+        "customerId": "cus_123",
+        "customerEmail": "customer@example.com",
+        "items": [{"productId": "1", "quantity": 2, "price": 29.99}],
+        "paymentMethodId": "pm_123",
+        "shippingAddress": {"street": "123 Main St", "city": "San Francisco", "state": "CA", "zip": "94102"},
+    } | changes
+
+
+@dataclass
+class Shop(Rows):
+    """What a test does to the shop, and what it sees of it."""
+
+    settings: Settings
+    client: Client
+    env: WorkflowEnvironment
+    sandbox: Running
+    pool: "asyncpg.Pool[asyncpg.Record]"
+    task_queue: str
+    hooks: ActivityHooks = field(default_factory=ActivityHooks)
+
+    @property
+    def world(self) -> World:
+        return self.sandbox.world
+
+    async def start(
+        self, payload: Any = None, order_id: str | None = None, **options: Any
+    ) -> WorkflowHandle[Any, OrderOutcome]:
+        """Start process-order as any client would: by name, with plain JSON."""
+        return await self.client.start_workflow(
+            PROCESS_ORDER,
+            an_order() if payload is None else payload,
+            id=order_id or new_order_id(),
+            task_queue=self.task_queue,
+            result_type=OrderOutcome,
+            **options,
+        )
+
+    async def place(self, payload: Any = None, order_id: str | None = None, **options: Any) -> OrderOutcome:
+        return await (await self.start(payload, order_id, **options)).result()
+
+    async def start_cancel(
+        self, order_id: str, email: str | None = "customer@example.com", **options: Any
+    ) -> WorkflowHandle[Any, CancelOutcome]:
+        return await self.client.start_workflow(
+            CANCEL_ORDER,
+            {"orderId": order_id} | ({"customerEmail": email} if email else {}),
+            id=cancel_order_id(order_id),
+            task_queue=self.task_queue,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            result_type=CancelOutcome,
+            **options,
+        )
+
+    async def cancel(self, order_id: str, email: str | None = "customer@example.com") -> CancelOutcome:
+        return await (await self.start_cancel(order_id, email)).result()
+
+    async def advance(self, handle: WorkflowHandle[Any, Any], by: timedelta) -> None:
+        """Let the run's own clock run ahead."""
+        await self.env.fast_forward(handle, by)
+
+    async def ship(self, order_id: str) -> None:
+        """The warehouse sends the goods off."""
+        key = self.settings.fulfillment_key.get_secret_value()
+        async with httpx.AsyncClient(trust_env=False) as http:
+            url = f"{self.settings.fulfillment_api}/orders/{order_id}/ship"
+            (await http.post(url, headers={"Authorization": f"Bearer {key}"})).raise_for_status()
+
+    async def clear(self) -> None:
+        """Make the shop as good as new: nothing runs, no order, no message, no cue, and the shelves are full."""
+        await self.end_all_runs()
+        self.world.reset()
+        self.hooks.clear()
+        self.hooks.calls.clear()
+        await self.pool.execute(
+            "TRUNCATE orders, order_items, reservations, refunds, notifications, resolutions, order_events, reminders"
+        )
+        stocked = ((quantity, product_id) for product_id, quantity in SEEDED.items())
+        refill = "UPDATE inventory SET quantity = $1, reserved = 0, sold = 0 WHERE product_id = $2"
+        await self.pool.executemany(refill, stocked)
+
+    async def end_all_runs(self) -> None:
+        """End what a failed test left running: the next one may want the same order id."""
+        async for run in self.client.list_workflows(f"TaskQueue = '{self.task_queue}' AND ExecutionStatus = 'Running'"):
+            with suppress(RPCError):
+                await self.client.get_workflow_handle(run.id).terminate()
+
+
+async def eventually(condition: Callable[[], Awaitable[Any]], what: str) -> Any:
+    """The first true value of `condition`; fails with `what` when it takes too long."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not (value := await condition()):
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"in {PATIENCE} s it never came to: {what}") from None
+    return value
+
+
+def new_order_id() -> str:
+    return f"order-{uuid.uuid4().hex[:12]}"
+
+
+def settings_for(database_url: str, sandbox: Running, **changes: Any) -> Settings:
+    given: dict[str, Any] = {"http_timeout_seconds": 3, "openai_api_key": SecretStr(SANDBOX_OPENAI_KEY)} | changes
+    return Settings(
+        database_url=SecretStr(database_url),
+        stripe_secret_key=SecretStr(SANDBOX_STRIPE_KEY),
+        stripe_api_base=f"{sandbox.url}/stripe",
+        fulfillment_api=f"{sandbox.url}/fulfillment",
+        email_service_url=f"{sandbox.url}/email",
+        analytics_url=f"{sandbox.url}/analytics",
+        slack_webhook=SecretStr(f"{sandbox.url}/slack/webhook"),
+        openai_base_url=f"{sandbox.url}/openai/v1",
+        **given,
+    )
+
+
+@asynccontextmanager
+async def open_shop(
+    database_url: str,
+    env: WorkflowEnvironment,
+    task_queue: str | None = None,
+    run: Callable[[Worker], AbstractAsyncContextManager[None]] | None = None,
+    **changes: Any,
+) -> AsyncIterator[Shop]:
+    """Open a shop, on a queue of its own unless one is named; `run` runs its worker, `changes` are settings."""
+    hooks = ActivityHooks()
+    task_queue = task_queue or f"orders-{uuid.uuid4().hex[:8]}"
+    async with serve() as sandbox, asyncpg.create_pool(database_url, min_size=1, max_size=4) as pool:
+        # The worker may do what it may in production.
+        settings = settings_for(f"{database_url}?role=orders_app", sandbox, **changes)
+        async with (
+            open_worker(settings, env.client, task_queue=task_queue, interceptors=[hooks]) as worker,
+            (run or running)(worker),
+        ):
+            shop = Shop(settings, env.client, env, sandbox, pool, task_queue, hooks)
+            yield shop
+            await shop.end_all_runs()
+
+
+@asynccontextmanager
+async def running(worker: Worker) -> AsyncIterator[None]:
+    async with worker:
+        yield

@@ -1,0 +1,409 @@
+"""The invariants: silent on a shop with orders of every kind, and each of them loud when its rule alone is broken."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import httpx
+import pytest
+from temporalio.testing import WorkflowEnvironment
+
+from audit.evidence import Evidence, OpenRun, ProviderRecords, read_runs, read_snapshot
+from audit.invariants import MAX_ATTEMPTS, RULES, describe, violations
+from deploy.local.postgres import Postgres
+from orders.models import Stage
+from sandbox.faults import Fault
+from sandbox.inbox import Email
+from sandbox.stripe import PaymentIntent, Refund
+from sandbox.stripe_http import Misuse
+from sandbox.world import World
+from tests.support.invariants import SEEDED
+from tests.support.scenarios import REFUSED_ADDRESS, final_error, until_stage, until_stuck
+from tests.support.servers import copy_database
+from tests.support.shop import Shop, an_order, eventually, open_shop
+
+NEEDS_3DS: Final = an_order(paymentMethodId="pm_card_authenticationRequired")
+
+Plant = Callable[["Mixed", pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A shop with orders of every kind, none of which is touched."""
+
+    shop: Shop
+    orders: tuple[str, ...]
+
+    @property
+    def world(self) -> World:
+        return self.shop.world
+
+    def intent(self, order_id: str) -> PaymentIntent:
+        return next(
+            each for each in self.world.stripe.account.intents.values() if each.metadata["order_id"] == order_id
+        )
+
+    def refund(self, order_id: str) -> Refund:
+        intent = self.intent(order_id)
+        return next(each for each in self.world.stripe.account.refunds.values() if each.payment_intent == intent.id)
+
+    async def evidence(self, connection: Any = None) -> Evidence:
+        """All that there is, by what `connection` sees."""
+        snapshot = await read_snapshot(connection or self.shop.pool)
+        books = ProviderRecords.model_validate(self.world.books())
+        return Evidence(snapshot, books, SEEDED, await read_runs(self.shop.client, self.orders))
+
+    async def evidence_after(self, statements: str) -> Evidence:
+        """All that there would be."""
+        async with self.shop.pool.acquire() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            await connection.execute(statements)
+            evidence = await self.evidence(connection)
+            await transaction.rollback()
+        return evidence
+
+
+@pytest.fixture(scope="module")
+async def mixed(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Mixed]:
+    async with copy_database(postgres) as url, open_shop(url, temporal) as shop:
+        yield Mixed(shop, await orders_of_every_kind(shop))
+
+
+async def orders_of_every_kind(shop: Shop) -> tuple[str, ...]:
+    """At rest or under way, each with its story as its id."""
+    await shop.place(order_id="placed")
+    await shop.place(an_order(paymentMethodId="pm_card_chargeDeclined"), "declined")
+    await shop.place(an_order(shippingAddress=REFUSED_ADDRESS), "refused")
+    await shop.place(an_order(items=[{"productId": "5", "quantity": 2}]), "too-many")
+    await shop.place(order_id="returned")
+    await shop.cancel("returned")
+    await shop.place(an_order(paymentMethodId="pm_card_pendingRefund"), "refund-pending")
+    await shop.cancel("refund-pending")
+    halfway = await shop.start(NEEDS_3DS, "cancelled-halfway")
+    await until_stage(halfway, Stage.AWAITING_CUSTOMER)
+    await shop.cancel("cancelled-halfway")
+    await shop.place(an_order(paymentMethodId="pm_refund_failed"), "parked")
+    await shop.start_cancel("parked")
+    await eventually(lambda: parked_step(shop, "parked"), "the order is parked")
+    await until_stage(await shop.start(NEEDS_3DS, "authenticating"), Stage.AWAITING_CUSTOMER)
+    shop.world.faults.add(Fault(service="email", kind="status", times=None, order="unconfirmed"))
+    await shop.start(order_id="unconfirmed")
+
+    async def settled() -> bool:
+        return await shop.status("unconfirmed") == "processing"
+
+    await eventually(settled, "the order is paid")
+    shop.hooks.fail("void_payment", final_error(), workflow_id="settled-by-hand")
+    by_hand = await shop.start(an_order(shippingAddress=REFUSED_ADDRESS), "settled-by-hand")
+    await until_stuck(by_hand)
+    await shop.start(order_id="goodwill")
+    await shop.client.get_workflow_handle("goodwill").result()
+    await post(shop, "/refunds", {"payment_intent": await payment_of(shop, "goodwill"), "amount": 100})
+    resolution = {
+        "step": "void_payment",
+        "action": "skip",
+        "reason": "the customer keeps the authorization",
+        "by": "Eve",
+    }
+    await by_hand.execute_update("resolve", resolution)
+    await by_hand.result()
+    return tuple(row["id"] for row in await shop.pool.fetch("SELECT id FROM orders"))
+
+
+def found(evidence: Evidence) -> set[tuple[str, str]]:
+    return {(violation.subject, violation.rule) for violation in violations(evidence)}
+
+
+async def test_orders_of_every_kind_break_no_rule(mixed: Mixed) -> None:
+    """Placed, refused, undone, cancelled, parked, waiting, settled by hand or with a goodwill refund."""
+    statuses = {order.id: order.status for order in (await mixed.evidence()).snapshot.orders}
+    assert len(statuses) == 12
+    assert (statuses["parked"], statuses["authenticating"], statuses["settled-by-hand"]) == (
+        *("cancelling", "pending"),
+        "rejected",
+    )
+    assert violations(await mixed.evidence()) == []
+
+
+IN_THE_LEDGER: Final = [
+    ("stock_is_conserved", "product 2", "UPDATE inventory SET quantity = quantity + 1 WHERE product_id = '2'"),
+    ("stock_is_conserved", "product 2", "UPDATE inventory SET quantity = quantity - 1 WHERE product_id = '2'"),
+    ("stock_is_conserved", "product 3", "DELETE FROM inventory WHERE product_id = '3'"),
+    ("stock_is_what_orders_say", "product 1", "UPDATE inventory SET reserved = reserved + 1 WHERE product_id = '1'"),
+    ("stock_is_what_orders_say", "product 1", "UPDATE inventory SET sold = sold - 1 WHERE product_id = '1'"),
+    (
+        "settled_orders_hold_nothing",
+        "placed",
+        """UPDATE reservations SET state = 'held' WHERE order_id = 'placed';
+        UPDATE inventory SET reserved = reserved + 2, sold = sold - 2 WHERE product_id = '1'""",
+    ),
+    (
+        "settled_orders_hold_nothing",
+        "refused",
+        """UPDATE reservations SET state = 'held' WHERE order_id = 'refused';
+        UPDATE inventory SET reserved = reserved + 2, quantity = quantity - 2 WHERE product_id = '1'""",
+    ),
+    ("charged_in_full_or_not_at_all", "placed", "UPDATE orders SET total = total + 1 WHERE id = 'placed'"),
+    (
+        "paid_orders_are_whole",
+        "placed",
+        "DELETE FROM notifications WHERE order_id = 'placed' AND kind = 'order_confirmation'",
+    ),
+    (
+        "paid_orders_are_whole",
+        "placed",
+        "UPDATE notifications SET state = 'dropped' WHERE order_id = 'placed' AND kind = 'order_confirmation'",
+    ),
+    (
+        "what_is_marked_sent_arrived",
+        "returned",
+        "INSERT INTO notifications (order_id, kind, state) VALUES ('returned', 'order_failed', 'sent')",
+    ),
+    (
+        "every_order_is_driven",
+        "lost",
+        """INSERT INTO orders (id, customer_id, request_hash, status, currency, capture_mode, terms)
+        VALUES ('lost', 'cus_1', '', 'pending', 'usd', 'manual', '{}');
+        INSERT INTO order_events (order_id, from_status, to_status, actor, why)
+        VALUES ('lost', 'absent', 'pending', 'a hand', 'none')""",
+    ),
+    (
+        "every_order_is_driven",
+        "authenticating",  # process-order runs, but leaves a cancelling to cancel-order
+        """UPDATE orders SET status = 'cancelling' WHERE id = 'authenticating';
+        INSERT INTO order_events (order_id, from_status, to_status, actor, why) VALUES
+            ('authenticating', 'pending', 'capturing', '', ''), ('authenticating', 'capturing', 'processing', '', ''),
+            ('authenticating', 'processing', 'cancelling', '', '')""",
+    ),
+    (
+        "no_run_is_stuck",
+        "unconfirmed",
+        """UPDATE orders SET terms = jsonb_set(terms, '{notificationDeadline}', '-100000') WHERE id = 'unconfirmed'""",
+    ),
+    (
+        "every_change_is_recorded",
+        "placed",
+        """INSERT INTO order_events (order_id, from_status, to_status, actor, why)
+        VALUES ('placed', 'processing', 'shipped', 'a hand', 'it was not')""",
+    ),
+    (
+        "every_change_is_recorded",
+        "placed",
+        """INSERT INTO order_events (order_id, from_status, to_status, actor, why)
+        VALUES ('placed', 'capturing', 'processing', 'a hand', 'it was already')""",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "subject", "statements"), IN_THE_LEDGER, ids=[f"{rule}-{subject}" for rule, subject, _ in IN_THE_LEDGER]
+)
+async def test_a_rule_that_is_broken_in_the_ledger(mixed: Mixed, rule: str, subject: str, statements: str) -> None:
+    """A hand in PostgreSQL, or a bug: exactly that rule speaks, and names the order or product."""
+    assert found(await mixed.evidence_after(statements)) == {(subject, rule)}
+
+
+def charge_more(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(mixed.intent("placed"), "amount_received", 6000)
+
+
+def lose_the_charge(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(mixed.intent("placed"), "amount_received", 0)
+
+
+def refund_a_paid_order(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(mixed.refund("goodwill"), "amount", 5998)
+
+
+def refund_too_much(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(mixed.refund("returned"), "amount", 6000)
+
+
+def fail_a_refund(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(mixed.refund("returned"), "status", "failed")
+
+
+def authorize_a_closed_order(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(mixed.intent("refused"), "status", "requires_capture")
+    patch.setattr(mixed.intent("refused"), "amount_capturable", 5998)
+
+
+def wait_for_a_closed_order(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(mixed.intent("declined"), "status", "requires_action")
+
+
+def charge_twice(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    again = replace(mixed.intent("placed"), id="pi_again")
+    patch.setitem(mixed.world.stripe.account.intents, again.id, again)
+
+
+def charge_nobody(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    other = replace(mixed.intent("placed"), id="pi_other", metadata={"order_id": "ghost"})
+    patch.setitem(mixed.world.stripe.account.intents, other.id, other)
+
+
+def ship(mixed: Mixed, patch: pytest.MonkeyPatch, key: str, of: str, **changes: Any) -> None:
+    shipments = mixed.world.fulfillment.shipments
+    patch.setitem(shipments, key, shipments[of].model_copy(update=changes))
+
+
+def ship_a_closed_order(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    ship(mixed, patch, "returned", "returned", status="shipped")
+
+
+def lose_the_shipment(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    ship(mixed, patch, "placed", "placed", status="cancelled")
+
+
+def ship_twice(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    ship(mixed, patch, "again", "placed")
+
+
+def ship_to_nobody(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    order = mixed.world.fulfillment.shipments["placed"].order.model_copy(update={"order_id": "ghost"})
+    ship(mixed, patch, "ghost", "placed", order=order)
+
+
+def write_twice(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    letter = next(each for each in mixed.world.inbox.emails if each.data["orderNumber"] == "placed")
+    patch.setitem(mixed.world.inbox.messages, "again", letter)
+
+
+def lose_a_letter(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    messages = mixed.world.inbox.messages
+    letters = {key: each for key, each in messages.items() if isinstance(each, Email)}
+    patch.delitem(messages, next(key for key, each in letters.items() if each.data["orderNumber"] == "placed"))
+
+
+def track_twice(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    event = next(each for each in mixed.world.inbox.events if each.properties["orderId"] == "placed")
+    patch.setitem(mixed.world.inbox.messages, "again", event)
+
+
+AT_THE_EXTERNAL_SERVICES: Final[list[tuple[str, str, Plant]]] = [
+    ("charged_in_full_or_not_at_all", "placed", charge_more),
+    ("refunded_at_most_what_was_charged", "returned", refund_too_much),
+    ("only_the_rows_payment_has_money", "placed", charge_twice),
+    ("paid_orders_are_whole", "placed", lose_the_charge),
+    ("paid_orders_are_whole", "goodwill", refund_a_paid_order),
+    ("paid_orders_are_whole", "placed", lose_the_shipment),
+    ("closed_orders_are_empty", "returned", fail_a_refund),
+    ("closed_orders_are_empty", "returned", ship_a_closed_order),
+    ("closed_orders_take_no_money", "refused", authorize_a_closed_order),
+    ("closed_orders_take_no_money", "declined", wait_for_a_closed_order),
+    ("nothing_without_an_order", "ghost", charge_nobody),
+    ("nothing_without_an_order", "ghost", ship_to_nobody),
+    ("shipped_at_most_once", "placed", ship_twice),
+    ("told_at_most_once", "placed", write_twice),
+    ("told_at_most_once", "placed", track_twice),
+    ("what_is_marked_sent_arrived", "placed", lose_a_letter),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "subject", "plant"), AT_THE_EXTERNAL_SERVICES, ids=lambda each: getattr(each, "__name__", each)
+)
+async def test_a_rule_that_is_broken_at_a_external_services(
+    mixed: Mixed, monkeypatch: pytest.MonkeyPatch, rule: str, subject: str, plant: Plant
+) -> None:
+    """Whatever Stripe, the warehouse or a customer's inbox has: exactly that rule speaks, and names the order."""
+    plant(mixed, monkeypatch)
+    assert found(await mixed.evidence()) == {(subject, rule)}
+
+
+EXCUSES: Final = {
+    "given up": "UPDATE notifications SET state = 'given_up' WHERE order_id = 'placed'",
+    "told": """DELETE FROM notifications WHERE order_id = 'placed';
+        INSERT INTO reminders (key) VALUES ('unconfirmed:placed')""",
+    "its cancel was parked": """UPDATE notifications SET state = 'dropped' WHERE order_id = 'placed';
+        UPDATE orders SET status = 'shipped' WHERE id = 'placed';
+        INSERT INTO order_events (order_id, from_status, to_status, actor, why) VALUES
+            ('placed', 'processing', 'cancelling', '', ''), ('placed', 'cancelling', 'shipped', '', '')""",
+}
+
+
+@pytest.mark.parametrize("statements", EXCUSES.values(), ids=EXCUSES)
+async def test_a_confirmation_that_a_person_knows_of(mixed: Mixed, statements: str) -> None:
+    """A customer who was not written to is a person's concern, and no broken rule."""
+    assert found(await mixed.evidence_after(statements)) == set()
+
+
+async def test_nobody_knows_what_arrived(mixed: Mixed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in operation: then what is marked as sent is believed; but nothing at all that arrived is a finding."""
+    lose_a_letter(mixed, monkeypatch)
+    evidence = await mixed.evidence()
+    unknown = evidence.books.model_copy(update={"deliveries": None})
+    assert found(evidence._replace(books=unknown)) == set()
+    nothing = evidence.books.model_copy(update={"deliveries": ()})
+    assert ("goodwill", "what_is_marked_sent_arrived") in found(evidence._replace(books=nothing))
+
+
+@pytest.mark.parametrize("key", [None, "placed:create:1"], ids=["no key", "another request's key"])
+async def test_a_misused_idempotency_key(mixed: Mixed, key: str | None) -> None:
+    """Even where nothing comes of it, the next time something may."""
+    path = f"/payment_intents/{await payment_of(mixed.shop, 'placed')}/capture"
+    await post(mixed.shop, path, {}, key=key, accepted=False)
+    evidence = await mixed.evidence()
+    mixed.world.stripe.misuses.clear()
+    assert found(evidence) == {("placed", "keys_are_used_once")}
+
+
+async def test_a_workflow_task_that_fails_again_and_again(mixed: Mixed) -> None:
+    """The run neither goes on nor ends, whatever its order's state."""
+    evidence = await mixed.evidence()
+
+    def tried(times: int) -> Evidence:
+        return evidence._replace(
+            runs=(*(evidence.runs or ()), OpenRun(order_id="placed", workflow_id="w", attempt=times))
+        )
+
+    assert found(tried(MAX_ATTEMPTS)) == {("placed", "no_run_is_stuck")}
+    assert found(tried(MAX_ATTEMPTS - 1)) == set()
+
+
+async def test_an_order_may_take_its_time(mixed: Mixed) -> None:
+    """Without a run it is young for a while; then nothing but a parked one is excused."""
+    evidence = (await mixed.evidence())._replace(runs=())
+    assert ("authenticating", "every_order_is_driven") in found(evidence)
+    assert ("parked", "every_order_is_driven") not in found(evidence)
+    assert "every_order_is_driven" not in {rule for _, rule in found(evidence._replace(patience=3600))}
+
+
+async def test_only_the_orders_that_were_asked_for_are_judged(mixed: Mixed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong with others is not said of these; one that was asked for and is no order is."""
+    for plant in (charge_nobody, ship_twice, write_twice, refund_too_much):
+        plant(mixed, monkeypatch)
+    monkeypatch.setitem(mixed.world.stripe.misuses, "1", Misuse("placed", "/v1/refunds", "without a key"))
+    books = ProviderRecords.model_validate(mixed.world.books())
+    assert found(Evidence(await read_snapshot(mixed.shop.pool, ["goodwill"]), books)) == set()
+    ghost = Evidence(await read_snapshot(mixed.shop.pool, ["ghost"]), books)
+    assert found(ghost) == {("ghost", "nothing_without_an_order")}
+
+
+def test_every_rule_has_words_and_is_broken_here() -> None:
+    """Whoever adds a rule shows that it can speak."""
+    assert all(rule.__doc__ and describe(rule) for rule in RULES)
+    broken = {rule for rule, _, _ in [*IN_THE_LEDGER, *AT_THE_EXTERNAL_SERVICES]} | {"keys_are_used_once"}
+    assert {rule.__name__ for rule in RULES} == broken
+
+
+async def parked_step(shop: Shop, order_id: str) -> Any:
+    return (await shop.row(order_id))["parked_step"]
+
+
+async def payment_of(shop: Shop, order_id: str) -> str:
+    return str((await shop.row(order_id))["payment_intent_id"])
+
+
+async def post(
+    shop: Shop, path: str, data: Mapping[str, Any], *, key: str | None = "by hand", accepted: bool = True
+) -> None:
+    """A request to Stripe by hand."""
+    headers = {"Authorization": f"Bearer {shop.settings.stripe_secret_key.get_secret_value()}"}
+    async with httpx.AsyncClient(trust_env=False, headers=headers) as http:
+        answer = await http.post(
+            f"{shop.settings.stripe_base}/v1{path}", data=dict(data), headers={"Idempotency-Key": key} if key else {}
+        )
+    assert answer.is_success == accepted, json.dumps(answer.json())

@@ -1,0 +1,165 @@
+"""Bad input is refused with every problem named; good input has one meaning and one fingerprint."""
+
+import json
+from typing import Any
+
+import pytest
+
+from orders.errors import InvalidInput
+from orders.models import Line, Order
+from orders.parsing import MAX_INPUT, MAX_LINES, MAX_UNITS, parse_cancel, parse_order, read_json
+from tests.support.shop import an_order
+
+ITEM = {"productId": "1", "quantity": 2, "price": 29.99}
+ADDRESS = an_order()["shippingAddress"]
+
+
+def parse(data: Any, order_id: str = "o1") -> Order:
+    return parse_order(order_id, read_json(json.dumps(data)))
+
+
+def refused(data: Any, order_id: str = "o1") -> tuple[str, ...]:
+    with pytest.raises(InvalidInput) as refusal:
+        parse(data, order_id)
+    return refusal.value.problems
+
+
+def test_the_references_payload() -> None:
+    """Prices in minor units, the defaults filled in."""
+    order = parse(an_order())
+
+    assert order.lines == (Line(product_id="1", quantity=2, unit_price=2999),)
+    assert (order.currency, order.priority, order.shipping_address.country) == ("usd", "standard", "US")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"customerId": ""}, "customerId"),
+        ({"customerId": None}, "customerId"),
+        ({"customerId": "a b"}, "customerId"),
+        ({"customerEmail": "nobody"}, "customerEmail"),
+        ({"customerEmail": "a@b\nBcc: c@d"}, "customerEmail"),
+        ({"items": []}, "items"),
+        ({"items": None}, "items"),
+        ({"items": [ITEM] * (MAX_LINES + 1)}, "items"),
+        ({"items": [ITEM | {"quantity": 0}]}, "items[0].quantity"),
+        ({"items": [ITEM | {"quantity": -1}]}, "items[0].quantity"),
+        ({"items": [ITEM | {"quantity": 1.5}]}, "items[0].quantity"),
+        ({"items": [ITEM | {"quantity": "2"}]}, "items[0].quantity"),
+        ({"items": [ITEM | {"quantity": True}]}, "items[0].quantity"),
+        ({"items": [ITEM | {"quantity": MAX_UNITS + 1}]}, "items[0].quantity"),
+        ({"items": [ITEM | {"price": 29.999}]}, "items[0].price"),
+        ({"items": [ITEM | {"price": "29.99"}]}, "items[0].price"),
+        ({"items": [ITEM | {"price": -1}]}, "items[0].price"),
+        ({"items": [ITEM, ITEM | {"price": 19.99}]}, "items[1].price"),
+        ({"items": [ITEM | {"quantity": MAX_UNITS}, ITEM]}, "items[1].quantity"),
+        ({"items": [{"quantity": 1}]}, "items[0].productId"),
+        ({"items": [ITEM | {"productId": "'; DROP TABLE orders; --"}]}, "items[0].productId"),
+        ({"items": [ITEM | {"discount": 5}]}, "items[0].discount"),
+        ({"paymentMethodId": "tok_visa"}, "paymentMethodId"),
+        ({"paymentMethodId": "4242 4242 4242 4242"}, "paymentMethodId"),
+        ({"shippingAddress": None}, "shippingAddress"),
+        ({"shippingAddress": ADDRESS | {"zip": ""}}, "shippingAddress.zip"),
+        ({"shippingAddress": ADDRESS | {"city": "a\x00b"}}, "shippingAddress.city"),
+        ({"shippingAddress": ADDRESS | {"street": "x" * 201}}, "shippingAddress.street"),
+        ({"shippingAddress": ADDRESS | {"street": "4242-4242-4242-4242"}}, "shippingAddress.street"),
+        ({"shippingAddress": ADDRESS | {"country": "usa"}}, "shippingAddress.country"),
+        ({"priority": "now"}, "priority"),
+        ({"currency": "xxx"}, "currency"),
+        ({"currency": "jpy"}, "items[0].price"),
+        ({"total": 1}, "total"),
+        ({"cardNumber": 4242424242424242}, "cardNumber"),
+    ],
+)
+def test_each_wrong_field_is_named(changes: dict[str, Any], field: str) -> None:
+    """Whatever else is right; and what was sent is not repeated."""
+    problems = refused(an_order(**changes))
+
+    assert any(problem.startswith(f"{field}: ") for problem in problems), problems
+    assert "4242" not in "".join(problems)
+
+
+def test_all_problems_are_named_at_once() -> None:
+    """Nobody has to find them one by one."""
+    problems = refused({"items": [{"quantity": 0}]})
+
+    named = {problem.split(":")[0] for problem in problems}
+    assert named == {
+        "customerId",
+        "customerEmail",
+        "items[0].productId",
+        "items[0].quantity",
+        "paymentMethodId",
+        "shippingAddress",
+    }
+
+
+@pytest.mark.parametrize("data", [None, [], "text", 5, True])
+def test_what_is_no_object_is_refused(data: Any) -> None:
+    """By name all the same."""
+    assert refused(data)[0].startswith("input: ")
+
+
+@pytest.mark.parametrize("text", ["", "{", "NaN", "[" * 60_000, " " * (MAX_INPUT + 1), '{"a": Infinity}'])
+def test_what_is_no_json_is_refused(text: str) -> None:
+    """So is what is too large to look at."""
+    with pytest.raises(InvalidInput, match="input: must be"):
+        read_json(text)
+
+
+@pytest.mark.parametrize("order_id", ["", "a:b", "a b", "x" * 65, "a/b", "é", "4242424242424242"])
+def test_an_order_id_that_cannot_be_one(order_id: str) -> None:
+    """Ids of other runs are derived from it; a card number is none."""
+    assert refused(an_order(), order_id)[0].startswith("orderId: ")
+
+
+def test_unicode_and_markup_are_text() -> None:
+    """They are kept as they are; what shows them must escape them."""
+    street = "Łódź <script>'; DROP TABLE orders; -- 🏠"
+    assert parse(an_order(shippingAddress=ADDRESS | {"street": street})).shipping_address.street == street
+
+
+def test_the_same_product_twice_is_one_line() -> None:
+    """Merged before hashing, limits and SQL, in product order."""
+    two = [{"productId": "2", "quantity": 1}, ITEM, {**ITEM, "quantity": 3}]
+
+    assert [(line.product_id, line.quantity) for line in parse(an_order(items=two)).lines] == [("1", 5), ("2", 1)]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"items": [ITEM, {"productId": "2", "quantity": 1}]}, {"items": [{"productId": "2", "quantity": 1}, ITEM]}),
+        ({"items": [ITEM | {"quantity": 4}]}, {"items": [ITEM, ITEM]}),
+        ({"items": [ITEM | {"price": 30}]}, {"items": [ITEM | {"price": 30.0}]}),
+        ({"priority": "standard"}, {}),
+        ({"currency": "USD"}, {"currency": "usd"}),
+    ],
+)
+def test_the_same_meaning_has_the_same_fingerprint(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """However it is written."""
+    assert parse(an_order(**one)).request_hash == parse(an_order(**other)).request_hash
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"customerId": "cus_9"},
+        {"customerEmail": "other@example.com"},
+        {"items": [ITEM | {"quantity": 3}]},
+        {"items": [{"productId": "1", "quantity": 2}]},
+        {"paymentMethodId": "pm_other"},
+        {"shippingAddress": ADDRESS | {"zip": "94103"}},
+        {"priority": "express"},
+    ],
+)
+def test_another_meaning_has_another_fingerprint(change: dict[str, Any]) -> None:
+    """Each field counts."""
+    assert parse(an_order(**change)).request_hash != parse(an_order()).request_hash
+
+
+def test_a_request_to_cancel() -> None:
+    """The address is optional."""
+    assert parse_cancel({"orderId": "o1"}).customer_email is None
+    assert parse_cancel({"orderId": "o1", "customerEmail": "a@b"}).customer_email == "a@b"

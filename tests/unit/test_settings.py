@@ -1,0 +1,145 @@
+"""Settings refuse what would charge real money, or leak a key, by mistake."""
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from config.settings import SANDBOX, STRIPE, Settings
+
+
+@pytest.mark.parametrize("key", ["sk_live_canary", "rk_live_canary"])
+def test_a_live_key_is_refused_unless_it_is_meant(key: str) -> None:
+    """And the key is not in the message."""
+    with pytest.raises(ValidationError, match="ALLOW_LIVE_STRIPE") as refusal:
+        Settings(stripe_secret_key=SecretStr(key))
+
+    assert key not in str(refusal.value)
+    assert Settings(stripe_secret_key=SecretStr(key), allow_live_stripe=True).stripe_base == STRIPE
+
+
+def test_a_live_key_goes_to_stripe_only() -> None:
+    """Any other address would get hold of it."""
+    with pytest.raises(ValidationError, match="leak"):
+        Settings(stripe_secret_key=SecretStr("sk_live_x"), allow_live_stripe=True, stripe_api_base=SANDBOX)
+
+
+def test_where_stripe_is() -> None:
+    """The sandbox for the sandbox's key, Stripe for any other, or what is set."""
+    assert Settings().stripe_base == f"{SANDBOX}/stripe"
+    assert Settings(stripe_secret_key=SecretStr("sk_test_other")).stripe_base == STRIPE
+    assert Settings(stripe_api_base="http://127.0.0.1:1").stripe_base == "http://127.0.0.1:1"
+
+
+def test_secrets_are_not_shown() -> None:
+    """Settings may end up in a log."""
+    shown = repr(Settings(fulfillment_key=SecretStr("canary"), database_url=SecretStr("postgresql://u:canary@h/d")))
+
+    assert "canary" not in shown
+    assert "sk_test_sandbox" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTP_TIMEOUT_SECONDS", "7"),
+        ("HTTP_TIMEOUT_SECONDS", "0"),
+        ("DATABASE_POOL_SIZE", "0"),
+        ("PAYMENT_CAPTURE", "later"),
+        ("FULFILLMENT_DEADLINE_SECONDS", "-1"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """Read from the environment, named by field."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=name.lower()):
+        Settings()
+
+
+ELSEWHERE = {
+    "database_url": "postgresql://orders:canary@db.example/orders",
+    "stripe_secret_key": "sk_test_canary",
+    "stripe_api_base": STRIPE,
+    "fulfillment_api": "https://warehouse.example",
+    "email_service_url": "https://email.example",
+    "analytics_url": "https://analytics.example",
+    "slack_webhook": "https://hooks.slack.com/services/canary",
+    "openai_base_url": "https://api.openai.com/v1",
+}
+
+
+EXTERNAL_SERVICES = [name for name, value in ELSEWHERE.items() if value.startswith("https:")]
+
+
+@pytest.mark.parametrize("name", EXTERNAL_SERVICES)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://canary.example/in",
+        "http://127.0.0.1.example/canary",
+        "http://127.0.0.1@canary.example",
+        "ftp://127.0.0.1/canary",
+        "//127.0.0.1/canary",
+        "canary",
+        "https:///canary",
+        "https://canary.example:x",
+        "https://canary.example:70000",
+        "https://[canary",
+        "https://canary.example\n",
+        "https://canary.example ",
+    ],
+)
+def test_nobody_listens_in_on_the_way_to_a_external_services(name: str, url: str) -> None:
+    """Keys and orders go by https, or stay on this machine; the setting is named, the address is not shown."""
+    with pytest.raises(ValidationError, match=f"{name.upper()}: must be an https address") as refusal:
+        Settings.model_validate({name: url})
+
+    assert "canary" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", EXTERNAL_SERVICES)
+@pytest.mark.parametrize(
+    "url", ["https://x.example:8443/in", "http://[::1]:1", "http://localhost", "HTTP://127.0.0.1:1"]
+)
+def test_an_address_that_nobody_listens_in_on_is_taken(name: str, url: str) -> None:
+    """By https anywhere, in the clear on this machine."""
+    assert Settings.model_validate({name: url})
+
+
+@pytest.mark.parametrize("name", ["fulfillment_api", "email_service_url", "analytics_url", "slack_webhook"])
+def test_an_external_service_with_no_default_has_an_address(name: str) -> None:
+    """Empty is an address for those only that go elsewhere then."""
+    with pytest.raises(ValidationError, match=name.upper()):
+        Settings.model_validate({name: ""})
+    assert Settings(stripe_api_base="", openai_base_url="")
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_no_worker_crashes_on_purpose_outside_the_sandbox(name: str) -> None:
+    """Where one service is real, or the database is elsewhere, CRASH_AT is refused by name, without the secret."""
+    with pytest.raises(ValidationError, match=rf"CRASH_AT .*{name.upper()}") as refusal:
+        Settings.model_validate({"crash_at": "reserve_stock:begin", name: ELSEWHERE[name]})
+
+    assert "canary" not in str(refusal.value)
+    assert not Settings.model_validate({name: ELSEWHERE[name]}).crash_at
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://127.0.0.1:5432,db.example:5432/orders",
+        "postgresql://db.example,127.0.0.1/orders",
+        "postgresql:///orders?host=db.example",
+        "postgresql:///orders",
+        "postgresql://127.0.0.1@db.example/orders",
+        "postgresql://127.0.0.1.example/orders",
+        "",
+    ],
+)
+def test_only_one_plain_loopback_address_is_here(url: str) -> None:
+    """Several hosts, or none, may lead anywhere."""
+    with pytest.raises(ValidationError, match=r"CRASH_AT .*DATABASE_URL"):
+        Settings(crash_at="reserve_stock:begin", database_url=SecretStr(url))
+
+
+def test_a_worker_may_crash_on_purpose_in_the_sandbox() -> None:
+    """The defaults are the local stack's."""
+    assert Settings(crash_at="reserve_stock:begin").crash_at
