@@ -12,6 +12,7 @@ from gateways.order_store import existing_row, read_items, read_resolution
 from gateways.postgres import Database
 from orders.errors import Permanent, Unavailable
 from orders.models import Fulfillment, FulfillmentRequest, Status, UndoResult
+from saga import Step
 
 # Written before the warehouse is asked, and only while the order is pending: an undo that does not find the mark knows
 # that no attempt has asked, and that none ever will.
@@ -134,3 +135,12 @@ def _code(response: httpx.Response) -> str:
     except (ValueError, KeyError, TypeError):
         return f"http_{response.status_code}"
     return code if isinstance(code, str) and code.isidentifier() and len(code) <= 40 else f"http_{response.status_code}"  # noqa: PLR2004
+
+
+FULFILL: Final = Step(
+    Warehouse.request_fulfillment,
+    undo=Warehouse.cancel_fulfillment,
+    deadline=None,  # the terms of the order say
+    undoing="cancel the fulfillment",
+    read=lambda undone: undone.note,
+)

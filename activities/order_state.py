@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Final
 from temporalio import activity
 from temporalio.client import Client
 
-from gateways.order_store import actor, existing_row, move_row, read_row, write_event
+from gateways.order_store import actor, existing_row, move_row, read_row, write_event, write_event_once
 from gateways.postgres import Database
 from gateways.temporal import is_open
-from orders.models import ErrorCode, Observation, OrderRow, Park, Settlement, Status, UndoClaim
+from orders.models import ErrorCode, Model, Observation, OrderRow, Park, Status, UndoClaim
+from saga import Resolution
 
 if TYPE_CHECKING:
     from gateways.postgres import Connection
@@ -42,7 +43,19 @@ KEEP_RESOLUTION: Final = """
     ON CONFLICT (order_id, key) DO NOTHING
 """
 
-IS_HEARD: Final = "SELECT EXISTS (SELECT FROM resolutions WHERE order_id = $1 AND key = $2)"
+IS_RECORDED: Final = "SELECT EXISTS (SELECT FROM resolutions WHERE order_id = $1 AND key = $2)"
+
+
+class ResolutionRecord(Model):
+    """A resolution of an order's step, as it is recorded. `key` is its identity: sent twice, it counts once.
+
+    `marks_row` is that of the park which it resolves.
+    """
+
+    order_id: str
+    key: str
+    resolution: Resolution
+    marks_row: bool = True
 
 
 class OrderState:
@@ -135,34 +148,39 @@ class OrderState:
 
     @activity.defn
     async def park_order(self, park: Park) -> OrderRow:
-        """Mark the row: its undo waits for a person, and nothing else moves it until then.
+        """Mark the row: its undo waits for an operator, and nothing else moves the row until then.
 
-        Not if a person has said something since the run last looked: then it must look again.
+        The row is not marked if an operator has resolved something since the run last looked: the run must look again.
+        A park that does not mark the row is only recorded as an event.
         """
+        text = f"parked at {park.step}: {park.reason}"
         async with self._database.transaction() as connection:
             row = await existing_row(connection, park.order_id)
-            if await connection.fetchval(
+            if not park.marks_row:
+                await write_event_once(connection, park.order_id, text)
+            elif await connection.fetchval(
                 PARK, park.order_id, park.step, park.reason, park.workflow_id, park.resolution_count
             ):
-                await write_event(connection, park.order_id, f"parked at {park.step}: {park.reason}")
+                await write_event(connection, park.order_id, text)
             return await existing_row(connection, row.id)
 
     @activity.defn
-    async def record_resolution(self, settlement: Settlement) -> OrderRow | None:
-        """Take the mark off and keep what was said: whoever drives the order after this obeys it.
+    async def record_resolution(self, record: ResolutionRecord) -> OrderRow | None:
+        """Remove the mark and keep the resolution: every later run of the order obeys it.
 
-        None if the row is not parked at that step: the word comes too late, and counts for nothing.
+        None if the row is not parked at that step any more: the resolution comes too late, and has no effect.
         """
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, settlement.order_id)
-            if not await connection.fetchval(IS_HEARD, settlement.order_id, settlement.key):
-                if row.parked_step != settlement.step:
+            row = await existing_row(connection, record.order_id)
+            if not await connection.fetchval(IS_RECORDED, record.order_id, record.key):
+                if record.marks_row and row.parked_step != record.resolution.step:
                     return None
-                await _keep_resolution(connection, settlement)
-            return await existing_row(connection, settlement.order_id)
+                await _record(connection, record)
+            return await existing_row(connection, record.order_id)
 
 
-async def _keep_resolution(connection: "Connection", said: Settlement) -> None:
-    await connection.execute(KEEP_RESOLUTION, said.order_id, said.step, said.action, said.reason, said.by, said.key)
-    await connection.execute(UNPARK, said.order_id, said.step)
-    await write_event(connection, said.order_id, f"{said.action} of {said.step} by {said.by}: {said.reason}")
+async def _record(connection: "Connection", record: ResolutionRecord) -> None:
+    order_id, said = record.order_id, record.resolution
+    await connection.execute(KEEP_RESOLUTION, order_id, said.step, said.action, said.reason, said.by, record.key)
+    await connection.execute(UNPARK, order_id, said.step)
+    await write_event(connection, order_id, f"{said.action} of {said.step} by {said.by}: {said.reason}")

@@ -1,6 +1,7 @@
 """The payment of an order: one PaymentIntent, known to the order row before anything is confirmed."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import stripe
@@ -11,6 +12,7 @@ from gateways.postgres import Database
 from gateways.stripe import Intent, PaymentRefused, StripeGateway, attempt_of
 from orders.errors import Permanent, Unavailable
 from orders.models import PAID, ErrorCode, OrderRow, Payment, PaymentRequest, PaymentState, Status, UndoResult
+from saga import Step
 
 if TYPE_CHECKING:
     from gateways.postgres import Connection
@@ -262,3 +264,12 @@ def _intent_id(row: OrderRow) -> str:
 
 def _refund_failed(refund: str) -> Permanent:
     return Permanent(f"the refund failed ({refund})", type="refund_failed")
+
+
+AUTHORIZE: Final = Step(
+    Payments.authorize_payment,
+    undo=Payments.void_payment,
+    deadline=timedelta(minutes=10),
+    undoing="void or refund the payment",
+    read=lambda undone: undone.note,
+)

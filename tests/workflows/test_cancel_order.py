@@ -11,12 +11,12 @@ from temporalio.exceptions import ApplicationError
 
 from orders.models import CancelOutcome, OrderOutcome
 from orders.names import CANCEL_ORDER
+from saga import Resolution
 from sandbox.faults import Fault
 from tests.support.activity_hooks import Moment
 from tests.support.invariants import assert_invariants
 from tests.support.shop import Payload, Shop, an_order, eventually
 from workflows.process_order import ProcessOrder
-from workflows.saga import Resolution
 
 O = "o1"  # noqa: E741 (the one order of each test)
 

@@ -263,8 +263,8 @@ async def test_the_page_of_the_run_tells_its_story(shop: Shop) -> None:
     page = await run.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
     assert [line.split(" ", 2)[2] for line in page.current_details.splitlines()] == [
         "products at or below their reorder level: 1",
-        "products that Slack was told of: 1",
-        "nothing is left to tell",
+        "products reported to Slack: 1",
+        "every shortage is reported",
     ]
 
 

@@ -631,7 +631,7 @@ async def test_an_outage_of_slack_is_named(shop: Shop) -> None:
     report = ReconcileReport.model_validate(await run.result())
 
     assert not report.alerted
-    assert ["nobody could be told: " in words and "slack" in words for words in report.not_done] == [True]
+    assert ["no alert could be sent: " in words and "slack" in words for words in report.not_done] == [True]
     assert (await run.describe()).typed_search_attributes[NEEDS_ATTENTION] == RECONCILE_ORDERS
     shop.world.faults.clear()
     assert [order_id in words for words in (await reconcile(shop)).alerted] == [True]
