@@ -22,7 +22,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import Interceptor, Worker
 
-from activities.fulfillment import Warehouse
+from activities.fulfillment import Fulfillment
 from activities.inventory import Inventory
 from activities.notifications import Notifications
 from activities.order_recovery import OrderRecovery
@@ -162,8 +162,8 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
     ]
 
 
-def warehouse_of(settings: Settings, database: Database, http: httpx.AsyncClient) -> Warehouse:
-    return Warehouse(
+def warehouse_of(settings: Settings, database: Database, http: httpx.AsyncClient) -> Fulfillment:
+    return Fulfillment(
         database,
         http,
         settings.fulfillment_api,

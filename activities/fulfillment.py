@@ -11,7 +11,7 @@ from gateways.http import CLIENT_ERRORS, get_json, post_json
 from gateways.order_store import existing_row, read_items, read_resolution
 from gateways.postgres import Database
 from orders.errors import Permanent, Unavailable
-from orders.models import Fulfillment, FulfillmentRequest, Status, UndoResult
+from orders.models import FulfillmentAnswer, FulfillmentRequest, Status, UndoResult
 
 # Written before the warehouse is asked, and only while the order is pending: an undo that does not find the mark knows
 # that no attempt has asked, and that none ever will.
@@ -28,7 +28,7 @@ KEEP_FULFILLMENT: Final = "UPDATE orders SET fulfillment_id = $2 WHERE id = $1 A
 STILL_ON_ITS_WAY: Final = timedelta(seconds=90)
 
 
-class Warehouse:
+class Fulfillment:
     """One shipment per order, by the idempotency key that the warehouse honors.
 
     Raises, in all activities:
@@ -46,22 +46,22 @@ class Warehouse:
         self._headers = {"Authorization": f"Bearer {key}"}
 
     @activity.defn
-    async def request_fulfillment(self, request: FulfillmentRequest) -> Fulfillment:
+    async def request_fulfillment(self, request: FulfillmentRequest) -> FulfillmentAnswer:
         """Ask the warehouse to ship the order; it may refuse, e.g. the address."""
         body = await self._mark_requested(request)
         if body is None:
-            return Fulfillment(state="order_closed")
+            return FulfillmentAnswer(state="order_closed")
         response = await self._post("/orders", body, f"{request.order_id}:fulfill")
         if response.is_success:
             fulfillment_id = str(response.json()["id"])
             async with self._database.transaction() as connection:
                 await connection.execute(KEEP_FULFILLMENT, request.order_id, fulfillment_id)
-            return Fulfillment(state="accepted", fulfillment_id=fulfillment_id)
+            return FulfillmentAnswer(state="accepted", fulfillment_id=fulfillment_id)
         if _code(response) == "order_cancelled":
-            return Fulfillment(state="order_closed")
+            return FulfillmentAnswer(state="order_closed")
         if response.status_code not in CLIENT_ERRORS:
             raise Unavailable(f"fulfillment: HTTP {response.status_code}", type="fulfillment_unavailable")
-        return Fulfillment(state="refused", error=f"the warehouse refused the order ({_code(response)})")
+        return FulfillmentAnswer(state="refused", error=f"the warehouse refused the order ({_code(response)})")
 
     @activity.defn
     async def cancel_fulfillment(self, order_id: str) -> UndoResult:

@@ -8,7 +8,7 @@ from typing import Final
 from temporalio import activity
 from temporalio.client import Client
 
-from activities.fulfillment import Warehouse
+from activities.fulfillment import Fulfillment
 from audit.evidence import (
     DatabaseSnapshot,
     Evidence,
@@ -48,7 +48,7 @@ class Verification:
         database: Database,
         client: Client,
         gateway: StripeGateway,
-        warehouse: Warehouse,
+        warehouse: Fulfillment,
         window: timedelta,
         patience: timedelta,
     ) -> None:

@@ -286,7 +286,7 @@ class FulfillmentRequest(Model):
     priority: Priority
 
 
-class Fulfillment(Model):
+class FulfillmentAnswer(Model):
     """The warehouse's answer. REFUSED is a business no; ORDER_CLOSED means: read the row and obey."""
 
     state: Literal["accepted", "refused", "order_closed"]

@@ -7,7 +7,7 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.fulfillment import Warehouse
+    from activities.fulfillment import Fulfillment
     from activities.inventory import Inventory
     from activities.order_state import OrderState
     from activities.payments import Payments
@@ -53,7 +53,7 @@ class Compensations:
         return saga
 
     async def cancel_fulfillment(self, _order_id: str) -> str | StopUndo:
-        undone = await self._retry_until_done(Warehouse.cancel_fulfillment, "call the shipment off")
+        undone = await self._retry_until_done(Fulfillment.cancel_fulfillment, "call the shipment off")
         self._timeline.tell(undone.note)
         if not undone.shipped:
             return undone.note

@@ -15,7 +15,7 @@ from temporalio.exceptions import ApplicationError, FailureError, is_cancelled_e
 from temporalio.workflow import ActivityHandle
 
 with workflow.unsafe.imports_passed_through():
-    from activities.fulfillment import Warehouse
+    from activities.fulfillment import Fulfillment
     from activities.inventory import Inventory
     from activities.notifications import Notifications
     from activities.order_state import OrderState
@@ -200,7 +200,7 @@ class ProcessOrder:
             order_id=order.id, shipping_address=order.shipping_address, priority=order.priority
         )
         options = within(timedelta(seconds=row.terms.fulfillment_deadline))
-        answer = await self._step(Warehouse.request_fulfillment, request, options, f"{order.priority} shipping")
+        answer = await self._step(Fulfillment.request_fulfillment, request, options, f"{order.priority} shipping")
         if answer.state == "refused":
             self._closing = _rejected(ErrorCode.FULFILLMENT_REFUSED, answer.error or "the warehouse refused the order")
         self._fulfilled = answer.state == "accepted"

@@ -13,7 +13,7 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.fulfillment import Warehouse
+from activities.fulfillment import Fulfillment
 from activities.payments import STANDING_REFUNDS, keep_refunds
 from gateways.order_store import existing_row, move_row, read_row, write_event
 from gateways.postgres import Database
@@ -156,7 +156,7 @@ class FulfillmentEvents:
     source = "fulfillment"
     types = frozenset({"order.shipped", "order.delivered"})
 
-    def __init__(self, database: Database, warehouse: Warehouse) -> None:
+    def __init__(self, database: Database, warehouse: Fulfillment) -> None:
         self._database = database
         self._warehouse = warehouse
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from activities.fulfillment import Warehouse
+from activities.fulfillment import Fulfillment
 from activities.order_state import OrderState
 from config.settings import Settings
 from gateways.http import open_http
@@ -175,7 +175,7 @@ async def test_a_forgetful_warehouse_is_believed_late(bench: Bench) -> None:
         await bench.fulfill(order)
     key = Settings().fulfillment_key.get_secret_value()
     async with open_http(3) as http:
-        forgetful = Warehouse(
+        forgetful = Fulfillment(
             bench.database, http, f"{bench.sandbox.url}/fulfillment", key, remembers_cancels=False
         ).cancel_fulfillment
 
@@ -248,7 +248,7 @@ async def test_an_operators_word_counts_as_called_off(bench: Bench) -> None:
 
 
 async def call_off(bench: Bench, order: Order) -> UndoResult:
-    return await bench.do(Warehouse.cancel_fulfillment, order.id)
+    return await bench.do(Fulfillment.cancel_fulfillment, order.id)
 
 
 def shipments(bench: Bench) -> list[str]:
