@@ -208,7 +208,7 @@ async def test_bad_vectors_fail_the_run(shop: Shop) -> None:
     body: Any = {"data": [{"index": index, "embedding": [float(index), *[0.0] * 1535]} for index in range(5)]}
     shop.world.faults.add(Fault(service="openai", kind="status", status=200, body=body))
 
-    assert "the embeddings are not to be used" in await fails(await start(shop))
+    assert "the embeddings cannot be used" in await fails(await start(shop))
     assert await Catalogue(shop.pool).vectors() == {}
     assert await Catalogue(shop.pool).active() is None
 
