@@ -8,7 +8,7 @@ SOURCES := app workflows activities saga gateways client audit orders config san
 unexport PYTHONPATH MYPYPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up migrate test check format lock screenshots histories chaos negative-controls shape clean
+.PHONY: help install demo up migrate test prove check format lock screenshots histories chaos negative-controls shape clean
 
 help: ## show these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,8 +24,17 @@ up: install ## the local stack, a worker and the web process, until Ctrl-C
 migrate: install ## bring the database at DATABASE_URL to the newest schema
 	@$(BIN)/dbmate --migrations-dir migrations --no-dump-schema migrate
 
-test: install ## the whole suite, on the real servers
-	$(RUN) pytest -n 3
+PYTEST := $(RUN) pytest -q --dist loadgroup -p tests.support.progress
+PROOFS := three chaos runs, every crash point, 2000 sequences of activities, the whole model and the negative controls
+
+test: install ## everything but the long proofs, on the real servers: under five minutes
+	@$(PYTEST) -n 3 -m "not prove"
+	@echo "make prove adds $(PROOFS)."
+
+prove: install ## the long proofs: about 20 minutes
+	@echo "This takes about 20 minutes on two cores: $(PROOFS)."
+	@$(PYTEST) -n 4 -m prove
+	@$(RUN) tests.proof.negative_controls
 
 check: install ## lint, format, types and import rules
 	$(BIN)/ruff check

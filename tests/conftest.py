@@ -38,6 +38,25 @@ async def shop(database_url: str, temporal: WorkflowEnvironment) -> AsyncIterato
         yield opened
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run long tests first, and tests that share a module's fixture in one process: each process would open its own."""
+    items.sort(key=lambda item: -_timeout(item))
+    for item in items:
+        if isinstance(item, pytest.Function) and _shares_a_fixture(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def _timeout(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker else 0
+
+
+def _shares_a_fixture(item: pytest.Function) -> bool:
+    definitions = item._fixtureinfo.name2fixturedefs.values()  # noqa: SLF001  (pytest tells it nowhere else)
+    return any(each[-1].scope == "module" for each in definitions)
+
+
 def pytest_sessionfinish(exitstatus: int) -> None:
     _exit_status.append(int(exitstatus))
 
