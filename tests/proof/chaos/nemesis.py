@@ -1,4 +1,4 @@
-"""Carries out the blows of the plan, and remembers when each of them fell."""
+"""Injects the faults of the plan, and records when each of them began."""
 
 import asyncio
 import time
@@ -8,131 +8,131 @@ from typing import Any, Final, NamedTuple
 from temporalio.client import WorkflowHandle
 
 from orders.names import PROCESS_ORDER, RECONCILE_ORDERS, TASK_QUEUE, cancel_order_id
-from tests.proof.chaos.cluster import OUT_OF_REACH, Arena, persist
-from tests.proof.chaos.plan import Blow, Plan
+from tests.proof.chaos.cluster import UNREACHABLE, Cluster, until_answered
+from tests.proof.chaos.plan import Plan, PlannedFault
 
 RUN_BEGINS_WITHIN: Final = 10  # seconds
 
-# The connections of the programs, not those of the judges.
+# The connections of the programs, not those of the checker.
 CUT: Final = """
     SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'order-sagas'
 """
 
 
-class Fallen(NamedTuple):
-    """A blow, and when it fell, by the monotonic clock."""
+class Injected(NamedTuple):
+    """A fault, and when it began by the monotonic clock."""
 
-    blow: Blow
+    fault: PlannedFault
     at: float
 
 
-class NothingThere(Exception):
-    """There is nothing to strike."""
+class NoTarget(Exception):
+    """The fault has nothing to act on."""
 
 
 class Nemesis:
-    """Strikes as orders begin. Blows on different parts fall together, those on the same part one after the other.
+    """Injects faults when orders begin: at once on different processes, one after another on the same process.
 
-    `missed` counts those that found nothing to strike: a run that is over, a database that is down already.
+    `missed` counts the faults without a target: a run that has ended, a database that is down already.
     """
 
-    def __init__(self, arena: Arena, plan: Plan) -> None:
-        self._arena = arena
+    def __init__(self, cluster: Cluster, plan: Plan) -> None:
+        self._cluster = cluster
         self._plan = plan
-        self._falling: set[asyncio.Task[None]] = set()
-        self.fallen: list[Fallen] = []
+        self._active: set[asyncio.Task[None]] = set()
+        self.injected: list[Injected] = []
         self.missed = 0
 
     @property
     def kinds(self) -> Counter[str]:
-        """Without what was scripted: whether that strikes, the sandbox knows."""
-        return Counter(fallen.blow.kind for fallen in self.fallen if fallen.blow.act != "script")
+        """Counts by kind, without request faults: the sandbox counts those."""
+        return Counter(each.fault.kind for each in self.injected if each.fault.act != "request")
 
     def order_begins(self, number: int) -> None:
-        for blow in self._plan.blows_of.get(number, ()):
-            self._falling.add(asyncio.create_task(self._fall(blow)))
+        for fault in self._plan.faults_at.get(number, ()):
+            self._active.add(asyncio.create_task(self._inject(fault)))
 
-    async def peace(self) -> None:
-        """Wait until the last blow is over, and what was scripted is forgotten."""
-        await asyncio.gather(*self._falling)
-        await persist(self._forget_script)
+    async def finish(self) -> None:
+        """Wait until the last fault has ended, and clear the request faults."""
+        await asyncio.gather(*self._active)
+        await until_answered(self._clear_request_faults)
 
     async def stop(self) -> None:
-        """No more blows, whatever is still to fall."""
-        for blow in self._falling:
-            blow.cancel()
-        await asyncio.gather(*self._falling, return_exceptions=True)
+        """End all faults now."""
+        for fault in self._active:
+            fault.cancel()
+        await asyncio.gather(*self._active, return_exceptions=True)
 
-    async def _forget_script(self) -> None:
-        (await self._arena.sandbox.delete("/_sandbox/faults")).raise_for_status()
+    async def _clear_request_faults(self) -> None:
+        (await self._cluster.sandbox.delete("/_sandbox/faults")).raise_for_status()
 
-    async def _fall(self, blow: Blow) -> None:
+    async def _inject(self, fault: PlannedFault) -> None:
         began = time.monotonic()
-        if blow.target in self._arena.parts and blow.act != "cut":
-            async with self._arena.parts[blow.target].turn:
+        if fault.target in self._cluster.processes and fault.act != "cut":
+            async with self._cluster.processes[fault.target].turn:
                 began = time.monotonic()
-                await self._strike(blow)
+                await self._act_on_process(fault)
         else:
             try:
-                await getattr(self, f"_{blow.act}")(blow)
-            except (*OUT_OF_REACH, NothingThere, TimeoutError):
+                await getattr(self, f"_{fault.act}")(fault)
+            except (*UNREACHABLE, NoTarget, TimeoutError):
                 self.missed += 1
                 return
-        self.fallen.append(Fallen(blow, began))
+        self.injected.append(Injected(fault, began))
 
-    async def _strike(self, blow: Blow) -> None:
-        part = self._arena.parts[blow.target]
-        match blow.act:
+    async def _act_on_process(self, fault: PlannedFault) -> None:
+        process = self._cluster.processes[fault.target]
+        match fault.act:
             case "stop":
-                part.stop()
+                process.stop()
                 try:
-                    await asyncio.sleep(blow.seconds)
+                    await asyncio.sleep(fault.seconds)
                 finally:
-                    part.go_on()
+                    process.resume()
             case "kill":
-                await part.kill()
-                await asyncio.sleep(blow.seconds)
-                await part.up()
+                await process.kill()
+                await asyncio.sleep(fault.seconds)
+                await process.up()
             case _:
-                await part.down()
-                await part.up()
+                await process.down()
+                await process.up()
 
-    async def _cut(self, _: Blow) -> None:
+    async def _cut(self, _: PlannedFault) -> None:
         """Every connection of the programs to the database breaks, whatever they are doing."""
-        if not await self._arena.pool.fetchval(CUT):
-            raise NothingThere
+        if not await self._cluster.pool.fetchval(CUT):
+            raise NoTarget
 
-    async def _script(self, blow: Blow) -> None:
-        service, _, route = blow.target.partition(" ")
-        fault: dict[str, Any] = {"service": service, "route": route, "times": blow.times, "kind": blow.fault}
-        match blow.fault:
+    async def _request(self, fault: PlannedFault) -> None:
+        service, _, route = fault.target.partition(" ")
+        scripted: dict[str, Any] = {"service": service, "route": route, "times": fault.times, "kind": fault.fault}
+        match fault.fault:
             case "500":
-                fault |= {"kind": "status", "status": 500}
+                scripted |= {"kind": "status", "status": 500}
             case "429":
-                fault |= {"kind": "status", "status": 429, "headers": {"Retry-After": "1"}}
+                scripted |= {"kind": "status", "status": 429, "headers": {"Retry-After": "1"}}
             case "500_in_vain":
-                fault |= {"kind": "saved_500", "effect": False}
-        answer = await persist(lambda: self._arena.sandbox.post("/_sandbox/faults", json=fault))
+                scripted |= {"kind": "saved_500", "effect": False}
+        answer = await until_answered(lambda: self._cluster.sandbox.post("/_sandbox/faults", json=scripted))
         answer.raise_for_status()
 
-    async def _terminate(self, blow: Blow) -> None:
-        await (await self._run_of(blow)).terminate("chaos")
+    async def _terminate(self, fault: PlannedFault) -> None:
+        await (await self._run_of(fault)).terminate("chaos")
 
-    async def _cancel(self, blow: Blow) -> None:
-        await (await self._run_of(blow)).cancel()
+    async def _cancel(self, fault: PlannedFault) -> None:
+        await (await self._run_of(fault)).cancel()
 
-    async def _sweep(self, blow: Blow) -> None:
-        """Reconciliation in the middle of it all."""
-        await self._arena.client.start_workflow(
-            RECONCILE_ORDERS, id=f"{RECONCILE_ORDERS}:{blow.order}", task_queue=TASK_QUEUE
+    async def _reconcile(self, fault: PlannedFault) -> None:
+        """Start a reconciliation while faults are active."""
+        await self._cluster.client.start_workflow(
+            RECONCILE_ORDERS, id=f"{RECONCILE_ORDERS}:{fault.order}", task_queue=TASK_QUEUE
         )
 
-    async def _run_of(self, blow: Blow) -> WorkflowHandle[Any, Any]:
-        """Once it has run for so long."""
-        order_id = self._plan.errands[blow.order].order_id
-        workflow_id = order_id if blow.target == PROCESS_ORDER else cancel_order_id(order_id)
-        run = self._arena.client.get_workflow_handle(workflow_id)
+    async def _run_of(self, fault: PlannedFault) -> WorkflowHandle[Any, Any]:
+        """The run of the fault's order, once it has run for `seconds`."""
+        order_id = self._plan.orders[fault.order].order_id
+        workflow_id = order_id if fault.target == PROCESS_ORDER else cancel_order_id(order_id)
+        run = self._cluster.client.get_workflow_handle(workflow_id)
         async with asyncio.timeout(RUN_BEGINS_WITHIN):
-            await persist(run.describe)
-        await asyncio.sleep(blow.seconds)
+            await until_answered(run.describe)
+        await asyncio.sleep(fault.seconds)
         return run
