@@ -34,7 +34,6 @@ async def web(module_web: Web) -> AsyncIterator[Web]:
     """As good as new; the sandbox tells it nothing."""
     await module_web.shop.clear()
     module_web.shop.world.courier.attempts.clear()
-    await module_web.shop.pool.execute("TRUNCATE webhook_events")
     yield module_web
     module_web.shop.world.tell(None)
     await module_web.shop.world.courier.idle()
