@@ -7,9 +7,9 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from tests.proof.model.configurations import CONFIGURATIONS, DETECTIONS
 from tests.proof.model.explorer import Violation, explore
 from tests.proof.model.protocol import Protocol
-from tests.proof.model.shops import SHOPS, TEETH
 from tests.proof.model.state import Rule
 
 CONSOLE: Final = Console()
@@ -21,22 +21,22 @@ def main() -> int:
         if rule is None:
             CONSOLE.print(f"{sys.argv[1]} is no rule. There are: {', '.join(Rule.__members__)}")
             return 2
-        CONSOLE.print(f"Without the rule that {rule}:\n\n{bite(rule)}", highlight=False, soft_wrap=True)
+        CONSOLE.print(f"Without the rule that {rule}:\n\n{violation_without(rule)}", highlight=False, soft_wrap=True)
         return 0
-    clean = show_shops()
-    show_teeth()
+    clean = show_configurations()
+    show_rules()
     return 0 if clean else 1
 
 
-def show_shops() -> bool:
+def show_configurations() -> bool:
     """A line for each configuration; true if all are clean."""
     table = Table("configuration", "states", "transitions", "at rest", "seconds", "", title="With all rules")
     violations: list[Violation] = []
     with CONSOLE.status("exploring") as status:
-        for name, shop in SHOPS.items():
+        for name, configuration in CONFIGURATIONS.items():
             status.update(f"exploring: {name}")
             start = time.perf_counter()
-            found = explore(Protocol(shop))
+            found = explore(Protocol(configuration))
             seconds = f"{time.perf_counter() - start:.1f}"
             verdict = found.violation.invariant if found.violation else "clean"
             table.add_row(name, f"{found.states:,}", f"{found.transitions:,}", f"{found.at_rest:,}", seconds, verdict)
@@ -45,19 +45,19 @@ def show_shops() -> bool:
     return not violations
 
 
-def show_teeth() -> None:
+def show_rules() -> None:
     table = Table("rule", "without it", "after", title="Without each of them", show_lines=True)
     with CONSOLE.status("taking rules away") as status:
         for rule in Rule:
             status.update(f"without: {rule}")
-            violation = bite(rule)
+            violation = violation_without(rule)
             broken = (violation.invariant, f"{len(violation.trace)} steps") if violation else ("nothing", "")
             table.add_row(f"[bold]{rule.name}[/]\n{rule}", *broken)
     CONSOLE.print(table)
 
 
-def bite(rule: Rule) -> Violation | None:
-    return explore(Protocol(SHOPS[TEETH[rule].shop], without=frozenset({rule}))).violation
+def violation_without(rule: Rule) -> Violation | None:
+    return explore(Protocol(CONFIGURATIONS[DETECTIONS[rule].configuration], without=frozenset({rule}))).violation
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ from collections.abc import Callable, Generator, Iterable
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple
 
-from tests.proof.model.state import PAID, Attempt, Row, Rule, Shop, State, World
+from tests.proof.model.state import PAID, Attempt, Configuration, Row, Rule, State, World
 
 RETRY: Final = "RETRY"  # Unavailable: Temporal tries again
 PERMANENT: Final = "PERMANENT"  # a final error: the undo parks
 
-FORWARD: Final = ("pending", "succeeded", "failed")  # what a refund's status in the books may become
+FORWARD: Final = ("pending", "succeeded", "failed")  # what the recorded status of a refund may become
 
 Outcome = tuple[State, Any]
 Script = Generator["Do", Any, Any]
@@ -27,10 +27,10 @@ class Do(NamedTuple):
 class Activities:
     """`without` are the rules that are taken away."""
 
-    def __init__(self, shop: Shop, without: frozenset[Rule]) -> None:
-        self._shop = shop
+    def __init__(self, configuration: Configuration, without: frozenset[Rule]) -> None:
+        self._configuration = configuration
         self._without = without
-        self._charge = "taken" if shop.automatic else "authorized"
+        self._charge = "taken" if configuration.automatic else "authorized"
 
     def _has(self, rule: Rule) -> bool:
         return rule not in self._without
@@ -120,7 +120,7 @@ class Activities:
         def confirm(s: State) -> Iterable[Outcome]:
             match stands := s.world.intents[intent - 1]:
                 case "new":
-                    for asked in (self._charge, "declined", *(["action"] if self._shop.authenticates else [])):
+                    for asked in (self._charge, "declined", *(["action"] if self._configuration.authenticates else [])):
                         yield _intent(s, intent, asked), asked
                 case "canceled":
                     yield s, stands
@@ -137,7 +137,7 @@ class Activities:
         status, intent = yield self._claim_capture()
         if status not in ("capturing", "pending"):
             return status in PAID
-        if self._shop.automatic:
+        if self._configuration.automatic:
             return True
         state = yield self._capture(intent)
         if state == "taken":
@@ -255,7 +255,7 @@ class Activities:
     def _call_off(self, s: State) -> Iterable[Outcome]:
         called_off = s._replace(world=s.world._replace(warehouse="called off"))
         match s.world.warehouse:
-            case "unknown" if self._shop.remembers_cancels and self._has(Rule.REMEMBER_OR_WAIT):
+            case "unknown" if self._configuration.remembers_cancels and self._has(Rule.REMEMBER_OR_WAIT):
                 yield called_off, "done"
             case "unknown":
                 yield s, RETRY if _is_on_its_way(s) and self._has(Rule.REMEMBER_OR_WAIT) else "done"

@@ -1,6 +1,6 @@
 """What must hold of the model: in every state, at rest, and across every transition.
 
-Each is a function whose docstring is the rule in words; it says what is wrong, or "".
+Each is a function whose docstring is the rule; it returns what is wrong, or "".
 """
 
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def constraints_hold(s: State) -> str:
 
 
 def settled_is_settled(s: State) -> str:
-    """What an operator has skipped or resolved is never laid before a person again."""
+    """A step that an operator has skipped or resolved is never parked again."""
     return f"{s.row.parked} is parked again" if s.row.parked in s.row.settled else ""
 
 
@@ -92,18 +92,18 @@ def process_order_finishes(s: State) -> str:
 
 
 def shipped_is_paid(s: State) -> str:
-    """At rest, what was shipped is paid, or a person has been called, or has settled it."""
+    """At rest, a shipped order is paid, parked, or resolved by an operator."""
     settled = "cancel_fulfillment" in s.row.settled or "void_payment" in s.row.settled
     called = s.row.parked or settled or "waiting" in (s.placing.phase, s.cancelling.phase)
     return "shipped, but not paid" if s.world.warehouse == "shipped" and not called and s.world.net != 1 else ""
 
 
 def refunds_are_known(s: State) -> str:
-    """At rest every refund of a closed order is in the books as it stands: one that fails calls for a person."""
+    """At rest every refund of a closed order is recorded with its status; a failed refund needs an operator."""
     if s.row.status not in CLOSED or "void_payment" in s.row.settled:
         return ""
     actual = tuple(status for _, status in s.world.refunds)
-    return "" if actual == s.row.refunds else f"Stripe says {actual}, the books say {s.row.refunds}"
+    return "" if actual == s.row.refunds else f"Stripe says {actual}, the database says {s.row.refunds}"
 
 
 def another_payload_changes_nothing(before: State, step: Step) -> str:
@@ -115,7 +115,7 @@ def another_payload_changes_nothing(before: State, step: Step) -> str:
 
 
 def no_refund_fails_in_silence(before: State, step: Step) -> str:
-    """Whoever knows that a refund has failed leaves the order to a person."""
+    """An order whose recorded refund has failed is parked."""
     runs = ((before.placing, step.after.placing), (before.cancelling, step.after.cancelling))
     for run, after in runs:
         goes_on = run.attempt != after.attempt == Attempt("release_stock")
@@ -125,7 +125,7 @@ def no_refund_fails_in_silence(before: State, step: Step) -> str:
 
 
 def cancel_order_finishes(before: State, step: Step) -> str:
-    """The run closes only on an order that is closed, shipped, a person's, or not there at all."""
+    """The run closes only when the order is closed, shipped, parked, or absent."""
     run, row = step.after.cancelling, step.after.row
     if run.phase != "closed" or before.cancelling.phase == "closed" or run.answer == "parked":
         return ""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from tests.proof.model.activities import PERMANENT, RETRY, Activities, Do
-from tests.proof.model.state import CLOSED, NOTHING, PAID, UNDOS, Attempt, Rule, Run, Shop, State, Who
+from tests.proof.model.state import CLOSED, NOTHING, PAID, UNDOS, Attempt, Configuration, Rule, Run, State, Who
 
 NAMES: Final[dict[Who, str]] = {"placing": "process-order", "cancelling": "cancel-order"}
 
@@ -29,15 +29,15 @@ class Step(NamedTuple):
 class Protocol:
     """`without` are the rules that are taken away."""
 
-    def __init__(self, shop: Shop, without: frozenset[Rule] = frozenset()) -> None:
-        self._shop = shop
+    def __init__(self, configuration: Configuration, without: frozenset[Rule] = frozenset()) -> None:
+        self._configuration = configuration
         self._without = without
-        self._activities = Activities(shop, without)
+        self._activities = Activities(configuration, without)
         self._next: dict[Attempt, Do | tuple[Any]] = {}
 
     @property
     def start(self) -> State:
-        return State(left=self._shop.left)
+        return State(left=self._configuration.left)
 
     def steps(self, s: State) -> Iterator[Step]:
         for who in NAMES:
@@ -47,7 +47,7 @@ class Protocol:
                 yield from self._is_given_up(s, who)
             if s.run(who).is_open:
                 yield from self._is_terminated(s, who)
-                yield from self._is_resolved(s, who)
+                yield from self._resolutions(s, who)
         yield from self._late(s)
         yield from self._world(s)
 
@@ -59,11 +59,11 @@ class Protocol:
             return
         if who == "cancelling":
             left_behind = s.row.status == "cancelling" and not s.row.parked
-            if self._shop.cancels and (run.phase != "closed" or left_behind):
+            if self._configuration.cancels and (run.phase != "closed" or left_behind):
                 started = Run("running", Attempt("claim_cancellation"), undos=UNDOS)
                 yield Step("cancel-order starts", s.with_run(who, started))
             return
-        for payload in ("ours", "another") if self._shop.other_payload else ("ours",):
+        for payload in ("ours", "another") if self._configuration.other_payload else ("ours",):
             left_behind = s.row.status in ("pending", "undoing", "capturing") and s.row.owner == payload
             if run.phase != "closed" or left_behind or payload != run.payload:
                 undos = UNDOS if Rule.REGISTER_FIRST not in self._without else ()
@@ -89,7 +89,7 @@ class Protocol:
         activity = run.attempt.activity
         again = s.with_run(who, run._replace(attempt=run.attempt._replace(seen=())))
         undo = [("failed", self._claims_undo(s, run, "failed"))] if activity in FORWARD and who == "placing" else []
-        if undo and self._shop.operator_cancels:
+        if undo and self._configuration.operator_cancels:
             undo.append(("cancelled", self._claims_undo(s, run, "cancelled")))
         yield from _lives_on(f"{activity} of {NAMES[who]} times out", run.attempt, again)
         for closing, undoing in undo:
@@ -121,8 +121,8 @@ class Protocol:
         do = self._advance(attempt)
         assert isinstance(do, Do), attempt
         for after, seen in do.effect(s):
-            words = f"{attempt.activity}, {do.name}: {_words(seen)}"
-            yield words, after, attempt._replace(seen=(*attempt.seen, seen))
+            text = f"{attempt.activity}, {do.name}: {_text(seen)}"
+            yield text, after, attempt._replace(seen=(*attempt.seen, seen))
 
     def _advance(self, attempt: Attempt) -> Do | tuple[Any]:
         """What the attempt does next, or its answer in a tuple: the activity is run again on what it has seen."""
@@ -194,14 +194,14 @@ class Protocol:
             case "claim_cancellation", _, ("absent", _, _):
                 return self._then(s, run, "observe_order", "is it unknown?", "absent", "")
             case "claim_cancellation", _, (status, parked, "placing"):
-                return self._then(s, run, "observe_order", "does a person see to it?", status, parked)
+                return self._then(s, run, "observe_order", "is it parked?", status, parked)
             case "claim_cancellation", _, (status, parked, _):
                 return self._drives(s, run, status, parked)
             case "observe_order", ("is it unknown?", _, _), (False, "absent"):
                 return s.with_run("cancelling", _closed(run, "unknown"))
-            case "observe_order", ("does a person see to it?", _, _), (True, _):
+            case "observe_order", ("is it parked?", _, _), (True, _):
                 return s.with_run("cancelling", _closed(run, "parked"))
-            case "observe_order", ("does a person see to it?", status, parked), (False, _):
+            case "observe_order", ("is it parked?", status, parked), (False, _):
                 return self._drives(s, run, status, parked)
             case "observe_order", ("does it run?", "undoing", parked), (False, _):
                 run = run._replace(undos=UNDOS, if_shipped="resume_capture")
@@ -253,7 +253,7 @@ class Protocol:
             case "park_order", "parked":
                 run = run._replace(parked=run.parked | {run.attempt.arg[0]})
                 return self._undoes_next(s, who, run)
-        return self._settles(s, who, run)  # StopUndo: the row tells what is next
+        return self._settles(s, who, run)  # the undo stops: the row decides what is next
 
     def _parks(self, s: State, who: Who, run: Run, step: str) -> State:
         return self._then(s, run, "park_order", step, who, "stale" if run.stale else "fresh", who=who)
@@ -268,13 +268,13 @@ class Protocol:
         who = who or ("placing" if run.payload else "cancelling")
         return s.with_run(who, run._replace(phase="running", attempt=Attempt(activity, arg)))
 
-    def _is_resolved(self, s: State, who: Who) -> Iterator[Step]:
-        """An operator's word on a parked step: record_resolution, and then the run goes on, or looks again."""
+    def _resolutions(self, s: State, who: Who) -> Iterator[Step]:
+        """An operator resolves a parked step: record_resolution, and then the run continues, or reads the row again."""
         run = s.run(who)
         for step in run.parked:
             for action in ("retry",) if step == "release_stock" else ("retry", "skip", "resolved"):
-                name = f"record_resolution: an operator tells {NAMES[who]} to {action} {step}"
-                if s.row.parked == step or Rule.WORD_NEEDS_PARK in self._without:
+                name = f"record_resolution: an operator says {action} of {step} to {NAMES[who]}"
+                if s.row.parked == step or Rule.RESOLUTION_NEEDS_PARK in self._without:
                     undos = tuple(each for each in run.undos if action == "retry" or each != step)
                     after = _settled(s, who, step, action)
                     heard = after.run(who)._replace(parked=run.parked - {step}, undos=undos)
@@ -293,21 +293,21 @@ class Protocol:
                 intents = (becomes, world.intents[1]) if number == 0 else (world.intents[0], becomes)
                 left = s.left._replace(expiries=s.left.expiries - (becomes == "canceled"))
                 yield Step(name, s._replace(world=world._replace(intents=intents), left=left))
-        if self._shop.ships and world.warehouse == "accepted":
+        if self._configuration.ships and world.warehouse == "accepted":
             yield Step("the warehouse ships", s._replace(world=world._replace(warehouse="shipped")))
         if row.status == "processing" and world.warehouse == "shipped":
-            yield Step("the warehouse tells that it has shipped", s._replace(row=row._replace(status="shipped")))
+            yield Step("the warehouse reports the shipment", s._replace(row=row._replace(status="shipped")))
         yield from self._refunds(s)
 
     def _intent_moves(self, s: State, intent: str) -> Iterator[tuple[str, str]]:
         if intent == "action":
-            yield "the customer authenticates", "taken" if self._shop.automatic else "authorized"
+            yield "the customer authenticates", "taken" if self._configuration.automatic else "authorized"
             yield "the customer fails to authenticate", "declined"
         if intent == "authorized" and s.left.expiries:
             yield "the authorization expires", "canceled"
 
     def _refunds(self, s: State) -> Iterator[Step]:
-        """Stripe settles a pending refund; reconciliation follows each that the books know of."""
+        """Stripe settles a pending refund; reconciliation follows each recorded refund."""
         world = s.world
         for index, (attempt, status) in enumerate(world.refunds):
             if status == "pending":
@@ -327,7 +327,7 @@ def is_refund_unread(s: State) -> bool:
 
 
 def is_at_rest(s: State) -> bool:
-    """Nobody is at work, and reconciliation finds nothing to do: only a person may still have a word."""
+    """No run is at work, and reconciliation finds nothing to do; an operator may still resolve a park."""
     busy = "running" in (s.placing.phase, s.cancelling.phase) or s.late is not None
     unfinished = s.row.status in ("pending", "undoing", "capturing") and not s.placing.is_open
     left_behind = s.row.status == "cancelling" and not s.cancelling.is_open
@@ -335,20 +335,20 @@ def is_at_rest(s: State) -> bool:
 
 
 def is_over(s: State) -> bool:
-    """At rest for good: no person is waited for."""
+    """At rest for good: nothing waits for an operator."""
     waiting = "waiting" in (s.placing.phase, s.cancelling.phase)
     return is_at_rest(s) and not waiting and not s.row.parked and s.row.status in {"absent", *CLOSED, *PAID}
 
 
 def _lives_on(name: str, attempt: Attempt, s: State) -> Iterator[Step]:
-    """The attempt that nobody waits for any more is late."""
+    """The attempt continues after its run has given it up: it is late."""
     if s.left.late and s.late is None and attempt.activity not in READING:
         left = s.left._replace(late=s.left.late - 1)
         yield Step(f"{name}; its attempt lives on", s._replace(late=attempt, left=left))
 
 
 def _settled(s: State, heard_by: Who, step: str, action: str) -> State:
-    """The word is kept. What is resolved was done by hand: an operator gives back what is not given back."""
+    """Record the resolution. `resolved` means that the operator has refunded what was not refunded."""
     row, world = s.row, s.world
     if row.parked == step:
         row = row._replace(parked="", parked_by="")
@@ -367,7 +367,7 @@ def _settled(s: State, heard_by: Who, step: str, action: str) -> State:
 
 
 def _aged(run: Run, *, heard: bool) -> Run:
-    """An operator has spoken: what a run that has not heard it has read of the row is out of date."""
+    """After a resolution, what another run has read of the row is stale."""
     stale = run.stale or (run.is_open and not heard)
     return run._replace(stale=stale, attempt=_aged_attempt(run.attempt))
 
@@ -381,5 +381,5 @@ def _closed(run: Run, answer: str = "") -> Run:
     return Run("closed", payload=run.payload, answer=answer)
 
 
-def _words(seen: Any) -> str:
-    return " ".join(_words(each) for each in seen) if isinstance(seen, tuple) else str(seen)
+def _text(seen: Any) -> str:
+    return " ".join(_text(each) for each in seen) if isinstance(seen, tuple) else str(seen)

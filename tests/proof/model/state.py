@@ -13,7 +13,7 @@ UNDOS: Final = ("cancel_fulfillment", "void_payment", "release_stock")  # newest
 
 
 class Row(NamedTuple):
-    """What PostgreSQL says: the order row, its reservation, its refunds, an operator's words, and the stock."""
+    """What PostgreSQL says: the order row, its reservation, its refunds, an operator's resolutions, and the stock."""
 
     status: str = "absent"
     owner: str = ""  # whose payload it is: request_hash
@@ -29,7 +29,7 @@ class Row(NamedTuple):
     sold: int = 0
     refunds: tuple[str, ...] = ()  # as last read from Stripe
     settled: frozenset[str] = frozenset()  # skipped or resolved
-    retries: int = 0  # words of an operator to refund once more
+    retries: int = 0  # resolutions to refund once more
 
 
 class World(NamedTuple):
@@ -105,7 +105,7 @@ class State(NamedTuple):
         return self._replace(placing=run) if who == "placing" else self._replace(cancelling=run)
 
 
-class Shop(NamedTuple):
+class Configuration(NamedTuple):
     """A configuration: which shop, and what may happen in it."""
 
     name: str
@@ -131,8 +131,8 @@ class Rule(StrEnum):
     UNDO_WHEN_CANCELED = "capturing -> undoing only when the PaymentIntent reads canceled"
     RESUME_UNLESS_PARKED = "undoing -> capturing only when the row is not parked"
     RESUME_UNLESS_SETTLED = "undoing -> capturing only when no operator has settled the shipment"
-    PARK_IS_FRESH = "nothing is parked on what was seen before an operator's last word"
-    WORD_NEEDS_PARK = "an operator's word counts only for a row that is parked at its step"
+    PARK_IS_FRESH = "nothing is parked on what was read before the last resolution"
+    RESOLUTION_NEEDS_PARK = "a resolution counts only for a row that is parked at its step"
     PARK_BLOCKS = "no attempt moves a parked row"
     REGISTER_FIRST = "all undos are registered before the first step"
     SHIPPED_GOES_FORWARD = "what has shipped is paid for, not undone"
@@ -143,6 +143,6 @@ class Rule(StrEnum):
     REQUEST_HASH = "a row of another payload is left alone"
     SETTLED_STAYS = "what an operator has settled is obeyed by the next driver"
     REAL_STATE = "void or refund is decided by the PaymentIntent's real state"
-    KEEP_REFUND = "a refund is kept in the books before the order closes"
+    KEEP_REFUND = "a refund is recorded before the order closes"
     BOUNCE_PARKS = "a refund that has failed is parked"
     RUN_BEFORE_ROW = "an order is unknown only if its row is read after its run was seen closed"

@@ -12,9 +12,9 @@ import asyncpg
 
 from orders.models import Status
 from tests.proof.model.activities import Activities
+from tests.proof.model.configurations import CONFIGURATIONS
 from tests.proof.model.explorer import explore
 from tests.proof.model.protocol import Protocol
-from tests.proof.model.shops import SHOPS
 from tests.proof.model.state import CLOSED
 
 ACTIVITIES: Final = Path(__file__).parents[3] / "activities"
@@ -47,7 +47,7 @@ def test_the_models_activities_are_the_codes() -> None:
 @cache
 def edges_of_the_model() -> frozenset[Pair]:
     names = ("3DS, the run itself is cancelled", "terminated, shipping, expiry")
-    return frozenset(edge for name in names for edge in explore(Protocol(SHOPS[name])).edges)
+    return frozenset(edge for name in names for edge in explore(Protocol(CONFIGURATIONS[name])).edges)
 
 
 def pairs_in_the_code() -> Iterator[Pair]:

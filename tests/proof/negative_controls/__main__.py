@@ -1,4 +1,4 @@
-"""Seed bugs on purpose and see each caught by its test: `make negative-controls`."""
+"""Seed bugs on purpose and check that each is caught by its tests: `make negative-controls`."""
 
 import asyncio
 import sys
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from deploy.local.process import ROOT
 from deploy.local.stack import until_signalled
 from tests.proof.negative_controls.bugs import BUGS, Bug
 from tests.proof.negative_controls.trial import Verdict, copy_project, run_tests, try_bug
@@ -20,19 +21,27 @@ AT_ONCE = 2
 def main(
     only: Annotated[list[str] | None, typer.Option(help="The bug of this name alone; may be repeated.")] = None,
     *,
-    listed: Annotated[bool, typer.Option("--list", help="Say which bugs there are, and run nothing.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the bugs, and the patches that do not fit.")] = False,
 ) -> None:
-    """Exit status 1 if a bug gets away, or if a test fails without any."""
+    """Exit status 1 if a bug is missed or a patch does not fit, or if a test fails without a bug."""
     unknown = sorted(set(only or ()) - {bug.name for bug in BUGS})
     if unknown:
         raise typer.BadParameter(f"no bug is called {', '.join(unknown)}; there are: {', '.join(b.name for b in BUGS)}")
     bugs = [bug for bug in BUGS if not only or bug.name in only]
     console = Console(soft_wrap=True)
     if listed:
-        for bug in bugs:
-            console.print(f"{bug.name}: {bug.words}", markup=False)
-        return
+        misfits = [misfit for bug in bugs for misfit in list_bug(bug, console)]
+        sys.exit(1 if misfits else 0)
     sys.exit(asyncio.run(until_signalled(run_controls(bugs, console), interrupted=130)))
+
+
+def list_bug(bug: Bug, console: Console) -> list[str]:
+    """Print a bug, and the patches that do not fit today's code, which are returned."""
+    misfits = [misfit for patch in bug.patches if (misfit := patch.misfit(ROOT))]
+    console.print(f"{'✗' if misfits else ' '} {bug.name}: {bug.description}", markup=False)
+    for misfit in misfits:
+        console.print(f"    {misfit}", style="red", markup=False)
+    return misfits
 
 
 async def run_controls(bugs: Sequence[Bug], console: Console) -> int:
@@ -64,10 +73,10 @@ async def run_controls(bugs: Sequence[Bug], console: Console) -> int:
 
 def show(verdict: Verdict, console: Console) -> None:
     """One line."""
-    mark, style = ("✓", "green") if verdict.is_caught else ("✗ got away:", "red")
-    by = ", ".join(verdict.escaped or (each.rpartition("/")[2] for each in verdict.caught_by))
-    words = f"{mark} {verdict.bug.name}: {verdict.bug.words}; {by} ({verdict.seconds:.0f} s)"
-    console.print(words, style=style, markup=False)
+    mark, style = ("✓", "green") if verdict.is_caught else ("✗ missed:", "red")
+    by = ", ".join(verdict.missed or (each.rpartition("/")[2] for each in verdict.caught_by))
+    line = f"{mark} {verdict.bug.name}: {verdict.bug.description}; {by} ({verdict.seconds:.0f} s)"
+    console.print(line, style=style, markup=False)
 
 
 if __name__ == "__main__":

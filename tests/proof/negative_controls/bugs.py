@@ -1,5 +1,6 @@
-"""Bugs seeded on purpose: each is a mistake that somebody could make, and names the tests that must catch it."""
+"""Bugs seeded on purpose: each is a likely mistake, and names the tests that must catch it."""
 
+from pathlib import Path
 from typing import Final, NamedTuple
 
 PAYMENTS: Final = "tests/integration/activities/test_payments.py"
@@ -22,12 +23,23 @@ class Patch(NamedTuple):
             raise ValueError(f"{self.file} has {count} times, not once: {self.before}")
         return text.replace(self.before, self.after)
 
+    def misfit(self, root: Path) -> str:
+        """Why the patch cannot be applied to the project; empty if it can."""
+        file = root / self.file
+        if not file.exists():
+            return f"{self.file} does not exist"
+        try:
+            self.apply(file.read_text())
+        except ValueError as misfit:
+            return str(misfit)
+        return ""
+
 
 class Bug(NamedTuple):
     """`caught_by` are tests, all of which must fail, and with a message in which the pattern `because` is found."""
 
     name: str
-    words: str
+    description: str
     patches: tuple[Patch, ...]
     caught_by: tuple[str, ...]
     because: str = ASSERTION
@@ -113,7 +125,7 @@ BUGS: Final = (
     ),
     Bug(
         "no_release_on_decline",
-        "a business no, which is an early return, undoes nothing",
+        "a business refusal undoes nothing",
         (
             Patch(
                 "workflows/saga.py",
@@ -125,7 +137,7 @@ BUGS: Final = (
     ),
     Bug(
         "double_email",
-        "a letter whose answer was lost is sent again under another key",
+        "an e-mail whose answer was lost is sent again under another key",
         (
             Patch(
                 "activities/notifications.py",
@@ -136,8 +148,8 @@ BUGS: Final = (
         ("tests/integration/activities/test_notifications.py::test_a_lost_answer_delivers_no_second_letter",),
     ),
     Bug(
-        "letter_marked_before_posted",
-        "a letter is marked as sent before it is posted: one that is not taken is never sent again",
+        "email_marked_before_posted",
+        "an e-mail is marked as sent before it is posted: one that is refused is never sent again",
         (
             Patch(
                 "activities/notifications.py",
@@ -233,7 +245,7 @@ BUGS: Final = (
     ),
     Bug(
         "park_not_taken_over",
-        "a run that finds the row parked undoes what a person is settling",
+        "a run that finds the row parked undoes what an operator is resolving",
         (
             Patch(
                 "workflows/saga.py",

@@ -1,4 +1,4 @@
-"""Puts a bug into a copy of the project, runs the tests that must catch it, and says what came of it."""
+"""Seeds a bug in a copy of the project, runs the tests that must catch it, and assesses the results."""
 
 import re
 import shutil
@@ -14,25 +14,25 @@ from deploy.local.process import ROOT, Command, running
 from tests.proof.negative_controls.bugs import Bug
 
 IGNORED: Final = shutil.ignore_patterns(".*", "__pycache__", "docs")
-# As pytest-timeout and `eventually` say it: no verdict on anything.
+# The messages of pytest-timeout and `eventually`: a time-out is no verdict.
 OUT_OF_TIME: Final = ("Timeout", "AssertionError: not within")
 
 
 class Verdict(NamedTuple):
-    """`caught_by` are the tests that failed, `escaped` those that should have, and why they did not."""
+    """`caught_by` are the tests that failed, `missed` those that should have failed, and why they did not."""
 
     bug: Bug
     caught_by: tuple[str, ...]
-    escaped: tuple[str, ...]
+    missed: tuple[str, ...]
     seconds: float
 
     @property
     def is_caught(self) -> bool:
-        return not self.escaped
+        return not self.missed
 
 
 class Result(NamedTuple):
-    """One test case: the message with which it `failed`, or what has `broken` it before it could say anything."""
+    """One test case: the message with which it `failed`, or why it is `broken` and gives no verdict."""
 
     test: str
     failed: str
@@ -40,7 +40,7 @@ class Result(NamedTuple):
 
 
 async def try_bug(bug: Bug, folder: Path, source: Path = ROOT) -> Verdict:
-    """Run the tests against the bug, in a copy of `source` below `folder`. A patch that does not fit gets away."""
+    """Run the tests against the bug, in a copy of `source` below `folder`. A patch that does not fit is missed."""
     began = time.monotonic()
     project = copy_project(folder / bug.name, source)
     try:
@@ -49,13 +49,13 @@ async def try_bug(bug: Bug, folder: Path, source: Path = ROOT) -> Verdict:
             file.write_text(patch.apply(file.read_text()))
     except ValueError as misfit:
         return Verdict(bug, (), (str(misfit),), time.monotonic() - began)
-    return judge(bug, await run_tests(project, bug.caught_by), time.monotonic() - began)
+    return assess(bug, await run_tests(project, bug.caught_by), time.monotonic() - began)
 
 
-def judge(bug: Bug, results: Iterable[Result], seconds: float) -> Verdict:
-    """Every test of the bug must have failed, in one of its cases, and for the bug's own reason."""
+def assess(bug: Bug, results: Iterable[Result], seconds: float) -> Verdict:
+    """Each test of the bug must have failed in one of its cases, for the bug's reason."""
     caught: list[str] = []
-    escaped: list[str] = []
+    missed: list[str] = []
     for test in bug.caught_by:
         mine = [
             each for each in results if test in (each.test, each.test.partition("[")[0], each.test.partition("::")[0])
@@ -64,12 +64,12 @@ def judge(bug: Bug, results: Iterable[Result], seconds: float) -> Verdict:
             caught.append(test)
         else:
             why = [each.failed or each.broken for each in mine if each.failed or each.broken]
-            escaped.append(f"{test}: {(why or ['it passes' if mine else 'it did not run'])[0]}")
-    return Verdict(bug, tuple(caught), tuple(escaped), seconds)
+            missed.append(f"{test}: {(why or ['it passes' if mine else 'it did not run'])[0]}")
+    return Verdict(bug, tuple(caught), tuple(missed), seconds)
 
 
 def copy_project(target: Path, source: Path = ROOT) -> Path:
-    """The project as it is now, without what a command can make again."""
+    """A copy of the project without generated files."""
     shutil.copytree(source, target, ignore=IGNORED)
     return target
 
@@ -100,7 +100,7 @@ def _result(case: ET.Element) -> Result:
     test = f"{case.get('file')}::{case.get('name')}"
     failure = case.find("failure")
     flaw = failure if failure is not None else case.find("error")
-    message = "" if flaw is None else flaw.get("message", "")[:200] or "it says nothing"
-    if failure is not None and not any(words in message for words in OUT_OF_TIME):
+    message = "" if flaw is None else flaw.get("message", "")[:200] or "no message"
+    if failure is not None and not any(text in message for text in OUT_OF_TIME):
         return Result(test, failed=message, broken="")
     return Result(test, failed="", broken=message)

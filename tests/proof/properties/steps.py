@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 ORDERS: Final = 2
 MAX_PAUSES: Final = 5  # transactions and requests of one attempt
 
-# What happens, and how often. A run makes one attempt of its next activity: the attempt is done; its answer is lost; the
+# What happens, and how often. A run makes one attempt of its next activity: it is done; its answer is lost; the
 # answers of the external services to it are lost; or it is suspended before a transaction or request, which the run
 # takes for a time-out: the run retries, or gives the step up ("abandoned"). Or the run gives the step up before the
 # attempt. A step that is given up before the pivot is undone. A suspended attempt is resumed as a late attempt.

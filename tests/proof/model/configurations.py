@@ -1,0 +1,68 @@
+"""The configurations to explore, each small enough for seconds, and the one that detects that a rule is missing."""
+
+from typing import Final, NamedTuple
+
+from tests.proof.model.state import Configuration, Left, Rule
+
+CONFIGURATIONS: Final = {
+    each.name: each
+    for each in (
+        Configuration("3DS, the run itself is cancelled", Left(expiries=1), authenticates=True, operator_cancels=True),
+        Configuration("automatic capture, 3DS, refunds fail", Left(bounces=1), automatic=True, authenticates=True),
+        Configuration("another payload", Left(kills=1, late=1), other_payload=True, cancels=False),
+        Configuration("a late attempt", Left(late=1)),
+        Configuration("a late attempt, automatic capture", Left(late=1), automatic=True, cancels=False),
+        Configuration("a late attempt, refunds fail", Left(late=1, bounces=1), automatic=True, cancels=False),
+        Configuration("a late attempt, shipping, expiry", Left(late=1, expiries=1), ships=True, cancels=False),
+        Configuration("a late attempt, calling off is refused", Left(late=1, refusals=1), cancels=False),
+        Configuration(
+            "a late attempt, a warehouse that forgets cancels",
+            Left(late=1),
+            remembers_cancels=False,
+            ships=True,
+            cancels=False,
+        ),
+        Configuration("two PaymentIntents", Left(late=1, forgotten=1, kills=1), authenticates=True, cancels=False),
+        Configuration("terminated, a late attempt", Left(late=1, kills=1), cancels=False),
+        Configuration("terminated, shipping, expiry", Left(kills=1, expiries=1), ships=True),
+        Configuration("terminated, shipping, automatic capture", Left(kills=1), ships=True, automatic=True),
+        Configuration("terminated, shipping, calling off is refused", Left(kills=1, refusals=1), ships=True),
+        Configuration("terminated, refunds fail", Left(kills=1, bounces=1), automatic=True, cancels=False),
+        Configuration("shipping, calling off is refused, refunds fail", Left(bounces=1, refusals=1), ships=True),
+    )
+}
+
+
+class Detection(NamedTuple):
+    """Without the rule this configuration breaks this invariant."""
+
+    configuration: str
+    invariant: str
+
+
+DETECTIONS: Final = {
+    Rule.CLAIM_UNDO: Detection("a late attempt, automatic capture", "closed_orders_are_empty"),
+    Rule.CLAIM_CAPTURE: Detection("3DS, the run itself is cancelled", "process_order_finishes"),
+    Rule.TOMBSTONE: Detection("another payload", "process_order_finishes"),
+    Rule.ID_BEFORE_CONFIRM: Detection("3DS, the run itself is cancelled", "only_a_written_intent_is_confirmed"),
+    Rule.ID_WHILE_PENDING: Detection("another payload", "closed_orders_are_empty"),
+    Rule.FIRST_ID_STAYS: Detection("two PaymentIntents", "only_a_written_intent_is_confirmed"),
+    Rule.UNDO_WHEN_CANCELED: Detection("a late attempt, shipping, expiry", "process_order_finishes"),
+    Rule.RESUME_UNLESS_PARKED: Detection("a late attempt, shipping, expiry", "constraints_hold"),
+    Rule.RESUME_UNLESS_SETTLED: Detection("terminated, shipping, calling off is refused", "paid_orders_are_whole"),
+    Rule.PARK_IS_FRESH: Detection("a late attempt, refunds fail", "settled_is_settled"),
+    Rule.RESOLUTION_NEEDS_PARK: Detection("terminated, shipping, calling off is refused", "paid_orders_are_whole"),
+    Rule.PARK_BLOCKS: Detection("a late attempt, shipping, expiry", "constraints_hold"),
+    Rule.REGISTER_FIRST: Detection("3DS, the run itself is cancelled", "closed_orders_are_empty"),
+    Rule.SHIPPED_GOES_FORWARD: Detection("a late attempt, shipping, expiry", "closed_orders_are_empty"),
+    Rule.MARK_BEFORE_ASKING: Detection("3DS, the run itself is cancelled", "closed_orders_are_empty"),
+    Rule.REMEMBER_OR_WAIT: Detection("a late attempt, a warehouse that forgets cancels", "closed_orders_are_empty"),
+    Rule.RESERVE_READS_ROW: Detection("3DS, the run itself is cancelled", "stock_is_conserved"),
+    Rule.RESERVATION_DECIDES: Detection("3DS, the run itself is cancelled", "stock_is_conserved"),
+    Rule.REQUEST_HASH: Detection("another payload", "another_payload_changes_nothing"),
+    Rule.SETTLED_STAYS: Detection("a late attempt, shipping, expiry", "settled_is_settled"),
+    Rule.REAL_STATE: Detection("3DS, the run itself is cancelled", "closed_orders_are_empty"),
+    Rule.KEEP_REFUND: Detection("3DS, the run itself is cancelled", "refunds_are_known"),
+    Rule.BOUNCE_PARKS: Detection("automatic capture, 3DS, refunds fail", "no_refund_fails_in_silence"),
+    Rule.RUN_BEFORE_ROW: Detection("3DS, the run itself is cancelled", "cancel_order_finishes"),
+}
