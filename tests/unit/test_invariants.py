@@ -296,8 +296,8 @@ AT_THE_EXTERNAL_SERVICES: Final[list[tuple[str, str, Plant]]] = [
     ("nothing_without_an_order", "ghost", charge_nobody),
     ("nothing_without_an_order", "ghost", ship_to_nobody),
     ("shipped_at_most_once", "placed", ship_twice),
-    ("told_at_most_once", "placed", write_twice),
-    ("told_at_most_once", "placed", track_twice),
+    ("delivered_at_most_once", "placed", write_twice),
+    ("delivered_at_most_once", "placed", track_twice),
     ("what_is_marked_sent_arrived", "placed", lose_a_letter),
 ]
 
@@ -334,10 +334,10 @@ async def test_nobody_knows_what_arrived(mixed: Mixed, monkeypatch: pytest.Monke
     """As in operation: then what is marked as sent is believed; but nothing at all that arrived is a finding."""
     lose_a_letter(mixed, monkeypatch)
     evidence = await mixed.evidence()
-    unknown = evidence.books.model_copy(update={"deliveries": None})
-    assert found(evidence._replace(books=unknown)) == set()
-    nothing = evidence.books.model_copy(update={"deliveries": ()})
-    assert ("goodwill", "what_is_marked_sent_arrived") in found(evidence._replace(books=nothing))
+    unknown = evidence.records.model_copy(update={"deliveries": None})
+    assert found(evidence._replace(records=unknown)) == set()
+    nothing = evidence.records.model_copy(update={"deliveries": ()})
+    assert ("goodwill", "what_is_marked_sent_arrived") in found(evidence._replace(records=nothing))
 
 
 @pytest.mark.parametrize("key", [None, "placed:create:1"], ids=["no key", "another request's key"])
