@@ -177,7 +177,6 @@ CREATE TABLE refunds (
 
 CREATE INDEX refunds_order ON refunds (order_id, attempt);
 CREATE INDEX refunds_payment ON refunds (payment_intent_id);
-CREATE INDEX refunds_followed ON refunds (checked_at) WHERE status IN ('pending', 'requires_action', 'succeeded');
 
 -- What operators decided about parked steps. A skip or a resolved holds for every run that drives the order later; each
 -- retry allows one more business attempt.
