@@ -46,13 +46,13 @@ from orders.errors import Unavailable
 from orders.models import Terms
 from orders.names import SEARCH_ATTRIBUTES, TASK_QUEUE
 from orders.recommendations import IndexTarget
+from saga import ATTEMPT_TIMEOUT
 from workflows.cancel_order import CancelOrder
 from workflows.check_inventory import CheckInventory
 from workflows.index_products import IndexProducts
 from workflows.process_order import ProcessOrder
 from workflows.product_recommendations import ProductRecommendations
 from workflows.reconcile_orders import ReconcileOrders
-from workflows.steps import ATTEMPT_TIMEOUT
 from workflows.verify_orders import VerifyOrders
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from gateways.postgres import Database
 from gateways.warehouse import ALREADY_SHIPPED, ORDER_CANCELLED, ORDER_UNKNOWN, Warehouse, WarehouseRefused
 from orders.errors import Permanent, Unavailable
 from orders.models import FulfillmentAnswer, FulfillmentRequest, Status, UndoResult
+from saga import Step
 
 # Written before the warehouse is asked, and only while the order is pending: an undo that does not find the mark knows
 # that no attempt has asked, and that none ever will.
@@ -97,3 +98,12 @@ class Fulfillment:
             row = await existing_row(connection, order_id)
             items = await read_items(connection, row)
         return items if row.status is Status.PENDING else None
+
+
+FULFILL: Final = Step(
+    Fulfillment.request_fulfillment,
+    undo=Fulfillment.cancel_fulfillment,
+    deadline=None,  # the terms of the order say
+    undoing="cancel the fulfillment",
+    read=lambda undone: undone.note,
+)

@@ -4,14 +4,17 @@ Every movement is one transaction, which locks the order row first, then the row
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
 from gateways.order_store import actor, existing_row, move_row, write_event
 from gateways.postgres import Database
 from orders.models import CLOSED, ErrorCode, Line, OrderRow, ReservationRequest, Status, Terms
 from orders.money import MAX_AMOUNT, show
+from saga import Step, StopUndo
 
 if TYPE_CHECKING:
     from gateways.postgres import Connection
@@ -254,3 +257,22 @@ async def _close(connection: "Connection", row: OrderRow, closed: Status) -> boo
         error_code=ErrorCode.CANCELLED if cancelled else None,
         error="the order was cancelled" if cancelled else None,
     )
+
+
+def _closed(row: OrderRow) -> str | StopUndo:
+    """The release closes the order in the same transaction; the row tells whether it did."""
+    if row.status in CLOSED:
+        return f"stock back, the order is {row.status}"
+    if row.parked_step:
+        raise ApplicationError(f"the order is parked at {row.parked_step}", type="parked")
+    return StopUndo(f"the order is {row.status}")
+
+
+RESERVE: Final = Step(
+    Inventory.reserve_stock,
+    undo=Inventory.release_stock,
+    deadline=timedelta(minutes=5),
+    undoing="put the stock back, close the order",
+    read=_closed,
+    skippable=False,  # it closes the order row, and only a closed row ends an order
+)

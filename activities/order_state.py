@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Final
 from temporalio import activity
 from temporalio.client import Client
 
-from gateways.order_store import actor, existing_row, move_row, read_row, write_event
+from gateways.order_store import actor, existing_row, move_row, read_row, write_event, write_event_once
 from gateways.postgres import Database
 from gateways.temporal import is_open
-from orders.models import BEING_UNDONE, ErrorCode, Observation, OrderRow, Park, Settlement, Status, UndoClaim
+from orders.models import BEING_UNDONE, ErrorCode, Model, Observation, OrderRow, Park, Status, UndoClaim
+from saga import Resolution
 
 if TYPE_CHECKING:
     from gateways.postgres import Connection
@@ -43,6 +44,18 @@ KEEP_RESOLUTION: Final = """
 """
 
 IS_KEPT: Final = "SELECT EXISTS (SELECT FROM resolutions WHERE order_id = $1 AND key = $2)"
+
+
+class ResolutionRecord(Model):
+    """A resolution of an order's step, as it is recorded. `key` is its identity: sent twice, it counts once.
+
+    `marks_row` is that of the park which it resolves.
+    """
+
+    order_id: str
+    key: str
+    resolution: Resolution
+    marks_row: bool = True
 
 
 class OrderState:
@@ -134,34 +147,37 @@ class OrderState:
     async def park_order(self, park: Park) -> OrderRow:
         """Mark the row as parked: nothing moves it until an operator resolves the step.
 
-        The row stays as it is if it has a resolution that the run has not seen: the run must read it first.
+        The row stays as it is if it has a resolution that the run has not seen: the run must read it first. A park that
+        does not mark the row is only recorded as an event.
         """
+        text = f"parked at {park.step}: {park.reason}"
         async with self._database.transaction() as connection:
             row = await existing_row(connection, park.order_id)
-            if await connection.fetchval(
+            if not park.marks_row:
+                await write_event_once(connection, park.order_id, text)
+            elif await connection.fetchval(
                 PARK, park.order_id, park.step, park.reason, park.workflow_id, park.resolution_count, BEING_UNDONE
             ):
-                await write_event(connection, park.order_id, f"parked at {park.step}: {park.reason}")
+                await write_event(connection, park.order_id, text)
             return await existing_row(connection, row.id)
 
     @activity.defn
-    async def record_resolution(self, settlement: Settlement) -> OrderRow | None:
+    async def record_resolution(self, record: ResolutionRecord) -> OrderRow | None:
         """Keep an operator's resolution and remove the mark. Every run that drives the order later acts by it.
 
         None if the row is not parked at that step: the resolution comes too late and is not kept.
         """
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, settlement.order_id)
-            if not await connection.fetchval(IS_KEPT, settlement.order_id, settlement.key):
-                if row.parked_step != settlement.step:
+            row = await existing_row(connection, record.order_id)
+            if not await connection.fetchval(IS_KEPT, record.order_id, record.key):
+                if record.marks_row and row.parked_step != record.resolution.step:
                     return None
-                await _keep_resolution(connection, settlement)
-            return await existing_row(connection, settlement.order_id)
+                await _record(connection, record)
+            return await existing_row(connection, record.order_id)
 
 
-async def _keep_resolution(connection: "Connection", given: Settlement) -> None:
-    await connection.execute(
-        KEEP_RESOLUTION, given.order_id, given.step, given.action, given.reason, given.by, given.key
-    )
-    await connection.execute(UNPARK, given.order_id, given.step)
-    await write_event(connection, given.order_id, f"{given.action} of {given.step} by {given.by}: {given.reason}")
+async def _record(connection: "Connection", record: ResolutionRecord) -> None:
+    order_id, said = record.order_id, record.resolution
+    await connection.execute(KEEP_RESOLUTION, order_id, said.step, said.action, said.reason, said.by, record.key)
+    await connection.execute(UNPARK, order_id, said.step)
+    await write_event(connection, order_id, f"{said.action} of {said.step} by {said.by}: {said.reason}")

@@ -1,5 +1,6 @@
 """The payment of an order: one PaymentIntent, whose id is on the order row before anything is confirmed."""
 
+from datetime import timedelta
 from typing import Final
 
 import stripe
@@ -11,6 +12,7 @@ from gateways.refund_store import STANDING, keep_refunds, left_of, next_attempt,
 from gateways.stripe import Intent, PaymentRefused, StripeGateway
 from orders.errors import Permanent, Unavailable
 from orders.models import PAID, ErrorCode, OrderRow, Payment, PaymentRequest, PaymentState, Status, UndoResult
+from saga import Step
 
 # The first id that is written stays. An id that was never written is never confirmed.
 KEEP_INTENT: Final = """
@@ -197,3 +199,12 @@ def _intent_id(row: OrderRow) -> str:
     if row.payment_intent_id is None:
         raise Permanent(f"order {row.id} has no payment", type="payment_absent")
     return row.payment_intent_id
+
+
+AUTHORIZE: Final = Step(
+    Payments.authorize_payment,
+    undo=Payments.void_payment,
+    deadline=timedelta(minutes=10),
+    undoing="void or refund the payment",
+    read=lambda undone: undone.note,
+)

@@ -77,6 +77,17 @@ class ErrorCode(StrEnum):
     UNDO_PARKED = "undo_parked"
 
 
+# The customer's payment was refused: no authorization was ever seen at the customer's bank.
+PAYMENT_REFUSALS = frozenset(
+    {
+        ErrorCode.CARD_DECLINED,
+        ErrorCode.PAYMENT_REFUSED,
+        ErrorCode.AUTHENTICATION_FAILED,
+        ErrorCode.AUTHENTICATION_EXPIRED,
+    }
+)
+
+
 class CancelReason(StrEnum):
     """Why an order was not cancelled, or what happened to its money. Clients may branch on these codes."""
 
@@ -319,13 +330,18 @@ class UndoClaim(Model):
 
 
 class Park(Model):
-    """A step that waits for an operator. `resolution_count` is how many resolutions of the order the run has seen."""
+    """A step that waits for an operator.
+
+    `resolution_count` is how many resolutions of the order the run knows of. `marks_row`: whether the park stops all
+    other changes of the order; that of an independent step does not.
+    """
 
     order_id: str
     step: str
     reason: str
     workflow_id: str
     resolution_count: int = 0
+    marks_row: bool = True
 
 
 class Settlement(Model):

@@ -1,4 +1,4 @@
-"""Attempts that wake up after their order was undone: whoever gave them up for dead has claimed the row first."""
+"""Late attempts: the undo has claimed the row first, so an attempt that wakes up after it changes nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

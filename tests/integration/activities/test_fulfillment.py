@@ -6,12 +6,13 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.fulfillment import Fulfillment
-from activities.order_state import OrderState
+from activities.order_state import OrderState, ResolutionRecord
 from config.settings import Settings
 from gateways.http import open_http
 from gateways.warehouse import Warehouse
 from orders.errors import Permanent, Unavailable
-from orders.models import Order, Park, Settlement, UndoResult
+from orders.models import Order, Park, UndoResult
+from saga import Resolution
 from tests.support.activity_bench import Bench, order_of
 from tests.support.shop import an_order
 
@@ -240,8 +241,9 @@ async def test_a_resolution_counts_as_cancelled(bench: Bench) -> None:
     await bench.claim_undo(order)
     step = "cancel_fulfillment"
     await bench.do(OrderState.park_order, Park(order_id=order.id, step=step, reason="stuck", workflow_id="w"))
-    resolution = Settlement(order_id=order.id, step=step, action="resolved", reason="rang them up", by="ann")
-    await bench.do(OrderState.record_resolution, resolution)
+    resolution = Resolution(step=step, action="resolved", reason="rang them up", by="ann")
+    record = ResolutionRecord(order_id=order.id, key="1", resolution=resolution)
+    await bench.do(OrderState.record_resolution, record)
 
     assert await cancel(bench, order) == UndoResult(note="resolved by ann: rang them up")
     assert shipments(bench) == ["accepted"]

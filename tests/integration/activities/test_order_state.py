@@ -7,8 +7,9 @@ import asyncpg
 import pytest
 
 from activities.inventory import Inventory
-from activities.order_state import OrderState
-from orders.models import Park, Settlement, Status
+from activities.order_state import OrderState, ResolutionRecord
+from orders.models import Park, Status
+from saga import Resolution
 from tests.support.activity_bench import Bench, order_of
 
 PARK = Park(order_id="o1", step="void_payment", reason="the refund failed", workflow_id="o1")
@@ -117,9 +118,10 @@ async def test_resolve_twice_is_one_resolution(bench: Bench, action: Any) -> Non
     await bench.reserve(order)
     await bench.claim_undo(order)
     await bench.do(OrderState.park_order, PARK)
-    resolution = Settlement(order_id="o1", step="void_payment", action=action, reason="looked", by="ann")
+    resolution = Resolution(step="void_payment", action=action, reason="looked", by="ann")
+    record = ResolutionRecord(order_id="o1", key="1", resolution=resolution)
     for _ in range(2):
-        await bench.do(OrderState.record_resolution, resolution)
+        await bench.do(OrderState.record_resolution, record)
 
     assert (await bench.row("o1"))["parked_step"] is None
     assert [row["action"] for row in await bench.pool.fetch("SELECT action FROM resolutions")] == [action]
@@ -133,8 +135,9 @@ async def test_a_resolution_of_another_step_changes_nothing(bench: Bench) -> Non
     await bench.reserve(order)
     await bench.claim_undo(order)
     await bench.do(OrderState.park_order, PARK)
-    resolution = Settlement(order_id="o1", step="release_stock", action="skip", reason="looked", by="ann")
-    assert await bench.do(OrderState.record_resolution, resolution) is None
+    resolution = Resolution(step="release_stock", action="skip", reason="looked", by="ann")
+    record = ResolutionRecord(order_id="o1", key="1", resolution=resolution)
+    assert await bench.do(OrderState.record_resolution, record) is None
 
     assert (await bench.row("o1"))["parked_step"] == "void_payment"
     assert await bench.pool.fetchval("SELECT count(*) FROM resolutions") == 0
@@ -146,8 +149,9 @@ async def test_a_run_that_has_not_seen_a_resolution_cannot_park(bench: Bench) ->
     await bench.reserve(order)
     await bench.claim_undo(order)
     await bench.do(OrderState.park_order, PARK)
-    resolution = Settlement(order_id="o1", step="void_payment", action="retry", reason="looked", by="ann", key="1")
-    resolved = await bench.do(OrderState.record_resolution, resolution)
+    resolution = Resolution(step="void_payment", action="retry", reason="looked", by="ann")
+    record = ResolutionRecord(order_id="o1", key="1", resolution=resolution)
+    resolved = await bench.do(OrderState.record_resolution, record)
 
     assert resolved is not None
     assert resolved.resolution_count == 1
