@@ -163,7 +163,7 @@ class KeyMisuse(Model):
 
 
 class ProviderRecords(Model):
-    """What the external services say; what is not known is empty. The sandbox knows all of it: see /_sandbox/books.
+    """What the external services say; what is not known is empty. The sandbox knows all of it.
 
     `deliveries` are all messages that arrived; None: not known.
     """
