@@ -1,14 +1,15 @@
-"""The order row as arbiter: claims, marks and resolutions. Whoever loses a claim gets the row, and obeys it."""
+"""Claims, parks and resolutions on the order row. A caller that loses a claim gets the row and acts by it."""
 
 from typing import TYPE_CHECKING, Final
 
 from temporalio import activity
 from temporalio.client import Client
 
-from gateways.order_store import actor, existing_row, move_row, read_row, write_event
+from gateways.order_store import actor, existing_row, move_row, read_row, write_event, write_event_once
 from gateways.postgres import Database
 from gateways.temporal import is_open
-from orders.models import ErrorCode, Observation, OrderRow, Park, Settlement, Status, UndoClaim
+from orders.models import BEING_UNDONE, ErrorCode, Model, Observation, OrderRow, Park, Status, UndoClaim
+from saga import Resolution
 
 if TYPE_CHECKING:
     from gateways.postgres import Connection
@@ -25,10 +26,10 @@ INSERT_TOMBSTONE: Final = """
     SELECT id, 'absent', $5, $8, 'undone before it was reserved' FROM tombstone
 """
 
-# Not on what was seen before an operator's last word: an attempt that was given up may come after it.
+# Only if the run has seen all resolutions of the order: a late attempt must not park what an operator has resolved.
 PARK: Final = """
     UPDATE orders SET parked_step = $2, parked_reason = $3, parked_by = $4
-    WHERE id = $1 AND status IN ('undoing', 'cancelling') AND parked_step IS NULL
+    WHERE id = $1 AND status = ANY($6::text[]) AND parked_step IS NULL
       AND (SELECT count(*) FROM resolutions WHERE order_id = $1) = $5
     RETURNING id
 """
@@ -42,11 +43,27 @@ KEEP_RESOLUTION: Final = """
     ON CONFLICT (order_id, key) DO NOTHING
 """
 
-IS_HEARD: Final = "SELECT EXISTS (SELECT FROM resolutions WHERE order_id = $1 AND key = $2)"
+IS_KEPT: Final = "SELECT EXISTS (SELECT FROM resolutions WHERE order_id = $1 AND key = $2)"
+
+
+class ResolutionRecord(Model):
+    """A resolution of an order's step, as it is recorded. `key` is its identity: sent twice, it counts once.
+
+    `marks_row` is that of the park which it resolves.
+    """
+
+    order_id: str
+    key: str
+    resolution: Resolution
+    marks_row: bool = True
 
 
 class OrderState:
-    """Claims are won by one conditional UPDATE each; see order_store.MOVE."""
+    """Each claim is one conditional UPDATE, see order_store.MOVE: only one caller wins it.
+
+    Raises, in all activities:
+        Unavailable: PostgreSQL.
+    """
 
     def __init__(self, database: Database, client: Client) -> None:
         self._database = database
@@ -54,13 +71,13 @@ class OrderState:
 
     @activity.defn
     async def read_order(self, order_id: str) -> OrderRow | None:
-        """The row as it stands; None for an order that was never reserved."""
+        """The row; None for an order that was never reserved."""
         async with self._database.transaction() as connection:
             return await read_row(connection, order_id)
 
     @activity.defn
     async def observe_order(self, order_id: str) -> Observation:
-        """Whether process-order runs, and then the row. In this order: a row absent after the run closed stays absent.
+        """Whether process-order runs, and after that the row: once the run is closed, an absent row stays absent.
 
         Raises:
             Unavailable: Temporal or PostgreSQL.
@@ -70,12 +87,9 @@ class OrderState:
 
     @activity.defn
     async def claim_undo(self, claim: UndoClaim) -> OrderRow:
-        """The first act of any undo: pending -> undoing. An order without a row gets a closed one, the tombstone.
+        """The first act of an undo: pending -> undoing. An order without a row gets a closed one, the tombstone.
 
-        A row of another payload is returned untouched: its order is not ours to undo.
-
-        Raises:
-            Unavailable: PostgreSQL.
+        A row of another payload is returned unchanged: that order is another client's.
         """
         order = claim.order
         async with self._database.transaction() as connection:
@@ -107,11 +121,7 @@ class OrderState:
 
     @activity.defn
     async def claim_cancellation(self, order_id: str) -> OrderRow | None:
-        """A customer's cancel: pending -> undoing, or processing -> cancelling; any other state stays what it is.
-
-        Raises:
-            Unavailable: PostgreSQL.
-        """
+        """The first act of a customer's cancel: pending -> undoing, or processing -> cancelling, or no change."""
         async with self._database.transaction() as connection:
             await move_row(
                 connection,
@@ -128,41 +138,46 @@ class OrderState:
 
     @activity.defn
     async def mark_shipped(self, order_id: str) -> OrderRow:
-        """The warehouse refused the cancel because the goods are gone: cancelling -> shipped."""
+        """The warehouse refused the cancel because the goods have left: cancelling -> shipped."""
         async with self._database.transaction() as connection:
             await move_row(connection, order_id, Status.CANCELLING, Status.SHIPPED, "already shipped")
             return await existing_row(connection, order_id)
 
     @activity.defn
     async def park_order(self, park: Park) -> OrderRow:
-        """Mark the row: its undo waits for a person, and nothing else moves it until then.
+        """Mark the row as parked: nothing moves it until an operator resolves the step.
 
-        Not if a person has said something since the run last looked: then it must look again.
+        The row stays as it is if it has a resolution that the run has not seen: the run must read it first. A park that
+        does not mark the row is only recorded as an event.
         """
+        text = f"parked at {park.step}: {park.reason}"
         async with self._database.transaction() as connection:
             row = await existing_row(connection, park.order_id)
-            if await connection.fetchval(
-                PARK, park.order_id, park.step, park.reason, park.workflow_id, park.resolution_count
+            if not park.marks_row:
+                await write_event_once(connection, park.order_id, text)
+            elif await connection.fetchval(
+                PARK, park.order_id, park.step, park.reason, park.workflow_id, park.resolution_count, BEING_UNDONE
             ):
-                await write_event(connection, park.order_id, f"parked at {park.step}: {park.reason}")
+                await write_event(connection, park.order_id, text)
             return await existing_row(connection, row.id)
 
     @activity.defn
-    async def record_resolution(self, settlement: Settlement) -> OrderRow | None:
-        """Take the mark off and keep what was said: whoever drives the order after this obeys it.
+    async def record_resolution(self, record: ResolutionRecord) -> OrderRow | None:
+        """Keep an operator's resolution and remove the mark. Every run that drives the order later acts by it.
 
-        None if the row is not parked at that step: the word comes too late, and counts for nothing.
+        None if the row is not parked at that step: the resolution comes too late and is not kept.
         """
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, settlement.order_id)
-            if not await connection.fetchval(IS_HEARD, settlement.order_id, settlement.key):
-                if row.parked_step != settlement.step:
+            row = await existing_row(connection, record.order_id)
+            if not await connection.fetchval(IS_KEPT, record.order_id, record.key):
+                if record.marks_row and row.parked_step != record.resolution.step:
                     return None
-                await _keep_resolution(connection, settlement)
-            return await existing_row(connection, settlement.order_id)
+                await _record(connection, record)
+            return await existing_row(connection, record.order_id)
 
 
-async def _keep_resolution(connection: "Connection", said: Settlement) -> None:
-    await connection.execute(KEEP_RESOLUTION, said.order_id, said.step, said.action, said.reason, said.by, said.key)
-    await connection.execute(UNPARK, said.order_id, said.step)
-    await write_event(connection, said.order_id, f"{said.action} of {said.step} by {said.by}: {said.reason}")
+async def _record(connection: "Connection", record: ResolutionRecord) -> None:
+    order_id, said = record.order_id, record.resolution
+    await connection.execute(KEEP_RESOLUTION, order_id, said.step, said.action, said.reason, said.by, record.key)
+    await connection.execute(UNPARK, order_id, said.step)
+    await write_event(connection, order_id, f"{said.action} of {said.step} by {said.by}: {said.reason}")

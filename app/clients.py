@@ -3,21 +3,14 @@
 import httpx
 from stripe import StripeClient
 
-from activities.fulfillment import Warehouse
 from config.settings import Settings
-from gateways.postgres import Database
 from gateways.stripe import stripe_client
+from gateways.warehouse import Warehouse
 
 
 def stripe_of(settings: Settings, http: httpx.AsyncClient) -> StripeClient:
     return stripe_client(http, settings.stripe_secret_key.get_secret_value(), settings.stripe_base)
 
 
-def warehouse_of(settings: Settings, database: Database, http: httpx.AsyncClient) -> Warehouse:
-    return Warehouse(
-        database,
-        http,
-        settings.fulfillment_api,
-        settings.fulfillment_key.get_secret_value(),
-        remembers_cancels=settings.fulfillment_remembers_cancels,
-    )
+def warehouse_of(settings: Settings, http: httpx.AsyncClient) -> Warehouse:
+    return Warehouse(http, settings.fulfillment_api, settings.fulfillment_key.get_secret_value())

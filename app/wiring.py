@@ -14,6 +14,7 @@ from stripe import StripeClient
 from temporalio.client import Client
 from temporalio.worker import Interceptor, Worker
 
+from activities.fulfillment import Fulfillment
 from activities.inventory import Inventory
 from activities.notifications import Notifications
 from activities.order_recovery import OrderRecovery
@@ -36,13 +37,13 @@ from gateways.stripe import StripeGateway
 from orders.models import Terms
 from orders.names import TASK_QUEUE
 from orders.recommendations import IndexTarget
+from saga import ATTEMPT_TIMEOUT
 from workflows.cancel_order import CancelOrder
 from workflows.check_inventory import CheckInventory
 from workflows.index_products import IndexProducts
 from workflows.process_order import ProcessOrder
 from workflows.product_recommendations import ProductRecommendations
 from workflows.reconcile_orders import ReconcileOrders
-from workflows.steps import ATTEMPT_TIMEOUT
 from workflows.verify_orders import VerifyOrders
 
 WORKFLOWS: Final[Sequence[type]] = (
@@ -127,13 +128,13 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
     """Every activity of every class, each class with the clients that it needs."""
     gateway = StripeGateway(stripe)
     model = LanguageModel(openai, model=settings.recommendation_model, max_tokens=settings.recommendation_max_tokens)
-    warehouse = warehouse_of(settings, database, http)
+    warehouse = warehouse_of(settings, http)
     reconcile_after = timedelta(seconds=settings.reconcile_after_seconds)
     classes = (
         Inventory(database, terms_of(settings)),
         OrderState(database, client),
         Payments(database, gateway),
-        warehouse,
+        Fulfillment(database, warehouse, remembers_cancels=settings.fulfillment_remembers_cancels),
         Notifications(database, http, settings.email_service_url, settings.analytics_url, settings.slack_webhook),
         OrderRecovery(database, client, reconcile_after),
         Reconciliation(database, gateway, reconcile_after, timedelta(seconds=settings.reconcile_window_seconds)),

@@ -1,7 +1,7 @@
 """Every setting of the project, in one object. Environment variables have the fields' names in upper case.
 
-The defaults are those of the local stack, so that `make up` needs none. A test compares the table in README.md with
-this module. The connection to Temporal is configured elsewhere: `temporalio.envconfig` reads TEMPORAL_ADDRESS,
+The defaults are those of the local stack, so that `make up` needs none. A test compares the table in docs/settings.md
+with this module. The connection to Temporal is configured elsewhere: `temporalio.envconfig` reads TEMPORAL_ADDRESS,
 TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS…, or a profile (see config/temporal.py).
 """
 

@@ -1,4 +1,4 @@
-"""AlertResult people of troubles that go on: of each one once a day, by whichever run comes upon it."""
+"""Alerts about problems that go on: one a day for each problem, by the first run that finds it."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,44 +12,44 @@ with workflow.unsafe.imports_passed_through():
     from activities.reconciliation import Reconciliation
     from orders.models import Alert
     from orders.reconciliation import Problem
-    from workflows.saga import reason
-    from workflows.steps import SLOW_RETRY, raise_if_cancelled, step, within
+    from saga import SLOW_RETRY, raise_if_cancelled, reason, run_activity, within
     from workflows.timeline import Timeline
 
-MAX_TOLD: Final = 200  # by one run: the next one tells the rest
+MAX_ALERTS: Final = 200  # of one run; the next run sends the rest
 
-PATIENCE: Final = within(timedelta(minutes=5), SLOW_RETRY)  # for one step; what is not done now is for the next run
+BRIEFLY: Final = within(timedelta(minutes=5), SLOW_RETRY)  # for one activity; the next run does what was not done
 
 
 class AlertResult(NamedTuple):
-    """The texts of the problems that somebody was told of, and what kept others from being told."""
+    """The texts of the alerts that were sent, and why the others could not be sent."""
 
-    told: list[str]
+    sent: list[str]
     failure: str = ""
 
 
-async def alert_operators(problems: Sequence[Problem], story: Timeline) -> AlertResult:
-    """Alert a person of every problem that nobody was told of today."""
+async def alert_operators(problems: Sequence[Problem], timeline: Timeline) -> AlertResult:
+    """Send an alert about every problem that no alert of the last day was about."""
     if not problems:
         return AlertResult([])
+    summary = "which problems are unreported?"
     try:
-        due = await step(Reconciliation.unreported_problems, problems, PATIENCE, "who was told of what?")
+        due = await run_activity(Reconciliation.unreported_problems, problems, BRIEFLY, summary)
     except ActivityError as error:
-        return AlertResult([], _failure(story, "who was told of what?", error))
-    told: list[str] = []
-    for problem in [problem for problem in problems if problem.key in due][:MAX_TOLD]:
+        return AlertResult([], _failure(timeline, summary, error))
+    sent: list[str] = []
+    for problem in [problem for problem in problems if problem.key in due][:MAX_ALERTS]:
         alert = Alert(order_id=problem.order_id, key=f"{problem.key}:{workflow.info().run_id}", text=problem.text)
         try:
-            await step(Notifications.post_alert, alert, PATIENCE, problem.text)
-            await step(Reconciliation.mark_alerted, problem.key, PATIENCE, "told")
+            await run_activity(Notifications.post_alert, alert, BRIEFLY, problem.text)
+            await run_activity(Reconciliation.mark_alerted, problem.key, BRIEFLY, "record the alert")
         except ActivityError as error:
-            return AlertResult(told, _failure(story, problem.text, error))  # nor the others: the next run tries again
-        told.append(problem.text)
-    return AlertResult(told)
+            return AlertResult(sent, _failure(timeline, problem.text, error))  # the next run tries the others
+        sent.append(problem.text)
+    return AlertResult(sent)
 
 
-def _failure(story: Timeline, what: str, error: ActivityError) -> str:
+def _failure(timeline: Timeline, what: str, error: ActivityError) -> str:
     raise_if_cancelled(error)
-    text = f"nobody could be told: {what}: {reason(error)}"
-    story.mark(workflow.info().workflow_type, text)
+    text = f"no alert could be sent: {what}: {reason(error)}"
+    timeline.mark(workflow.info().workflow_type, text)
     return text

@@ -1,6 +1,6 @@
-"""cancel-order: call an order off at any moment of its life, exactly once, whoever asks and how often.
+"""cancel-order: cancel an order at any moment of its life, exactly once, however often a customer asks.
 
-It claims the order row, and then does what the row says with the same activities as process-order: it waits only while
+It claims the order row, and then does what the row says, with the same activities as process-order. It waits only while
 that run is open to do the work.
 """
 
@@ -30,10 +30,9 @@ with workflow.unsafe.imports_passed_through():
     )
     from orders.names import CANCEL_ORDER
     from orders.parsing import CancelRequest, parse_cancel, read_payload
-    from workflows.compensations import Compensations
+    from saga import UNTIL_DONE, run_activity, shielded
     from workflows.notifications import deliver
-    from workflows.saga import Saga, shielded
-    from workflows.steps import UNTIL_DONE, step
+    from workflows.order_saga import OrderSaga
     from workflows.timeline import OrderTimeline
 
 FIRST_POLL: Final = timedelta(milliseconds=200)
@@ -49,13 +48,13 @@ NOT_CANCELLED: Final = {
 
 @workflow.defn(name=CANCEL_ORDER)
 class CancelOrder:
-    """One customer's cancel; its workflow id is `cancel-order:<order id>`."""
+    """The cancel of one order; its workflow id is `cancel-order:<order id>`."""
 
     @workflow.init
     def __init__(self, raw: RawValue = None) -> None:  # type: ignore[assignment]
         self._raw = raw
         self._timeline = OrderTimeline(workflow.info().workflow_id)
-        self._saga: Saga | None = None
+        self._saga: OrderSaga | None = None
         self._poll = FIRST_POLL
         self._outcome: CancelOutcome | None = None
         self._woken = False
@@ -64,21 +63,21 @@ class CancelOrder:
 
     @workflow.run
     async def run(self, _raw: RawValue = None) -> CancelOutcome:  # type: ignore[assignment]
-        """Cancel the order that the input names; see orders.parsing.CancelRequest. A "no" is a completed run."""
+        """Cancel the order that the input names; see orders.parsing.CancelRequest. A refusal completes the run."""
         try:
             request = parse_cancel(read_payload(self._raw))
         except InvalidInput as invalid:
             self._timeline.enter(Stage.REJECTED, str(invalid))
             return CancelOutcome(cancelled=False, refunded=False, reason=f"{CancelReason.INVALID_REQUEST}: {invalid}")
         self._timeline = OrderTimeline(request.order_id)
-        # Once it has claimed the row there is no way back: even a cancel of this run finds it finishing its work.
+        # Once it has claimed the row it must finish: a cancel of this run changes nothing.
         return await shielded(self._cancel(request))
 
     async def _cancel(self, request: CancelRequest) -> CancelOutcome:
         self._timeline.enter(Stage.CANCELLING, "claiming the order")
         row = await self._claim(request.order_id)
-        first_look = workflow.info().continued_run_id is None
-        asked_too_late = first_look and row is not None and row.status is Status.CANCELLED
+        is_first_run = workflow.info().continued_run_id is None
+        asked_too_late = is_first_run and row is not None and row.status is Status.CANCELLED
         while row is not None and not await self._is_settled(row):
             await self._drive(row)
             row = await self._claim(request.order_id)
@@ -94,24 +93,24 @@ class CancelOrder:
         return outcome
 
     async def _claim(self, order_id: str) -> OrderRow | None:
-        """The row after our claim; None for an order that does not exist and will not: its run was seen closed."""
+        """The row after the claim; None: the order does not exist, and no open run of process-order will write it."""
         while True:
-            row = await step(OrderState.claim_cancellation, order_id, UNTIL_DONE, "claim the order")
+            row = await run_activity(OrderState.claim_cancellation, order_id, UNTIL_DONE, "claim the order")
             if row:
                 return row
-            seen = await step(OrderState.observe_order, order_id, UNTIL_DONE, "does the order exist?")
+            seen = await run_activity(OrderState.observe_order, order_id, UNTIL_DONE, "does the order exist?")
             if not seen.run_open and seen.row is None:
                 return None
             if seen.row is None:
                 await self._pause("process-order is about to write the order")
 
     async def _drive(self, row: OrderRow) -> None:
-        """One move towards an end: leave it to process-order while that runs, else do it ourselves."""
+        """Make one move towards an end: process-order makes it while it runs, else this run does."""
         match row.status:
             case Status.CANCELLING:
-                await self._undo(row, Compensations(row.id, self._timeline, if_shipped=OrderState.mark_shipped))
+                await self._undo(row, OrderSaga(row.id, self._timeline, if_shipped=OrderState.mark_shipped))
             case Status.UNDOING if not await self._wake(row.id):
-                await self._undo(row, Compensations(row.id, self._timeline))
+                await self._undo(row, OrderSaga(row.id, self._timeline))
             case Status.CAPTURING if not await self._is_running(row.id):
                 await self._capture(row)
             case _:
@@ -119,21 +118,21 @@ class CancelOrder:
 
     # -------------------------------------------------------------------------------------------------- the steps
 
-    async def _undo(self, row: OrderRow, compensations: Compensations) -> None:
-        compensations.resolution_count = row.resolution_count
-        self._saga = compensations.saga()
+    async def _undo(self, row: OrderRow, saga: OrderSaga) -> None:
+        self._saga = saga
+        saga.resolution_count = row.resolution_count
         if row.parked_step:
-            await self._saga.take_over(row.parked_step, row.parked_reason or "parked by an earlier run")
-        await self._saga.undo()
+            await saga.take_over(row.parked_step, row.parked_reason or "parked by an earlier run")
+        await saga.undo()
 
     async def _capture(self, row: OrderRow) -> None:
-        """Forward, for a run of process-order that is gone: only a paid order can then be cancelled."""
+        """Go forward for a run of process-order that is gone; afterwards the order is paid and can be cancelled."""
         retry_until_done = self._timeline.retry_until_done
         if await retry_until_done(Payments.capture_payment, row.id, "capture", may_fail=False):
-            await retry_until_done(Inventory.finalize_order, row.id, "stock sold", may_fail=False)
+            await retry_until_done(Inventory.finalize_order, row.id, "sell stock", may_fail=False)
 
     async def _wake(self, order_id: str) -> bool:
-        """Tell process-order, once, that its row is claimed. False: it does not run."""
+        """Signal process-order, once, that its row is claimed. False: it does not run."""
         if self._woken:
             return await self._is_running(order_id)
         try:
@@ -146,7 +145,7 @@ class CancelOrder:
         return True
 
     async def _is_settled(self, row: OrderRow) -> bool:
-        """Nothing is left for us to do: it is over, too late, or parked at another run, which waits for a person."""
+        """Whether nothing is left to do: the order is closed, has shipped, or is parked at another run."""
         if row.parked_step is None:
             return row.status in CLOSED | {Status.SHIPPED, Status.DELIVERED}
         if row.parked_by == row.id:
@@ -154,14 +153,14 @@ class CancelOrder:
         return row.parked_by != workflow.info().workflow_id
 
     async def _is_running(self, order_id: str) -> bool:
-        seen = await step(OrderState.observe_order, order_id, UNTIL_DONE, "does process-order run?")
+        seen = await run_activity(OrderState.observe_order, order_id, UNTIL_DONE, "does process-order run?")
         return seen.run_open
 
     async def _pause(self, why: str) -> None:
         if workflow.info().is_continue_as_new_suggested():
             await workflow.wait_condition(workflow.all_handlers_finished)
             workflow.continue_as_new(self._raw)
-        self._timeline.tell(why)
+        self._timeline.note(why)
         await workflow.sleep(self._poll, summary=why)
         self._poll = min(self._poll * 2, MAX_POLL)
 
@@ -183,10 +182,10 @@ def _outcome(row: OrderRow | None, *, asked_too_late: bool) -> CancelOutcome:
         return CancelOutcome(cancelled=False, refunded=refunded, reason=CancelReason.ALREADY_CANCELLED)
     if row.status is not Status.CANCELLED:
         return CancelOutcome(cancelled=False, refunded=refunded, reason=NOT_CANCELLED[row.status])
-    return CancelOutcome(cancelled=True, refunded=refunded, reason=None if refunded else _where_the_money_is(row))
+    return CancelOutcome(cancelled=True, refunded=refunded, reason=None if refunded else _money_reason(row))
 
 
-def _where_the_money_is(row: OrderRow) -> CancelReason:
+def _money_reason(row: OrderRow) -> CancelReason:
     if row.settled_by_hand:
         return CancelReason.SETTLED_BY_HAND
     if row.refund_status:

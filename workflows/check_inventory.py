@@ -1,4 +1,4 @@
-"""check-and-alert-inventory: say which products run short, and tell the people who reorder once of each shortage."""
+"""check-and-alert-inventory: report which products run short, and alert Slack once about each shortage."""
 
 from datetime import timedelta
 from typing import Final
@@ -12,21 +12,20 @@ with workflow.unsafe.imports_passed_through():
     from orders.names import CHECK_INVENTORY
     from orders.parsing import parse_nothing
     from orders.stock import StockReport
+    from saga import SLOW_RETRY, raise_if_cancelled, reason, run_activity, within
     from workflows.inputs import parsed
-    from workflows.saga import reason
-    from workflows.steps import SLOW_RETRY, raise_if_cancelled, step, within
     from workflows.timeline import Timeline
 
-THROUGH_AN_OUTAGE: Final = within(timedelta(hours=2), SLOW_RETRY)
+OUTAGE: Final = within(timedelta(hours=2), SLOW_RETRY)  # how long an outage may last before this run gives up
 
 MAX_LISTED: Final = 5_000
 MAX_NAMED: Final = 100  # in one message
-MAX_MESSAGES: Final = 200  # of one run: its history must not outgrow Temporal's limit
+MAX_MESSAGES: Final = 200  # of one run: its history must stay below Temporal's limit
 
 
 @workflow.defn(name=CHECK_INVENTORY)
 class CheckInventory:
-    """One look at the shelves. An outage of Slack delays its end and is told in its answer; it fails nothing."""
+    """Checks the stock once. An outage of Slack delays the end of the run and appears in its report."""
 
     def __init__(self) -> None:
         self._timeline = Timeline()
@@ -34,33 +33,32 @@ class CheckInventory:
 
     @workflow.run
     async def run(self, raw: RawValue = None) -> StockReport:  # type: ignore[assignment]
-        """Look, and tell; the input is `{}`, null or nothing.
+        """Find shortages and alert Slack; the input is `{}`, null or nothing.
 
         Raises:
-            ApplicationError: InvalidInput, naming every field that is there all the same.
+            ApplicationError: InvalidInput, naming every field that is not expected.
         """
         parsed(parse_nothing, raw)
-        report = await step(StockAlerts.find_shortages, MAX_LISTED, THROUGH_AN_OUTAGE, "which products run short?")
+        report = await run_activity(StockAlerts.find_shortages, MAX_LISTED, OUTAGE, "which products run short?")
         low = len(report.low_stock_items) + report.unlisted
-        self._timeline.tell(f"products at or below their reorder level: {low}")
-        undelivered = await self._tell_slack() if low else None
+        self._timeline.note(f"products at or below their reorder level: {low}")
+        undelivered = await self._alert_slack() if low else None
         return report.model_copy(update={"alerted": self._alerted, "undelivered": undelivered})
 
-    async def _tell_slack(self) -> str | None:
-        """One message after the other until there is nothing left to tell, or why that was not possible."""
+    async def _alert_slack(self) -> str | None:
+        """Post messages until every shortage is reported; the result says why some are not."""
         try:
             for _ in range(MAX_MESSAGES):
-                posted = await step(StockAlerts.post_shortages, MAX_NAMED, THROUGH_AN_OUTAGE, "tell Slack")
+                posted = await run_activity(StockAlerts.post_shortages, MAX_NAMED, OUTAGE, "alert Slack")
                 if posted is None:
-                    self._timeline.tell("nothing is left to tell")
+                    self._timeline.note("every shortage is reported")
                     return None
                 self._alerted += posted.products
-                self._timeline.tell(f"products that Slack was told of: {posted.products}")
+                self._timeline.note(f"products reported to Slack: {posted.products}")
         except ActivityError as error:
             raise_if_cancelled(error)
-            self._timeline.mark(
-                error.activity_type, f"Slack could not be told: {reason(error)}; the next run tries again"
-            )
+            text = f"Slack could not be alerted: {reason(error)}; the next run tries again"
+            self._timeline.mark(error.activity_type, text)
             return reason(error)
-        self._timeline.tell("the next run tells the rest")
-        return f"{MAX_MESSAGES} messages were posted: the next run tells the rest"
+        self._timeline.note("the next run reports the rest")
+        return f"{MAX_MESSAGES} messages were posted: the next run reports the rest"

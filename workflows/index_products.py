@@ -1,4 +1,4 @@
-"""index-products: embed what is new or changed in the catalogue, and then let it be searched."""
+"""index-products: embed new and changed products, and make them searchable."""
 
 from datetime import timedelta
 from typing import Final
@@ -11,19 +11,19 @@ with workflow.unsafe.imports_passed_through():
     from orders.names import INDEX_PRODUCTS
     from orders.parsing import parse_nothing
     from orders.recommendations import IndexBatch, IndexProgress
+    from saga import STEADY_RETRY, run_activity, within
     from workflows.inputs import parsed
-    from workflows.steps import STEADY_RETRY, step, within
     from workflows.timeline import Timeline
 
-# A run that fails loses nothing: the next one goes on from what is stored.
-THROUGH_AN_OUTAGE: Final = within(timedelta(hours=1), STEADY_RETRY)
+# How long an outage may last. A run that fails loses nothing: the next run goes on from what is stored.
+OUTAGE: Final = within(timedelta(hours=1), STEADY_RETRY)
 
-ROUNDS: Final = 3  # for products that appear behind the run; the next run sees to later ones
+ROUNDS: Final = 3  # for products that are added during the run; the next run embeds later ones
 
 
 @workflow.defn(name=INDEX_PRODUCTS)
 class IndexProducts:
-    """One run over the catalogue. The index in use answers queries throughout, also while another model's is made."""
+    """One pass over the catalogue. The active index answers queries meanwhile, also while another model's is made."""
 
     def __init__(self) -> None:
         self._timeline = Timeline()
@@ -34,15 +34,15 @@ class IndexProducts:
         """Bring the index up to date; the input is `{}`, null or nothing.
 
         Raises:
-            ApplicationError: InvalidInput, naming every field that is there all the same.
-            ActivityError: the model was out of reach for an hour, refuses or answers with bad vectors.
+            ApplicationError: InvalidInput, naming every field that is not expected.
+            ActivityError: the model was out of reach for an hour, refused, or answered with bad vectors.
         """
         progress = _continued(raw)
         if progress is None:
-            progress = await step(ProductIndex.plan_index, None, THROUGH_AN_OUTAGE, "what is there?")
+            progress = await run_activity(ProductIndex.plan_index, None, OUTAGE, "plan the index")
         for _ in range(ROUNDS):
             progress = await self._embed(progress)
-            active = await step(ProductIndex.activate_index, progress.target, THROUGH_AN_OUTAGE, "is it complete?")
+            active = await run_activity(ProductIndex.activate_index, progress.target, OUTAGE, "activate the index")
             progress = self._enter(progress, after="", finished=active)
             if active:
                 break
@@ -53,13 +53,13 @@ class IndexProducts:
         return self._progress
 
     async def _embed(self, progress: IndexProgress) -> IndexProgress:
-        """Batch after batch, to the end of the catalogue."""
+        """Embed batch after batch, to the end of the catalogue."""
         after: str | None = progress.after
         while after is not None:
             if workflow.info().is_continue_as_new_suggested():
                 workflow.continue_as_new(progress)
             batch = IndexBatch(target=progress.target, after=after)
-            done = await step(ProductIndex.embed_batch, batch, THROUGH_AN_OUTAGE, f"products after {after or 'none'}")
+            done = await run_activity(ProductIndex.embed_batch, batch, OUTAGE, f"products after {after or 'none'}")
             after = done.last
             progress = self._enter(progress, embedded=progress.embedded + done.embedded, after=after or progress.after)
         return progress
@@ -68,7 +68,7 @@ class IndexProducts:
         self._progress = progress = progress.model_copy(update=changes)
         target = progress.target
         state = "searched" if progress.finished else "not searched yet"
-        self._timeline.tell(
+        self._timeline.note(
             f"{progress.embedded} embedded, of {progress.products} products: {target.model}, {target.dimensions} "
             f"dimensions, {state}"
         )
@@ -76,7 +76,7 @@ class IndexProducts:
 
 
 def _continued(raw: RawValue | None) -> IndexProgress | None:
-    """Where the run before this one was, if it was continued as this one."""
+    """The progress of the run that continued as this one, if there is one."""
     if raw is not None and workflow.info().continued_run_id:
         return IndexProgress.model_validate_json(raw.payload.data)
     parsed(parse_nothing, raw)

@@ -1,4 +1,4 @@
-"""What a client sent: any client may send any JSON, and bad input must be a failed run, never a task without end."""
+"""The input of a run: any client may send any JSON, and bad input must fail the run, not retry its task for ever."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def parsed(parse: Callable[[object], T], raw: RawValue | None) -> T:
-    """What `parse` makes of the input.
+    """Parse the input.
 
     Raises:
         ApplicationError: `InvalidInput`, naming every field that is wrong.

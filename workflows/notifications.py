@@ -1,4 +1,4 @@
-"""Messages to customers and analytics: tried within a bound, then given up in plain sight, never a reason to undo."""
+"""Delivery of notifications: retried within a bound, then given up and reported; never a reason to undo."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -10,7 +10,7 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import Notifications
     from orders.models import Notification
-    from workflows.steps import SLOW_RETRY, UNTIL_DONE, step, within
+    from saga import SLOW_RETRY, UNTIL_DONE, run_activity, within
     from workflows.timeline import OrderTimeline
 
 
@@ -20,12 +20,11 @@ async def deliver(
     deadline_seconds: int,
     timeline: OrderTimeline,
 ) -> None:
-    """Deliver a notification, or record that it was given up and tell somebody."""
+    """Deliver a notification; at the deadline record that it was given up, and alert operators."""
+    kind = notification.kind
     options = within(timedelta(seconds=deadline_seconds), SLOW_RETRY)
     try:
-        await step(send, notification, options, f"{notification.kind} notification")
+        await run_activity(send, notification, options, f"notification {kind}")
     except ActivityError:
-        await step(Notifications.give_up_notification, notification, UNTIL_DONE, f"give up {notification.kind}")
-        timeline.call_for_attention(
-            f"notification:{notification.kind}", f"the notification {notification.kind} could not be delivered"
-        )
+        await run_activity(Notifications.give_up_notification, notification, UNTIL_DONE, f"give up {kind}")
+        timeline.call_for_attention(f"notification:{kind}", f"the notification {kind} could not be delivered")

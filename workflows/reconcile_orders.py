@@ -1,7 +1,7 @@
-"""reconcile-orders: what sagas alone cannot mend. A second run right after it finds nothing to do.
+"""reconcile-orders: repair what sagas alone cannot. A second run right after it finds nothing to do.
 
-Orders whose run is gone are driven to an end, payments and orders are compared in both directions, refunds are
-followed, and what only a person can decide is told, once a day.
+It restarts orders whose run is gone, compares orders and payments in both directions, follows refunds, and alerts
+operators, once a day, about what only they can decide.
 """
 
 from collections.abc import Awaitable, Callable
@@ -20,24 +20,23 @@ with workflow.unsafe.imports_passed_through():
     from orders.names import RECONCILE_ORDERS
     from orders.parsing import parse_nothing
     from orders.reconciliation import Charge, Charges, OrderEvent, OrderWithoutRun, Page, Problem, ReconcileReport
-    from workflows.alerts import PATIENCE, alert_operators
+    from saga import raise_if_cancelled, reason, run_activity
+    from workflows.alerts import BRIEFLY, alert_operators
     from workflows.inputs import parsed
-    from workflows.saga import reason
-    from workflows.steps import raise_if_cancelled, step
     from workflows.timeline import Timeline
 
 ArgT = TypeVar("ArgT")
 ResultT = TypeVar("ResultT")
 
 MAX_EVENTS: Final = 40_000  # in the history of one run, which Temporal ends at 51,200
-MAX_OUTAGES: Final = 3  # in a row, then the rest of a comparison is for the next run
+MAX_OUTAGES: Final = 3  # in a row; then the next run does the rest
 MAX_ORDERS: Final = 100
-EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
+BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @workflow.defn(name=RECONCILE_ORDERS)
 class ReconcileOrders:
-    """One sweep over what did not come to rest by itself."""
+    """One pass over the orders, payments and refunds that are not settled."""
 
     def __init__(self) -> None:
         self._timeline = Timeline()
@@ -51,10 +50,10 @@ class ReconcileOrders:
 
     @workflow.run
     async def run(self, raw: RawValue = None) -> ReconcileReport:  # type: ignore[assignment]
-        """Mend what can be mended, and tell a person of the rest.
+        """Repair what can be repaired, and alert operators about the rest.
 
         Raises:
-            ApplicationError: `InvalidInput`: it takes no input.
+            ApplicationError: `InvalidInput`, naming every field: it takes no input.
         """
         parsed(parse_nothing, raw)
         await self._restart_orders()
@@ -71,7 +70,7 @@ class ReconcileOrders:
             payments=tuple(self._payments),
             refunds=tuple(self._refunds),
             stock=tuple(self._stock),
-            alerted=tuple(alerts.told),
+            alerted=tuple(alerts.sent),
             not_done=tuple(self._not_done),
         )
 
@@ -79,7 +78,7 @@ class ReconcileOrders:
 
     async def _restart_orders(self) -> None:
         self._outages = 0
-        page: Page | None = Page(at=EVER)
+        page: Page | None = Page(at=BEGINNING)
         while page:
             found = await self._try(OrderRecovery.find_orders_without_run, page, "unfinished orders without a run")
             for order in found.orders if found else ():
@@ -89,7 +88,7 @@ class ReconcileOrders:
             page = found.next if found else None
 
     async def _restart(self, order: OrderWithoutRun) -> None:
-        if order.parked:  # it is a person's, and left alone
+        if order.parked:  # an operator decides
             text = f"order {order.order_id} is parked at {order.parked}"
             self._problem(f"parked:{order.order_id}", order.order_id, text)
             return
@@ -103,12 +102,12 @@ class ReconcileOrders:
             await self._go_forward(order.order_id, what)
 
     async def _go_forward(self, order_id: str, what: str) -> None:
-        """It may be paid, and what it was asked for is gone with its run: finish it here, without its e-mail."""
+        """The order may be paid, and its input is gone with its run: finish it here, without its e-mail."""
         captured = await self._try(Payments.capture_payment, order_id, what)
         row = await self._try(Inventory.finalize_order, order_id, what) if captured else None
         if row:
             self._note(self._restarted, f"{what}: captured and finalized")
-            lost = "was finalized without its run, so nobody has confirmed it to the customer"
+            lost = "was finalized without its run, so its customer got no confirmation"
             self._problem(f"unconfirmed:{order_id}", order_id, f"order {order_id} {lost}")
 
     async def _follow_refunds(self) -> None:
@@ -148,28 +147,28 @@ class ReconcileOrders:
             self._note(self._payments, f"{charge.description}: {undone.note}")
         if undone and charge.remedy == "void_payment":
             event = OrderEvent(order_id=charge.order_id, why=f"{charge.description}: {undone.note}")
-            await self._try(Reconciliation.note_event, event, "write it down")
+            await self._try(Reconciliation.note_event, event, "record the event")
 
     async def _release_stock(self) -> None:
         for order_id in await self._try(Inventory.release_leftovers, MAX_ORDERS, "stock of closed orders") or ():
             self._note(self._stock, f"order {order_id}: the stock that it still held is back")
 
-    # ---------------------------------------------------------------------------------------------------- the account
+    # ----------------------------------------------------------------------------------------------------- the report
 
     def _problem(self, key: str, order_id: str, text: str) -> None:
-        self._timeline.tell(text)
+        self._timeline.note(text)
         self._problems[key] = Problem(key=key, order_id=order_id, text=text)
 
     def _note(self, done: list[str], text: str) -> None:
-        self._timeline.tell(text)
+        self._timeline.note(text)
         done.append(text)
 
     async def _try(
         self, activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, summary: str
     ) -> ResultT | None:
-        """The step's result; None if it cannot be done now: the others go on, and a person hears of it."""
+        """The result; None if it is not possible now: the run goes on, and alerts operators."""
         try:
-            result = await step(activity, arg, PATIENCE, summary)
+            result = await run_activity(activity, arg, BRIEFLY, summary)
         except ActivityError as error:
             raise_if_cancelled(error)
             self._outages = 0 if error.retry_state is RetryState.NON_RETRYABLE_FAILURE else self._outages + 1
@@ -181,7 +180,7 @@ class ReconcileOrders:
         return result
 
     def _must_stop(self, what: str) -> bool:
-        """Others wait behind it: the rest is for the next run."""
+        """Whether to leave the rest to the next run, because an outage or a long history holds up what comes after."""
         if self._outages == MAX_OUTAGES:
             self._not_done.append(f"{what}: not the rest, {MAX_OUTAGES} times in a row it was not possible")
             return True

@@ -1,4 +1,4 @@
-"""What a person sees of a run: its stage, the story so far, and whether it needs attention."""
+"""What an operator sees of a run in the Web UI: its stage, what happened so far, and whether it needs attention."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,70 +6,78 @@ from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, RetryState
+from temporalio.exceptions import ActivityError, RetryState, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import Notifications
     from orders.models import Alert, Stage
     from orders.names import CUSTOMER_ID, NEEDS_ATTENTION, ORDER_STAGE
-    from workflows.saga import reason
-    from workflows.steps import MAX_DOUBLINGS, SLOW_RETRY, retry_round, step, within
+    from saga import MAX_DOUBLINGS, SLOW_RETRY, reason, retry_round, run_activity, within
 
 ArgT = TypeVar("ArgT")
 ResultT = TypeVar("ResultT")
 
 ALERT_DEADLINE: Final = timedelta(hours=1)
-AFTER_A_FINAL_ERROR: Final = timedelta(minutes=1)
-MAX_LINES: Final = 50  # of the story
+PAUSE_AFTER_FINAL_ERROR: Final = timedelta(minutes=1)
+MAX_LINES: Final = 50
 
 
 class Timeline:
-    """What has happened so far, line by line: the current details of the run, and its log."""
+    """The notes of a run, line by line: its current details in the Web UI, and its log."""
 
-    def __init__(self, **about: object) -> None:
-        """`about` goes with every line of the log."""
-        self._about = about
-        self._timeline: list[str] = []
+    def __init__(self, **fields: object) -> None:
+        """`fields` go with every line of the log."""
+        self._fields = fields
+        self._notes: list[str] = []
 
-    def tell(self, note: str) -> None:
-        """One more line."""
-        workflow.logger.info(note, extra=dict(self._about))
-        self._timeline.append(f"- {workflow.now():%H:%M:%S} {note}")
-        workflow.set_current_details("\n".join(self._timeline[-MAX_LINES:]))
+    def note(self, text: str) -> None:
+        """Add a line."""
+        workflow.logger.info(text, extra=dict(self._fields))
+        self._notes.append(f"- {workflow.now():%H:%M:%S} {text}")
+        workflow.set_current_details("\n".join(self._notes[-MAX_LINES:]))
 
-    def mark(self, what: str, note: str) -> None:
-        """Mark the run for a person."""
+    def mark(self, what: str, text: str) -> None:
+        """Mark the run for an operator: lists of runs show `what`, the current details show the text."""
         workflow.upsert_search_attributes([NEEDS_ATTENTION.value_set(what)])
-        self.tell(f"**{note}**")
+        self.note(f"**{text}**")
 
 
 class OrderTimeline(Timeline):
-    """Search attributes for lists, current details for the run's page, alerts for those who look at neither."""
+    """The timeline of an order. It also keeps the search attributes up to date, and alerts operators."""
 
     def __init__(self, order_id: str) -> None:
         super().__init__(order_id=order_id)
         self._order_id = order_id
         self.stage: Stage | None = None
+        self._attention: dict[str, None] = {}  # what needs attention; the newest is shown
         self._alerts: list[asyncio.Task[None]] = []
 
-    def enter(self, stage: Stage, note: str, *, customer_id: str | None = None) -> None:
-        """The next stage of the order, and what it is about."""
+    def enter(self, stage: Stage, text: str, *, customer_id: str | None = None) -> None:
+        """Begin the next stage of the order."""
         changed, self.stage = stage is not self.stage, stage
-        self._about["stage"] = stage
-        self.tell(note)
+        self._fields["stage"] = stage
+        self.note(text)
         if changed:
             customer = [CUSTOMER_ID.value_set(customer_id)] if customer_id else []
             workflow.upsert_search_attributes([ORDER_STAGE.value_set(stage), *customer])
 
-    def call_for_attention(self, what: str, note: str) -> None:
-        """Mark the run for a person, and alert one without waiting for it."""
-        self.mark(what, note)
-        key = f"{self._order_id}:{what}:{len(self._timeline)}:{workflow.info().run_id}"
-        alert = Alert(order_id=self._order_id, key=key, text=f"{self._order_id}: {note}")
-        self._alerts.append(asyncio.create_task(self._alert(alert)))
+    def call_for_attention(self, what: str, text: str) -> None:
+        """Mark the run for an operator, and send an alert without waiting for it."""
+        self._attention.pop(what, None)
+        self._attention[what] = None
+        self.mark(what, text)
+        key = f"{self._order_id}:{what}:{len(self._notes)}:{workflow.info().run_id}"
+        alert = Alert(order_id=self._order_id, key=key, text=f"{self._order_id}: {text}")
+        self._alerts.append(asyncio.create_task(self._post(alert)))
 
-    def no_longer_needs_attention(self) -> None:
-        workflow.upsert_search_attributes([NEEDS_ATTENTION.value_unset()])
+    def needs_no_more_attention(self, what: str) -> None:
+        """Take the mark off, unless something else needs attention."""
+        if what not in self._attention:
+            return
+        del self._attention[what]
+        newest = next(reversed(self._attention), None)
+        mark = NEEDS_ATTENTION.value_set(newest) if newest else NEEDS_ATTENTION.value_unset()
+        workflow.upsert_search_attributes([mark])
 
     async def retry_until_done(
         self,
@@ -82,24 +90,23 @@ class OrderTimeline(Timeline):
         """Run an activity however long it takes, and call for attention as long as it keeps failing.
 
         Raises:
-            ActivityError: with `may_fail`, that it failed for good.
+            ActivityError: it was canceled; or, with `may_fail`, it failed for good.
         """
         rounds = 0
         while True:
             try:
-                result = await step(activity, arg, retry_round(rounds), summary)
+                result = await run_activity(activity, arg, retry_round(rounds), summary)
             except ActivityError as error:
-                for_good = error.retry_state is RetryState.NON_RETRYABLE_FAILURE
-                if for_good and may_fail:
+                is_final = error.retry_state is RetryState.NON_RETRYABLE_FAILURE
+                if is_cancelled_exception(error) or (is_final and may_fail):
                     raise
                 self.call_for_attention(error.activity_type, f"{error.activity_type} keeps failing: {reason(error)}")
-                if for_good:
-                    pause = AFTER_A_FINAL_ERROR * 2 ** min(rounds, MAX_DOUBLINGS)
-                    await workflow.sleep(pause, summary=f"{error.activity_type} will be tried again")
+                if is_final:
+                    pause = PAUSE_AFTER_FINAL_ERROR * 2 ** min(rounds, MAX_DOUBLINGS)
+                    await workflow.sleep(pause, summary=f"retry {error.activity_type}")
                 rounds += 1
             else:
-                if rounds:
-                    self.no_longer_needs_attention()
+                self.needs_no_more_attention(activity.__name__)
                 return result
 
     async def flush(self) -> None:
@@ -107,8 +114,8 @@ class OrderTimeline(Timeline):
         for alert in self._alerts:
             await alert
 
-    async def _alert(self, alert: Alert) -> None:
+    async def _post(self, alert: Alert) -> None:
         try:
-            await step(Notifications.post_alert, alert, within(ALERT_DEADLINE, SLOW_RETRY), "alert the people on call")
+            await run_activity(Notifications.post_alert, alert, within(ALERT_DEADLINE, SLOW_RETRY), "alert operators")
         except ActivityError:
             workflow.logger.error("an alert could not be posted", extra={"order_id": alert.order_id, "key": alert.key})

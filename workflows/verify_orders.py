@@ -1,6 +1,6 @@
-"""verify-orders: judge the orders of the last days, and the stock, by rules that must hold whatever happened.
+"""verify-orders: check the orders of the last days, and the stock, against the invariants.
 
-It changes nothing. A person is told of every violation, once a day as long as it lasts.
+It changes nothing. It alerts operators about every violation, once a day as long as it lasts.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,25 +11,23 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.verification import Verification
-    from audit.invariants import IN_OPERATION, describe
+    from activities.verification import RULES, Verification
     from orders.names import NEEDS_ATTENTION, VERIFY_ORDERS
     from orders.parsing import parse_nothing
     from orders.reconciliation import Problem
     from orders.verification import CheckResult, VerifyReport, Violation
-    from workflows.alerts import PATIENCE, alert_operators
+    from saga import raise_if_cancelled, reason, run_activity
+    from workflows.alerts import BRIEFLY, alert_operators
     from workflows.inputs import parsed
-    from workflows.saga import reason
-    from workflows.steps import raise_if_cancelled, step
     from workflows.timeline import Timeline
 
 ArgT = TypeVar("ArgT")
 ResultT = TypeVar("ResultT")
 
 PAGE: Final = 20  # orders in one attempt, each with up to five calls
-MAX_ORDERS: Final = 10_000  # of one run: its history must not outgrow Temporal's limit
-MAX_OUTAGES: Final = 3  # pages in a row, then the rest is not tried
-MAX_LISTED: Final = 100  # violations in the answer; a person is told of each
+MAX_ORDERS: Final = 10_000  # of one run: its history must stay below Temporal's limit
+MAX_OUTAGES: Final = 3  # pages in a row; then the rest is not checked
+MAX_LISTED: Final = 100  # violations in the report, each with an alert of its own
 
 
 @workflow.defn(name=VERIFY_ORDERS)
@@ -44,10 +42,10 @@ class VerifyOrders:
 
     @workflow.run
     async def run(self, raw: RawValue = None) -> VerifyReport:  # type: ignore[assignment]
-        """Judge, and tell; the input is `{}`, null or nothing.
+        """Check, and alert operators; the input is `{}`, null or nothing.
 
         Raises:
-            ApplicationError: InvalidInput, naming every field that is there all the same.
+            ApplicationError: InvalidInput, naming every field that is not expected.
         """
         parsed(parse_nothing, raw)
         await self._check_stock()
@@ -57,14 +55,14 @@ class VerifyOrders:
             checked=self._checked,
             count=len(self._violations),
             violations=tuple(self._violations[:MAX_LISTED]),
-            rules={rule.__name__: describe(rule) for rule in IN_OPERATION},
+            rules=RULES,
             unverified=tuple(self._unverified),
             alerted=alerted,
         )
 
     async def _check_stock(self) -> None:
-        if judged := await self._try(Verification.check_stock, MAX_LISTED, "the stock"):
-            self._hear(judged)
+        if result := await self._try(Verification.check_stock, MAX_LISTED, "the stock"):
+            self._record(result)
 
     async def _check_orders(self) -> None:
         orders = await self._try(Verification.find_verifiable, MAX_ORDERS + 1, "the orders") or ()
@@ -73,47 +71,47 @@ class VerifyOrders:
         outages = 0
         for start in range(0, min(len(orders), MAX_ORDERS), PAGE):
             if outages == MAX_OUTAGES:
-                self._unverified.append(f"all other orders: {MAX_OUTAGES} times in a row it was not possible")
+                self._unverified.append(f"all other orders: it was not possible {MAX_OUTAGES} times in a row")
                 return
             page = orders[start : start + PAGE]
-            judged = await self._try(Verification.check_orders, page, f"the orders {page[0]} to {page[-1]}")
-            outages = 0 if judged else outages + 1
-            if judged:
-                self._checked += judged.checked
-                self._hear(judged)
-                self._timeline.tell(f"{self._checked} orders are judged, of {len(orders)}")
+            result = await self._try(Verification.check_orders, page, f"the orders {page[0]} to {page[-1]}")
+            outages = 0 if result else outages + 1
+            if result:
+                self._checked += result.checked
+                self._record(result)
+                self._timeline.note(f"{self._checked} of {len(orders)} orders are checked")
 
-    def _hear(self, judged: CheckResult) -> None:
-        for violation in judged.violations:
+    def _record(self, result: CheckResult) -> None:
+        for violation in result.violations:
             self._violations.append(violation)
-            self._timeline.tell(f"**{violation.text}**")
+            self._timeline.note(f"**{violation.text}**")
 
     async def _alert_operators(self) -> int:
-        """Of the violations that are listed; the rest is a number."""
+        """Alert about the violations that are listed; the number of alerts that were sent."""
         if not self._violations:
             return 0
         workflow.upsert_search_attributes([NEEDS_ATTENTION.value_set(VERIFY_ORDERS)])
-        return len((await alert_operators(_problems(self._violations), self._timeline)).told)
+        return len((await alert_operators(_problems(self._violations), self._timeline)).sent)
 
     async def _try(self, activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, what: str) -> ResultT | None:
-        """What the activity found; None if it could not look."""
+        """What the activity found; None if it could not check."""
         try:
-            return await step(activity, arg, PATIENCE, what)
+            return await run_activity(activity, arg, BRIEFLY, what)
         except ActivityError as error:
             raise_if_cancelled(error)
             self._unverified.append(f"{what}: {reason(error)}")
-            self._timeline.tell(f"not verified: {what}: {reason(error)}")
+            self._timeline.note(f"not verified: {what}: {reason(error)}")
             return None
 
 
 def _problems(violations: Sequence[Violation]) -> list[Problem]:
-    """One for each order or product and rule, however much there is to say of them."""
+    """One problem for each order or product and rule, however many violations there are."""
     problems: dict[str, Problem] = {}
     for each in violations[:MAX_LISTED]:
         order_id = "" if each.subject.startswith("product ") else each.subject
         key = f"violation:{each.subject}:{each.rule}"
         problems.setdefault(key, Problem(key=key, order_id=order_id, text=f"an invariant is broken: {each.text}"))
     if len(violations) > MAX_LISTED:
-        text = f"invariants are broken {len(violations)} times; {MAX_LISTED} of them are told one by one"
+        text = f"invariants are broken {len(violations)} times; {MAX_LISTED} of them have an alert of their own"
         problems["violations"] = Problem(key="violations", order_id="", text=text)
     return list(problems.values())

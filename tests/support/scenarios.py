@@ -8,8 +8,8 @@ from temporalio.exceptions import ApplicationError, CancelledError
 
 from orders.models import ErrorCode, OrderOutcome, OrderView, Stage
 from orders.names import NEEDS_ATTENTION, ORDER_STAGE
+from saga import Resolution
 from tests.support.shop import Shop, eventually
-from workflows.saga import Resolution
 
 Run = WorkflowHandle[Any, Any]
 

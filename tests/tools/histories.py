@@ -20,10 +20,10 @@ from orders.models import OrderView, Stage
 from orders.names import CHECK_INVENTORY, INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS, RECONCILE_ORDERS, VERIFY_ORDERS
 from orders.parsing import parse_order, read_json
 from orders.recommendations import RecommendationsOutcome, Source
+from saga import Resolution
 from sandbox.faults import Fault
 from tests.support.servers import open_everything
 from tests.support.shop import Shop, an_order, eventually
-from workflows.saga import Resolution
 
 FOLDER = Path(__file__).parent.parent / "histories"
 

@@ -7,8 +7,9 @@ import asyncpg
 import pytest
 
 from activities.inventory import Inventory
-from activities.order_state import OrderState
-from orders.models import Park, Settlement, Status
+from activities.order_state import OrderState, ResolutionRecord
+from orders.models import Park, Status
+from saga import Resolution
 from tests.support.activity_bench import Bench, order_of
 
 PARK = Park(order_id="o1", step="void_payment", reason="the refund failed", workflow_id="o1")
@@ -117,9 +118,10 @@ async def test_settle_twice_is_one_word(bench: Bench, action: Any) -> None:
     await bench.reserve(order)
     await bench.claim_undo(order)
     await bench.do(OrderState.park_order, PARK)
-    word = Settlement(order_id="o1", step="void_payment", action=action, reason="looked", by="ann")
+    resolution = Resolution(step="void_payment", action=action, reason="looked", by="ann")
+    record = ResolutionRecord(order_id="o1", key="1", resolution=resolution)
     for _ in range(2):
-        await bench.do(OrderState.record_resolution, word)
+        await bench.do(OrderState.record_resolution, record)
 
     assert (await bench.row("o1"))["parked_step"] is None
     assert [row["action"] for row in await bench.pool.fetch("SELECT action FROM resolutions")] == [action]
@@ -133,8 +135,9 @@ async def test_a_word_on_another_step_changes_nothing(bench: Bench) -> None:
     await bench.reserve(order)
     await bench.claim_undo(order)
     await bench.do(OrderState.park_order, PARK)
-    word = Settlement(order_id="o1", step="release_stock", action="skip", reason="looked", by="ann")
-    assert await bench.do(OrderState.record_resolution, word) is None
+    resolution = Resolution(step="release_stock", action="skip", reason="looked", by="ann")
+    record = ResolutionRecord(order_id="o1", key="1", resolution=resolution)
+    assert await bench.do(OrderState.record_resolution, record) is None
 
     assert (await bench.row("o1"))["parked_step"] == "void_payment"
     assert await bench.pool.fetchval("SELECT count(*) FROM resolutions") == 0
@@ -146,8 +149,9 @@ async def test_nothing_is_parked_on_what_was_seen_before_a_word(bench: Bench) ->
     await bench.reserve(order)
     await bench.claim_undo(order)
     await bench.do(OrderState.park_order, PARK)
-    word = Settlement(order_id="o1", step="void_payment", action="retry", reason="looked", by="ann", key="1")
-    heard = await bench.do(OrderState.record_resolution, word)
+    resolution = Resolution(step="void_payment", action="retry", reason="looked", by="ann")
+    record = ResolutionRecord(order_id="o1", key="1", resolution=resolution)
+    heard = await bench.do(OrderState.record_resolution, record)
 
     assert heard is not None
     assert heard.resolution_count == 1

@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 import stripe
 
-from activities.order_state import OrderState
+from activities.order_state import OrderState, ResolutionRecord
 from activities.payments import Payments
 from config.settings import SANDBOX_STRIPE_KEY
 from gateways.http import open_http
 from gateways.stripe import stripe_client
 from orders.errors import Permanent, Unavailable
-from orders.models import Order, Park, Settlement
+from orders.models import Order, Park
+from saga import Resolution
 from sandbox.stripe_params import CreateRefund
 from tests.support.activity_bench import Bench, Gate, order_of, payment
 
@@ -575,5 +576,6 @@ async def park(bench: Bench, order: Order) -> None:
 
 
 async def settle(bench: Bench, order: Order, action: Any) -> None:
-    word = Settlement(order_id=order.id, step="void_payment", action=action, reason="looked at it", by="ann")
-    await bench.do(OrderState.record_resolution, word)
+    resolution = Resolution(step="void_payment", action=action, reason="looked at it", by="ann")
+    record = ResolutionRecord(order_id=order.id, key="1", resolution=resolution)
+    await bench.do(OrderState.record_resolution, record)

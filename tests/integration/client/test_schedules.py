@@ -230,7 +230,9 @@ async def test_what_was_never_applied_is_said(client: Client) -> None:
         resume_schedule(client, INDEX_PRODUCTS, "so"),
         trigger_schedule(client, INDEX_PRODUCTS),
     ):
-        with pytest.raises(NotFound, match=r"index-products is not a Schedule yet: create it with `starter\.py schedules apply`"):
+        with pytest.raises(
+            NotFound, match=r"index-products is not a Schedule yet: create it with `starter\.py schedules apply`"
+        ):
             await ask
 
 

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 from temporalio.client import WorkflowUpdateFailedError
 
-from activities.order_state import OrderState
+from activities.order_state import OrderState, ResolutionRecord
 from activities.payments import Payments
-from orders.models import Park, Settlement, Status
+from orders.models import Park, Status
+from saga import Resolution
 from tests.support.activity_bench import Bench, Gate, open_bench, open_clients, order_of
 from tests.support.invariants import assert_invariants
 from tests.support.scenarios import Run, final_error, is_running, look, resolve, until_stuck
@@ -82,8 +83,9 @@ async def test_a_shipment_or_payment_that_an_operator_has_settled(shop: Shop, gr
     await grave.bring(order, "fulfill")
     await grave.claim_undo(order)
     await grave.do(OrderState.park_order, Park(order_id=O, step=step, reason="scripted", workflow_id=O))
-    word = Settlement(order_id=O, step=step, action="skip", reason="let it go", by="operator", key="1")
-    await grave.do(OrderState.record_resolution, word)
+    resolution = Resolution(step=step, action="skip", reason="let it go", by="operator")
+    record = ResolutionRecord(order_id=O, key="1", resolution=resolution)
+    await grave.do(OrderState.record_resolution, record)
     await shop.ship(O)
     assert (await grave.do(Payments.resume_capture, O)).status is Status.UNDOING
 

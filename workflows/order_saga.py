@@ -1,0 +1,108 @@
+"""The saga of an order: its steps, and how their undos park. process-order and cancel-order share it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.fulfillment import FULFILL
+    from activities.inventory import RESERVE
+    from activities.order_state import OrderState, ResolutionRecord
+    from activities.payments import AUTHORIZE, Payments
+    from orders.models import OrderRow, Park, Stage, UndoResult
+    from saga import UNTIL_DONE, Resolution, Saga, Step, StopUndo, run_activity
+    from workflows.timeline import OrderTimeline
+
+# In the order in which they happen. An undo waits for the undos of later steps, unless it is declared independent.
+STEPS: Final[tuple[Step[Any, Any, Any], ...]] = (RESERVE, AUTHORIZE, FULFILL)
+
+
+class OrderSaga(Saga):
+    """A saga whose park is a mark on the order row: nothing moves that row until an operator resolves the park.
+
+    An independent undo may park when the row is closed already, and must not hold up the others: its park is in the run
+    alone.
+    """
+
+    def __init__(
+        self,
+        order_id: str,
+        timeline: OrderTimeline,
+        *,
+        steps: tuple[Step[Any, Any, Any], ...] = STEPS,
+        if_shipped: Callable[[Any, str], Awaitable[OrderRow]] = Payments.resume_capture,
+    ) -> None:
+        """`if_shipped` moves the order on when the goods have left before the warehouse could cancel."""
+        super().__init__(steps, order_id)
+        self._timeline = timeline
+        self._if_shipped = if_shipped
+        self._stage: Stage | None = None  # before the first park
+        self.resolution_count = 0  # of the order, as far as this run knows
+
+    async def run_undo(self, step: Step[Any, Any, Any]) -> str | StopUndo:
+        """Undo one step, however long it takes."""
+        result = await self._retry(step.undo, step.undoing)
+        answer = step.read(result)
+        note = answer.note if isinstance(answer, StopUndo) else answer
+        self._timeline.note(note)
+        if isinstance(result, UndoResult) and result.shipped:
+            row = await self._retry(self._if_shipped, "the goods have left: go forward")
+            return StopUndo(f"{note}; the order is {row.status}")
+        return answer
+
+    async def undo(self, cause: BaseException | None = None) -> None:
+        """Undo everything now; afterwards no undo needs attention."""
+        await super().undo(cause)
+        for step in self.steps:
+            self._timeline.needs_no_more_attention(step.name)
+
+    async def on_park(self, step: str, reason: str) -> bool:
+        """Mark the row and alert operators. False: the row is not marked, because it has moved on."""
+        park = Park(
+            order_id=self.saga_id,
+            step=step,
+            reason=reason,
+            workflow_id=workflow.info().workflow_id,
+            resolution_count=self.resolution_count,
+            marks_row=not self._is_independent(step),
+        )
+        row = await run_activity(OrderState.park_order, park, UNTIL_DONE, f"park {step}")
+        self.resolution_count = row.resolution_count
+        if park.marks_row and row.parked_step != step:
+            return False
+        if self._timeline.stage is not Stage.PARKED:
+            self._stage = self._timeline.stage
+        self._timeline.enter(Stage.PARKED, f"`{step}` is parked")
+        self._timeline.call_for_attention(
+            step,
+            f"{step} is stuck: {reason}. Look at what exists, then send the update `resolve` naming the step: "
+            f"retry, skip or resolved. `starter.py resolve {self.saga_id}` does it",
+        )
+        return True
+
+    async def on_resolution(self, resolution: Resolution) -> bool:
+        """Record what the operator decided. False: the row is not parked at that step any more."""
+        update = workflow.current_update_info()
+        record = ResolutionRecord(
+            order_id=self.saga_id,
+            key=f"{workflow.info().run_id}:{update.id if update else ''}",
+            resolution=resolution,
+            marks_row=not self._is_independent(resolution.step),
+        )
+        summary = f"{resolution.action} {resolution.step}"
+        row = await run_activity(OrderState.record_resolution, record, UNTIL_DONE, summary)
+        self._timeline.needs_no_more_attention(resolution.step)
+        if row is None:
+            return False
+        self.resolution_count = row.resolution_count
+        text = f"{resolution.by} says {resolution.action}: {resolution.reason}"
+        others_wait = bool(self.parked.keys() - {resolution.step})
+        self._timeline.enter(Stage.PARKED if others_wait else self._stage or Stage.UNDOING, text)
+        return True
+
+    async def _retry(self, activity: Callable[[Any, str], Awaitable[Any]], summary: str) -> Any:  # noqa: ANN401  per step
+        return await self._timeline.retry_until_done(activity, self.saga_id, summary, may_fail=True)
+
+    def _is_independent(self, name: str) -> bool:
+        return any(step.independent for step in self.steps if step.name == name)
