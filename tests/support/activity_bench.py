@@ -1,4 +1,4 @@
-"""The activities without Temporal: wired as in the worker, with a real Postgres and the sandbox.
+"""The activities without Temporal: wired as in app/wiring.py, with a real Postgres and the sandbox.
 
 Each call is one attempt. An attempt can be stopped at a gate, so that a test decides what happens before it goes on.
 """
@@ -20,6 +20,7 @@ from activities.fulfillment import Fulfillment
 from activities.inventory import Inventory
 from activities.order_state import OrderState
 from activities.payments import Payments
+from app.wiring import activities_of
 from config.settings import Settings
 from gateways.http import open_http
 from gateways.openai import MAX_ANSWER, openai_client
@@ -42,7 +43,6 @@ from sandbox.server import Running
 from sandbox.world import World
 from tests.support.rows import Rows
 from tests.support.shop import an_order
-from worker import activities_of
 
 if TYPE_CHECKING:
     import asyncpg

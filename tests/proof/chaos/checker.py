@@ -10,9 +10,11 @@ from temporalio.client import WorkflowFailureError, WorkflowHistory
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import Replayer
 
+from app.wiring import WORKFLOWS
 from audit.evidence import DatabaseSnapshot, Evidence, OrderEntry, ProviderRecords, read_runs, read_snapshot
 from audit.invariants import violations
-from client.orders import ABOUT_ORDERS, resolve, stuck_runs
+from client.orders import resolve
+from client.runs import ABOUT_ORDERS, stuck_runs
 from config.temporal import plugin
 from orders.errors import OrderError
 from orders.models import (
@@ -31,7 +33,6 @@ from orders.reconciliation import ReconcileReport
 from orders.verification import Violation
 from tests.proof.chaos.cluster import Arena, persist
 from tests.proof.chaos.load import Crowd
-from worker import WORKFLOWS
 
 WATCH_EVERY: Final = 0.5  # seconds between two looks at the stock
 LOOK_AGAIN: Final = 1.0  # seconds between two looks at what is still open

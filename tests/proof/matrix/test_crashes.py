@@ -28,6 +28,8 @@ from temporalio.testing import WorkflowEnvironment
 
 import workflows
 from app.crash_points import crash_point
+from app.startup_checks import CannotStart
+from app.wiring import open_worker
 from config.settings import Settings
 from orders.names import cancel_order_id
 from sandbox.server import serve
@@ -37,7 +39,6 @@ from tests.proof.matrix.scenarios import Scenario
 from tests.proof.matrix.sweeps import sweep_id
 from tests.support.invariants import assert_invariants
 from tests.support.shop import Shop, new_order_id, running, settings_for
-from worker import CannotStart, open_worker
 from workflows.order_saga import STEPS
 
 SECONDS: Final = 60  # that a scenario may take, with all its workers
