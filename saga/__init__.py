@@ -1,0 +1,49 @@
+"""Sagas on Temporal: steps that either all happen or are all undone. README.md has the rules and an example."""
+
+from temporalio import workflow
+
+# So that a workflow file may import this package without passing it through the sandbox itself.
+with workflow.unsafe.imports_passed_through():
+    from saga.execution import (
+        ATTEMPT_TIMEOUT,
+        FAST_RETRY,
+        MAX_DOUBLINGS,
+        SLOW_RETRY,
+        STEADY_RETRY,
+        UNTIL_DONE,
+        Options,
+        raise_if_cancelled,
+        reason,
+        retry_round,
+        run_activity,
+        shielded,
+        start_activity,
+        within,
+    )
+    from saga.resolution import RESOLVE, Resolution
+    from saga.saga import Rejected, Saga, calls_for_undo
+    from saga.step import Step, StopUndo
+
+__all__ = [
+    "ATTEMPT_TIMEOUT",
+    "FAST_RETRY",
+    "MAX_DOUBLINGS",
+    "RESOLVE",
+    "SLOW_RETRY",
+    "STEADY_RETRY",
+    "UNTIL_DONE",
+    "Options",
+    "Rejected",
+    "Resolution",
+    "Saga",
+    "Step",
+    "StopUndo",
+    "calls_for_undo",
+    "raise_if_cancelled",
+    "reason",
+    "retry_round",
+    "run_activity",
+    "shielded",
+    "start_activity",
+    "within",
+]

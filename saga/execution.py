@@ -1,0 +1,105 @@
+"""How an activity is executed: the one place where workflows meet activities."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
+from typing import Any, Final, TypedDict, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError
+from temporalio.workflow import ActivityCancellationType, ActivityHandle
+
+ArgT = TypeVar("ArgT")
+ResultT = TypeVar("ResultT")
+
+
+class Options(TypedDict):
+    """How long one attempt may take, how long all attempts may take (None: no end), and the pauses between them."""
+
+    start_to_close_timeout: timedelta
+    schedule_to_close_timeout: timedelta | None
+    retry_policy: RetryPolicy
+
+
+# Temporal gives up an attempt that takes longer, although it may still take effect later. So the undo must stop late
+# attempts (the claim), and the time-outs of an activity's own calls must add up to less than this.
+ATTEMPT_TIMEOUT: Final = timedelta(seconds=30)
+FAST_RETRY: Final = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=20))
+SLOW_RETRY: Final = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(minutes=15))
+STEADY_RETRY: Final = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1))
+
+# For what must happen: Temporal retries it until it succeeds or fails for good.
+UNTIL_DONE: Final = Options(
+    start_to_close_timeout=ATTEMPT_TIMEOUT, schedule_to_close_timeout=None, retry_policy=STEADY_RETRY
+)
+
+FIRST_ROUND: Final = timedelta(minutes=10)
+MAX_DOUBLINGS: Final = 7  # up to about a day: a run that waits for weeks must not outgrow its history
+
+
+def within(deadline: timedelta, retry_policy: RetryPolicy = FAST_RETRY) -> Options:
+    """For what may fail: Temporal retries it until the deadline."""
+    return Options(
+        start_to_close_timeout=ATTEMPT_TIMEOUT, schedule_to_close_timeout=deadline, retry_policy=retry_policy
+    )
+
+
+def retry_round(number: int) -> Options:
+    """For what must happen, in rounds that grow: after each round the caller can report that it still fails."""
+    length = FIRST_ROUND * 2 ** min(number, MAX_DOUBLINGS)
+    return Options(start_to_close_timeout=ATTEMPT_TIMEOUT, schedule_to_close_timeout=length, retry_policy=STEADY_RETRY)
+
+
+def start_activity(
+    activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, options: Options, summary: str
+) -> ActivityHandle[ResultT]:
+    """Start an activity. If it is canceled, its attempt in flight ends first, so that an undo finds its effect."""
+    return workflow.start_activity_method(
+        activity,
+        arg,
+        **options,
+        summary=summary,
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    )
+
+
+async def run_activity(
+    activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, options: Options, summary: str
+) -> ResultT:
+    """Run an activity to its end.
+
+    Raises:
+        ActivityError: it failed for good, ran out of time or was canceled.
+    """
+    return await start_activity(activity, arg, options, summary)
+
+
+def raise_if_cancelled(error: ActivityError) -> None:
+    """Call this before going on after a failed activity: in a canceled run, the failure may be the cancel.
+
+    Raises:
+        CancelledError: the run is canceled.
+    """
+    if workflow.cancellation_reason() is not None:
+        raise asyncio.CancelledError from error
+
+
+async def shielded(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Return the result of `work`, which runs to its end however often the caller is canceled meanwhile.
+
+    One `asyncio.shield` is not enough: a cancel that arrives during the work would leave the work behind.
+    """
+    task = asyncio.create_task(work)
+    while True:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.done():
+                return task.result()
+
+
+def reason(error: BaseException) -> str:
+    """Why an activity failed, in the words of that activity."""
+    cause = error.cause if isinstance(error, FailureError) and isinstance(error.cause, FailureError) else error
+    return cause.message if isinstance(cause, ApplicationError) else type(cause).__name__
