@@ -52,7 +52,7 @@ async def test_a_bad_interval_is_refused(starter: Starter) -> None:
 
 
 async def test_the_list_is_for_people(shop: Shop, starter: Starter) -> None:
-    """It shows Schedules that are not applied; then interval, times and last runs; then a pause with its reason, unchanged."""
+    """It shows what is not applied; then interval, times and last runs; then a pause with its reason, unchanged."""
     assert "never: starter.py schedules apply" in (await starter("schedules", "list")).out
 
     await starter("schedules", "apply")
