@@ -12,12 +12,22 @@ from temporalio.worker import Replayer
 
 from app.wiring import WORKFLOWS
 from audit.evidence import DatabaseSnapshot, Evidence, OrderEntry, ProviderRecords, read_runs, read_snapshot
-from audit.invariants import SETTLED, violations
+from audit.invariants import violations
 from client.orders import resolve
 from client.runs import ABOUT_ORDERS, stuck_runs
 from config.temporal import plugin
 from orders.errors import OrderError
-from orders.models import CLOSED, PAID, CancelOutcome, CancelReason, ErrorCode, OrderOutcome, Settlement, Status
+from orders.models import (
+    CLOSED,
+    PAID,
+    SETTLED,
+    CancelOutcome,
+    CancelReason,
+    ErrorCode,
+    OrderOutcome,
+    Settlement,
+    Status,
+)
 from orders.names import RECONCILE_NOW, RECONCILE_ORDERS, TASK_QUEUE
 from orders.reconciliation import ReconcileReport
 from orders.verification import Violation
