@@ -162,7 +162,7 @@ class KeyMisuse(Model):
 
 
 class ProviderRecords(Model):
-    """What the external services say; the sandbox answers all of it at /_sandbox/books. What is not known is empty.
+    """What the external services say; the sandbox answers all of it at /_sandbox/records. What is not known is empty.
 
     `deliveries` are all that arrived; None: nobody knows.
     """

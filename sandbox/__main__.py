@@ -25,7 +25,7 @@ async def main(port: int, state: Path | None, webhooks: str | None) -> None:
     with world_of(state) as world:
         async with serve(port, world) as sandbox:
             if webhooks:
-                world.tell(Target(url=webhooks))
+                world.send_webhooks_to(Target(url=webhooks))
             sys.stdout.write(f"The sandbox is at {sandbox.url}\n")
             sys.stdout.flush()
             await stopped.wait()
@@ -37,7 +37,7 @@ def world_of(state: Path | None) -> Iterator[World]:
         yield World()
     else:
         with closing(Store(state)) as store:
-            yield World.remembered(store)
+            yield World.restored(store)
 
 
 def port_number(text: str) -> int:

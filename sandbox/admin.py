@@ -49,7 +49,7 @@ class Admin:
             Route("/", self.page),
             Route("/_sandbox/health", self.health),
             Route("/_sandbox/journal", self.journal),
-            Route("/_sandbox/books", self.books),
+            Route("/_sandbox/records", self.records),
             Route("/_sandbox/faults", self.faults),
             Route("/_sandbox/faults", self.add_fault, methods=["POST"]),
             Route("/_sandbox/faults", self.clear_faults, methods=["DELETE"]),
@@ -76,8 +76,8 @@ class Admin:
         """All entries, or with ?order= those that name the order."""
         return JSONResponse(list(self._world.journal.about(request.query_params.get("order", ""))))
 
-    async def books(self, _: Request) -> Response:
-        return JSONResponse(self._world.books())
+    async def records(self, _: Request) -> Response:
+        return JSONResponse(self._world.provider_records())
 
     async def faults(self, _: Request) -> Response:
         return JSONResponse(self._world.faults.pending())
@@ -92,23 +92,23 @@ class Admin:
 
     async def webhooks(self, _: Request) -> Response:
         """What is still to be delivered, and the latest attempts."""
-        courier = self._world.courier
-        pending = [{"id": each.id, "type": each.type} for each in courier.pending.values()]
-        return JSONResponse({"pending": pending, "attempts": [attempt._asdict() for attempt in courier.attempts]})
+        sender = self._world.webhook_sender
+        pending = [{"id": each.id, "type": each.type} for each in sender.pending.values()]
+        return JSONResponse({"pending": pending, "attempts": [attempt._asdict() for attempt in sender.attempts]})
 
     async def send_webhooks(self, request: Request) -> Response:
         """Tell the shop at this address of everything that changes from now on."""
         target = Target.model_validate_json(await request.body())
-        self._world.tell(target)
+        self._world.send_webhooks_to(target)
         return JSONResponse({"url": target.url}, 201)
 
     async def send_no_webhooks(self, _: Request) -> Response:
-        self._world.tell(None)
+        self._world.send_webhooks_to(None)
         return Response(status_code=204)
 
     async def webhooks_idle(self, _: Request) -> Response:
         """Answered once nothing is left to deliver."""
-        await self._world.courier.idle()
+        await self._world.webhook_sender.idle()
         return Response(status_code=204)
 
     async def spoil_completions(self, request: Request) -> Response:

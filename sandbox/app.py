@@ -47,10 +47,10 @@ def _endpoint(world: World, service: Service, current: Callable[[], S], handler:
     async def respond(request: Request) -> Response:
         call = await Call.read(service, request)
         about = world.about(call)
-        strike = world.strike(service, f"{call.method} {call.path}", about)
+        hit = world.fault_for(service, f"{call.method} {call.path}", about)
         journal = world.journal
-        request_id = journal.open(call, about, strike.fault)
-        answer = strike.before() or strike.after(await handler(current(), call, strike))
+        request_id = journal.open(call, about, hit.fault)
+        answer = hit.before() or hit.after(await handler(current(), call, hit))
         # As Stripe calls it, and as OpenAI does.
         answer.headers["Request-Id"] = answer.headers["X-Request-Id"] = request_id
         journal.close(request_id, answer)

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sandbox.faults import Strike
+from sandbox.faults import FaultHit
 
 REPLAYED: Final = "Idempotent-Replayed"
 _NESTED: Final = re.compile(r"(\w+)\[([^\[\]]*)\]")
@@ -98,7 +98,7 @@ class Refused(Exception):
 
 
 S = TypeVar("S")
-Handler = Callable[[S, Call, Strike], Awaitable[Response]]
+Handler = Callable[[S, Call, FaultHit], Awaitable[Response]]
 Routes = tuple[tuple[str, str, Handler[S]], ...]
 
 
@@ -113,8 +113,8 @@ def plain(act: Callable[[S, Call], Response]) -> Handler[S]:
         except ValidationError as problem:
             return invalid(problem)
 
-    async def handle(service: S, call: Call, strike: Strike) -> Response:
-        return await strike.inside(lambda: effect(service, call))
+    async def handle(service: S, call: Call, hit: FaultHit) -> Response:
+        return await hit.inside(lambda: effect(service, call))
 
     return handle
 

@@ -50,7 +50,7 @@ class Fault(BaseModel):
             raise ValueError(f"{self.kind} is no fault of {self.service}")
         return self
 
-    def hits(self, service: str, request: str, text: str) -> bool:
+    def matches(self, service: str, request: str, text: str) -> bool:
         return self.service == service and fnmatchcase(request, self.route) and (self.order or "") in text
 
     def answer(self, status: int) -> Response:
@@ -73,7 +73,7 @@ class NoAnswer(Response):
             pass
 
 
-class Strike:
+class FaultHit:
     """What one request has to suffer: `before` and `after` the service, and `inside` it, where it holds its keys."""
 
     def __init__(self, fault: Fault | None, released: asyncio.Event) -> None:
@@ -148,12 +148,12 @@ class Faults:
         self._released.set()
         self._released = asyncio.Event()
 
-    def strike(self, service: str, request: str, text: str) -> Strike:
+    def hit(self, service: str, request: str, text: str) -> FaultHit:
         """The fault for one request, counted: `request` is its method and path, `text` what may name an order."""
-        fault = next((each for each in self._pending.values() if each.hits(service, request, text)), None)
+        fault = next((each for each in self._pending.values() if each.matches(service, request, text)), None)
         if fault and fault.times is not None:
             self._spend(fault, fault.times - 1)
-        return Strike(fault, self._released)
+        return FaultHit(fault, self._released)
 
     def _spend(self, fault: Fault, left: int) -> None:
         if left:

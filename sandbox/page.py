@@ -30,7 +30,7 @@ _PAGE: Final = """<!doctype html>
 
 
 def render(world: World) -> str:
-    books = world.books()
+    books = world.provider_records()
     tables = (
         _table("Money", ("order", "authorized", "captured", "refunded", "refund pending"), _money(books["orders"])),
         _table("Shipments", ("order", "id", "status"), _columns(books["fulfillment"], "orderId", "id", "status")),

@@ -52,5 +52,5 @@ async def _hang_up(world: World, state: ServerState) -> None:
     world.faults.clear()
     for connection in list(state.connections):
         connection.transport.abort()
-    await world.courier.close()
+    await world.webhook_sender.close()
     await asyncio.gather(*state.tasks)

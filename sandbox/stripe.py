@@ -234,14 +234,14 @@ class Stripe:
         (refund.succeed if succeeds else refund.fail)()
         return asdict(refund)
 
-    # ----------------------------------------------------------------------------------------------------------- books
+    # -------------------------------------------------------------------------------------------------------- records
 
-    def books(self) -> list[View]:
+    def records(self) -> list[View]:
         """The money of every PaymentIntent; `order` is its metadata's order_id."""
         refunds_of: defaultdict[str, list[Refund]] = defaultdict(list)
         for refund in self.refunds.values():
             refunds_of[refund.payment_intent].append(refund)
-        return [_book(intent, refunds_of[intent.id]) for intent in self.intents.values()]
+        return [_record(intent, refunds_of[intent.id]) for intent in self.intents.values()]
 
     # --------------------------------------------------------------------------------------------------------- details
 
@@ -299,7 +299,7 @@ class Stripe:
         return answer
 
 
-def _book(intent: PaymentIntent, refunds: Sequence[Refund]) -> View:
+def _record(intent: PaymentIntent, refunds: Sequence[Refund]) -> View:
     return {
         "id": intent.id,
         "order": intent.metadata.get("order_id"),

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
 from sandbox.call import REPLAYED, Call, Handler, Routes, parse_form
-from sandbox.faults import Strike
+from sandbox.faults import FaultHit
 from sandbox.persistence import PersistentDict
 from sandbox.stripe import Stripe, StripeError, View
 from sandbox.stripe_params import (
@@ -77,13 +77,13 @@ class StripeApi:
         for key in [key for key, saved in self.keys.items() if saved.answer is None]:
             del self.keys[key]
 
-    async def once(self, call: Call, params: Params, strike: Strike, act: Callable[[], View]) -> Response:
+    async def once(self, call: Call, params: Params, hit: FaultHit, act: Callable[[], View]) -> Response:
         """Act once per idempotency key; whoever comes again is told what was answered first, errors included."""
         if call.method != "POST":
-            return await strike.inside(lambda: _answer(act))
+            return await hit.inside(lambda: _answer(act))
         if call.key is None:
             self._mark(call, params, "without an idempotency key")
-            return await strike.inside(lambda: _answer(act))
+            return await hit.inside(lambda: _answer(act))
         if len(call.key) > MAX_KEY:
             raise StripeError(400, f"An idempotency key has at most {MAX_KEY} characters.")
         if saved := self.keys.get(call.key):
@@ -91,7 +91,7 @@ class StripeApi:
                 self._mark(call, params, f"the key {call.key} was used for another request")
             return _replay(saved, call.path, params)
         mine = self.keys[call.key] = Saved(call.path, params.model_dump(mode="json"))
-        answer = await strike.inside(lambda: _answer(act))
+        answer = await hit.inside(lambda: _answer(act))
         mine.answer = Answer.of(answer)
         self.keys.touch(call.key)
         return answer
@@ -106,11 +106,11 @@ class StripeApi:
 def _operation(model: type[P], act: Callable[[Stripe, P, str], View]) -> Handler[StripeApi]:
     """One endpoint: its parameters, and what it does to the account, given the id in the path."""
 
-    async def handle(api: StripeApi, call: Call, strike: Strike) -> Response:
+    async def handle(api: StripeApi, call: Call, hit: FaultHit) -> Response:
         try:
             _authenticate(call)
             params = _parse(model, call)
-            return await api.once(call, params, strike, lambda: act(api.account, params, call.ids.get("id", "")))
+            return await api.once(call, params, hit, lambda: act(api.account, params, call.ids.get("id", "")))
         except StripeError as refusal:
             return refused(refusal)
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from sandbox.faults import Fault, Strike
+from sandbox.faults import Fault, FaultHit
 from sandbox.fulfillment import Shipment
 from sandbox.persistence import PersistentDict
 from sandbox.stripe import PaymentIntent, Refund
@@ -31,7 +31,7 @@ PATIENCE: Final = 120.0  # seconds until an undeliverable webhook is given up
 ANSWER_WITHIN: Final = 30.0
 
 # The news in a PaymentIntent's status, as Stripe calls it (docs.stripe.com/api/events/types).
-INTENT_NEWS: Final = {
+INTENT_EVENTS: Final = {
     "requires_action": "requires_action",
     "processing": "processing",
     "requires_capture": "amount_capturable_updated",
@@ -115,8 +115,8 @@ class News:
 def _intent_kinds(intent: PaymentIntent, *, new: bool) -> Iterator[str]:
     if new:
         yield "payment_intent.created"
-    if intent.status in INTENT_NEWS:
-        yield f"payment_intent.{INTENT_NEWS[intent.status]}"
+    if intent.status in INTENT_EVENTS:
+        yield f"payment_intent.{INTENT_EVENTS[intent.status]}"
     elif intent.last_payment_error:
         yield "payment_intent.payment_failed"
 
@@ -138,7 +138,7 @@ def _webhook(thing: Thing, kind: str) -> Webhook:
     return Webhook(id=event_id, source="stripe", type=kind, content=json.dumps(body))
 
 
-class Courier:
+class WebhookSender:
     """Delivers in the background, each webhook on its own: none waits for another, unless a fault says so."""
 
     def __init__(self) -> None:
@@ -157,12 +157,12 @@ class Courier:
             self.pending[each.id] = each
         return taken
 
-    def send(self, webhook: Webhook, strike: Strike) -> None:
+    def send(self, webhook: Webhook, hit: FaultHit) -> None:
         """Deliver a webhook that was taken; one that is held back goes after it."""
         overtaken, self._held = self._held, asyncio.Event()
         if self._closed or not self.target:
             return
-        delivery = asyncio.create_task(self._suffer(self.target, webhook, strike, overtaken, self._held))
+        delivery = asyncio.create_task(self._suffer(self.target, webhook, hit, overtaken, self._held))
         self._deliveries.add(delivery)
         delivery.add_done_callback(self._deliveries.discard)
 
@@ -194,16 +194,16 @@ class Courier:
             self._http = None
 
     async def _suffer(
-        self, target: Target, webhook: Webhook, strike: Strike, overtaken: asyncio.Event, next_one: asyncio.Event
+        self, target: Target, webhook: Webhook, hit: FaultHit, overtaken: asyncio.Event, next_one: asyncio.Event
     ) -> None:
         """One delivery, with what the script has for it. Each sets what the one before it may be waiting for."""
-        match strike.fault:
+        match hit.fault:
             case Fault(kind="delay", seconds=seconds):
-                await strike.pause(seconds)
+                await hit.pause(seconds)
             case Fault(kind="reorder"):
-                await strike.wait_for(next_one)
-        if not (strike.fault and strike.fault.kind == "drop"):
-            times = 2 if strike.fault and strike.fault.kind == "duplicate" else 1
+                await hit.wait_for(next_one)
+        if not (hit.fault and hit.fault.kind == "drop"):
+            times = 2 if hit.fault and hit.fault.kind == "duplicate" else 1
             await asyncio.gather(*(self._deliver(target, webhook) for _ in range(times)))
         del self.pending[webhook.id]
         overtaken.set()

@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
 from sandbox.call import Call
-from sandbox.faults import Faults, Service, Strike
+from sandbox.faults import FaultHit, Faults, Service
 from sandbox.fulfillment import Fulfillment
 from sandbox.inbox import Inbox
 from sandbox.journal import Journal
 from sandbox.openai import OpenAi
 from sandbox.persistence import PersistentDict, Store
 from sandbox.stripe_http import StripeApi
-from sandbox.webhooks import Courier, News, Target, Webhook
+from sandbox.webhooks import News, Target, Webhook, WebhookSender
 
 _STRIPE_IDS: Final = re.compile(r"\b(?:pi|re)_[0-9a-f]+\b")
 _MONEY: Final = ("authorized", "captured", "refunded", "refund_pending")
@@ -31,11 +31,11 @@ class World:
     faults: Faults = field(default_factory=Faults)
     journal: Journal = field(default_factory=Journal)
     news: News = field(default_factory=News)
-    courier: Courier = field(default_factory=Courier)
-    strikes: PersistentDict[int] = field(default_factory=lambda: PersistentDict(int))
+    webhook_sender: WebhookSender = field(default_factory=WebhookSender)
+    fault_hits: PersistentDict[int] = field(default_factory=lambda: PersistentDict(int))
 
     @classmethod
-    def remembered(cls, store: Store) -> Self:
+    def restored(cls, store: Store) -> Self:
         """The world that the store has. Raises StateError."""
         world = cls(store)
         store.restore(world._shelves())
@@ -47,7 +47,9 @@ class World:
     def save(self) -> None:
         """Write down what changed. Whoever is to be told of a change is told after this."""
         shelves = self._shelves()
-        webhooks = self.courier.take([each for shelf in self._newsworthy() for each in self.news.of(shelf.touched())])
+        webhooks = self.webhook_sender.take(
+            [each for shelf in self._newsworthy() for each in self.news.of(shelf.touched())]
+        )
         if self.store:
             self.store.save(shelves)
         for shelf in shelves.values():
@@ -56,38 +58,38 @@ class World:
 
     def open(self) -> None:
         """Begin to deliver webhooks, those left over from before included."""
-        self.courier.open()
-        self._send(self.courier.pending.values())
+        self.webhook_sender.open()
+        self._send(self.webhook_sender.pending.values())
 
-    def tell(self, target: Target | None) -> None:
+    def send_webhooks_to(self, target: Target | None) -> None:
         """From now on webhooks go there, also those still to be delivered; None: nowhere."""
-        self.courier.cancel()
-        self.courier.target = target
+        self.webhook_sender.cancel()
+        self.webhook_sender.target = target
         if target is None:
-            self.courier.forget()
-        self._send(self.courier.pending.values())
+            self.webhook_sender.forget()
+        self._send(self.webhook_sender.pending.values())
 
     def reset(self) -> None:
         """Start anew. Requests still under way end in the old world and leave no trace in this one."""
         self.faults.clear()
-        self.courier.forget()
-        vars(self).update(vars(World(self.store, courier=self.courier)))
+        self.webhook_sender.forget()
+        vars(self).update(vars(World(self.store, webhook_sender=self.webhook_sender)))
 
-    def strike(self, service: Service, request: str, about: str) -> Strike:
+    def fault_for(self, service: Service, request: str, about: str) -> FaultHit:
         """What the script does to a request. It is counted."""
-        strike = self.faults.strike(service, request, about)
-        if strike.fault:
-            kind = f"{service} {strike.fault.kind}"
-            self.strikes[kind] = self.strikes.get(kind, 0) + 1
-        return strike
+        hit = self.faults.hit(service, request, about)
+        if hit.fault:
+            kind = f"{service} {hit.fault.kind}"
+            self.fault_hits[kind] = self.fault_hits.get(kind, 0) + 1
+        return hit
 
     def about(self, call: Call) -> str:
         """All that may name the order a request is about, also the metadata of the payments it mentions."""
         return "\n".join((call.text, *self._metadata(call.text)))
 
-    def books(self) -> dict[str, Any]:
+    def provider_records(self) -> dict[str, Any]:
         """What the invariants read. Amounts in minor units; `authorized` is held and neither captured nor released."""
-        payments = self.stripe.account.books()
+        payments = self.stripe.account.records()
         return {
             "payments": payments,
             "orders": _by_order(payments),
@@ -97,7 +99,7 @@ class World:
             "alerts": [alert.model_dump(mode="json", exclude_defaults=True) for alert in self.inbox.alerts],
             "deliveries": [*self._deliveries()],
             "key_misuses": [asdict(misuse) for misuse in self.stripe.misuses.values()],
-            "strikes": dict(self.strikes),
+            "fault_hits": dict(self.fault_hits),
         }
 
     def _deliveries(self) -> Iterator[dict[str, object]]:
@@ -121,8 +123,8 @@ class World:
             "messages": self.inbox.messages,
             "receipts": self.inbox.receipts,
             "journal": self.journal.lines,
-            "webhooks": self.courier.pending,
-            "strikes": self.strikes,
+            "webhooks": self.webhook_sender.pending,
+            "fault_hits": self.fault_hits,
         }
 
     def _newsworthy(self) -> tuple[PersistentDict[Any], ...]:
@@ -131,7 +133,7 @@ class World:
     def _send(self, webhooks: Iterable[Webhook]) -> None:
         for webhook in webhooks:
             about = "\n".join((webhook.content, *self._metadata(webhook.content)))
-            self.courier.send(webhook, self.strike("webhooks", webhook.type, about))
+            self.webhook_sender.send(webhook, self.fault_for("webhooks", webhook.type, about))
 
     def _metadata(self, text: str) -> Iterator[str]:
         account = self.stripe.account

@@ -51,7 +51,7 @@ class Mixed:
     async def evidence(self, connection: Any = None) -> Evidence:
         """All that there is, by what `connection` sees."""
         snapshot = await read_snapshot(connection or self.shop.pool)
-        books = ProviderRecords.model_validate(self.world.books())
+        books = ProviderRecords.model_validate(self.world.provider_records())
         return Evidence(snapshot, books, SEEDED, await read_runs(self.shop.client, self.orders))
 
     async def evidence_after(self, statements: str) -> Evidence:
@@ -376,7 +376,7 @@ async def test_only_the_orders_that_were_asked_for_are_judged(mixed: Mixed, monk
     for plant in (charge_nobody, ship_twice, write_twice, refund_too_much):
         plant(mixed, monkeypatch)
     monkeypatch.setitem(mixed.world.stripe.misuses, "1", Misuse("placed", "/v1/refunds", "without a key"))
-    books = ProviderRecords.model_validate(mixed.world.books())
+    books = ProviderRecords.model_validate(mixed.world.provider_records())
     assert found(Evidence(await read_snapshot(mixed.shop.pool, ["goodwill"]), books)) == set()
     ghost = Evidence(await read_snapshot(mixed.shop.pool, ["ghost"]), books)
     assert found(ghost) == {("ghost", "nothing_without_an_order")}

@@ -78,7 +78,7 @@ async def test_the_id_is_on_the_row_before_the_confirm(bench: Bench) -> None:
     with pytest.raises(Unavailable):
         await bench.authorize(order)
 
-    assert (await bench.row(order.id))["payment_intent_id"] == bench.world.books()["payments"][0]["id"]
+    assert (await bench.row(order.id))["payment_intent_id"] == bench.world.provider_records()["payments"][0]["id"]
     assert (await bench.authorize(order)).state == "authorized"
     assert len(money(bench)) == 1
 
@@ -353,7 +353,7 @@ async def test_an_undo_whose_answer_is_lost(bench: Bench, kind: str, last: str, 
     bench.world.stripe.keys.clear()
     await void(bench, order)
 
-    (book,) = bench.world.books()["payments"]
+    (book,) = bench.world.provider_records()["payments"]
     assert (book["authorized"], book["captured"]) == (0, book["refunded"])
     assert len(bench.world.stripe.account.refunds) == (last == "finalize")
 
@@ -545,7 +545,7 @@ async def test_a_saved_500_is_settled_by_reading(bench: Bench, route: str, *, ef
 
 def money(bench: Bench) -> list[tuple[str, int, int, int]]:
     """Of every PaymentIntent: status, authorized, captured, refunded."""
-    books = bench.world.books()["payments"]
+    books = bench.world.provider_records()["payments"]
     return [(book["status"], book["authorized"], book["captured"], book["refunded"]) for book in books]
 
 

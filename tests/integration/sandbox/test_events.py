@@ -164,7 +164,7 @@ async def test_every_change_is_told_once(
     """By the names that Stripe has for it; looking tells nothing."""
     await story(http)
     await http.get("/stripe/v1/payment_intents")
-    await http.get("/_sandbox/books")
+    await http.get("/_sandbox/records")
     await idle(http)
     assert sorted(ear.types) == sorted(told)
     assert len({event["id"] for event, _, _ in ear.heard}) == len(told)
@@ -248,7 +248,7 @@ async def test_reorder(ear: Ear, http: httpx.AsyncClient, until: Until, sandbox:
     await fault(http, "reorder", times=None)
     await pay(http)
     await until(lambda: len(ear.heard) == 3)
-    assert len(sandbox.world.courier.pending) == 2
+    assert len(sandbox.world.webhook_sender.pending) == 2
     await http.delete("/_sandbox/faults")
     await idle(http)
     assert sorted(ear.types[3:]) == sorted(AUTHORIZED)

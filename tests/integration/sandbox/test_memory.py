@@ -75,11 +75,11 @@ async def test_a_kill_forgets_nothing(state: Path) -> None:
         await http.post("/analytics/events", json={"event": "placed", "userId": "cus_123", "properties": {"n": 1}})
         await http.post("/slack/webhook", json={"text": "look", "blocks": [{"type": "divider"}]})
         await http.post("/email/send", content=b'{"to": "\\ud800", "data": NaN}')
-        books, journal = await read(http, "books"), await read(http, "journal")
+        books, journal = await read(http, "records"), await read(http, "journal")
     assert books["orders"]["order-3"]["refunded"] == 500
     assert books["fulfillment"][0]["status"] == "shipped"
     async with sandbox(state) as http:
-        assert await read(http, "books") == books
+        assert await read(http, "records") == books
         assert await read(http, "journal") == journal
 
 
@@ -100,8 +100,8 @@ async def test_what_was_done_once_is_not_done_again(state: Path) -> None:
         assert (await http.post("/fulfillment/orders", json=SHIPMENT)).status_code == 409
         again = await http.post("/fulfillment/orders", json=SHIPMENT | {"orderId": "order-2"}, headers=keyed)
         assert again.json() == accepted.json()
-        assert len((await read(http, "books"))["fulfillment"]) == 1
-        assert len((await read(http, "books"))["emails"]) == 1
+        assert len((await read(http, "records"))["fulfillment"]) == 1
+        assert len((await read(http, "records"))["emails"]) == 1
 
 
 async def test_an_order_goes_on_where_it_was(state: Path) -> None:
@@ -128,7 +128,7 @@ async def test_what_struck_is_counted(state: Path) -> None:
         await http.post("/_sandbox/faults", json={"service": "stripe", "kind": "status"})
         await pay(http)
 
-        assert (await read(http, "books"))["strikes"] == {"stripe status": 3}
+        assert (await read(http, "records"))["fault_hits"] == {"stripe status": 3}
 
 
 async def test_an_effect_whose_answer_was_lost_is_remembered(state: Path) -> None:
@@ -182,7 +182,7 @@ async def test_what_is_forgotten_stays_forgotten(state: Path) -> None:
         await http.post("/_sandbox/forget-keys")
     async with sandbox(state) as http:
         second = (await pay(http)).json()["id"]
-        assert [each["id"] for each in (await read(http, "books"))["payments"]] == [first, second]
+        assert [each["id"] for each in (await read(http, "records"))["payments"]] == [first, second]
         assert first != second
 
 

@@ -87,7 +87,7 @@ async def test_the_books_add_up_by_order(client: stripe.StripeClient, http: http
     first = await pay(client, "order-1")
     second = await pay(client, "order-1", 500)
     await client.v1.refunds.create_async({"payment_intent": second, "amount": 200})
-    books = (await http.get("/_sandbox/books")).json()
+    books = (await http.get("/_sandbox/records")).json()
     assert books["orders"]["order-1"] == {
         "authorized": 0,
         "captured": 3499,
@@ -126,7 +126,7 @@ async def test_a_reset_forgets_everything(
     await pay(client, "order-1")
     sandbox.world.faults.add(Fault(service="stripe", kind="reset_before", times=None))
     assert (await http.post("/_sandbox/reset")).status_code == 204
-    assert (await http.get("/_sandbox/books")).json()["payments"] == []
+    assert (await http.get("/_sandbox/records")).json()["payments"] == []
     assert (await http.get("/_sandbox/journal")).json() == []
     assert await pay(client, "order-1")
 
@@ -138,13 +138,13 @@ async def test_a_reset_forgets_everything(
         ("/_sandbox/authenticate/pi_unknown", {"outcome": "maybe"}, 422),
         ("/_sandbox/expire/pi_unknown", {}, 404),
         ("/_sandbox/settle/re_unknown", {"outcome": "fail"}, 404),
-        ("/_sandbox/settings", {"fulfillment_forgets_cancels": True}, 422),
+        ("/_sandbox/settings", {"fulfillment_forgets_cancel": True}, 422),
     ],
 )
 async def test_what_cannot_be_played_is_refused(
     http: httpx.AsyncClient, path: str, body: dict[str, object], status: int
 ) -> None:
-    """A typing error in a test is an error, not a silent nothing."""
+    """A typing error in a test is an error at once."""
     assert (await http.post(path, json=body)).status_code == status
 
 

@@ -41,17 +41,17 @@ async def test_an_order_is_accepted_once_per_key(sandbox: Running, http: httpx.A
     assert first.json() == again.json() == {"id": first.json()["id"], "orderId": "order-1", "status": "accepted"}
     assert first.json()["id"].startswith("ful_")
     assert again.headers["Idempotent-Replayed"] == "true"
-    assert [each["status"] for each in sandbox.world.books()["fulfillment"]] == ["shipped"]
+    assert [each["status"] for each in sandbox.world.provider_records()["fulfillment"]] == ["shipped"]
 
 
 @pytest.mark.parametrize("key", ["b", ""])
 async def test_an_order_under_another_key_is_shipped_again(sandbox: Running, http: httpx.AsyncClient, key: str) -> None:
     """The warehouse goes by the key alone, and without one it takes every request for a new one."""
     ids = [(await post(http, "/orders", order(), each)).json()["id"] for each in ("a", key)]
-    assert [each["id"] for each in sandbox.world.books()["fulfillment"]] == ids
+    assert [each["id"] for each in sandbox.world.provider_records()["fulfillment"]] == ids
     assert len(set(ids)) == 2
     assert (await post(http, "/orders/order-1/cancel")).is_success
-    assert [each["status"] for each in sandbox.world.books()["fulfillment"]] == ["cancelled", "cancelled"]
+    assert [each["status"] for each in sandbox.world.provider_records()["fulfillment"]] == ["cancelled", "cancelled"]
 
 
 @pytest.mark.parametrize(("path", "body"), [("/orders", order("order-2")), ("/orders/order-1/cancel", order())])
@@ -61,7 +61,7 @@ async def test_a_key_is_of_one_request(
     """409 for another body or another path, and nothing happens."""
     await post(http, "/orders", order(), "a")
     assert code(await post(http, path, body, "a")) == (409, "idempotency_key_reused")
-    assert [each["status"] for each in sandbox.world.books()["fulfillment"]] == ["accepted"]
+    assert [each["status"] for each in sandbox.world.provider_records()["fulfillment"]] == ["accepted"]
 
 
 async def test_a_cancel_is_answered_the_same_under_its_key(http: httpx.AsyncClient) -> None:
@@ -81,7 +81,7 @@ async def test_what_has_left_is_not_called_off_what_has_not_is(sandbox: Running,
     await post(http, "/orders/order-1/ship")
     await post(http, "/orders", order(), "b")
     assert code(await post(http, "/orders/order-1/cancel")) == (409, "already_shipped")
-    assert [each["status"] for each in sandbox.world.books()["fulfillment"]] == ["shipped", "cancelled"]
+    assert [each["status"] for each in sandbox.world.provider_records()["fulfillment"]] == ["shipped", "cancelled"]
 
 
 @pytest.mark.parametrize("address", [{"state": "ZZ"}, {"street": "5 Refuse Road"}])
@@ -159,7 +159,7 @@ async def test_a_message_is_delivered_once_per_key(
     answers = [await http.post(path, json=message, headers={"Idempotency-Key": key}) for key in ("a", "a", "b")]
     assert [each.status_code for each in answers] == [200, 200, 200]
     assert answers[0].json() == answers[1].json() != answers[2].json()
-    assert sandbox.world.books()[box] == [message, message]
+    assert sandbox.world.provider_records()[box] == [message, message]
 
 
 @pytest.mark.parametrize(("path", "message", "box"), MESSAGES)
@@ -172,7 +172,7 @@ async def test_an_incomplete_message_is_refused(  # noqa: PLR0913, PLR0917  the 
         rest = {each: value for each, value in message.items() if each != name}
         body = {"missing": rest, "null": {**rest, name: None}, "text": "hello"}[broken]
         assert code(await http.post(path, json=body)) == (422, "invalid_request")
-    assert sandbox.world.books()[box] == []
+    assert sandbox.world.provider_records()[box] == []
 
 
 # --------------------------------------------------------------------------------------------------------------- Slack
@@ -198,7 +198,7 @@ async def test_slack_says_ok(sandbox: Running, http: httpx.AsyncClient) -> None:
     for alert in (*alerts[:3], {"text": "x" * 40_001}):
         answer = await http.post("/slack/webhook", json=alert)
         assert (answer.status_code, answer.text) == (200, "ok")
-    assert sandbox.world.books()["alerts"] == alerts
+    assert sandbox.world.provider_records()["alerts"] == alerts
 
 
 REFUSED: Final = [
@@ -226,7 +226,7 @@ async def test_slack_says_in_one_word_what_is_wrong(
     answer = await http.post("/slack/webhook", json=payload)
     assert (answer.status_code, answer.text) == (400, complaint)
     assert answer.headers["content-type"].startswith("text/plain")
-    assert sandbox.world.books()["alerts"] == []
+    assert sandbox.world.provider_records()["alerts"] == []
 
 
 @pytest.mark.parametrize("service", ["stripe", "fulfillment", "email", "analytics", "slack", "openai"])

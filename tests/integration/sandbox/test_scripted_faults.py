@@ -77,7 +77,7 @@ async def test_a_fault_strikes_once_on_its_side_of_the_effect(  # noqa: PLR0913,
     with pytest.raises(error) as caught:
         await capture(impatient, intent_id)
     assert caught.value.http_status == status
-    assert sandbox.world.books()["orders"]["order-1"]["captured"] == (2999 if captured else 0)
+    assert sandbox.world.provider_records()["orders"]["order-1"]["captured"] == (2999 if captured else 0)
     assert not sandbox.world.faults.pending()
     if heals:
         assert (await capture(impatient, intent_id)).status == "succeeded"
@@ -107,7 +107,7 @@ async def test_a_delay_holds_the_request_on_its_side_of_the_effect(
     assert busy.value.http_status == 409
     assert busy.value.error
     assert busy.value.error.code == "idempotency_key_in_use"
-    assert sandbox.world.books()["orders"]["order-1"]["captured"] == (2999 if after_effect else 0)
+    assert sandbox.world.provider_records()["orders"]["order-1"]["captured"] == (2999 if after_effect else 0)
     sandbox.world.faults.clear()
     assert (await held).status == "succeeded"
 

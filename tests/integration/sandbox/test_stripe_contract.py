@@ -274,13 +274,13 @@ async def test_a_refund_may_fail_after_it_succeeded(sandbox: Running, client: Cl
     after = await client.v1.refunds.retrieve_async(created.id)
     assert (after.status, after.failure_reason) == ("failed", "expired_or_canceled_card")
     assert (await refund(client, intent)).amount == AMOUNT
-    assert sandbox.world.books()["orders"]["order-1"]["refunded"] == 0
+    assert sandbox.world.provider_records()["orders"]["order-1"]["refunded"] == 0
 
 
 async def test_a_refund_may_fail_on_the_spot(sandbox: Running, client: Client) -> None:
     """pm_refund_failed is the sandbox's own: the answer itself says failed."""
     assert (await refund(client, await paid(client, "pm_refund_failed"))).status == "failed"
-    assert sandbox.world.books()["orders"]["order-1"]["refunded"] == 0
+    assert sandbox.world.provider_records()["orders"]["order-1"]["refunded"] == 0
 
 
 @pytest.mark.parametrize(("outcome", "status", "refunded"), [("succeed", "succeeded", AMOUNT), ("fail", "failed", 0)])
@@ -289,12 +289,12 @@ async def test_a_pending_refund_ends(  # noqa: PLR0913, PLR0917  the table's col
 ) -> None:
     """Days later a pending refund has succeeded or failed, and one that failed stays failed."""
     created = await refund(client, await paid(client, "pm_card_pendingRefund"))
-    assert sandbox.world.books()["orders"]["order-1"]["refund_pending"] == AMOUNT
+    assert sandbox.world.provider_records()["orders"]["order-1"]["refund_pending"] == AMOUNT
     await http.post(f"/_sandbox/settle/{created.id}", json={"outcome": outcome})
     assert (await client.v1.refunds.retrieve_async(created.id)).status == status
     again = await http.post(f"/_sandbox/settle/{created.id}", json={"outcome": "succeed"})
     assert again.status_code == (200 if outcome == "succeed" else 400)
-    order = sandbox.world.books()["orders"]["order-1"]
+    order = sandbox.world.provider_records()["orders"]["order-1"]
     assert (order["refunded"], order["refund_pending"]) == (refunded, 0)
 
 
@@ -459,7 +459,7 @@ async def test_a_key_may_be_pruned(sandbox: Running, http: httpx.AsyncClient, cl
     await http.post("/_sandbox/forget-keys")
     error = await refused(client.v1.payment_intents.capture_async(intent.id, {}, options))
     assert (error.code, replayed(error.headers)) == (UNEXPECTED, False)
-    assert sandbox.world.books()["orders"]["order-1"]["captured"] == AMOUNT
+    assert sandbox.world.provider_records()["orders"]["order-1"]["captured"] == AMOUNT
 
 
 async def test_a_key_has_at_most_255_characters(client: Client) -> None:

@@ -42,7 +42,7 @@ async def test_delivered_overtakes_shipped(told: Web) -> None:
     told.shop.world.faults.add(Fault(service="webhooks", route="order.shipped", kind="reorder"))
     await told.warehouse(f"orders/{O}/ship")
     await told.warehouse(f"orders/{O}/deliver")
-    await told.shop.world.courier.idle()
+    await told.shop.world.webhook_sender.idle()
 
     assert [kind for kind, _ in await told.kept() if kind.startswith("order.")] == ["order.delivered", "order.shipped"]
     assert await told.shop.events(O) == ["pending", "capturing", "processing", "shipped", "delivered"]
@@ -75,7 +75,7 @@ async def test_a_warehouse_faster_than_the_payment(told: Web) -> None:
     await told.warehouse(f"orders/{O}/ship")
 
     async def refused() -> bool:
-        return any(attempt.status == 503 for attempt in told.shop.world.courier.attempts)
+        return any(attempt.status == 503 for attempt in told.shop.world.webhook_sender.attempts)
 
     await eventually(refused, "the first delivery is put off")
     held.let_go()

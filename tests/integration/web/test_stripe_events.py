@@ -89,13 +89,13 @@ async def test_deliveries_that_repeat_overtake_or_tarry_change_nothing(told: Web
     assert (await ending_of(run)).code is None
     assert (await told.shop.cancel(O)).refunded
     told.shop.world.faults.clear()
-    await told.shop.world.courier.idle()
+    await told.shop.world.webhook_sender.idle()
 
     await assert_invariants(told.shop, O)
     assert await told.shop.events(O) == ["pending", "capturing", "processing", "cancelling", "cancelled"]
     kept = await told.kept()
     assert len(kept) == len(set(kept)) == 4
-    assert {attempt.status for attempt in told.shop.world.courier.attempts} == {200}
+    assert {attempt.status for attempt in told.shop.world.webhook_sender.attempts} == {200}
 
 
 async def test_without_any_webhook_the_order_ends(told: Web) -> None:
@@ -114,7 +114,7 @@ async def test_a_pending_refund_is_followed_to_its_end(told: Web, outcome: str, 
     refund = await refunded_later(told)
     before = await reconciliation(told.shop)
     await told.admin(f"settle/{refund}", outcome)
-    await told.shop.world.courier.idle()
+    await told.shop.world.webhook_sender.idle()
 
     assert await refund_status(told.shop) == status
     assert await told.notes(O) == [f"refund {refund} {status}"]
