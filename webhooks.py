@@ -142,7 +142,7 @@ async def open_webhooks(
                 tolerance=settings.webhook_tolerance_seconds,
             ),
             Endpoint(
-                FulfillmentEvents(database, warehouse_of(settings, database, http)),
+                FulfillmentEvents(database, warehouse_of(settings, http)),
                 database,
                 header="Fulfillment-Signature",
                 secrets=settings.fulfillment_webhook_secret,

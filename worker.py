@@ -22,7 +22,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import Interceptor, Worker
 
-from activities.fulfillment import Warehouse
+from activities.fulfillment import Fulfillment
 from activities.inventory import Inventory
 from activities.notifications import Notifications
 from activities.order_recovery import OrderRecovery
@@ -41,6 +41,7 @@ from gateways.http import open_http
 from gateways.openai import MAX_ANSWER, LanguageModel, openai_client
 from gateways.postgres import REFUSED, Database, open_pool
 from gateways.stripe import StripeGateway, stripe_client
+from gateways.warehouse import Warehouse
 from orders.errors import Unavailable
 from orders.models import Terms
 from orders.names import SEARCH_ATTRIBUTES, TASK_QUEUE
@@ -95,7 +96,8 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
     after = timedelta(seconds=settings.reconcile_after_seconds)
     order_recovery = OrderRecovery(database, client, after)
     reconciliation = Reconciliation(database, gateway, after, timedelta(seconds=settings.reconcile_window_seconds))
-    warehouse = warehouse_of(settings, database, http)
+    warehouse = warehouse_of(settings, http)
+    fulfillment = Fulfillment(database, warehouse, remembers_cancels=settings.fulfillment_remembers_cancels)
     verification = Verification(
         database,
         client,
@@ -132,8 +134,8 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
         payments.capture_payment,
         payments.resume_capture,
         payments.void_payment,
-        warehouse.request_fulfillment,
-        warehouse.cancel_fulfillment,
+        fulfillment.request_fulfillment,
+        fulfillment.cancel_fulfillment,
         notifications.send_email,
         notifications.track_order,
         notifications.give_up_notification,
@@ -162,14 +164,8 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
     ]
 
 
-def warehouse_of(settings: Settings, database: Database, http: httpx.AsyncClient) -> Warehouse:
-    return Warehouse(
-        database,
-        http,
-        settings.fulfillment_api,
-        settings.fulfillment_key.get_secret_value(),
-        remembers_cancels=settings.fulfillment_remembers_cancels,
-    )
+def warehouse_of(settings: Settings, http: httpx.AsyncClient) -> Warehouse:
+    return Warehouse(http, settings.fulfillment_api, settings.fulfillment_key.get_secret_value())
 
 
 def terms_of(settings: Settings) -> Terms:

@@ -1,4 +1,7 @@
-"""Stock. Every movement is one transaction: the order row first, then inventory in product order."""
+"""The stock of an order: reserved, sold, released.
+
+Every movement is one transaction, which locks the order row first, then the rows of inventory in product order.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -73,8 +76,8 @@ SELL_STOCK: Final = """
     FROM sold s WHERE i.product_id = s.product_id
 """
 
-# `sold` is for statistics: it must never stand in the way of stock that comes back.
-# A held unit goes back from reserved, a sold one only comes back, a released one is back already.
+# A held unit leaves `reserved`, a sold unit leaves `sold`, a released unit is back already. `sold` is for statistics: a
+# wrong count must not keep stock from coming back.
 RELEASE_STOCK: Final = """
     WITH open AS (
         SELECT product_id, quantity, state FROM reservations WHERE order_id = $1 AND state <> 'released' FOR UPDATE
@@ -89,15 +92,15 @@ RELEASE_STOCK: Final = """
     FROM open WHERE i.product_id = open.product_id
 """
 
-# Closing and releasing are one transaction, so that only a hand in the database leaves any.
+# Closing an order and releasing its stock are one transaction: only a manual change of the database leaves any.
 FIND_LEFTOVERS: Final = """
     SELECT DISTINCT r.order_id FROM reservations r JOIN orders o ON o.id = r.order_id
-    WHERE r.state = 'held' AND o.status IN ('rejected', 'failed', 'cancelled') LIMIT $1
+    WHERE r.state = 'held' AND o.status = ANY($2::text[]) LIMIT $1
 """
 
 
 class Product(NamedTuple):
-    """A catalogue entry with its stock; `price` in minor units."""
+    """A product with its stock; `price` in minor units."""
 
     id: str
     name: str
@@ -112,25 +115,25 @@ class Refusal(NamedTuple):
 
 
 class Inventory:
-    """Reserve, sell and release, each at most once per order."""
+    """Reserve, sell and release, each at most once for an order.
+
+    Raises, in all activities:
+        Unavailable: PostgreSQL.
+    """
 
     def __init__(self, database: Database, terms: Terms) -> None:
-        """`terms` are written on every new order row; a row that exists keeps its own."""
+        """`terms` are written on every new order row. A row that exists keeps the terms it has."""
         self._database = database
         self._terms = terms
 
     @activity.defn
     async def reserve_stock(self, request: ReservationRequest) -> OrderRow:
-        """Write the order row and hold the stock, or write why not; an order that exists is returned as it is.
-
-        Raises:
-            Unavailable: PostgreSQL.
-        """
+        """Write the order row and hold the stock, or reject the order. Returns an existing row unchanged."""
         async with self._database.transaction() as connection:
             if not await self._insert_order(connection, request):
                 return await existing_row(connection, request.order_id)
             products = await _lock_products(connection, request.lines)
-            if refusal := judge(request, products):
+            if refusal := refusal_for(request, products):
                 await connection.execute(REJECT_ORDER, request.order_id, refusal.code, refusal.error, actor())
             else:
                 await _hold(connection, request, products)
@@ -138,11 +141,7 @@ class Inventory:
 
     @activity.defn
     async def finalize_order(self, order_id: str) -> OrderRow:
-        """Turn the paid order's held stock into sold stock: capturing -> processing.
-
-        Raises:
-            Unavailable: PostgreSQL.
-        """
+        """Turn the held stock of a paid order into sold stock: capturing -> processing."""
         async with self._database.transaction() as connection:
             row = await existing_row(connection, order_id)
             if row.status is not Status.CAPTURING:
@@ -154,28 +153,19 @@ class Inventory:
 
     @activity.defn
     async def release_stock(self, order_id: str) -> OrderRow:
-        """Put the stock back and close the order, in one transaction: undoing or cancelling -> closed.
-
-        Raises:
-            Unavailable: PostgreSQL.
-        """
+        """Put the stock back and close the order: undoing -> its closing status, or cancelling -> cancelled."""
         async with self._database.transaction() as connection:
             row = await existing_row(connection, order_id)
             closed = {Status.UNDOING: row.closing, Status.CANCELLING: Status.CANCELLED}.get(row.status)
             if closed and await _close(connection, row, closed):
-                await connection.fetch(LOCK_RESERVED, order_id)
-                await connection.execute(RELEASE_STOCK, order_id)
+                await _put_back(connection, order_id)
             return await existing_row(connection, order_id)
 
     @activity.defn
     async def release_leftovers(self, limit: int) -> Sequence[str]:
-        """Put back what closed orders still hold, `limit` of them at most; their ids.
-
-        Raises:
-            Unavailable: PostgreSQL.
-        """
+        """Put back the stock that closed orders still hold, of at most `limit` orders. Returns their ids."""
         async with self._database.transaction() as connection:
-            orders = [row["order_id"] for row in await connection.fetch(FIND_LEFTOVERS, limit)]
+            orders = [row["order_id"] for row in await connection.fetch(FIND_LEFTOVERS, limit, CLOSED)]
         return [order_id for order_id in orders if await self._release_leftover(order_id)]
 
     async def _release_leftover(self, order_id: str) -> bool:
@@ -183,9 +173,8 @@ class Inventory:
             row = await existing_row(connection, order_id)
             if row.status not in CLOSED:
                 return False
-            await connection.fetch(LOCK_RESERVED, order_id)
-            await connection.execute(RELEASE_STOCK, order_id)
-            await write_event(connection, order_id, "stock that it still held is back")
+            await _put_back(connection, order_id)
+            await write_event(connection, order_id, "put back the stock that the closed order still held")
         return True
 
     async def _insert_order(self, connection: "Connection", request: ReservationRequest) -> bool:
@@ -201,8 +190,8 @@ class Inventory:
         return inserted is not None
 
 
-def judge(request: ReservationRequest, products: Mapping[str, Product]) -> Refusal | None:
-    """Why the cart cannot be had, naming every line in the way; None if it can."""
+def refusal_for(request: ReservationRequest, products: Mapping[str, Product]) -> Refusal | None:
+    """Why the order must be rejected, naming every line that is a reason; None if it need not be."""
     unknown = [
         f"product {line.product_id} is not sold in {request.currency}"
         for line in request.lines
@@ -231,7 +220,7 @@ def judge(request: ReservationRequest, products: Mapping[str, Product]) -> Refus
 
 
 def total_of(lines: Sequence[Line], products: Mapping[str, Product]) -> int:
-    """What the cart costs by the catalogue, in minor units; a client's price is compared, never charged."""
+    """The price of the cart by the catalogue, in minor units. A client's price is compared, never charged."""
     return sum(line.quantity * products[line.product_id].price for line in lines)
 
 
@@ -250,6 +239,11 @@ async def _hold(connection: "Connection", request: ReservationRequest, products:
         total_of(request.lines, products),
         actor(),
     )
+
+
+async def _put_back(connection: "Connection", order_id: str) -> None:
+    await connection.fetch(LOCK_RESERVED, order_id)
+    await connection.execute(RELEASE_STOCK, order_id)
 
 
 async def _close(connection: "Connection", row: OrderRow, closed: Status) -> bool:

@@ -1,4 +1,4 @@
-"""Messages about orders: e-mail, analytics and alerts. None of them can fail an order."""
+"""Messages about orders: e-mail to customers, events for analytics, alerts to operators."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -7,11 +7,12 @@ import structlog
 from pydantic import SecretStr
 from temporalio import activity
 
-from gateways.http import accept, post_json
+from gateways.http import post_json, raise_for_refusal
 from gateways.order_store import existing_row, read_items, write_event
 from gateways.postgres import Database
+from gateways.refund_store import read_refunded
 from orders.errors import Unavailable
-from orders.models import Alert, Notification, NotificationKind, OrderRow, Status
+from orders.models import KEPT, UNFINISHED, Alert, Notification, NotificationKind, OrderRow
 from orders.money import to_json_number
 
 if TYPE_CHECKING:
@@ -26,21 +27,11 @@ KEEP_NOTIFICATION: Final = """
 
 READ_NOTIFICATION: Final = "SELECT state FROM notifications WHERE order_id = $1 AND kind = $2 AND state <> 'given_up'"
 
-READ_REFUNDED: Final = """
-    SELECT coalesce(sum(r.amount), 0)
-    FROM refunds r JOIN orders o ON (r.order_id, r.payment_intent_id) = (o.id, o.payment_intent_id)
-    WHERE o.id = $1 AND r.status IN ('succeeded', 'pending')
-"""
-
-# Only an order in one of these states is confirmed; in these others it may yet come to one.
-CONFIRMED: Final = {Status.PROCESSING, Status.SHIPPED, Status.DELIVERED}
-UNDECIDED: Final = {Status.PENDING, Status.CAPTURING, Status.CANCELLING, Status.UNDOING}
-
 log = structlog.get_logger()
 
 
 class Notifications:
-    """Each notification is delivered at most once per order and kind: by our record, and by the receiver's key.
+    """Each notification arrives at most once for an order: we record it, and the receiver knows its idempotency key.
 
     Raises, in all activities:
         Unavailable: the receiver or PostgreSQL.
@@ -58,17 +49,17 @@ class Notifications:
 
     @activity.defn
     async def send_email(self, notification: Notification) -> str:
-        """Write to the customer; `sent`, or `dropped` when the order's state no longer calls for it."""
+        """Write to the customer. Returns `sent`, or `dropped` if the order's status no longer calls for the message."""
         return await self._deliver(notification, "email", f"{self._email}/send")
 
     @activity.defn
     async def track_order(self, notification: Notification) -> str:
-        """Tell analytics that the order was placed."""
+        """Send analytics the event that the order was placed. Returns the same as `send_email`."""
         return await self._deliver(notification, "analytics", f"{self._analytics}/events")
 
     @activity.defn
     async def give_up_notification(self, notification: Notification) -> None:
-        """Record, once, that a notification could not be delivered in time; not if it was after all."""
+        """Record that a notification could not be delivered in time, unless it has been delivered after all."""
         async with self._database.transaction() as connection:
             if await connection.fetchval(
                 KEEP_NOTIFICATION, notification.order_id, notification.kind, "given_up", "out of time"
@@ -77,7 +68,7 @@ class Notifications:
 
     @activity.defn
     async def post_alert(self, alert: Alert) -> None:
-        """Tell the people on call, in the log and in Slack."""
+        """Alert operators in the log and in Slack."""
         log.warning("alert", order_id=alert.order_id, key=alert.key, text=alert.text)
         response = await post_json(
             self._http,
@@ -86,7 +77,7 @@ class Notifications:
             {"text": f":warning: {alert.text}"},
             {"Idempotency-Key": alert.key},
         )
-        accept("slack", response)
+        raise_for_refusal("slack", response)
 
     async def _deliver(self, notification: Notification, service: str, url: str) -> str:
         async with self._database.transaction() as connection:
@@ -101,7 +92,7 @@ class Notifications:
         response = await post_json(
             self._http, service, url, body, {"Idempotency-Key": f"{notification.order_id}:{notification.kind}"}
         )
-        accept(service, response)
+        raise_for_refusal(service, response)
         await self._keep(notification, "sent", "")
         return "sent"
 
@@ -111,16 +102,16 @@ class Notifications:
 
 
 def _is_due(row: OrderRow, kind: NotificationKind) -> bool:
-    """Whether the row still calls for the notification.
+    """Whether the order's status calls for the notification.
 
     Raises:
-        Unavailable: the row has not come to rest; look again.
+        Unavailable: that is not decided yet, because the order is unfinished.
     """
     if kind in (NotificationKind.CANCELLED, NotificationKind.FAILED):
         return True
-    if row.status in UNDECIDED and row.parked_step is None:
+    if row.status in UNFINISHED and row.parked_step is None:
         raise Unavailable(f"the order is {row.status}", type="order_undecided", expected=True)
-    return row.status in CONFIRMED
+    return row.status in KEPT
 
 
 async def _body(connection: "Connection", row: OrderRow, notification: Notification) -> dict[str, object]:
@@ -135,8 +126,7 @@ async def _body(connection: "Connection", row: OrderRow, notification: Notificat
             delivery = notification.estimated_delivery.isoformat() if notification.estimated_delivery else None
             data |= {"items": items, "total": total, "estimatedDelivery": delivery}
         case NotificationKind.CANCELLED:
-            refunded = await connection.fetchval(READ_REFUNDED, row.id)
-            data["refundAmount"] = to_json_number(refunded, row.currency)
+            data["refundAmount"] = to_json_number(await read_refunded(connection, row.id), row.currency)
         case NotificationKind.FAILED:
             data["reason"] = row.error
     return {"to": notification.to, "template": notification.kind, "data": data}

@@ -1,4 +1,4 @@
-"""Orders whose run is gone: terminated, or past Temporal's retention."""
+"""Orders without a run: an operator terminated it, or Temporal's retention period is over."""
 
 import asyncio
 from datetime import timedelta
@@ -12,7 +12,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from gateways.order_store import existing_row, write_event_once
 from gateways.postgres import Database
 from gateways.temporal import Request, is_open, reaching_temporal, request_of
-from orders.models import OrderRow, Status
+from orders.models import UNFINISHED, OrderRow, Status
 from orders.names import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
 from orders.reconciliation import OrdersWithoutRun, OrderWithoutRun, Page, Restart
 
@@ -20,30 +20,30 @@ PAGE: Final = 100
 
 FIND_UNFINISHED: Final = """
     SELECT id, created_at, status, parked_step, parked_reason FROM orders
-    WHERE status IN ('pending', 'capturing', 'undoing', 'cancelling')
+    WHERE status = ANY($5::text[])
       AND created_at < now() - $1::interval AND (created_at, id) > ($2, $3)
     ORDER BY created_at, id LIMIT $4
 """
 
 
 class OrderRecovery:
-    """Finds them, and starts the run that drives each on from where its row is.
+    """Finds them, and starts the run that continues each order from the status of its row.
 
     Raises, in all activities:
         Unavailable: PostgreSQL or Temporal.
     """
 
     def __init__(self, database: Database, client: Client, after: timedelta) -> None:
-        """Orders younger than `after` are left alone: whoever wrote them may still come back."""
+        """Orders younger than `after` are left alone: the process that wrote them may still continue."""
         self._database = database
         self._client = client
         self._after = after
 
     @activity.defn
     async def find_orders_without_run(self, page: Page) -> OrdersWithoutRun:
-        """A page of old unfinished orders: those that are parked, and those that no open run drives."""
+        """A page of unfinished orders older than `after`: the parked ones, and those that no open run drives."""
         async with self._database.transaction() as connection:
-            rows = await connection.fetch(FIND_UNFINISHED, self._after, page.at, page.id, PAGE)
+            rows = await connection.fetch(FIND_UNFINISHED, self._after, page.at, page.id, PAGE, UNFINISHED)
         orders = [
             OrderWithoutRun(
                 order_id=row["id"],
@@ -59,17 +59,17 @@ class OrderRecovery:
         )
 
     @activity.defn
-    async def restart_order(self, stranded: OrderWithoutRun) -> Restart:
-        """Start the run that drives the order from where its row is, with what it was asked for first.
+    async def restart_order(self, found: OrderWithoutRun) -> Restart:
+        """Start the run that continues the order, with the input of its first run.
 
-        An order whose request is past Temporal's retention is cancelled; one that may be paid cannot be, and goes
-        forward without its run.
+        If Temporal no longer has that input, the order is cancelled, unless it may be paid: then nothing is started,
+        and the caller must finish it.
         """
-        order_id = stranded.order_id
+        order_id = found.order_id
         async with self._database.transaction() as connection:
             row = await existing_row(connection, order_id)
-        # Somebody else may have been here since it was found: another sweep, or whoever placed it.
-        if row.status is not stranded.status or row.parked_step or await self._is_driven(stranded):
+        # It may have changed since it was found: by another run of reconcile-orders, or by the client that placed it.
+        if row.status is not found.status or row.parked_step or await self._is_driven(found):
             return Restart(started=None, moved=True)
         if row.status is not Status.CANCELLING:
             if request := await self._request_of(row):
@@ -77,18 +77,18 @@ class OrderRecovery:
             if row.status is Status.CAPTURING:
                 return Restart(started=None)
         cancel_id = cancel_order_id(order_id)
-        asked = await self._request_in(CANCEL_ORDER, cancel_id)
-        return await self._start(CANCEL_ORDER, row, cancel_id, asked.payload if asked else {"orderId": order_id})
+        cancel = await self._request_in(CANCEL_ORDER, cancel_id)
+        return await self._start(CANCEL_ORDER, row, cancel_id, cancel.payload if cancel else {"orderId": order_id})
 
     async def _is_driven(self, order: OrderWithoutRun) -> bool:
-        """By either run; but only cancel-order finishes what it has begun with a paid order."""
+        """Whether a run of process-order or cancel-order is open. Only the latter drives a row that is `cancelling`."""
         if await is_open(self._client, cancel_order_id(order.order_id)):
             return True
         return order.status is not Status.CANCELLING and await is_open(self._client, order.order_id)
 
     async def _request_of(self, row: OrderRow) -> RawValue | None:
-        """The payload that the row was written for; a later run may have been refused with another one."""
-        latest = await self._request_in(PROCESS_ORDER, row.id)  # the listing may lag behind, or be out
+        """The payload that the row was written for. The latest run may have had another payload, and was refused."""
+        latest = await self._request_in(PROCESS_ORDER, row.id)  # the list of runs may be incomplete or not available
         if latest and latest.hash_of(row.id) == row.request_hash:
             return latest.payload
         with reaching_temporal():
@@ -99,7 +99,7 @@ class OrderRecovery:
         return None
 
     async def _request_in(self, workflow: str, workflow_id: str, run_id: str | None = None) -> Request | None:
-        """What a run of that workflow was asked for; None if there is none, or Temporal no longer has it."""
+        """The request that a run of the workflow was started with; None if Temporal has no such run, or no longer."""
         with reaching_temporal():
             try:
                 request = await request_of(self._client, self._client.get_workflow_handle(workflow_id, run_id=run_id))
@@ -110,7 +110,7 @@ class OrderRecovery:
         return request if request.workflow == workflow and request.payload else None
 
     async def _start(self, workflow: str, row: OrderRow, workflow_id: str, request: object) -> Restart:
-        """Say so first: once the run is there, another attempt of ours finds the order driven, and says nothing."""
+        """The event is written first: once the run is open, a second attempt finds the order driven and stops."""
         async with self._database.transaction() as connection:
             await write_event_once(connection, row.id, f"no run drives it: {workflow} is started again")
         with reaching_temporal():

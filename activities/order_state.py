@@ -1,4 +1,4 @@
-"""The order row as arbiter: claims, marks and resolutions. Whoever loses a claim gets the row, and obeys it."""
+"""Claims, parks and resolutions on the order row. A caller that loses a claim gets the row and acts by it."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -8,7 +8,7 @@ from temporalio.client import Client
 from gateways.order_store import actor, existing_row, move_row, read_row, write_event, write_event_once
 from gateways.postgres import Database
 from gateways.temporal import is_open
-from orders.models import ErrorCode, Model, Observation, OrderRow, Park, Status, UndoClaim
+from orders.models import BEING_UNDONE, ErrorCode, Model, Observation, OrderRow, Park, Status, UndoClaim
 from saga import Resolution
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ INSERT_TOMBSTONE: Final = """
     SELECT id, 'absent', $5, $8, 'undone before it was reserved' FROM tombstone
 """
 
-# Not on what was seen before an operator's last word: an attempt that was given up may come after it.
+# Only if the run has seen all resolutions of the order: a late attempt must not park what an operator has resolved.
 PARK: Final = """
     UPDATE orders SET parked_step = $2, parked_reason = $3, parked_by = $4
-    WHERE id = $1 AND status IN ('undoing', 'cancelling') AND parked_step IS NULL
+    WHERE id = $1 AND status = ANY($6::text[]) AND parked_step IS NULL
       AND (SELECT count(*) FROM resolutions WHERE order_id = $1) = $5
     RETURNING id
 """
@@ -43,7 +43,7 @@ KEEP_RESOLUTION: Final = """
     ON CONFLICT (order_id, key) DO NOTHING
 """
 
-IS_RECORDED: Final = "SELECT EXISTS (SELECT FROM resolutions WHERE order_id = $1 AND key = $2)"
+IS_KEPT: Final = "SELECT EXISTS (SELECT FROM resolutions WHERE order_id = $1 AND key = $2)"
 
 
 class ResolutionRecord(Model):
@@ -59,7 +59,11 @@ class ResolutionRecord(Model):
 
 
 class OrderState:
-    """Claims are won by one conditional UPDATE each; see order_store.MOVE."""
+    """Each claim is one conditional UPDATE, see order_store.MOVE: only one caller wins it.
+
+    Raises, in all activities:
+        Unavailable: PostgreSQL.
+    """
 
     def __init__(self, database: Database, client: Client) -> None:
         self._database = database
@@ -67,13 +71,13 @@ class OrderState:
 
     @activity.defn
     async def read_order(self, order_id: str) -> OrderRow | None:
-        """The row as it stands; None for an order that was never reserved."""
+        """The row; None for an order that was never reserved."""
         async with self._database.transaction() as connection:
             return await read_row(connection, order_id)
 
     @activity.defn
     async def observe_order(self, order_id: str) -> Observation:
-        """Whether process-order runs, and then the row. In this order: a row absent after the run closed stays absent.
+        """Whether process-order runs, and after that the row: once the run is closed, an absent row stays absent.
 
         Raises:
             Unavailable: Temporal or PostgreSQL.
@@ -83,12 +87,9 @@ class OrderState:
 
     @activity.defn
     async def claim_undo(self, claim: UndoClaim) -> OrderRow:
-        """The first act of any undo: pending -> undoing. An order without a row gets a closed one, the tombstone.
+        """The first act of an undo: pending -> undoing. An order without a row gets a closed one, the tombstone.
 
-        A row of another payload is returned untouched: its order is not ours to undo.
-
-        Raises:
-            Unavailable: PostgreSQL.
+        A row of another payload is returned unchanged: that order is another client's.
         """
         order = claim.order
         async with self._database.transaction() as connection:
@@ -120,11 +121,7 @@ class OrderState:
 
     @activity.defn
     async def claim_cancellation(self, order_id: str) -> OrderRow | None:
-        """A customer's cancel: pending -> undoing, or processing -> cancelling; any other state stays what it is.
-
-        Raises:
-            Unavailable: PostgreSQL.
-        """
+        """The first act of a customer's cancel: pending -> undoing, or processing -> cancelling, or no change."""
         async with self._database.transaction() as connection:
             await move_row(
                 connection,
@@ -141,17 +138,17 @@ class OrderState:
 
     @activity.defn
     async def mark_shipped(self, order_id: str) -> OrderRow:
-        """The warehouse refused the cancel because the goods are gone: cancelling -> shipped."""
+        """The warehouse refused the cancel because the goods have left: cancelling -> shipped."""
         async with self._database.transaction() as connection:
             await move_row(connection, order_id, Status.CANCELLING, Status.SHIPPED, "already shipped")
             return await existing_row(connection, order_id)
 
     @activity.defn
     async def park_order(self, park: Park) -> OrderRow:
-        """Mark the row: its undo waits for an operator, and nothing else moves the row until then.
+        """Mark the row as parked: nothing moves it until an operator resolves the step.
 
-        The row is not marked if an operator has resolved something since the run last looked: the run must look again.
-        A park that does not mark the row is only recorded as an event.
+        The row stays as it is if it has a resolution that the run has not seen: the run must read it first. A park that
+        does not mark the row is only recorded as an event.
         """
         text = f"parked at {park.step}: {park.reason}"
         async with self._database.transaction() as connection:
@@ -159,20 +156,20 @@ class OrderState:
             if not park.marks_row:
                 await write_event_once(connection, park.order_id, text)
             elif await connection.fetchval(
-                PARK, park.order_id, park.step, park.reason, park.workflow_id, park.resolution_count
+                PARK, park.order_id, park.step, park.reason, park.workflow_id, park.resolution_count, BEING_UNDONE
             ):
                 await write_event(connection, park.order_id, text)
             return await existing_row(connection, row.id)
 
     @activity.defn
     async def record_resolution(self, record: ResolutionRecord) -> OrderRow | None:
-        """Remove the mark and keep the resolution: every later run of the order obeys it.
+        """Keep an operator's resolution and remove the mark. Every run that drives the order later acts by it.
 
-        None if the row is not parked at that step any more: the resolution comes too late, and has no effect.
+        None if the row is not parked at that step: the resolution comes too late and is not kept.
         """
         async with self._database.transaction() as connection:
             row = await existing_row(connection, record.order_id)
-            if not await connection.fetchval(IS_RECORDED, record.order_id, record.key):
+            if not await connection.fetchval(IS_KEPT, record.order_id, record.key):
                 if record.marks_row and row.parked_step != record.resolution.step:
                     return None
                 await _record(connection, record)

@@ -1,53 +1,31 @@
-"""The payment of an order: one PaymentIntent, known to the order row before anything is confirmed."""
+"""The payment of an order: one PaymentIntent, whose id is on the order row before anything is confirmed."""
 
-from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import stripe
 from temporalio import activity
 
-from gateways.order_store import existing_row, move_row, read_resolution, read_shop_id, write_event
+from gateways.order_store import existing_row, move_row, read_resolution, read_shop_id
 from gateways.postgres import Database
-from gateways.stripe import Intent, PaymentRefused, StripeGateway, attempt_of
+from gateways.refund_store import STANDING, keep_refunds, left_of, next_attempt, refund_failed
+from gateways.stripe import Intent, PaymentRefused, StripeGateway
 from orders.errors import Permanent, Unavailable
 from orders.models import PAID, ErrorCode, OrderRow, Payment, PaymentRequest, PaymentState, Status, UndoResult
 from saga import Step
 
-if TYPE_CHECKING:
-    from gateways.postgres import Connection
-
-# An id that was never written is never confirmed; the first one that was stays.
+# The first id that is written stays. An id that was never written is never confirmed.
 KEEP_INTENT: Final = """
     UPDATE orders SET payment_intent_id = $2
     WHERE id = $1 AND status = 'pending' AND (payment_intent_id IS NULL OR payment_intent_id = $2)
 """
 
-# A status only goes forward: whoever read an older one comes too late.
-KEEP_REFUND: Final = """
-    INSERT INTO refunds (id, order_id, payment_intent_id, amount, status, attempt) VALUES ($1, $2, $3, $4, $5, $6)
-    ON CONFLICT (id) DO UPDATE SET status = (
-        SELECT s FROM unnest(ARRAY['failed', 'canceled', 'succeeded', 'requires_action', 'pending']) s
-        WHERE s IN (refunds.status, excluded.status) LIMIT 1
-    )
-"""
-
-READ_REFUNDS: Final = "SELECT id, status FROM refunds WHERE order_id = $1"
-
-MARK_LOOKED_AT: Final = "UPDATE refunds SET checked_at = now() WHERE (order_id, payment_intent_id) = ($1, $2)"
-
-CHECK_AGAIN: Final = "UPDATE orders SET payment_checked_at = NULL WHERE id = $1"
-
-COUNT_RETRIES: Final = "SELECT count(*) FROM resolutions WHERE order_id = $1 AND step = $2 AND action = 'retry'"
-
-STANDING_REFUNDS: Final = {"succeeded", "pending", "requires_action"}
-
-# Declines that must look like any other to the customer (docs.stripe.com/declines/codes).
+# To the customer these declines must look like any other (docs.stripe.com/declines/codes).
 SILENT_DECLINES: Final = {"fraudulent", "lost_card", "stolen_card", "merchant_blacklist", "pickup_card"}
 
 
 class Payments:
-    """Authorize, capture, void and refund; whatever is tried again, nothing is charged twice.
+    """Authorize, capture, void and refund. No attempt charges or refunds a second time.
 
     Raises, in all activities:
         Unavailable: Stripe or PostgreSQL; what was asked for may have happened.
@@ -80,15 +58,15 @@ class Payments:
 
     @activity.defn
     async def read_payment(self, order_id: str) -> Payment:
-        """Where the payment stands at Stripe, e.g. while a customer authenticates it."""
+        """The payment as Stripe has it now, e.g. while the customer authenticates it."""
         return _state(await self._gateway.retrieve(_intent_id(await self._read(order_id))))
 
     @activity.defn
     async def capture_payment(self, order_id: str) -> bool:
-        """The pivot: claim the row (pending -> capturing), then take the money. True once the order is paid.
+        """The pivot: claim the row (pending -> capturing), then capture. True: the order is paid.
 
-        False: the order is closed or being undone; its row tells. Only an authorization that is gone turns a claimed
-        row to undoing.
+        False: the order is closed or being undone, and the caller must read its row. After the claim only a lost
+        authorization turns the row to undoing.
         """
         row = await self._move(order_id, Status.PENDING, Status.CAPTURING, "claimed for capture")
         if row.status is not Status.CAPTURING:
@@ -99,18 +77,19 @@ class Payments:
         if intent.status == "succeeded":
             return True
         if intent.status != "canceled":
-            raise Unavailable(f"stripe: cannot capture, the payment {intent.status}", type="payment_not_capturable")
+            raise Unavailable(f"stripe: cannot capture, the payment is {intent.status}", type="payment_not_capturable")
         await self._lose_authorization(order_id)
         return False
 
     @activity.defn
     async def resume_capture(self, order_id: str) -> OrderRow:
-        """The goods have left before the undo could stop them: go forward instead, undoing -> capturing.
+        """The goods left before the undo could stop them: the order goes forward, undoing -> capturing.
 
-        Not if an operator has settled the shipment or the payment: then somebody may be voiding it, or has refunded it.
+        The row stays as it is if an operator has settled the shipment or the payment: the payment may be voided or
+        refunded by now.
 
         Raises:
-            Permanent: the authorization is gone too; a person must decide.
+            Permanent: the authorization is lost too; an operator must decide.
         """
         row = await self._read(order_id)
         intent = await self._gateway.retrieve(row.payment_intent_id) if row.payment_intent_id else None
@@ -118,68 +97,50 @@ class Payments:
             raise Permanent("the goods were shipped, but there is no authorization to capture", type="shipped_unpaid")
         async with self._database.transaction() as connection:
             await existing_row(connection, order_id)
-            said = [
+            resolutions = [
                 await read_resolution(connection, order_id, step) for step in ("cancel_fulfillment", "void_payment")
             ]
-            if not any(said):
+            if not any(resolutions):
                 why = "shipped before the undo: go forward"
                 await move_row(connection, order_id, Status.UNDOING, Status.CAPTURING, why)
             return await existing_row(connection, order_id)
 
     @activity.defn
     async def void_payment(self, order_id: str) -> UndoResult:
-        """Void or refund, whichever the PaymentIntent's real state asks for.
+        """Void or refund the payment, depending on the status that Stripe has.
 
         Raises:
-            Permanent: the refund failed; a person must decide.
+            Permanent: the refund failed; an operator must decide.
         """
         async with self._database.transaction() as connection:
             row = await existing_row(connection, order_id)
-            said = await read_resolution(connection, order_id, "void_payment")
-        if said or row.payment_intent_id is None:
-            return UndoResult(note=said or "no payment was made")
-        intent = await self._gateway.retrieve(row.payment_intent_id)
-        if intent.status not in ("canceled", "processing", "succeeded"):
-            intent = await self._gateway.void(order_id, intent.id)
+            resolution = await read_resolution(connection, order_id, "void_payment")
+        if resolution or row.payment_intent_id is None:
+            return UndoResult(note=resolution or "no payment was made")
+        intent = await self._gateway.void(order_id, row.payment_intent_id)
         if intent.status == "succeeded":
             return await self._refund(order_id, intent)
-        if intent.status != "canceled":
-            raise Unavailable(f"stripe: cannot void yet, the payment {intent.status}", type="payment_not_voidable")
         return UndoResult(note=f"{intent.id} voided")
 
     async def _refund(self, order_id: str, intent: Intent) -> UndoResult:
-        """Refund what is left of the charge, after looking at what was refunded already."""
+        """Refund what is left of the charge. Refunds that already exist count, whoever made them."""
         refunds = await self._gateway.refunds(intent.id)
-        standing = [refund for refund in refunds if refund.status in STANDING_REFUNDS]
-        if sum(refund.amount for refund in standing) < intent.amount_received:
-            attempt = await self._next_attempt(order_id, [refund for refund in refunds if refund not in standing])
-            created = await self._gateway.refund(order_id, intent.id, attempt=attempt, known=len(refunds))
-            refunds = [created, *refunds]
+        if left_of(intent, refunds) > 0:
+            async with self._database.transaction() as connection:
+                attempt = await next_attempt(connection, order_id, refunds)
+            refunds = await self._gateway.refund(order_id, intent.id, attempt=attempt, known=refunds)
         await self._keep_refunds(order_id, intent.id, refunds)
         latest = refunds[0]
-        if latest.status not in STANDING_REFUNDS:
-            raise _refund_failed(latest.id)
+        if latest.status not in STANDING:
+            raise refund_failed(latest)
         return UndoResult(note=f"{intent.id} refunded: {latest.id} {latest.status}")
-
-    async def _next_attempt(self, order_id: str, failed: Sequence[stripe.Refund]) -> int:
-        """A refund that failed or was refused is tried again only on a person's word, once per word.
-
-        The word of a refusal, which left no refund behind, is not one for the failure of the refund that it led to:
-        under the key of that attempt Stripe would answer what the refund was at first, or, days later, make another.
-        """
-        async with self._database.transaction() as connection:
-            allowed = int(await connection.fetchval(COUNT_RETRIES, order_id, "void_payment"))
-        attempt = allowed + 1
-        if len(failed) > allowed or attempt in map(attempt_of, failed):
-            raise _refund_failed(failed[0].id)
-        return attempt
 
     async def _keep_refunds(self, order_id: str, intent_id: str, refunds: list[stripe.Refund]) -> None:
         async with self._database.transaction() as connection:
-            await keep_refunds(connection, order_id, intent_id, refunds)
+            await keep_refunds(connection, await existing_row(connection, order_id), intent_id, refunds)
 
     async def _keep_intent(self, order_id: str, intent_id: str) -> str | None:
-        """The id that the row holds now, ours or an earlier one; None if the order is no longer pending."""
+        """The id that the row has now, this one or an earlier one; None if the order is no longer pending."""
         async with self._database.transaction() as connection:
             await connection.execute(KEEP_INTENT, order_id, intent_id)
             row = await existing_row(connection, order_id)
@@ -192,7 +153,7 @@ class Payments:
                 order_id,
                 Status.CAPTURING,
                 Status.UNDOING,
-                "the authorization is gone",
+                "the authorization is lost",
                 closing=Status.FAILED,
                 error_code=ErrorCode.AUTHORIZATION_EXPIRED,
                 error="the authorization of the payment expired before it was captured",
@@ -208,28 +169,6 @@ class Payments:
             return await existing_row(connection, order_id)
 
 
-async def keep_refunds(
-    connection: "Connection", order_id: str, intent_id: str, refunds: Sequence[stripe.Refund]
-) -> list[str]:
-    """Bring the refunds of a payment, newest first, up to date: what changed, in words. The order is checked anew."""
-    await existing_row(connection, order_id)
-    before = await _refunds(connection, order_id)
-    for attempt, refund in enumerate(reversed(refunds), start=1):
-        await connection.execute(KEEP_REFUND, refund.id, order_id, intent_id, refund.amount, refund.status, attempt)
-    await connection.execute(MARK_LOOKED_AT, order_id, intent_id)
-    now = await _refunds(connection, order_id)
-    changed = [f"refund {refund} {status}" for refund, status in now.items() if before.get(refund) != status]
-    for what in changed:
-        await write_event(connection, order_id, what)
-    if changed:
-        await connection.execute(CHECK_AGAIN, order_id)
-    return changed
-
-
-async def _refunds(connection: "Connection", order_id: str) -> dict[str, str]:
-    return {refund["id"]: refund["status"] for refund in await connection.fetch(READ_REFUNDS, order_id)}
-
-
 def _state(intent: Intent) -> Payment:
     match intent.status:
         case "requires_capture" | "succeeded":
@@ -241,7 +180,7 @@ def _state(intent: Intent) -> Payment:
         case "canceled":
             return Payment(state=PaymentState.GONE, payment_intent_id=intent.id)
         case status:
-            raise Unavailable(f"stripe: the payment {status}", type="payment_undecided")
+            raise Unavailable(f"stripe: the payment is {status}", type="payment_undecided")
 
 
 def _decline(error: "stripe.PaymentIntent.LastPaymentError | None") -> tuple[ErrorCode, str]:
@@ -260,10 +199,6 @@ def _intent_id(row: OrderRow) -> str:
     if row.payment_intent_id is None:
         raise Permanent(f"order {row.id} has no payment", type="payment_absent")
     return row.payment_intent_id
-
-
-def _refund_failed(refund: str) -> Permanent:
-    return Permanent(f"the refund failed ({refund})", type="refund_failed")
 
 
 AUTHORIZE: Final = Step(

@@ -1,4 +1,4 @@
-"""The embeddings of the catalogue: only what is new or changed, beside the index in use until all is there."""
+"""The embeddings of the catalogue. A new index is filled beside the one in use, and replaces it once it is complete."""
 
 import json
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     import asyncpg
 
 BATCH: Final = 100  # products in one request to the model
-WINDOW: Final = 10_000  # products that one statement looks at
+WINDOW: Final = 10_000  # products that one statement reads
 SWEEP: Final = 5_000  # rows that one statement deletes
 
-# Of vectors in the table, whatever the model's are.
+# Of the vectors in the table; those of the model may have fewer.
 DIMENSIONS: Final = 1536
 
-# A hundred texts of this length stay below what OpenAI takes in one request: 300 000 tokens, 8192 in each text.
+# A hundred texts of this length stay below OpenAI's limits for one request: 300 000 tokens, and 8192 in each text.
 MAX_TEXT: Final = 2000  # characters
 
 COUNT_PRODUCTS: Final = "SELECT count(*) FROM products"
@@ -41,7 +41,7 @@ FIND_STALE: Final = """
     LIMIT $5
 """
 
-# Vectors travel as text: a type of their own would have to be made known on every connection.
+# Vectors are sent as text: asyncpg would need a codec for their type on every connection.
 KEEP_VECTORS: Final = """
     INSERT INTO product_embeddings (product_id, model, dimensions, content_hash, embedding)
     SELECT id, $1, $2, hash, vector::vector FROM unnest($3::text[], $4::text[], $5::text[]) AS v (id, hash, vector)
@@ -72,7 +72,7 @@ DELETE_INACTIVE: Final = """
 
 
 class ProductIndex:
-    """Every activity can be tried again, or run twice at a time: the same texts lead to the same rows.
+    """Every activity can be retried, and can run twice at a time: the same texts lead to the same rows.
 
     Raises, in all activities:
         Unavailable: PostgreSQL.
@@ -85,17 +85,18 @@ class ProductIndex:
 
     @activity.defn
     async def plan_index(self, _nothing: None) -> IndexProgress:
-        """What the index is to be made of, and how many products there are."""
+        """The target that the settings name, and the number of products."""
         async with self._database.transaction() as connection:
             return IndexProgress(target=self._target, products=await connection.fetchval(COUNT_PRODUCTS))
 
     @activity.defn
     async def embed_batch(self, batch: IndexBatch) -> IndexedBatch:
-        """Embed the next products that are new, or whose text has changed; the model is asked only if there are any.
+        """Embed the next products that are new or whose text has changed. Without any the model is not asked.
 
         Raises:
-            Unavailable: the model is out of reach, or refuses the key.
-            Permanent: it refuses the request or answers with bad vectors, of which none is kept; or there is no key.
+            Unavailable: also the model: an outage, or a refused key.
+            Permanent: the model refuses the request, or its answer cannot be used and nothing of it is kept; or there
+                is no key.
         """
         target = batch.target
         async with self._database.transaction() as connection:
@@ -112,7 +113,7 @@ class ProductIndex:
 
     @activity.defn
     async def activate_index(self, target: IndexTarget) -> bool:
-        """Let the target's embeddings be searched, and delete all others; not as long as a product lacks its own."""
+        """Use the target's embeddings, and delete all others. False: a product still lacks its embedding."""
         async with self._database.transaction() as connection:
             await connection.execute(ACTIVATE, target.model, target.dimensions)
             active: bool = await connection.fetchval(IS_ACTIVE, target.model, target.dimensions)
@@ -133,7 +134,7 @@ class ProductIndex:
             )
 
     async def _sweep(self) -> None:
-        """In small transactions, after the switch: nobody reads these rows, and one DELETE could outlast its time."""
+        """Small transactions, because one DELETE of all rows might exceed the time-out. Nothing reads these rows."""
         deleted = None
         while deleted != "DELETE 0":
             async with self._database.transaction() as connection:

@@ -1,4 +1,4 @@
-"""What a customer may like: candidates by similarity to what they bought, put in order by a language model."""
+"""Recommendations: products similar to what a customer bought, put in order by a language model."""
 
 import json
 import re
@@ -11,24 +11,34 @@ from temporalio import activity
 
 from gateways.openai import LanguageModel, Unusable
 from gateways.postgres import Database
-from orders.models import Model
-from orders.recommendations import CANDIDATES, WANTED, Candidate, Choice, Purchase, Ranking, Recommendation, Source
+from orders.models import KEPT, Model
+from orders.recommendations import (
+    CANDIDATES,
+    MAX_REASON,
+    WANTED,
+    Candidate,
+    Choice,
+    Purchase,
+    Ranking,
+    Recommendation,
+    Source,
+    shorten,
+)
 
 if TYPE_CHECKING:
     import asyncpg
 
     from gateways.postgres import Connection
 
-PURCHASES: Final = 10  # the last ones, by which the customer is known
+PURCHASES: Final = 10  # the last ones; recommendations are based on them
 MAX_DESCRIPTION: Final = 300  # characters
-MAX_REASON: Final = 200
 
-# All that the customer owns, newest first; of the last ones also what they are.
+# Ids of all products that the customer owns, newest first; name and description only of the last ones.
 OWNED: Final = """
     WITH owned AS (
         SELECT i.product_id, row_number() OVER (ORDER BY max(o.created_at) DESC, i.product_id) AS place
         FROM orders o JOIN order_items i ON i.order_id = o.id
-        WHERE o.customer_id = $1 AND o.status IN ('processing', 'shipped', 'delivered')
+        WHERE o.customer_id = $1 AND o.status = ANY($4::text[])
         GROUP BY i.product_id
     )
     SELECT o.product_id, p.name, left(p.description, $3) AS description
@@ -36,13 +46,13 @@ OWNED: Final = """
     ORDER BY o.place
 """
 
-# A walk through the graph goes on until the filters have let enough through, and keeps to the order of the distances.
+# The walk through the index goes on until enough rows pass the filters, in the order of the distances.
 WALK: Final = "SET LOCAL hnsw.iterative_scan = strict_order; SET LOCAL hnsw.ef_search = 200"
 
-# It ends all the same, after hnsw.max_scan_tuples: then every distance is computed.
+# The walk may end without enough rows, at hnsw.max_scan_tuples. Then every distance is computed.
 COMPUTE: Final = "SET LOCAL enable_indexscan = off"
 
-# $1 the last purchases, $2 all that is owned. One statement, so that all of it sees the same index in use.
+# $1 is the last purchases, $2 all products that the customer owns. One statement, so that it uses one index throughout.
 NEAREST: Final = """
     WITH active AS (
         SELECT model, dimensions FROM embedding_index
@@ -83,7 +93,7 @@ best, the best first, each once, by its productId. Give each a reason in one sen
 characters of plain text that speaks to the customer, without markup, links or line breaks."""
 
 LINE_BREAKS: Final = "\t\n\r"
-JOINERS: Final = "\u200c\u200d"  # of letters and of emoji: the two format characters that plain text may need
+JOINERS: Final = "\u200c\u200d"  # the two format characters that plain text needs, to join letters and emoji
 NOT_PLAIN: Final = re.compile(
     r"[<>]|\]\(|://|\bwww\.|\bmailto:|@\w|\b[\w-]+\.(?:com|net|org|info|biz|shop|store|app|example)\b", re.IGNORECASE
 )
@@ -99,7 +109,7 @@ class _Picks(Model):
 
 
 class Recommendations:
-    """Candidates come from PostgreSQL alone: an outage of the model is none of the recommendations."""
+    """Candidates come from PostgreSQL alone, so that recommendations do not depend on the model."""
 
     def __init__(self, database: Database, model: LanguageModel, deadline_seconds: int) -> None:
         self._database = database
@@ -114,7 +124,7 @@ class Recommendations:
             Unavailable: PostgreSQL.
         """
         async with self._database.transaction() as connection:
-            owned = await connection.fetch(OWNED, customer_id, PURCHASES, MAX_DESCRIPTION)
+            owned = await connection.fetch(OWNED, customer_id, PURCHASES, MAX_DESCRIPTION, KEPT)
             ids = [record["product_id"] for record in owned]
             source, found = Source.SIMILARITY, await search(connection, ids)
             if not found:
@@ -128,36 +138,36 @@ class Recommendations:
 
     @activity.defn
     async def rank_candidates(self, choice: Choice) -> Ranking:
-        """Ask the model, once. Nothing that it says is believed: see `judge`.
+        """Ask the model, once, and check its answer: see `parse_ranking`.
 
         Raises:
-            Unavailable: it is out of reach, or refuses the key.
-            Permanent: it refuses the request.
+            Unavailable: the model: an outage, or a refused key.
+            Permanent: the model refuses the request.
         """
         instructions = INSTRUCTIONS.format(wanted=_wanted(choice.candidates))
         try:
             answer = await self._model.answer(instructions, _data(choice), _schema(choice.candidates))
-            return Ranking(recommendations=judge(answer, choice.candidates))
+            return Ranking(recommendations=parse_ranking(answer, choice.candidates))
         except Unusable as unusable:
             return Ranking(problem=str(unusable))
 
 
-def judge(answer: str, candidates: Sequence[Candidate]) -> list[Recommendation]:
-    """The recommendations in an answer, each of them a candidate under our own name for it.
+def parse_ranking(answer: str, candidates: Sequence[Candidate]) -> list[Recommendation]:
+    """The recommendations in an answer. Their ids must be candidates; their names are the catalogue's.
 
     Raises:
-        Unusable: it is not what was asked for.
+        Unusable: the answer has not the expected form or content.
     """
     try:
         picks = _Picks.model_validate_json(answer).recommendations
     except ValidationError:
-        raise Unusable("it is not in the form asked for") from None
+        raise Unusable("it does not have the expected form") from None
     names = {candidate.product_id: candidate.name for candidate in candidates}
     ids = {pick.product_id for pick in picks}
     if len(picks) != _wanted(candidates):
         raise Unusable(f"it has {len(picks)} products, not {_wanted(candidates)}")
     if not ids <= names.keys():
-        raise Unusable("it has a product that is no candidate")
+        raise Unusable("it has a product that is not a candidate")
     if len(ids) < len(picks):
         raise Unusable("it has a product twice")
     return [
@@ -167,10 +177,10 @@ def judge(answer: str, candidates: Sequence[Candidate]) -> list[Recommendation]:
 
 
 def plain_reason(text: str) -> str:
-    """A reason as one line that can be shown anywhere, at most MAX_REASON characters of it.
+    """The reason as one line of plain text, at most MAX_REASON characters long.
 
     Raises:
-        Unusable: it is empty, or more than plain text.
+        Unusable: the reason is empty, or is not plain text.
     """
     line = " ".join(text.split())
     if not line:
@@ -180,15 +190,8 @@ def plain_reason(text: str) -> str:
     return shorten(line)
 
 
-def shorten(line: str) -> str:
-    """The line, cut at a word if it is longer than MAX_REASON characters."""
-    if len(line) <= MAX_REASON:
-        return line
-    return line[:MAX_REASON].rsplit(" ", 1)[0][: MAX_REASON - 1].rstrip(" ,;:.") + "…"
-
-
 async def search(connection: "Connection", owned: Sequence[str]) -> list["asyncpg.Record"]:
-    """The candidates that are nearest to the last purchases; `owned` has these first."""
+    """The candidates nearest to the last purchases, which come first in `owned`."""
     arguments = (owned[:PURCHASES], owned, CANDIDATES, MAX_DESCRIPTION)
     await connection.execute(WALK)
     found = await connection.fetch(NEAREST, *arguments)
@@ -203,7 +206,7 @@ def _wanted(candidates: Sequence[Candidate]) -> int:
 
 
 def _data(choice: Choice) -> str:
-    """What the model is told: products, and nothing that says whose purchases they are."""
+    """What the model gets: products, and nothing that identifies the customer."""
     return json.dumps(
         {
             "purchases": [purchase.model_dump() for purchase in choice.purchases],

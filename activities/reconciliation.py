@@ -1,6 +1,6 @@
-"""What sagas alone cannot see: payments that are not what their orders say, and refunds that fail late.
+"""What a saga cannot see: payments that contradict their orders, and refunds that fail days later.
 
-Everything here finds; what is found is mended by the same idempotent activities as the sagas use, or told to a person.
+These activities find the problems. The activities of the sagas correct them, or operators are alerted.
 """
 
 import time
@@ -11,26 +11,35 @@ from typing import Final
 import stripe
 from temporalio import activity
 
-from activities.payments import STANDING_REFUNDS, keep_refunds
 from gateways.order_store import existing_row, read_rows, read_shop_id, write_event_once
 from gateways.postgres import Database
+from gateways.refund_store import (
+    FAILED,
+    STANDING,
+    find_changeable,
+    find_kept,
+    find_payments,
+    find_stuck,
+    keep_refunds,
+    left_of,
+    refund_failed,
+)
 from gateways.stripe import Intent, StripeGateway, order_of, shop_id_of
-from orders.errors import Permanent, Unavailable
-from orders.models import CLOSED, PAID, OrderRow, Status, UndoResult
+from orders.models import CLOSED, PAID, SETTLED, OrderRow, Status, UndoResult
 from orders.money import show
 from orders.reconciliation import Charge, Charges, OrderEvent, Problem, Remedy
 
 PAGE: Final = 100
-CHECKED: Final = 20  # payments in one attempt, each with two calls
-LOOKS_FOR: Final = 15  # seconds, then the attempt is content with what it has seen: it ends after 30
+CHECKED: Final = 20  # payments in one attempt, with two calls each
+MAX_SECONDS: Final = 15  # of one attempt, which times out after 30: it returns what it has checked by then
 
-OVER: Final = {"canceled", "processing"}  # nothing to give back, or nothing that can be given back yet
+OVER: Final = {"canceled", "processing"}  # nothing to return, or nothing that can be returned yet
 
-# What a person was told of today is not looked at again before tomorrow: it must not stand in the way of the others.
+# Leaves out what operators were alerted of today, so that it does not take the place of other orders.
 FIND_UNCHECKED: Final = """
     SELECT id FROM orders o
     WHERE payment_intent_id IS NOT NULL AND payment_checked_at IS NULL
-      AND status IN ('processing', 'shipped', 'delivered', 'rejected', 'failed', 'cancelled')
+      AND status = ANY($4::text[])
       AND created_at < now() - $1::interval AND id > $2
       AND NOT EXISTS (
           SELECT 1 FROM reminders r
@@ -39,46 +48,13 @@ FIND_UNCHECKED: Final = """
     ORDER BY id LIMIT $3
 """
 
-# Not where the state has changed meanwhile: what was checked is no longer what is.
+# Unless the status has changed meanwhile: then the check was of something else.
 MARK_CHECKED: Final = """
     UPDATE orders o SET payment_checked_at = now() FROM unnest($1::text[], $2::text[]) AS c (id, status)
     WHERE o.id = c.id AND o.status = c.status
 """
 
-FIND_REFUNDS: Final = """
-    SELECT order_id FROM refunds
-    WHERE (status IN ('pending', 'requires_action') AND checked_at < now() - $1::interval)
-       OR (status IN ('succeeded', 'failed', 'canceled')
-           AND checked_at < now() - interval '1 day' AND at > now() - interval '30 days')
-    GROUP BY order_id ORDER BY min(checked_at) LIMIT $2
-"""
-
-FIND_KEPT: Final = "SELECT DISTINCT payment_intent_id FROM refunds WHERE payment_intent_id = ANY($1::text[])"
-
-FIND_REFUNDED: Final = "SELECT DISTINCT payment_intent_id FROM refunds WHERE order_id = $1"
-
-# The customer must act, or the bank does not (docs.stripe.com/refunds); or it has failed for a payment that is not its
-# order's, and so is not looked at any more, until later refunds make up for it or an operator has had a word about it.
-# What a person was told of today must not stand in the way of the others.
-FIND_STUCK_REFUNDS: Final = """
-    SELECT p.key, r.id, r.order_id, r.amount, r.status, o.currency
-    FROM refunds r JOIN orders o ON o.id = r.order_id CROSS JOIN concat('refund:', r.id, ':', r.status) AS p (key)
-    WHERE (r.status = 'requires_action'
-       OR (r.status = 'pending' AND r.at < now() - interval '7 days')
-       OR (r.status IN ('failed', 'canceled') AND r.payment_intent_id IS DISTINCT FROM o.payment_intent_id
-           AND r.amount > (
-               SELECT coalesce(sum(s.amount), 0) FROM refunds s
-               WHERE s.payment_intent_id = r.payment_intent_id AND s.attempt > r.attempt
-               AND s.status IN ('succeeded', 'pending', 'requires_action')
-           )
-           AND NOT EXISTS (
-               SELECT 1 FROM resolutions s WHERE s.order_id = r.order_id AND s.step = 'refund:' || r.id
-           )))
-       AND NOT EXISTS (SELECT 1 FROM reminders m WHERE m.key = p.key AND m.at > now() - interval '1 day')
-    ORDER BY r.at LIMIT $1
-"""
-
-TAKE_DUE: Final = """
+FIND_UNREPORTED: Final = """
     SELECT key FROM unnest($1::text[]) AS p (key)
     WHERE NOT EXISTS (SELECT 1 FROM reminders r WHERE r.key = p.key AND r.at > now() - interval '1 day')
 """
@@ -87,14 +63,14 @@ REMIND: Final = "INSERT INTO reminders (key) VALUES ($1) ON CONFLICT (key) DO UP
 
 
 class Reconciliation:
-    """Compares orders with the payment provider.
+    """Compares orders with their payments and refunds at Stripe.
 
     Raises, in all activities:
         Unavailable: PostgreSQL or Stripe.
     """
 
     def __init__(self, database: Database, gateway: StripeGateway, after: timedelta, window: timedelta) -> None:
-        """Orders and payments are looked at `after` they began; payments are listed for one `window`."""
+        """Checks orders and payments that are older than `after`; lists payments that are younger than `window`."""
         self._database = database
         self._gateway = gateway
         self._after = after
@@ -104,13 +80,13 @@ class Reconciliation:
 
     @activity.defn
     async def check_charges(self, after: str) -> Charges:
-        """From settled orders to their payments, by the stored id: a page of those not found in order so far."""
+        """Compare a page of settled orders with their payments, by the stored id. Correct ones are checked once."""
         async with self._database.transaction() as connection:
-            ids = [row["id"] for row in await connection.fetch(FIND_UNCHECKED, self._after, after, CHECKED)]
+            ids = [row["id"] for row in await connection.fetch(FIND_UNCHECKED, self._after, after, CHECKED, SETTLED)]
             rows = await read_rows(connection, ids)
         seen: list[OrderRow] = []
         found: list[Charge] = []
-        until = time.monotonic() + LOOKS_FOR
+        until = time.monotonic() + MAX_SECONDS
         for row in map(rows.__getitem__, ids):
             if time.monotonic() > until:
                 break
@@ -122,14 +98,14 @@ class Reconciliation:
         async with self._database.transaction() as connection:
             await connection.execute(MARK_CHECKED, [each.id for each in right], [each.status for each in right])
             now = await read_rows(connection, wrong)
-        # What has moved on meanwhile was not what it is, and is looked at again.
+        # An order whose status has changed meanwhile is checked again by the next run.
         still = tuple(charge for charge in found if now[charge.order_id].status is rows[charge.order_id].status)
         more = len(ids) == CHECKED or len(seen) < len(ids)
         return Charges(found=still, after=seen[-1].id if more else None)
 
     @activity.defn
     async def find_orphans(self, after: str) -> Charges:
-        """From payments to their orders, by listing the recent ones: a page of those that no order answers for."""
+        """Compare a page of recent payments with the orders that they name, to find orphan payments."""
         now = datetime.now(UTC)
         first, last = now - self._window, now - self._after
         intents = await self._gateway.list_between(first, last, after=after or None, limit=PAGE)
@@ -137,7 +113,7 @@ class Reconciliation:
         async with self._database.transaction() as connection:
             rows = await read_rows(connection, claimed.values())
             shop_id = await read_shop_id(connection)
-            kept = {row["payment_intent_id"] for row in await connection.fetch(FIND_KEPT, list(claimed))}
+            kept = await find_kept(connection, claimed)
         found: list[Charge] = []
         for intent in intents:
             order_id = claimed.get(intent.id)
@@ -148,16 +124,16 @@ class Reconciliation:
 
     @activity.defn
     async def void_orphan(self, charge: Charge) -> UndoResult:
-        """Give back a payment that is not its order's: void it, or refund what is left of it."""
+        """Void an orphan payment, or refund what is left of it.
+
+        Raises:
+            Permanent: an earlier refund failed, or the order does not exist; an operator must decide.
+        """
         key = f"{charge.order_id}:{charge.payment_intent_id}"
-        intent = await self._gateway.retrieve(charge.payment_intent_id)
-        if intent.status not in {*OVER, "succeeded"}:
-            intent = await self._gateway.void(key, intent.id)
-        if intent.status not in {"canceled", "succeeded"}:
-            raise Unavailable(f"stripe: cannot void yet, the payment {intent.status}", type="payment_not_voidable")
+        intent = await self._gateway.void(key, charge.payment_intent_id)
         if intent.status == "succeeded":
             await self._refund_orphan(charge.order_id, key, intent)
-        note = f"the payment {intent.id}, which the order does not answer for, is {intent.status} and given back"
+        note = f"the orphan payment {intent.id} is {'refunded' if intent.status == 'succeeded' else 'voided'}"
         async with self._database.transaction() as connection:
             await write_event_once(connection, charge.order_id, note)
         return UndoResult(note=note)
@@ -165,17 +141,21 @@ class Reconciliation:
     async def _refund_orphan(self, order_id: str, key: str, intent: Intent) -> None:
         """Refund what is left, and keep the refunds under the order that the payment names: they may fail later."""
         async with self._database.transaction() as connection:
-            await existing_row(connection, order_id)  # what was charged for no order is a person's matter
+            await existing_row(connection, order_id)  # a charge for an order that does not exist is an operator's case
         refunds = await self._gateway.refunds(intent.id)
-        if _left(intent, refunds):
-            if not all(refund.status in STANDING_REFUNDS for refund in refunds):
-                raise Permanent(f"a refund of {intent.id} failed", type="refund_failed")
-            refunds = [await self._gateway.refund(key, intent.id, attempt=1, known=len(refunds)), *refunds]
+        if left_of(intent, refunds) > 0:
+            for refund in refunds:
+                if refund.status not in STANDING:
+                    raise refund_failed(refund)
+            refunds = await self._gateway.refund(key, intent.id, attempt=1, known=refunds)
+        await self._keep_refunds(order_id, intent.id, refunds)
+
+    async def _keep_refunds(self, order_id: str, intent_id: str, refunds: Sequence[stripe.Refund]) -> Sequence[str]:
         async with self._database.transaction() as connection:
-            await keep_refunds(connection, order_id, intent.id, refunds)
+            return await keep_refunds(connection, await existing_row(connection, order_id), intent_id, refunds)
 
     async def _check(self, row: OrderRow) -> Charge | None:
-        """What is wrong with the payment of a settled order."""
+        """What is wrong with the payment of a settled order; None if nothing is."""
         intent_id = row.payment_intent_id or ""
         intent = await self._gateway.find(intent_id)
         if intent is None:
@@ -187,7 +167,7 @@ class Reconciliation:
                 return None
             text = f"of order {row.id}, which is {row.status}, is {intent.status}"
             return _charge("void_payment", row.id, intent_id, text)
-        # What was refunded by hand is the shop's own affair, be it a part, or goods that came back.
+        # A manual refund is the shop's own decision: a part of the charge, or all of it for goods that came back.
         if intent.amount_received == row.total and (left or row.status in (Status.SHIPPED, Status.DELIVERED)):
             return None
         paid = show(left, row.currency)
@@ -197,10 +177,11 @@ class Reconciliation:
     async def _orphan(
         self, intent: Intent, order_id: str, row: OrderRow | None, shop_id: str, *, is_kept: bool
     ) -> Charge | None:
-        """What is to become of a payment that names an order; None if that order answers for it, or may yet.
+        """What to do with a payment that names an order; None if its id is on that order's row, or may still get there.
 
-        Only what this shop has created itself is given back. What was made by hand for an order of ours is told;
-        all else is of others, who share the account. What was given back is looked at until its refund `is_kept`.
+        Only payments that this shop created are returned. A payment without a shop that names one of our orders was
+        made by hand, so operators are alerted. All others belong to other users of the Stripe account. A refunded
+        payment is found until its refund `is_kept`.
         """
         if row and (row.payment_intent_id == intent.id or row.status not in CLOSED | PAID):
             return None
@@ -208,8 +189,8 @@ class Reconciliation:
         if made_by not in ((None, shop_id) if row else (shop_id,)):
             return None
         captured = intent.status == "succeeded"
-        is_given_back = captured and not await self._left_of(intent)
-        if intent.status in OVER or (is_given_back and (row is None or made_by is None or is_kept)):
+        is_refunded = captured and not await self._left_of(intent)
+        if intent.status in OVER or (is_refunded and (row is None or made_by is None or is_kept)):
             return None
         if made_by is None:
             return _charge(
@@ -217,39 +198,37 @@ class Reconciliation:
             )
         if row is None and captured:
             return _charge("alert", order_id, intent.id, f"was captured for {order_id}, which is no order")
-        return _charge("void_orphan", order_id, intent.id, f"is {intent.status}, but {order_id} does not answer for it")
+        return _charge("void_orphan", order_id, intent.id, f"is {intent.status}, but is not the payment of {order_id}")
 
     async def _left_of(self, intent: Intent) -> int:
         """What is left of a charge after its refunds, in minor units."""
         if not intent.amount_received:
             return 0
-        return _left(intent, await self._gateway.refunds(intent.id))
+        return left_of(intent, await self._gateway.refunds(intent.id))
 
     # --------------------------------------------------------------------------------------------------------- refunds
 
     @activity.defn
     async def find_refunds(self, limit: int) -> Sequence[str]:
-        """The orders with a refund that is not final, or that may still fail; those last looked at longest ago."""
+        """The orders with a refund whose status may change; those that were read longest ago come first."""
         async with self._database.transaction() as connection:
-            return [row["order_id"] for row in await connection.fetch(FIND_REFUNDS, self._after, limit)]
+            return await find_changeable(connection, self._after, limit)
 
     @activity.defn
     async def follow_refunds(self, order_id: str) -> Sequence[str]:
-        """Bring the refunds of an order up to date, also those made by hand: what changed, in words."""
+        """Read the refunds of an order at Stripe, also those made by hand. Returns what changed, as text."""
         async with self._database.transaction() as connection:
-            payments = [row["payment_intent_id"] for row in await connection.fetch(FIND_REFUNDED, order_id)]
+            payments = await find_payments(connection, order_id)
         changed: list[str] = []
         for intent_id in payments:
-            refunds = await self._gateway.refunds(intent_id)
-            async with self._database.transaction() as connection:
-                changed += await keep_refunds(connection, order_id, intent_id, refunds)
-        return [f"order {order_id}: {what}" for what in changed]
+            changed += await self._keep_refunds(order_id, intent_id, await self._gateway.refunds(intent_id))
+        return [f"order {order_id}: {text}" for text in changed]
 
     @activity.defn
     async def find_stuck_refunds(self, limit: int) -> Sequence[Problem]:
-        """Refunds that wait for the customer or for a bank that has had its time, and those of orphans that failed."""
+        """Refunds that wait for the customer, or too long for a bank, and failed refunds of orphan payments."""
         async with self._database.transaction() as connection:
-            found = await connection.fetch(FIND_STUCK_REFUNDS, limit)
+            found = await find_stuck(connection, limit)
         return [
             Problem(
                 key=each["key"],
@@ -260,33 +239,31 @@ class Reconciliation:
             for each in found
         ]
 
-    # ---------------------------------------------------------------------------------------------------------- people
+    # --------------------------------------------------------------------------------------------------------- reports
 
     @activity.defn
     async def note_event(self, event: OrderEvent) -> None:
-        """Write down what was done for an order, once."""
+        """Write what was done for an order to its events, once."""
         async with self._database.transaction() as connection:
             await write_event_once(connection, event.order_id, event.why)
 
     @activity.defn
     async def unreported_problems(self, problems: Sequence[Problem]) -> Sequence[str]:
-        """The keys of those that nobody was told of within a day."""
+        """The keys of those that operators were not alerted of within a day."""
         async with self._database.transaction() as connection:
-            return [row["key"] for row in await connection.fetch(TAKE_DUE, [problem.key for problem in problems])]
+            return [
+                row["key"] for row in await connection.fetch(FIND_UNREPORTED, [problem.key for problem in problems])
+            ]
 
     @activity.defn
     async def mark_alerted(self, key: str) -> None:
-        """A person was told."""
+        """Record that operators were alerted of the problem."""
         async with self._database.transaction() as connection:
             await connection.execute(REMIND, key)
 
 
-def _left(intent: Intent, refunds: Sequence[stripe.Refund]) -> int:
-    return intent.amount_received - sum(each.amount for each in refunds if each.status in STANDING_REFUNDS)
-
-
 def _state(refund_status: str) -> str:
-    return refund_status if refund_status in ("failed", "canceled") else f"is still {refund_status}"
+    return refund_status if refund_status in FAILED else f"is still {refund_status}"
 
 
 def _charge(remedy: Remedy, order_id: str, intent_id: str, what: str) -> Charge:

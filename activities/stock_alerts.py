@@ -1,7 +1,7 @@
-"""Low stock: which products there are, and one message about each shortage to the people who reorder.
+"""Products with low stock, and the messages about them to the operators who reorder.
 
-A shortage is known by its number, which `inventory` counts up whenever a product comes back above its reorder level.
-Whoever tells of it leases it first, so that nobody else does, and marks it as told afterwards.
+A shortage has a number: `inventory` counts it up when a product comes back above its reorder level. An attempt leases a
+shortage before it posts a message about it, so that no other attempt does, and marks it as sent afterwards.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ import httpx
 from pydantic import SecretStr
 from temporalio import activity
 
-from gateways.http import CLIENT_ERRORS, accept, post_json
+from gateways.http import CLIENT_ERRORS, post_json, raise_for_refusal
 from gateways.postgres import Database
 from gateways.slack import compose, plain
 from orders.errors import Permanent, Unavailable
@@ -24,9 +24,9 @@ from orders.money import DECIMALS, to_json_number
 from orders.stock import LowStockItem, Posted, StockReport
 
 LEASE: Final = timedelta(seconds=60)  # longer than an attempt may take
-LOOK_AGAIN: Final = timedelta(seconds=1)
-GONE: Final = {404, 410}  # the webhook or its channel: the run says so at once, and the next one tries again
-MAX_LIST: Final = 1024 * 1024  # bytes; Temporal takes payloads of up to 2 MiB
+RETRY_LEASE: Final = timedelta(seconds=1)
+GONE: Final = {404, 410}  # HTTP statuses: the webhook or its channel does not exist; the next run tries again
+MAX_LIST: Final = 1024 * 1024  # bytes; Temporal accepts payloads of up to 2 MiB
 
 FIND_LOW: Final = """
     SELECT i.product_id, p.name AS product_name, i.quantity, i.reorder_level, p.price, p.currency,
@@ -37,7 +37,7 @@ FIND_LOW: Final = """
     LIMIT $1
 """
 
-UNTOLD_LOW: Final = """
+UNSENT: Final = """
     FROM inventory i
     JOIN products p ON p.id = i.product_id
     LEFT JOIN stock_alerts a ON a.product_id = i.product_id
@@ -45,11 +45,11 @@ UNTOLD_LOW: Final = """
     AND (a.sent_at IS NULL OR a.sent_at <= now() - $1::interval OR a.shortage < i.shortage)
 """
 
-# The scarcest first. Rows are locked in product order, as everywhere, and none of them is one that orders lock. The
-# condition is repeated for a row that somebody else has leased or told since this statement began to read.
-LEASE_UNTOLD: Final = f"""
+# The scarcest products first. Rows are locked in product order, as everywhere; orders lock none of them. The condition
+# is repeated for a row that another attempt has leased or sent since this statement began to read.
+LEASE_UNSENT: Final = f"""
     WITH due AS (
-        SELECT i.product_id, p.name, i.quantity, i.reorder_level, i.shortage {UNTOLD_LOW}
+        SELECT i.product_id, p.name, i.quantity, i.reorder_level, i.shortage {UNSENT}
         AND (a.leased_until IS NULL OR a.leased_until <= now())
         ORDER BY i.quantity, i.product_id
         LIMIT $2
@@ -69,7 +69,7 @@ LEASE_UNTOLD: Final = f"""
     ORDER BY quantity, product_id
 """  # noqa: S608 (a constant of ours)
 
-IS_ANY_UNTOLD: Final = f"SELECT EXISTS (SELECT {UNTOLD_LOW})"
+IS_ANY_UNSENT: Final = f"SELECT EXISTS (SELECT {UNSENT})"
 
 END_LEASE: Final = """
     WITH leased AS (
@@ -84,7 +84,7 @@ END_LEASE: Final = """
 
 
 class Shortage(NamedTuple):
-    """A product that runs short, in units."""
+    """A product with low stock, in units."""
 
     product_id: str
     name: str
@@ -98,15 +98,14 @@ class Shortage(NamedTuple):
 
 
 class StockAlerts:
-    """A shortage is told once, and again when it still goes on after `realert`.
+    """One message for each shortage, and another one if the shortage still lasts after `realert`.
 
-    Slack's webhook knows no idempotency key. Where its answer is lost, where the worker or PostgreSQL dies between that
-    answer and our record of it, or where an attempt is held up beyond its lease, the message may be posted again: at
-    least once in these cases, exactly once in all others.
+    Slack's webhook has no idempotency key. A message may be posted twice if Slack's answer is lost, if the worker or
+    PostgreSQL dies before the message is marked as sent, or if an attempt takes longer than its lease.
 
     Raises, in all activities:
         Unavailable: PostgreSQL or Slack.
-        Permanent: Slack refuses the message, or the webhook is gone.
+        Permanent: Slack refuses the message, or the webhook does not exist.
     """
 
     def __init__(self, database: Database, http: httpx.AsyncClient, slack: SecretStr, realert: timedelta) -> None:
@@ -116,52 +115,52 @@ class StockAlerts:
         self._realert = realert
 
     @activity.defn
-    async def find_shortages(self, most: int) -> StockReport:
-        """Every low product, told or not; at most so many of them are listed."""
+    async def find_shortages(self, limit: int) -> StockReport:
+        """All products with low stock; at most `limit` of them are listed."""
         async with self._database.transaction() as connection:
-            records = await connection.fetch(FIND_LOW, most)
+            records = await connection.fetch(FIND_LOW, limit)
         items = list(_first_of([_item(record) for record in records]))
         return StockReport(low_stock_items=items, unlisted=records[0]["low"] - len(items) if records else 0)
 
     @activity.defn
-    async def post_shortages(self, most: int) -> Posted | None:
-        """Post one message about the scarcest products that nobody was told of, at most so many; None: there are none.
+    async def post_shortages(self, limit: int) -> Posted | None:
+        """Post one message about the scarcest unsent shortages, at most `limit`. None: there are none left.
 
-        It reads the shelves anew, so that a message held up by an outage says what is the case when it gets through.
+        Every attempt reads the stock again, so that a message delayed by an outage is correct when it arrives.
 
         Raises:
-            Unavailable: also while somebody else is alerts the rest, who may yet fail.
+            Unavailable: also while another attempt has leased what is left: it may still fail.
         """
         lease = uuid4()
-        if not (shortages := await self._lease(lease, most)):
+        if not (shortages := await self._lease(lease, limit)):
             return None
         body, named = compose("⚠️ Low Stock Alert", "Low Stock Items", (shortage.line for shortage in shortages))
         try:
-            accept(
+            raise_for_refusal(
                 "slack",
                 await post_json(self._http, "slack", self._slack.get_secret_value(), body, {}),
                 CLIENT_ERRORS | GONE,
             )
         except (Unavailable, Permanent):
-            with suppress(Unavailable):  # it lapses by itself
+            with suppress(Unavailable):  # a lease also ends by itself
                 await self._end(lease, [])
             raise
         await self._end(lease, shortages[:named])
         return Posted(products=named)
 
-    async def _lease(self, lease: UUID, most: int) -> list[Shortage]:
+    async def _lease(self, lease: UUID, limit: int) -> list[Shortage]:
         async with self._database.transaction() as connection:
-            records = await connection.fetch(LEASE_UNTOLD, self._realert, most, lease, LEASE)
-            if not records and await connection.fetchval(IS_ANY_UNTOLD, self._realert):
+            records = await connection.fetch(LEASE_UNSENT, self._realert, limit, lease, LEASE)
+            if not records and await connection.fetchval(IS_ANY_UNSENT, self._realert):
                 raise Unavailable(
-                    "another run is alerts the rest", type="shortages_leased", retry_after=LOOK_AGAIN, expected=True
+                    "another run has leased the rest", type="shortages_leased", retry_after=RETRY_LEASE, expected=True
                 )
         return [Shortage(**record) for record in records]
 
-    async def _end(self, lease: UUID, told: Sequence[Shortage]) -> None:
-        """Give up the lease, and mark what was told of those that it held."""
+    async def _end(self, lease: UUID, sent: Sequence[Shortage]) -> None:
+        """End the lease, and mark as sent those of its shortages that were `sent`."""
         async with self._database.transaction() as connection:
-            await connection.execute(END_LEASE, lease, [shortage.product_id for shortage in told])
+            await connection.execute(END_LEASE, lease, [shortage.product_id for shortage in sent])
 
 
 def _item(record: asyncpg.Record) -> LowStockItem:
@@ -177,6 +176,6 @@ def _item(record: asyncpg.Record) -> LowStockItem:
 
 
 def _first_of(items: Sequence[LowStockItem]) -> Iterator[LowStockItem]:
-    """As many as one payload has room for."""
+    """As many of them as fit into one payload."""
     sizes = accumulate(len(item.model_dump_json().encode()) for item in items)
     return (item for item, size in zip(items, sizes, strict=True) if size <= MAX_LIST)

@@ -1,14 +1,13 @@
-"""The invariants in operation: some orders at a time, by what the real external services say. Nothing is changed."""
+"""Check the invariants in operation, some orders at a time, by what the external services say. Changes nothing."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
 from temporalio import activity
 from temporalio.client import Client
 
-from activities.fulfillment import Warehouse
 from audit.evidence import (
     DatabaseSnapshot,
     Evidence,
@@ -19,25 +18,28 @@ from audit.evidence import (
     read_runs,
     read_snapshot,
 )
-from audit.invariants import violations
+from audit.invariants import IN_OPERATION, describe, violations
 from gateways.postgres import Database
+from gateways.refund_store import UNDER_WAY
 from gateways.stripe import StripeGateway
+from gateways.warehouse import Warehouse
+from orders.models import UNFINISHED
 from orders.verification import CheckResult
 
-AT_ONCE: Final = 4  # orders that the external services are asked about together: Stripe has limits
+AT_ONCE: Final = 4  # orders that the external services are asked about at the same time: Stripe has limits
 
-UNKNOWN: Final = "order_unknown"  # to the warehouse
-UNDER_WAY: Final = {"pending", "requires_action"}  # refunds that have not arrived yet
+# What check_orders and check_stock check, for the report: names of invariants and their texts.
+RULES: Final[Mapping[str, str]] = {rule.__name__: describe(rule) for rule in IN_OPERATION}
 
 FIND_ORDERS: Final = """
-    SELECT id FROM orders, LATERAL (SELECT status IN ('pending', 'capturing', 'undoing', 'cancelling') AS unfinished) u
+    SELECT id FROM orders, LATERAL (SELECT status = ANY($3::text[]) AS unfinished) u
     WHERE created_at > now() - $1::interval OR unfinished
     ORDER BY unfinished DESC, created_at DESC, id LIMIT $2
 """
 
 
 class Verification:
-    """Judges orders by their row, their payment, their shipment and their runs.
+    """Checks orders by their row, their payment, their shipment and their runs.
 
     Raises, in all activities:
         Unavailable: PostgreSQL, Temporal, Stripe or the warehouse.
@@ -52,7 +54,7 @@ class Verification:
         window: timedelta,
         patience: timedelta,
     ) -> None:
-        """Orders of the last `window` are judged, and unfinished ones; each may take `patience` to come to rest."""
+        """Checks the orders of the last `window` and all unfinished ones. An order may be unfinished for `patience`."""
         self._database = database
         self._client = client
         self._gateway = gateway
@@ -62,26 +64,26 @@ class Verification:
 
     @activity.defn
     async def find_verifiable(self, limit: int) -> Sequence[str]:
-        """The orders that are to be judged: unfinished ones, then the others, the newest first."""
+        """The orders to check: the unfinished ones, then the others, the newest first."""
         async with self._database.transaction() as connection:
-            return [row["id"] for row in await connection.fetch(FIND_ORDERS, self._window, limit)]
+            return [row["id"] for row in await connection.fetch(FIND_ORDERS, self._window, limit, UNFINISHED)]
 
     @activity.defn
     async def check_orders(self, orders: Sequence[str]) -> CheckResult:
-        """What is wrong with these orders; those that move while they are looked at are left to the next run."""
+        """What is wrong with these orders. The next run checks those that change during the check."""
         before = await self._read(orders)
-        books = await self._ask(before)
+        records = await self._ask(before)
         runs = await read_runs(self._client, orders)
         known = {order.id: order.moves for order in before.orders}
         after = await self._read(orders)
         still = tuple(order for order in after.orders if order.moves == known.get(order.id))
         snapshot = after.model_copy(update={"orders": still, "asked": tuple(order.id for order in still)})
-        found = violations(Evidence(snapshot, books, runs=runs, patience=self._patience.total_seconds()))
+        found = violations(Evidence(snapshot, records, runs=runs, patience=self._patience.total_seconds()))
         return CheckResult(checked=len(still), violations=tuple(found))
 
     @activity.defn
     async def check_stock(self, limit: int) -> CheckResult:
-        """What is wrong with the stock of all products, by all reservations; `limit` violations are named at most."""
+        """What is wrong with the stock of all products, compared with all reservations; at most `limit` violations."""
         async with self._database.transaction() as connection:
             snapshot = await read_snapshot(connection, [])
         found = violations(Evidence(snapshot, ProviderRecords(payments=(), fulfillment=())))
@@ -92,7 +94,7 @@ class Verification:
             return await read_snapshot(connection, orders, stock=False)
 
     async def _ask(self, snapshot: DatabaseSnapshot) -> ProviderRecords:
-        """What the external services say of the orders that have a payment; without one nothing is shipped either."""
+        """What the external services say of the orders that have a payment: without a payment nothing is shipped."""
         turn = asyncio.Semaphore(AT_ONCE)
 
         async def look(order: OrderEntry) -> tuple[PaymentEntry | None, Shipment | None]:
@@ -106,7 +108,7 @@ class Verification:
         )
 
     async def _payment(self, order: OrderEntry) -> PaymentEntry | None:
-        """By the stored id; None if Stripe does not know it."""
+        """The payment with the stored id; None if Stripe does not know it."""
         intent = await self._gateway.find(order.payment_intent_id or "")
         if intent is None:
             return None
@@ -123,4 +125,4 @@ class Verification:
 
     async def _shipment(self, order: OrderEntry) -> Shipment | None:
         status = await self._warehouse.read_shipment(order.id)
-        return None if status == UNKNOWN else Shipment(order_id=order.id, status=status)
+        return Shipment(order_id=order.id, status=status) if status else None

@@ -1,7 +1,7 @@
-"""A language model behind OpenAI's API: vectors of texts, and answers in a form that was asked for.
+"""A language model behind OpenAI's API: embeddings of texts, and answers that follow a schema.
 
-Nothing here knows what the texts are about. What comes back is checked for its form; activities/recommendations.py
-checks what an answer says.
+Nothing here knows the meaning of the texts. The gateway checks the form of an answer; activities/recommendations.py
+checks its content.
 """
 
 import math
@@ -14,20 +14,19 @@ from pydantic import BaseModel, Field, ValidationError
 
 from gateways.http import CLIENT_ERRORS, retry_after
 from orders.errors import OrderError, Permanent, Unavailable
-from orders.recommendations import IndexTarget
+from orders.recommendations import KEY_REFUSED, IndexTarget
 
-KEY_REFUSED: Final = "openai_key_refused"
 REFUSED: Final = "openai_refused"
-MAX_ANSWER: Final = 16 * 1024 * 1024  # bytes: a hundred vectors of the largest model are about 8 MB as text
+MAX_ANSWER: Final = 16 * 1024 * 1024  # bytes: a hundred embeddings of the largest model are about 8 MB as text
 MAX_CODE: Final = 40  # characters of an error's code, such as `model_not_found`
 
-NO_SUCH_MODEL: Final = 404
+NO_SUCH_MODEL: Final = 404  # HTTP status
 
 NO_ANSWER: Final = {"length": "it is cut off", "content_filter": "it is withheld"}
 
 
 class Unusable(Exception):
-    """The model answered, but not with what it was asked for; the argument says what is wrong, and quotes nothing."""
+    """The answer of the model cannot be used. The argument says why, and quotes nothing of the answer."""
 
 
 class _Vector(BaseModel):
@@ -54,17 +53,17 @@ class _Completion(BaseModel):
 
 
 class _Response(Protocol):
-    """The SDK's raw response: its own parsing believes whatever comes back."""
+    """The SDK's raw response. The SDK's own parsing does not check what comes back."""
 
     @property
     def content(self) -> bytes: ...
 
 
 def openai_client(http: httpx.AsyncClient, key: str, base: str) -> openai.AsyncOpenAI | None:
-    """OpenAI's SDK, which leaves retrying to Temporal; without a key there is none, and nobody is asked."""
+    """OpenAI's SDK without retries, which are Temporal's task; None without a key."""
     if not key:
         return None
-    # It takes httpx's client as well as httpx2's, and says so only when it refuses another.
+    # The SDK accepts a client of httpx, but its types name only the client of httpx2.
     return openai.AsyncOpenAI(api_key=key, base_url=base, http_client=http, max_retries=0)  # type: ignore[arg-type]
 
 
@@ -72,26 +71,26 @@ class LanguageModel:
     """Embeddings and completions.
 
     Raises, in all methods:
-        Unavailable: an outage, a limit, a lost answer; of type `openai_key_refused` until the key is mended.
-        Permanent: the request itself is refused, or there is no key.
+        Unavailable: an outage, a limit, a lost answer; of the type KEY_REFUSED while OpenAI refuses the key.
+        Permanent: OpenAI refuses the request itself, or there is no key.
     """
 
     def __init__(self, client: openai.AsyncOpenAI | None, *, model: str, max_tokens: int) -> None:
-        """`model` and `max_tokens` are of completions."""
+        """`model` and `max_tokens` are for completions; an embedding names its own model."""
         self._client = client
         self._model = model
         self._max_tokens = max_tokens
 
     @property
     def is_there(self) -> bool:
-        """Whether there is a key to ask with."""
+        """Whether there is an API key."""
         return self._client is not None
 
     async def embed(self, texts: Sequence[str], target: IndexTarget) -> list[list[float]]:
-        """A vector of length 1 for each text, in their order.
+        """An embedding of length 1 for each text, in the order of the texts.
 
         Raises:
-            Permanent: also for anything else that comes back.
+            Permanent: also if the answer has another form.
         """
         content = await _ask(
             self._needed.embeddings.with_raw_response.create(
@@ -101,13 +100,13 @@ class LanguageModel:
         try:
             vectors = _Vectors.model_validate_json(content).data
         except ValidationError:
-            raise _bad_vectors("they are not in the form asked for") from None
+            raise _bad_vectors("they do not have the expected form") from None
         if [vector.index for vector in vectors] != list(range(len(texts))):
             raise _bad_vectors("they are not one for each text, in order")
         return [_unit(vector.embedding, target.dimensions) for vector in vectors]
 
     async def answer(self, instructions: str, data: str, schema: Mapping[str, object]) -> str:
-        """What the model makes of `data`: JSON after `schema`, if it does as it is told.
+        """The model's answer to `data`: JSON that should follow `schema`, which the caller checks.
 
         Raises:
             Unusable: there is no answer in what came back.
@@ -137,7 +136,7 @@ class LanguageModel:
     @property
     def _needed(self) -> openai.AsyncOpenAI:
         if self._client is None:
-            raise Permanent("openai: there is no key: OPENAI_API_KEY is empty", type="openai_key_missing")
+            raise Permanent("openai: there is no key, OPENAI_API_KEY is empty", type="openai_key_missing")
         return self._client
 
 
@@ -149,15 +148,15 @@ async def _ask(request: Awaitable[_Response]) -> bytes:
 
 
 def translate(error: openai.OpenAIError) -> OrderError:
-    """The error in our words, without OpenAI's message: it may quote the request, and part of the key."""
+    """The error as Unavailable or Permanent, without OpenAI's message, which may quote the request and the key."""
     if not isinstance(error, openai.APIStatusError):
         return Unavailable(f"openai: {type(error).__name__}", type="openai_unavailable")
-    said = f"openai: HTTP {error.status_code} {_code(error)}".strip()
+    text = f"openai: HTTP {error.status_code} {_code(error)}".strip()
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-        return Unavailable(said, type=KEY_REFUSED)
+        return Unavailable(text, type=KEY_REFUSED)
     if error.status_code in CLIENT_ERRORS | {NO_SUCH_MODEL}:
-        return Permanent(said, type=REFUSED)
-    return Unavailable(said, type="openai_unavailable", retry_after=retry_after(error.response.headers))
+        return Permanent(text, type=REFUSED)
+    return Unavailable(text, type="openai_unavailable", retry_after=retry_after(error.response.headers))
 
 
 def _code(error: openai.APIStatusError) -> str:
@@ -168,9 +167,9 @@ def _code(error: openai.APIStatusError) -> str:
 def _unit(vector: Sequence[float], dimensions: int) -> list[float]:
     length = math.hypot(*vector)
     if len(vector) != dimensions or not 0 < length < math.inf:
-        raise _bad_vectors(f"one has not {dimensions} dimensions, or no direction")
+        raise _bad_vectors(f"one does not have {dimensions} dimensions, or is zero")
     return [each / length for each in vector]
 
 
 def _bad_vectors(problem: str) -> Permanent:
-    return Permanent(f"openai: the embeddings are not to be used: {problem}", type="embeddings_refused")
+    return Permanent(f"openai: the embeddings cannot be used: {problem}", type="embeddings_refused")

@@ -1,4 +1,4 @@
-"""The order row: reading it, moving it from state to state, writing its events. Shared by all activities."""
+"""The order row: read it, lock it, move it from status to status, write its events."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
@@ -36,7 +36,7 @@ READ_SHOP_ID: Final = "SELECT id::text FROM shop"
 
 READ_LINES: Final = "SELECT product_id, quantity, price FROM order_items WHERE order_id = $1 ORDER BY product_id"
 
-# The one statement that changes a state. A parked row is a person's: no late attempt moves it.
+# The one statement that changes a status. A parked row waits for an operator: no late attempt moves it.
 MOVE: Final = """
     WITH moved AS (
         UPDATE orders
@@ -57,7 +57,7 @@ MOVE: Final = """
 
 WRITE_EVENT: Final = "INSERT INTO order_events (order_id, actor, why) VALUES ($1, $2, $3)"
 
-# An attempt after one whose answer was lost writes nothing; the same a while later is news.
+# The next attempt after a lost answer comes within minutes, and writes nothing. The same event later is a new one.
 WRITE_EVENT_ONCE: Final = """
     INSERT INTO order_events (order_id, actor, why) SELECT $1, $2, $3
     WHERE NOT EXISTS (
@@ -88,12 +88,12 @@ async def read_rows(connection: "Connection", order_ids: Iterable[str]) -> dict[
 
 
 async def read_shop_id(connection: "Connection") -> str:
-    """The id of this database, which goes with every payment that it makes."""
+    """The id of this shop, which every payment carries that it creates."""
     return str(await connection.fetchval(READ_SHOP_ID))
 
 
 async def existing_row(connection: "Connection", order_id: str) -> OrderRow:
-    """The row of an order that was reserved, locked until the transaction ends: the first lock of every change.
+    """The row of an order, locked until the transaction ends. Every change takes this lock first.
 
     Raises:
         Permanent: there is no such order.
@@ -105,7 +105,7 @@ async def existing_row(connection: "Connection", order_id: str) -> OrderRow:
 
 
 async def read_items(connection: "Connection", row: OrderRow) -> list[dict[str, object]]:
-    """The order's lines as external services get them."""
+    """The order's lines in the form that external services get."""
     return [
         {
             "productId": line["product_id"],
@@ -116,7 +116,7 @@ async def read_items(connection: "Connection", row: OrderRow) -> list[dict[str, 
     ]
 
 
-async def move_row(  # noqa: PLR0913 (one transition has that much to say)
+async def move_row(  # noqa: PLR0913 (one transition has that many columns)
     connection: "Connection",
     order_id: str,
     before: Status,
@@ -127,7 +127,7 @@ async def move_row(  # noqa: PLR0913 (one transition has that much to say)
     error_code: ErrorCode | None = None,
     error: str | None = None,
 ) -> bool:
-    """Move the row from one state to another and write the event, or find out that somebody else was first.
+    """Move the row from one status to another and write the event. False: the row has another status, or is parked.
 
     Raises:
         asyncpg.ForeignKeyViolationError: order_transitions does not have this transition.
@@ -137,21 +137,21 @@ async def move_row(  # noqa: PLR0913 (one transition has that much to say)
 
 
 async def write_event(connection: "Connection", order_id: str, why: str) -> None:
-    """Something worth knowing about an order that changed no state."""
+    """Write an event that changes no status."""
     await connection.execute(WRITE_EVENT, order_id, actor(), why)
 
 
 async def write_event_once(connection: "Connection", order_id: str, why: str) -> None:
-    """The same, where no change of state keeps a second attempt from writing it again."""
+    """The same, for a caller whose second attempt nothing else stops from writing it again."""
     await connection.execute(WRITE_EVENT_ONCE, order_id, actor(), why)
 
 
 async def read_resolution(connection: "Connection", order_id: str, step: str) -> str | None:
-    """An operator's word that a step need not be undone, for people; None if nobody said so."""
-    said = await connection.fetchrow(READ_RESOLUTION, order_id, step)
-    return f"{said['action']} by {said['actor']}: {said['reason']}" if said else None
+    """The operator's resolution that ends the undo of a step (skip or resolved), as text; None if there is none."""
+    record = await connection.fetchrow(READ_RESOLUTION, order_id, step)
+    return f"{record['action']} by {record['actor']}: {record['reason']}" if record else None
 
 
 def actor() -> str:
-    """Who acts: the workflow id of the run that called the activity, or the web process."""
+    """Who acts, for order_events: the workflow id of the run that called the activity, or the web process."""
     return (activity.info().workflow_id or "?") if activity.in_activity() else "webhooks"

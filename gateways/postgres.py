@@ -1,4 +1,4 @@
-"""PostgreSQL: one pool, one way to run a transaction, and its errors in our words."""
+"""PostgreSQL: one pool, one way to run a transaction, and its errors as Unavailable."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +19,7 @@ ACQUIRE_SECONDS: Final = 5.0
 
 REFUSED: Final = "database_refused"
 
-# An outage. Everything else that PostgreSQL says is a bug, a missing migration or a missing right.
+# Errors that are an outage. Any other error is a bug, a missing migration or a missing privilege.
 TRANSIENT: Final = (
     OSError,
     TimeoutError,
@@ -38,14 +38,14 @@ TRANSIENT: Final = (
 
 
 async def _keep_as_it_is(_connection: asyncpg.Connection) -> None:
-    """In place of the pool's reset query, a round trip for nothing: we leave no session state behind."""
+    """Replaces the pool's reset query: we leave no session state behind, so it would be a round trip for nothing."""
 
 
 async def open_pool(url: str, size: int) -> "Pool":
-    """A pool for `url`; no prepared statements by name, so that a pgbouncer in transaction mode may stand between.
+    """A pool of `size` connections. It names no prepared statement, so that pgbouncer in transaction mode works.
 
     Raises:
-        OSError, asyncpg.PostgresError: it cannot be reached, or refuses us.
+        OSError, asyncpg.PostgresError: PostgreSQL cannot be reached, or refuses the connection.
     """
     pool: Pool = await asyncpg.create_pool(
         url,
@@ -61,7 +61,7 @@ async def open_pool(url: str, size: int) -> "Pool":
 
 
 class Database:
-    """What activities see of PostgreSQL."""
+    """PostgreSQL, for activities: transactions."""
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
@@ -71,9 +71,9 @@ class Database:
         """One transaction on one connection, committed at the end of the block.
 
         Raises:
-            Unavailable: PostgreSQL could not be reached, gave up or refused; whether it committed is not known. Even a
-                violated constraint is no reason to end a run: it is a bug, or a migration that is missing, and the
-                same transaction goes through once that is mended.
+            Unavailable: PostgreSQL could not be reached, gave up or refused; the transaction may have been committed.
+                Even a violated constraint does not end a run: its cause is a bug or a missing migration, and the same
+                transaction succeeds once that is corrected.
         """
         try:
             async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
@@ -81,6 +81,6 @@ class Database:
         except TRANSIENT as error:
             raise Unavailable(f"database: {type(error).__name__}", type="database_unavailable") from None
         except asyncpg.PostgresError as error:
-            # Only names: PostgreSQL's own message quotes the values.
+            # Only names: PostgreSQL's message quotes values.
             where = getattr(error, "constraint_name", None) or ""
             raise Unavailable(f"database: {type(error).__name__} {where}".strip(), type=REFUSED) from None

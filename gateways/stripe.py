@@ -1,9 +1,10 @@
-"""Stripe's API as an order needs it: every POST under an idempotency key, every doubt settled by reading.
+"""Stripe's API as orders need it: every POST has an idempotency key, and every doubtful answer is settled by reading.
 
 Nothing here knows the order row; activities/payments.py decides what may be done when.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Final, TypeVar
 
@@ -18,11 +19,15 @@ from orders.models import OrderRow
 MAX_KEYS: Final = 5
 PAGE: Final = 100
 ORDER_METADATA: Final = "order_id"
-SHOP_METADATA: Final = "shop_id"  # tells the payments of this database from those of others on the same account
+SHOP_METADATA: Final = "shop_id"  # other shops may use the same Stripe account
 ATTEMPT_METADATA: Final = "attempt"
 INTENT_PREFIX: Final = "pi_"
 
-# The version of Stripe's API that this code was written for; the SDK's default moves with its releases.
+# Statuses of a PaymentIntent that a void can change; `processing` allows neither a void nor a refund.
+VOIDABLE: Final = frozenset({"requires_payment_method", "requires_confirmation", "requires_action", "requires_capture"})
+FINAL: Final = frozenset({"canceled", "succeeded"})
+
+# The version of Stripe's API that this code is written for; the SDK's default changes with its releases.
 API_VERSION: Final = "2026-10-28.endive"
 
 Intent = stripe.PaymentIntent
@@ -30,11 +35,11 @@ T = TypeVar("T")
 
 
 class PaymentRefused(Exception):
-    """Stripe refuses what the customer chose; the argument is the code."""
+    """Stripe refuses what the customer chose. The argument is Stripe's error code."""
 
 
 class _Transport(stripe.HTTPClient):
-    """Runs the SDK on our own HTTP client and its limits; the SDK's own trusts every answer and every proxy."""
+    """Runs the SDK on our HTTP client, for its limits: the SDK's client reads any answer and uses any proxy."""
 
     name = "httpx"
 
@@ -53,8 +58,8 @@ class _Transport(stripe.HTTPClient):
 
 
 def stripe_client(http: httpx.AsyncClient, secret_key: str, base: str) -> stripe.StripeClient:
-    """Stripe's SDK, which leaves retrying to Temporal and tells nobody about itself."""
-    stripe.enable_telemetry = False  # it would write a file under the home folder and send platform data
+    """Stripe's SDK without retries, which are Temporal's task, and without telemetry."""
+    stripe.enable_telemetry = False  # it writes a file in the home folder and sends data about the platform
     return stripe.StripeClient(
         secret_key,
         stripe_version=API_VERSION,
@@ -65,13 +70,13 @@ def stripe_client(http: httpx.AsyncClient, secret_key: str, base: str) -> stripe
 
 
 class StripeGateway:
-    """PaymentIntents and refunds of orders. Where a POST fails, what came of it is read.
+    """PaymentIntents and refunds of orders. After a POST that failed, the gateway reads what happened.
 
-    A POST that is repeated under its key is answered as the object stood the first time.
+    Stripe answers a repeated POST with the same key as it answered the first one, even if the object changed since.
 
     Raises, in all methods:
         Unavailable: an outage, a limit, a lost answer.
-        Permanent: Stripe refuses the request itself: a bug.
+        Permanent: Stripe refuses the request itself, which is a bug.
     """
 
     def __init__(self, client: stripe.StripeClient) -> None:
@@ -79,10 +84,10 @@ class StripeGateway:
         self._refunds = client.v1.refunds
 
     async def create(self, order: OrderRow, payment_method_id: str, shop_id: str) -> Intent:
-        """A PaymentIntent for the order, unconfirmed: it holds no money. `shop_id` names the shop that makes it.
+        """Create a PaymentIntent for the order, unconfirmed: it holds no money. `shop_id` is the shop that creates it.
 
         Raises:
-            PaymentRefused: for what the customer chose.
+            PaymentRefused: Stripe refuses what the customer chose.
         """
 
         async def post(key: str) -> Intent:
@@ -114,7 +119,7 @@ class StripeGateway:
             raise translate(error) from None
 
     async def find(self, object_id: str) -> Intent | None:
-        """The PaymentIntent that has this id, or that has a refund of this id; None if Stripe knows neither."""
+        """The PaymentIntent with this id, or with a refund of this id; None if Stripe knows neither."""
         try:
             if object_id.startswith(INTENT_PREFIX):
                 return await self._intents.retrieve_async(object_id)
@@ -126,7 +131,7 @@ class StripeGateway:
             raise translate(error) from None
 
     async def list_between(self, start: datetime, end: datetime, *, after: str | None, limit: int) -> list[Intent]:
-        """PaymentIntents created between two moments, newest first; those that follow the one whose id is `after`."""
+        """PaymentIntents created between two moments, newest first; the next `limit` of them after the id `after`."""
         params: PaymentIntentListParams = {
             "created": {"gte": int(start.timestamp()), "lte": int(end.timestamp())},
             "limit": limit,
@@ -139,7 +144,11 @@ class StripeGateway:
             raise translate(error) from None
 
     async def confirm(self, order_id: str, intent_id: str) -> Intent:
-        """Ask the customer's bank. A decline is a PaymentIntent that requires a payment method."""
+        """Ask the customer's bank. After a decline the PaymentIntent requires a payment method.
+
+        Raises:
+            PaymentRefused: Stripe refuses what the customer chose.
+        """
 
         async def post(key: str) -> Intent:
             return await self._intents.confirm_async(intent_id, {}, {"idempotency_key": key})
@@ -152,14 +161,22 @@ class StripeGateway:
 
         return await self._drive(f"{order_id}:capture", intent_id, post, before={"requires_capture"})
 
-    async def void(self, order_id: str, intent_id: str) -> Intent:
-        """Cancel a PaymentIntent that took no money yet."""
+    async def void(self, key_prefix: str, intent_id: str) -> Intent:
+        """Cancel the PaymentIntent unless it has taken money. The answer reads `canceled` or `succeeded`.
+
+        Raises:
+            Unavailable: also while the payment can be neither voided nor refunded.
+        """
 
         async def post(key: str) -> Intent:
             return await self._intents.cancel_async(intent_id, {}, {"idempotency_key": key})
 
-        open_states = {"requires_payment_method", "requires_confirmation", "requires_action", "requires_capture"}
-        return await self._drive(f"{order_id}:void", intent_id, post, before=open_states)
+        intent = await self.retrieve(intent_id)
+        if intent.status not in FINAL | {"processing"}:
+            intent = await self._drive(f"{key_prefix}:void", intent_id, post, before=VOIDABLE)
+        if intent.status not in FINAL:
+            raise Unavailable(f"stripe: cannot void yet, the payment is {intent.status}", type="payment_not_voidable")
+        return intent
 
     async def refunds(self, intent_id: str) -> list[stripe.Refund]:
         """All refunds of the PaymentIntent, newest first."""
@@ -168,32 +185,35 @@ class StripeGateway:
         except stripe.StripeError as error:
             raise translate(error) from None
 
-    async def refund(self, order_id: str, intent_id: str, *, attempt: int, known: int) -> stripe.Refund:
-        """Refund all that is left of the charge.
+    async def refund(
+        self, key_prefix: str, intent_id: str, *, attempt: int, known: Sequence[stripe.Refund]
+    ) -> list[stripe.Refund]:
+        """Refund all that is left of the charge. Returns all refunds of the PaymentIntent, newest first.
 
         Args:
-            order_id: part of the idempotency key.
+            key_prefix: what the idempotency key begins with; also the `order_id` in the refund's metadata.
             intent_id: the PaymentIntent.
-            attempt: counted in operators' words, so that a retry is one to Stripe too.
-            known: how many refunds there were when the caller looked.
+            attempt: grows with each retry that an operator allows, so that Stripe takes the retry for a new request.
+            known: the refunds that the caller has read, newest first.
         """
 
         async def post(key: str) -> stripe.Refund:
             return await self._refunds.create_async(
-                {"payment_intent": intent_id, "metadata": {ORDER_METADATA: order_id, ATTEMPT_METADATA: str(attempt)}},
+                {"payment_intent": intent_id, "metadata": {ORDER_METADATA: key_prefix, ATTEMPT_METADATA: str(attempt)}},
                 {"idempotency_key": key},
             )
 
         async def find() -> stripe.Refund | None:
             refunds = await self.refunds(intent_id)
-            return refunds[0] if len(refunds) > known else None
+            return refunds[0] if len(refunds) > len(known) else None
 
-        return await self._post(f"{order_id}:refund:{attempt}", post, find)
+        created = await self._post(f"{key_prefix}:refund:{attempt}", post, find)
+        return [created, *(refund for refund in known if refund.id != created.id)]
 
     async def _drive(
-        self, key: str, intent_id: str, post: Callable[[str], Awaitable[Intent]], before: set[str]
+        self, key: str, intent_id: str, post: Callable[[str], Awaitable[Intent]], before: AbstractSet[str]
     ) -> Intent:
-        """POST a change of state; whatever Stripe answers, the PaymentIntent itself tells what came of it."""
+        """POST a change of status. It has happened if the PaymentIntent no longer has one of the statuses `before`."""
 
         async def changed() -> Intent | None:
             intent = await self.retrieve(intent_id)
@@ -202,10 +222,10 @@ class StripeGateway:
         return await self._post(key, post, changed)
 
     async def _post(self, key: str, post: Callable[[str], Awaitable[T]], find: Callable[[], Awaitable[T | None]]) -> T:
-        """POST under `key`; where the answer does not tell what is, look.
+        """POST under `key`; `find` returns what the POST was to produce, None if it does not exist.
 
-        An error that Stripe has saved under the key never heals (docs.stripe.com/api/idempotent_requests): be it a 500
-        or a state that has passed since, the next key is used once it is seen that nothing has happened.
+        Stripe repeats an error that it has saved under a key for ever (docs.stripe.com/api/idempotent_requests), also
+        one whose cause has passed. So the next key is used, once `find` has seen that nothing happened.
         """
         for number in range(1, MAX_KEYS + 1):
             try:
@@ -218,8 +238,8 @@ class StripeGateway:
                 if found := await self._look(find):
                     return found
                 if not is_saved(error):
-                    raise Unavailable(f"stripe: {code_of(error)}, for a moment", type="payment_changing") from None
-        raise Unavailable("stripe: every key has a saved error", type="stripe_unavailable")
+                    raise Unavailable(f"stripe: {code_of(error)}, which may pass", type="payment_changing") from None
+        raise Unavailable("stripe: an error is saved under every key that was tried", type="stripe_unavailable")
 
     async def _look(self, find: Callable[[], Awaitable[T | None]]) -> T | None:
         try:
@@ -229,17 +249,17 @@ class StripeGateway:
 
 
 def order_of(intent: Intent) -> str | None:
-    """The order that a PaymentIntent was made for, by its metadata."""
+    """The order that a PaymentIntent names in its metadata."""
     return _metadata(intent).get(ORDER_METADATA)
 
 
 def shop_id_of(intent: Intent) -> str | None:
-    """The id of the shop that created a PaymentIntent; None: somebody else did."""
+    """The shop that created a PaymentIntent; None: it was not created by this program."""
     return _metadata(intent).get(SHOP_METADATA)
 
 
 def attempt_of(refund: stripe.Refund) -> int | None:
-    """Which attempt of ours a refund came of; None: somebody else made it."""
+    """The number of the attempt that created a refund; None: it was not created by this program."""
     attempt = _metadata(refund).get(ATTEMPT_METADATA, "")
     return int(attempt) if attempt.isdecimal() else None
 

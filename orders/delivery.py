@@ -1,4 +1,4 @@
-"""When an order should arrive: business days by priority."""
+"""When an order should arrive: a number of business days for each priority."""
 
 from datetime import date, timedelta
 from typing import Final
@@ -10,7 +10,7 @@ SATURDAY: Final = 5
 
 
 def estimated_delivery(ordered: date, priority: Priority) -> date:
-    """The day of delivery, counting Monday to Friday from the day after the order."""
+    """The day of delivery. Business days are Monday to Friday, counted from the day after the order."""
     day, left = ordered, BUSINESS_DAYS[priority]
     while left:
         day += timedelta(days=1)

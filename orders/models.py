@@ -1,12 +1,12 @@
-"""What travels between starter, workflows, activities and external services: frozen models, camelCase on the wire.
+"""What workflows, activities and clients exchange about orders: frozen models, camelCase on the wire.
 
-The first part is the edge (what a client sends and gets, in the names of the reference payloads); the second is the
-inside (money in minor units, carts merged, states of the order row).
+First the vocabulary (statuses and codes), then the edge (what a client gets, in the names of the reference payloads),
+then the inside (money in minor units, each product of a cart once, the order row).
 """
 
 from datetime import date
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -32,7 +32,7 @@ class Priority(StrEnum):
 
 
 class Status(StrEnum):
-    """States of the order row; the transitions are rows of the table order_transitions."""
+    """Statuses of the order row. The table order_transitions lists the transitions between them."""
 
     PENDING = "pending"
     CAPTURING = "capturing"
@@ -46,12 +46,19 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
-CLOSED = frozenset({Status.REJECTED, Status.FAILED, Status.CANCELLED})
-PAID = frozenset({Status.PROCESSING, Status.SHIPPED, Status.DELIVERED, Status.CANCELLING})
+# Sets of statuses: these are their only definitions. A query takes a set as a parameter. Where the schema has to repeat
+# one (a CHECK, the predicate of an index), tests/integration/gateways/test_schema.py compares the two.
+CLOSED: Final = frozenset({Status.REJECTED, Status.FAILED, Status.CANCELLED})  # nothing is sold, nothing is held
+KEPT: Final = frozenset({Status.PROCESSING, Status.SHIPPED, Status.DELIVERED})  # paid, and nobody cancels it
+PAID: Final = KEPT | {Status.CANCELLING}
+SETTLED: Final = KEPT | CLOSED  # at rest: no run has to drive the order
+UNFINISHED: Final = frozenset(Status) - SETTLED
+BEING_UNDONE: Final = frozenset({Status.UNDOING, Status.CANCELLING})  # only these can be parked
+WITH_PAYMENT: Final = PAID | {Status.CAPTURING}  # the row always has a PaymentIntent
 
 
 class ErrorCode(StrEnum):
-    """Why an order did not succeed. Clients may branch on these; they do not change."""
+    """Why an order did not succeed. Clients may branch on these codes: they do not change."""
 
     INVALID_ORDER = "invalid_order"
     ORDER_ID_CONFLICT = "order_id_conflict"
@@ -82,7 +89,7 @@ PAYMENT_REFUSALS = frozenset(
 
 
 class CancelReason(StrEnum):
-    """Why an order was not cancelled, or what became of its money. Clients may branch on these; they do not change."""
+    """Why an order was not cancelled, or what happened to its money. Clients may branch on these codes."""
 
     INVALID_REQUEST = "invalid_request"
     UNKNOWN_ORDER = "unknown_order"
@@ -98,7 +105,7 @@ class CancelReason(StrEnum):
 
 
 class Stage(StrEnum):
-    """Where a run stands, for people: the search attribute OrderStage."""
+    """Where a run is, for operators: the search attribute OrderStage. Decisions depend on Status, never on this."""
 
     RESERVING = "reserving"
     AUTHORIZING = "authorizing"
@@ -126,7 +133,7 @@ class Address(Model):
 
 
 class OrderOutcome(Model):
-    """What process-order answers. `payment_intent` and `fulfillment_id` are ids of Stripe and of the warehouse."""
+    """What process-order answers. `payment_intent` is an id of Stripe, `fulfillment_id` an id of the warehouse."""
 
     success: bool
     order_id: str
@@ -137,7 +144,7 @@ class OrderOutcome(Model):
 
 
 class CancelOutcome(Model):
-    """What cancel-order answers; `reason` says why not, or what became of the money."""
+    """What cancel-order answers. `reason` says why the order was not cancelled, or what happened to its money."""
 
     cancelled: bool
     refunded: bool
@@ -145,7 +152,7 @@ class CancelOutcome(Model):
 
 
 class CancelView(Model):
-    """What the `status` query of cancel-order answers; `outcome` as soon as it is settled, before any e-mail."""
+    """What the `status` query of cancel-order answers; `outcome` as soon as it is known, before any e-mail is sent."""
 
     stage: Stage | None
     outcome: CancelOutcome | None = None
@@ -153,7 +160,7 @@ class CancelView(Model):
 
 
 class OrderView(Model):
-    """What the `status` query answers. It never holds the PaymentIntent's client secret."""
+    """What the `status` query of process-order answers. It never holds the PaymentIntent's client secret."""
 
     stage: Stage | None
     inventory_reserved: bool
@@ -167,7 +174,7 @@ class OrderView(Model):
 
 
 class Line(Model):
-    """One product of a cart, each product once. `unit_price` in minor units; None takes the catalogue's."""
+    """One product of a cart. `unit_price` is what the client expects, in minor units; None: the catalogue's price."""
 
     product_id: str
     quantity: int
@@ -175,7 +182,7 @@ class Line(Model):
 
 
 class Order(Model):
-    """A validated order. `request_hash` identifies the payload: the same id with another hash is a conflict."""
+    """A validated order, each product once. `request_hash` identifies its payload: another hash is a conflict."""
 
     id: str
     customer_id: str
@@ -189,7 +196,7 @@ class Order(Model):
 
     @property
     def reservation(self) -> "ReservationRequest":
-        """What the order row and its stock need to know."""
+        """What the order row and the reservation are made of."""
         return ReservationRequest(
             order_id=self.id,
             customer_id=self.customer_id,
@@ -200,7 +207,7 @@ class Order(Model):
 
 
 class Terms(Model):
-    """Decided once, when the order row is written: settings may change while an order is under way. In seconds."""
+    """What an order is promised when its row is written; later changes of settings do not apply to it. In seconds."""
 
     capture_mode: Literal["manual", "automatic"] = "manual"
     authentication_deadline: int = 900
@@ -218,7 +225,13 @@ class ReservationRequest(Model):
 
 
 class OrderRow(Model):
-    """The order row as it stands: whoever loses a race reads it and obeys. Amounts in minor units."""
+    """The order row. A caller that loses a claim gets the row and acts by it. `total` is in minor units.
+
+    `closing` is the status in which an undo will end, `placed` says that the order was paid and sold at some time,
+    `refund_status` is the status of the last refund, `settled_by_hand` says that an operator settled the payment,
+    and `resolution_count` counts the resolutions of the order. The `parked_` fields name the step that waits for an
+    operator, the reason, and the workflow id of the run that waits.
+    """
 
     id: str
     customer_id: str
@@ -242,9 +255,9 @@ class OrderRow(Model):
 
     @property
     def outcome(self) -> OrderOutcome:
-        """What the caller of process-order is told, once the row is paid or closed: the same for ever.
+        """What process-order answers once the row is paid or closed. It never changes.
 
-        An order that was placed and later cancelled was placed all the same; the cancelling had its own answer.
+        An order that was placed and cancelled later still answers success: cancel-order had its own answer.
         """
         if self.placed:
             return OrderOutcome(
@@ -268,6 +281,8 @@ class PaymentRequest(Model):
 
 
 class PaymentState(StrEnum):
+    """GONE: canceled at Stripe. ORDER_CLOSED: read the order row and act by it."""
+
     AUTHORIZED = "authorized"
     REQUIRES_ACTION = "requires_action"
     DECLINED = "declined"
@@ -276,7 +291,7 @@ class PaymentState(StrEnum):
 
 
 class Payment(Model):
-    """Where the payment of an order stands. DECLINED carries the code and words for the customer."""
+    """Where the payment of an order is. With DECLINED come the code and the text for the customer."""
 
     state: PaymentState
     payment_intent_id: str | None = None
@@ -285,7 +300,7 @@ class Payment(Model):
 
 
 class UndoResult(Model):
-    """What an undo found and did, in words for people. An operator's word counts as done."""
+    """What an undo found and did, as text for operators. `shipped`: the goods have left, so it cannot be undone."""
 
     note: str
     shipped: bool = False
@@ -297,8 +312,8 @@ class FulfillmentRequest(Model):
     priority: Priority
 
 
-class Fulfillment(Model):
-    """The warehouse's answer. REFUSED is a business no; ORDER_CLOSED means: read the row and obey."""
+class FulfillmentAnswer(Model):
+    """The warehouse's answer. `refused` is a business refusal; `order_closed`: read the order row and act by it."""
 
     state: Literal["accepted", "refused", "order_closed"]
     fulfillment_id: str | None = None
@@ -306,7 +321,7 @@ class Fulfillment(Model):
 
 
 class UndoClaim(Model):
-    """Why an order is undone: `closing` is the state that it will end in."""
+    """Why an order is undone. `closing` is the status in which it will end."""
 
     order: ReservationRequest
     closing: Status
@@ -341,7 +356,7 @@ class Settlement(Model):
 
 
 class Alert(Model):
-    """For a person, in Slack and in the log. `key` makes it one alert however often it is sent."""
+    """A message to operators, in Slack and in the log. `key` is its idempotency key."""
 
     order_id: str
     key: str
@@ -356,7 +371,7 @@ class NotificationKind(StrEnum):
 
 
 class Notification(Model):
-    """One message about an order; the activity reads the order's data from its row."""
+    """One message about an order. The activity reads the order's data from its row."""
 
     order_id: str
     kind: NotificationKind
@@ -365,7 +380,7 @@ class Notification(Model):
 
 
 class Observation(Model):
-    """The run of process-order first, the row second: a row still absent then will not appear by that run."""
+    """Whether process-order runs, and the row, read after that: a closed run can no longer write an absent row."""
 
     run_open: bool
     row: OrderRow | None

@@ -1,16 +1,21 @@
-"""What product-recommendations and index-products say, and what travels between them and their activities."""
+"""What product-recommendations and index-products answer, and what they exchange with their activities."""
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Final
 
 from orders.models import Model
 
-WANTED = 5  # recommendations
-CANDIDATES = 10  # among which they are chosen
+WANTED: Final = 5  # recommendations
+CANDIDATES: Final = 10  # from which they are chosen
+MAX_REASON: Final = 200  # characters
+
+# The error type of a language model that refuses our API key: the error lasts until an operator changes the key.
+KEY_REFUSED: Final = "openai_key_refused"
 
 
 class Source(StrEnum):
-    """Who put the recommendations in their order."""
+    """What decided the order of the recommendations."""
 
     MODEL = "model"
     SIMILARITY = "similarity"
@@ -24,7 +29,7 @@ class Recommendation(Model):
 
 
 class RecommendationsOutcome(Model):
-    """What product-recommendations answers. `fallback` says why the model had no say, where it was to have one."""
+    """What product-recommendations answers. `fallback` says why the model did not decide, where it should have."""
 
     recommendations: Sequence[Recommendation]
     source: Source
@@ -32,7 +37,7 @@ class RecommendationsOutcome(Model):
 
 
 class Candidate(Model):
-    """A product in stock that the customer does not own. `near` is the purchase that it is most like."""
+    """A product in stock that the customer does not own. `near` names the purchase that is most like it."""
 
     product_id: str
     name: str
@@ -46,9 +51,9 @@ class Purchase(Model):
 
 
 class Choice(Model):
-    """What a customer may be recommended, best first.
+    """What can be recommended to a customer, best first.
 
-    `deadline` is how long (in seconds) the model may be asked for its choice; None: there is no model.
+    `deadline` is how long the model may take to choose, in seconds; None: there is no model.
     """
 
     purchases: Sequence[Purchase]
@@ -58,38 +63,38 @@ class Choice(Model):
 
 
 class Ranking(Model):
-    """The model's choice, checked; or what was wrong with its answer."""
+    """The model's choice, checked; or in `problem` why its answer cannot be used."""
 
     recommendations: Sequence[Recommendation] = ()
     problem: str | None = None
 
 
 class IndexTarget(Model):
-    """The embeddings that an index is made of."""
+    """The model and the dimensions of the embeddings in an index."""
 
     model: str
     dimensions: int
 
 
 class IndexBatch(Model):
-    """Products after this one, in the order of their ids; the first batch comes after the empty id."""
+    """The products whose ids come after `after`; the first batch comes after the empty id."""
 
     target: IndexTarget
     after: str = ""
 
 
 class IndexedBatch(Model):
-    """`last` is the id of the last product looked at; None: there are no more."""
+    """`last` is the id of the last product that was read; None: there are no more products."""
 
     embedded: int
     last: str | None
 
 
 class IndexProgress(Model):
-    """How far an index run is; its `status` query answers it, and its end.
+    """How far index-products is: the answer of its `status` query, and its outcome.
 
-    It is `finished` when the target is what is searched; otherwise the next run goes on. `after` is the last product
-    looked at.
+    It is `finished` when the target is the index in use; otherwise the next run goes on. `after` is the id of the last
+    product that was read.
     """
 
     target: IndexTarget
@@ -97,3 +102,10 @@ class IndexProgress(Model):
     products: int = 0
     after: str = ""
     finished: bool = False
+
+
+def shorten(line: str) -> str:
+    """The line, cut at a word if it is longer than MAX_REASON characters."""
+    if len(line) <= MAX_REASON:
+        return line
+    return line[:MAX_REASON].rsplit(" ", 1)[0][: MAX_REASON - 1].rstrip(" ,;:.") + "…"

@@ -1,4 +1,4 @@
-"""What reconcile-orders says, and what travels between it and its activities."""
+"""What reconcile-orders answers, and what it exchanges with its activities."""
 
 from datetime import datetime
 from typing import Literal
@@ -9,14 +9,14 @@ Remedy = Literal["void_payment", "void_orphan", "alert"]
 
 
 class Page(Model):
-    """Where a walk over old orders stands: behind this one."""
+    """How far a walk over orders is: the next page begins after this order."""
 
     at: datetime
     id: str = ""
 
 
 class OrderWithoutRun(Model):
-    """An unfinished order that nobody drives. `parked`: the step at which it waits for a person, and why."""
+    """An unfinished order that no run drives. `parked` is the step at which it waits for an operator, and why."""
 
     order_id: str
     status: Status
@@ -29,9 +29,9 @@ class OrdersWithoutRun(Model):
 
 
 class Restart(Model):
-    """What was started for a stranded order; nothing, where its request is lost and it must go forward.
+    """The workflow that was started for an order without a run.
 
-    `moved`: it is stranded no more.
+    None: the order changed meanwhile (`moved`), or it may be paid and its request is lost, so it must go forward.
     """
 
     started: str | None
@@ -39,7 +39,7 @@ class Restart(Model):
 
 
 class Charge(Model):
-    """A payment that is not what its order says: how it is mended, or that a person must look."""
+    """A payment that contradicts its order. The remedy `alert` leaves it to an operator."""
 
     order_id: str
     payment_intent_id: str
@@ -48,26 +48,26 @@ class Charge(Model):
 
     @property
     def key(self) -> str:
-        """Under which a person is told of it."""
+        """The key of its alert."""
         return f"payment:{self.payment_intent_id}"
 
 
 class Charges(Model):
-    """One page of a comparison; `after` is where the next one begins, None: there is none."""
+    """One page of a comparison. The next page begins after the id `after`; None: there is no next page."""
 
     found: tuple[Charge, ...]
     after: str | None = None
 
 
 class OrderEvent(Model):
-    """What was done for an order, in words."""
+    """What was done for an order, as text for order_events."""
 
     order_id: str
     why: str
 
 
 class Problem(Model):
-    """Something for a person, told once a day as long as it goes on. `key` is its identity."""
+    """Something that an operator must decide. Operators are alerted of each `key` once a day as long as it lasts."""
 
     key: str
     order_id: str
@@ -75,7 +75,7 @@ class Problem(Model):
 
 
 class ReconcileReport(Model):
-    """What one run of reconcile-orders did, in words that name the orders; all empty when everything was in order."""
+    """What one run of reconcile-orders did: texts that name the orders. All empty: there was nothing to do."""
 
     restarted: tuple[str, ...] = ()
     payments: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What check-and-alert-inventory says: the shortages, in the names of the reference's own columns."""
+"""What check-and-alert-inventory answers: the shortages, in the names of the reference's columns."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from orders.models import Model
 class LowStockItem(Model):
     """A product at or below its reorder level, in units.
 
-    `price` is a decimal amount of `currency`, or None where the decimals of that currency are not known here.
+    `price` is an amount of `currency` with its decimals, or None for a currency that orders.money does not know.
     """
 
     model_config = ConfigDict(alias_generator=None)  # snake_case on the wire, as in the reference
@@ -24,9 +24,9 @@ class LowStockItem(Model):
 
 
 class StockReport(Model):
-    """Every low item, told before or not, the scarcest first; `unlisted` more are low than one answer has room for.
+    """Every low product, the scarcest first. `unlisted` counts the low products for which the answer has no room.
 
-    `alerted` were told by this run. `undelivered` says why others were not.
+    `alerted` counts the products that this run alerted operators of. `undelivered` says why it could not do so for all.
     """
 
     low_stock_items: Sequence[LowStockItem]
@@ -36,6 +36,6 @@ class StockReport(Model):
 
 
 class Posted(Model):
-    """One message to the people who reorder: how many products it named."""
+    """One message to the operators who reorder. `products` counts the products that it names."""
 
     products: int

@@ -1,4 +1,4 @@
-"""What verify-orders says, and what travels between it and its activities."""
+"""What verify-orders answers, and what it exchanges with its activities."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from orders.models import Model
 
 
 class Violation(Model):
-    """A rule that is broken, by its name, and of what: `subject` is an order id, or `product <id>`."""
+    """A broken invariant, by its name. `subject` is an order id, or `product <id>`."""
 
     subject: str
     rule: str
@@ -14,22 +14,22 @@ class Violation(Model):
 
     @property
     def text(self) -> str:
-        """For people."""
+        """One line for operators."""
         return f"{self.subject}: {self.what} (rule {self.rule})"
 
 
 class CheckResult(Model):
-    """What was found of a page of orders, or of the stock; `checked` did not change while they were looked at."""
+    """What a check found. `checked` counts the orders or products that did not change during the check."""
 
     checked: int
     violations: tuple[Violation, ...]
 
 
 class VerifyReport(Model):
-    """What one run of verify-orders found; `checked` orders were judged by `rules`, names with their words.
+    """What one run of verify-orders found. `checked` counts orders, `rules` maps names of invariants to their texts.
 
-    `count` violations there are, and the first of them are listed. `unverified` says what nobody could look at, and
-    why: that is no violation. `alerted` is of how many violations a person was told by this run.
+    `count` is the number of violations; only the first of them are listed. `unverified` says what could not be checked,
+    and why: that is no violation. `alerted` is the number of violations that this run alerted operators of.
     """
 
     checked: int

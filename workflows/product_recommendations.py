@@ -9,11 +9,11 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.recommendations import Recommendations, shorten
-    from gateways.openai import KEY_REFUSED
+    from activities.recommendations import Recommendations
     from orders.names import PRODUCT_RECOMMENDATIONS
     from orders.parsing import parse_customer
     from orders.recommendations import (
+        KEY_REFUSED,
         WANTED,
         Candidate,
         Choice,
@@ -21,6 +21,7 @@ with workflow.unsafe.imports_passed_through():
         Recommendation,
         RecommendationsOutcome,
         Source,
+        shorten,
     )
     from saga import FAST_RETRY, raise_if_cancelled, run_activity, within
     from workflows.inputs import parsed

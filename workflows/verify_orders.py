@@ -11,8 +11,7 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.verification import Verification
-    from audit.invariants import IN_OPERATION, describe
+    from activities.verification import RULES, Verification
     from orders.names import NEEDS_ATTENTION, VERIFY_ORDERS
     from orders.parsing import parse_nothing
     from orders.reconciliation import Problem
@@ -56,7 +55,7 @@ class VerifyOrders:
             checked=self._checked,
             count=len(self._violations),
             violations=tuple(self._violations[:MAX_LISTED]),
-            rules={rule.__name__: describe(rule) for rule in IN_OPERATION},
+            rules=RULES,
             unverified=tuple(self._unverified),
             alerted=alerted,
         )

@@ -1,7 +1,7 @@
-"""What Stripe and the warehouse tell unasked. Each event is a hint: what it is about is read again before anyone acts.
+"""Events of Stripe and of the warehouse. An event is only a hint: its object is read again before anything is done.
 
-An event takes effect once, because its id is kept in the transaction of its effect. Where that cannot be done now,
-nothing is kept, and the sender delivers it again.
+An event takes effect once, because its id is kept in the transaction of its effect. If the effect is not possible now,
+the id is not kept, and the sender delivers the event again.
 """
 
 from datetime import timedelta
@@ -13,14 +13,14 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.fulfillment import Warehouse
-from activities.payments import STANDING_REFUNDS, keep_refunds
 from gateways.order_store import existing_row, move_row, read_row, write_event
 from gateways.postgres import Database
+from gateways.refund_store import STANDING, keep_refunds
 from gateways.stripe import Intent, StripeGateway, order_of
 from gateways.temporal import reaching_temporal
+from gateways.warehouse import Warehouse
 from orders.errors import Unavailable
-from orders.models import CLOSED, OrderRow, Status
+from orders.models import CLOSED, UNFINISHED, OrderRow, Status
 from orders.names import RECONCILE_NOW, RECONCILE_ORDERS
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ KEEP_EVENT: Final = """
 IS_KEPT: Final = "SELECT EXISTS (SELECT FROM webhook_events WHERE source = $1 AND id = $2)"
 
 RPC_TIMEOUT: Final = timedelta(seconds=3)
-UNTIL_SETTLED: Final = timedelta(seconds=15)  # when a sender may ask again about an order that is under way
+UNTIL_SETTLED: Final = timedelta(seconds=15)  # when a sender may deliver an event about an unfinished order again
 
 REFUND_TYPES: Final = frozenset({"refund.created", "refund.updated", "refund.failed", "charge.refund.updated"})
 PAYMENT_TYPES: Final = frozenset(
@@ -49,26 +49,25 @@ PAYMENT_TYPES: Final = frozenset(
     )
 )
 
-GONE: Final = {"shipped", "delivered"}
-UNDER_WAY: Final = {Status.PENDING, Status.CAPTURING, Status.UNDOING, Status.CANCELLING}
+GONE: Final = {"shipped", "delivered"}  # statuses of a shipment whose goods have left
 
-Word = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
+Token = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
 
 
 class Event(BaseModel):
-    """All that is read of an event: its id, its type, and the id of the object or order to look at."""
+    """All that is read of an event: its id, its type, and the id of the object or order that it is about."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
-    id: Word
-    type: Word
-    about: Word | None = Field(
+    id: Token
+    type: Token
+    about: Token | None = Field(
         default=None, validation_alias=AliasChoices(AliasPath("data", "object", "id"), "orderId")
     )
 
 
 class Effect(StrEnum):
-    """What an event led to; each of them is a delivery well received."""
+    """What an event led to. The sender need not deliver it again."""
 
     APPLIED = "applied"
     DUPLICATE = "duplicate"
@@ -77,22 +76,22 @@ class Effect(StrEnum):
 
 
 class Receiver(Protocol):
-    """Takes the events of one source, already known to come from it."""
+    """Applies the events of one source, whose signatures are already verified."""
 
     source: str
     types: frozenset[str]
 
     async def apply(self, event: Event, about: str) -> Effect:
-        """Do what follows from what is read now, once.
+        """Read the object that the event is about, and do what follows from it, once.
 
         Raises:
-            Unavailable: it cannot be done now; nothing was kept.
+            Unavailable: that is not possible now; the event is not kept.
             Permanent: Stripe refuses the request itself.
         """
 
 
 class StripeEvents:
-    """Wakes the run of the order, keeps its refunds up to date, and has a refund that failed looked into."""
+    """Signals the run of the order, keeps its refunds, and starts reconcile-orders if a refund failed."""
 
     source = "stripe"
     types = PAYMENT_TYPES | REFUND_TYPES
@@ -109,26 +108,26 @@ class StripeEvents:
         if intent is None or row is None:
             return await keep_only(self._database, self.source, event)
         refunds = await self._gateway.refunds(intent.id) if event.type in REFUND_TYPES else []
-        if row.status is Status.PENDING:  # later on its run does not wait for the payment
-            await self._wake(row.id)
+        if row.status is Status.PENDING:  # in a later status its run does not wait for the payment
+            await self._signal(row.id)
         async with self._database.transaction() as connection:
-            await existing_row(connection, row.id)
+            row = await existing_row(connection, row.id)
             if not await _keep(connection, self.source, event, row.id):
                 return Effect.DUPLICATE
-            changed = await keep_refunds(connection, row.id, intent.id, refunds) if refunds else []
-            if changed and not all(refund.status in STANDING_REFUNDS for refund in refunds):
+            changed = await keep_refunds(connection, row, intent.id, refunds) if refunds else []
+            if changed and not all(refund.status in STANDING for refund in refunds):
                 await self._reconcile()
         return Effect.APPLIED
 
     async def _row_of(self, intent: Intent) -> OrderRow | None:
-        """The order that the PaymentIntent names, if that order names the PaymentIntent."""
+        """The order that the PaymentIntent names, if the id of the PaymentIntent is on its row."""
         order_id = order_of(intent)
         async with self._database.transaction() as connection:
             row = await read_row(connection, order_id) if order_id else None
         return row if row and row.payment_intent_id == intent.id else None
 
-    async def _wake(self, order_id: str) -> None:
-        """Tell the order's run to look at its payment; one that is over need not know."""
+    async def _signal(self, order_id: str) -> None:
+        """Signal the order's run to read its payment; a closed run need not."""
         with reaching_temporal():
             try:
                 await self._client.get_workflow_handle(order_id).signal("payment-updated", rpc_timeout=RPC_TIMEOUT)
@@ -137,7 +136,7 @@ class StripeEvents:
                     raise
 
     async def _reconcile(self) -> None:
-        """Have somebody look at a refund that did not arrive; the schedule would, but later."""
+        """Start reconcile-orders, which alerts operators. Its schedule would do the same later."""
         with reaching_temporal():
             await self._client.start_workflow(
                 RECONCILE_ORDERS,
@@ -151,7 +150,7 @@ class StripeEvents:
 
 
 class FulfillmentEvents:
-    """Moves a paid order on when its goods have left, so that it cannot be cancelled any more."""
+    """Moves a paid order to shipped or delivered, so that it can no longer be cancelled."""
 
     source = "fulfillment"
     types = frozenset({"order.shipped", "order.delivered"})
@@ -162,16 +161,16 @@ class FulfillmentEvents:
 
     async def apply(self, event: Event, about: str) -> Effect:
         async with self._database.transaction() as connection:
-            ours = await read_row(connection, about)
-        if ours is None:
+            row = await read_row(connection, about)
+        if row is None:
             return await keep_only(self._database, self.source, event)
-        said = await self._warehouse.read_shipment(about)
+        shipment = await self._warehouse.read_shipment(row.id)
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, about)
+            row = await existing_row(connection, row.id)
             if not await _keep(connection, self.source, event, row.id):
                 return Effect.DUPLICATE
-            if said in GONE:
-                await _follow(connection, row, said)
+            if shipment in GONE:
+                await _follow(connection, row, shipment)
         return Effect.APPLIED
 
 
@@ -182,23 +181,28 @@ async def is_kept(database: Database, source: str, event: Event) -> bool:
 
 
 async def keep_only(database: Database, source: str, event: Event) -> Effect:
-    """Remember an event about nothing of ours. Raises Unavailable."""
+    """Keep an event that is about none of our orders. Raises Unavailable."""
     async with database.transaction() as connection:
         await _keep(connection, source, event, None)
     return Effect.NOT_OURS
 
 
 async def _keep(connection: "Connection", source: str, event: Event, order_id: str | None) -> bool:
-    """Whether this delivery of the event is the one that counts."""
+    """Keep the event. False: another delivery of it has taken effect."""
     return await connection.fetchval(KEEP_EVENT, source, event.id, event.type, order_id) is not None
 
 
-async def _follow(connection: "Connection", row: OrderRow, said: str) -> None:
-    if row.status in UNDER_WAY:
+async def _follow(connection: "Connection", row: OrderRow, shipment: str) -> None:
+    """Move the row to the status of its shipment.
+
+    Raises:
+        Unavailable: the order is unfinished, and its own run comes first.
+    """
+    if row.status in UNFINISHED:
         raise Unavailable(f"the order is {row.status}", type="order_under_way", retry_after=UNTIL_SETTLED)
     if row.status in CLOSED:
-        await write_event(connection, row.id, f"the warehouse says {said}, but the order is {row.status}")
+        await write_event(connection, row.id, f"the warehouse says {shipment}, but the order is {row.status}")
         return
-    await move_row(connection, row.id, Status.PROCESSING, Status.SHIPPED, "shipped, says the warehouse")
-    if said == "delivered":
-        await move_row(connection, row.id, Status.SHIPPED, Status.DELIVERED, "delivered, says the warehouse")
+    await move_row(connection, row.id, Status.PROCESSING, Status.SHIPPED, "the warehouse says shipped")
+    if shipment == "delivered":
+        await move_row(connection, row.id, Status.SHIPPED, Status.DELIVERED, "the warehouse says delivered")

@@ -16,7 +16,7 @@ from stripe import StripeClient
 from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
-from activities.fulfillment import Warehouse
+from activities.fulfillment import Fulfillment
 from activities.inventory import Inventory
 from activities.order_state import OrderState
 from activities.payments import Payments
@@ -27,7 +27,7 @@ from gateways.postgres import Database, open_pool
 from gateways.stripe import stripe_client
 from orders.models import (
     ErrorCode,
-    Fulfillment,
+    FulfillmentAnswer,
     FulfillmentRequest,
     Order,
     OrderRow,
@@ -143,8 +143,8 @@ class Bench(Rows):
     async def authorize(self, order: Order) -> Payment:
         return await self.do(Payments.authorize_payment, payment(order))
 
-    async def fulfill(self, order: Order) -> Fulfillment:
-        return await self.do(Warehouse.request_fulfillment, fulfillment(order))
+    async def fulfill(self, order: Order) -> FulfillmentAnswer:
+        return await self.do(Fulfillment.request_fulfillment, fulfillment(order))
 
     async def capture(self, order: Order) -> bool:
         return await self.do(Payments.capture_payment, order.id)

@@ -1,4 +1,4 @@
-"""cancel-order works at any moment of an order's life, exactly once, whoever asks and how often."""
+"""cancel-order works at any moment of an order's life, exactly once, however often a customer asks."""
 
 import asyncio
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ async def test_at_each_stage_of_a_running_order(shop: Shop, arrival: Arrival) ->
 
 @pytest.mark.parametrize("arrival", ARRIVALS.values(), ids=ARRIVALS)
 async def test_at_each_stage_of_an_order_whose_run_was_terminated(shop: Shop, arrival: Arrival) -> None:
-    """cancel-order drives what the row says itself, with the attempt in flight landing before it or after."""
+    """Without a run of process-order, cancel-order does what the row says; a late attempt lands before or after."""
     held = shop.hooks.hold(arrival.at, arrival.moment, O)
     handle = await shop.start(order_id=O)
     await held.reached.wait()
@@ -109,7 +109,7 @@ async def test_before_the_row_is_written(shop: Shop) -> None:
 
 
 async def test_terminated_before_the_row_is_written(shop: Shop) -> None:
-    """No run, no row: unknown. The attempt that is left behind may still reserve; the sweep restarts such an order."""
+    """No run and no row: unknown. A late attempt may still reserve; reconcile-orders restarts such an order."""
     reserving = shop.hooks.hold("reserve_stock", "before", O)
     handle = await shop.start(order_id=O)
     await reserving.reached.wait()
@@ -124,7 +124,7 @@ async def test_terminated_before_the_row_is_written(shop: Shop) -> None:
 
 @pytest.mark.parametrize("terminated", [False, True], ids=["live", "terminated"])
 async def test_while_the_capture_is_claimed(shop: Shop, *, terminated: bool) -> None:
-    """Past the pivot there is no undo: the money is taken first, by whoever runs, and then refunded."""
+    """Past the pivot there is no undo: the open run captures the money, and cancel-order refunds it."""
     shop.world.faults.add(Fault(service="stripe", route="POST */capture", kind="status", status=503, times=None))
     handle = await shop.start(order_id=O)
     await eventually(lambda: is_in(shop, "capturing"), "the capture is claimed")
@@ -154,7 +154,7 @@ async def test_while_the_customer_authenticates(shop: Shop) -> None:
 
 @pytest.mark.parametrize("terminated", [False, True], ids=["live", "terminated"])
 async def test_while_the_order_is_undone_for_another_reason(shop: Shop, *, terminated: bool) -> None:
-    """The undo that was first names the reason; cancel-order sees it through and says why nothing was cancelled."""
+    """The first undo decides the reason; cancel-order finishes it and says why nothing was cancelled."""
     held = shop.hooks.hold("void_payment", "before", O)
     handle = await shop.start(REFUSED, O)
     await held.reached.wait()
@@ -172,7 +172,7 @@ async def test_while_the_order_is_undone_for_another_reason(shop: Shop, *, termi
 
 
 async def test_while_the_undo_is_parked(shop: Shop) -> None:
-    """A parked row waits for its person; the customer is told so, and the run stays the one to resolve it."""
+    """A parked row waits for an operator; cancel-order answers so, and the parked run takes the resolution."""
     shop.hooks.fail("void_payment", permanent(), workflow_id=O)
     handle = await shop.start(REFUSED, O)
     await is_stuck(handle)
@@ -229,7 +229,7 @@ async def test_an_unknown_order_leaves_no_row(shop: Shop) -> None:
 
 
 async def test_again_after_it_was_cancelled(shop: Shop) -> None:
-    """The second cancel changes nothing and writes to nobody."""
+    """The second cancel changes nothing and sends no e-mail."""
     await shop.place(order_id=O)
     await shop.cancel(O)
 
@@ -261,7 +261,7 @@ async def test_twenty_at_once(shop: Shop, *, running: bool) -> None:
 
 
 async def test_a_pending_refund_closes_the_order(shop: Shop) -> None:
-    """The bank takes its days; the answer says so, and the letter names the amount that is on its way."""
+    """The bank takes days; the answer says so, and the e-mail names the amount of the pending refund."""
     await shop.place(an_order(paymentMethodId="pm_card_pendingRefund"), O)
 
     assert shape(await shop.cancel(O)) == (True, False, "refund_pending")
@@ -270,7 +270,7 @@ async def test_a_pending_refund_closes_the_order(shop: Shop) -> None:
 
 
 async def test_a_failed_refund_parks_until_an_operator_settles_it(shop: Shop) -> None:
-    """Nothing is closed while the customer's money is not on its way; an operator's word closes it."""
+    """The order stays open while the refund has failed; an operator's resolution closes it."""
     await shop.place(an_order(paymentMethodId="pm_refund_failed"), O)
     cancel = await shop.start_cancel(O)
     await is_stuck(cancel)
@@ -384,7 +384,7 @@ def letters(shop: Shop) -> list[str]:
 
 
 async def check_cancelled(shop: Shop) -> None:
-    """Everything is back, and the customer got one letter with what was refunded."""
+    """Stock and money are back, and the customer got one e-mail with the refunded amount."""
     await assert_invariants(shop, O)
     assert await shop.status(O) == "cancelled"
     assert await shop.stock() == (100, 0)

@@ -1,4 +1,4 @@
-"""check-and-alert-inventory: one word about each shortage, whatever happens to Slack; the shop never notifications."""
+"""check-and-alert-inventory: one alert about each shortage, whatever happens to Slack; orders never wait for it."""
 
 import asyncio
 import re
@@ -38,7 +38,7 @@ ADD_PRODUCTS = """
 
 @pytest.fixture
 async def shop(cleared_shop: Shop) -> AsyncIterator[Shop]:
-    """A shop where nothing is low and nobody was told anything."""
+    """A shop where nothing is low and no alert was sent."""
     await cleared_shop.pool.execute("UPDATE inventory SET quantity = 100; TRUNCATE stock_alerts")
     yield cleared_shop
     await cleared_shop.pool.execute(
@@ -81,7 +81,7 @@ async def test_nothing_is_low(shop: Shop) -> None:
 
 
 async def test_one_product_is_low(shop: Shop) -> None:
-    """It is told once; every later run lists it all the same."""
+    """One alert is sent; every later run lists the product all the same."""
     await shop.set_stock(4)
     reports = [await check(shop) for _ in range(3)]
 
@@ -146,7 +146,7 @@ async def test_the_next_shortage_is_told_again(shop: Shop) -> None:
 
 
 async def test_twenty_runs_at_once(shop: Shop) -> None:
-    """Each product is told once, and no run ends before all are."""
+    """One alert is sent for each product, and no run ends before all are sent."""
     await shop.pool.execute(ADD_PRODUCTS, "Lamp ", 250)
     runs = [await start(shop) for _ in range(20)]
     reports = await asyncio.gather(*(run.result() for run in runs))
@@ -161,7 +161,7 @@ async def test_twenty_runs_at_once(shop: Shop) -> None:
 
 
 async def test_slack_is_down_for_an_hour(shop: Shop) -> None:
-    """Orders go on; what was low all the time is told once when Slack is back, what recovered meanwhile is not."""
+    """Orders go on; when Slack is back, what is still low is reported once, and what has recovered is not."""
     await shop.set_stock(4)
     await shop.set_stock(4, "2")
     shop.world.faults.add(out())
@@ -181,7 +181,7 @@ async def test_slack_is_down_for_an_hour(shop: Shop) -> None:
 
 
 async def test_slack_is_down_past_the_deadline(shop: Shop) -> None:
-    """After two hours the run completes with its list, says why, and is marked; the next one tells it."""
+    """After two hours the run completes with its list and the reason, and is marked; the next run sends the alert."""
     await shop.set_stock(4)
     shop.world.faults.add(out())
     run = await start(shop)
@@ -208,7 +208,7 @@ async def test_slack_refuses(shop: Shop) -> None:
 
 
 async def test_a_refusal_half_way(shop: Shop) -> None:
-    """What was told is told; the rest waits for the next run."""
+    """The alerts that were sent stay sent; the next run sends the rest."""
     await shop.pool.execute(ADD_PRODUCTS, "Lamp ", 150)
 
     async def gone() -> None:
@@ -234,7 +234,7 @@ async def test_slack_asks_to_wait(shop: Shop) -> None:
 
 
 async def test_a_worker_that_dies_after_the_mark(shop: Shop) -> None:
-    """The run does not know that it was told; the table does, and nobody is told twice."""
+    """The run does not know that the alert was sent; the table does, and no second one is sent."""
     await shop.set_stock(4)
     shop.hooks.fail("post_shortages", outage(), "after")
     report = await check(shop)
@@ -243,7 +243,7 @@ async def test_a_worker_that_dies_after_the_mark(shop: Shop) -> None:
 
 
 async def test_the_lease_of_a_dead_worker_is_waited_for(shop: Shop) -> None:
-    """The run does not end before it has lapsed, and tells what may not have been told: better twice than never."""
+    """The run waits until the lease has lapsed and sends the alert again: two alerts are better than none."""
     await shop.set_stock(4)
     await shop.pool.execute(
         "INSERT INTO stock_alerts VALUES ('1', 0, NULL, $1, now() + interval '1 minute')", uuid.uuid4()
@@ -256,7 +256,7 @@ async def test_the_lease_of_a_dead_worker_is_waited_for(shop: Shop) -> None:
 
 
 async def test_the_page_of_the_run_tells_its_story(shop: Shop) -> None:
-    """How many are low, how many were told, and that it was all."""
+    """It says how many products are low, how many were reported, and that this was all."""
     await shop.set_stock(4)
     run = await start(shop)
     await run.result()
@@ -269,7 +269,7 @@ async def test_the_page_of_the_run_tells_its_story(shop: Shop) -> None:
 
 
 async def test_postgres_is_out_past_the_deadline(shop: Shop) -> None:
-    """Nothing can be said of the shelves: the run fails, in the words of the outage."""
+    """The stock cannot be read: the run fails, and its error names the outage."""
     shop.hooks.fail("find_shortages", outage(), times=None)
     run = await start(shop)
     await until_attempts(shop, "find_shortages", 1)
@@ -281,7 +281,7 @@ async def test_postgres_is_out_past_the_deadline(shop: Shop) -> None:
 
 @pytest.mark.parametrize("when", ["in flight", "between attempts"])
 async def test_an_operators_cancel(shop: Shop, when: str) -> None:
-    """Ends the run while Slack is down, as cancelled; a later one tells what it did not."""
+    """A run that is canceled while Slack is out ends as canceled; a later run sends its alerts."""
     await shop.set_stock(4)
     shop.world.faults.add(out(429, headers={"Retry-After": "90"}))
     held = shop.hooks.hold("post_shortages") if when == "in flight" else None

@@ -1,4 +1,4 @@
-"""Many at once for little stock: nobody gets what somebody else has, nobody waits for ever."""
+"""Many orders at once for little stock: no unit is sold twice, and no order waits for ever."""
 
 import asyncio
 from collections import Counter
@@ -37,7 +37,7 @@ async def insist(bench: Bench, order: Order) -> OrderRow:
 
 
 async def test_two_hundred_reservations_of_ten_units_hold_exactly_ten(bench: Bench) -> None:
-    """Ten hold one each, the others are told that nothing is left."""
+    """Ten orders hold one unit each, and the others are out of stock."""
     await bench.set_stock(10)
     rows = await asyncio.gather(*(insist(bench, order_of(f"o{n}", items=ONE_UNIT)) for n in range(200)))
 
@@ -76,7 +76,7 @@ async def test_twenty_starts_of_one_order_are_one_order(shop: Shop) -> None:
 
 
 async def test_thirty_orders_for_ten_units(shop: Shop) -> None:
-    """Whole orders: ten are placed, twenty told that it is out of stock, nothing is left over or missing."""
+    """Whole orders: ten are placed, twenty are out of stock, and no unit is left over or missing."""
     await shop.set_stock(10)
     outcomes = await asyncio.gather(*(shop.place(an_order(items=ONE_UNIT), f"o{n}") for n in range(30)))
 

@@ -42,7 +42,7 @@ def shop(cleared_shop: Shop) -> Shop:
 
 @dataclass(frozen=True)
 class End:
-    """How the run ends, what its caller is told, the states of its row, and the last e-mail."""
+    """How the run ends, the code that its caller gets, the states of its row, and the last e-mail."""
 
     how: str
     code: str | None
@@ -63,7 +63,7 @@ NEVER_RESERVED = End("failed", "failed", "failed")
 
 
 async def check_end(shop: Shop, run: Run, end: End) -> None:
-    """The typed end, the row's story, what a person sees, and the books."""
+    """Check how the run ended, the states of its row, its marks, and the invariants."""
     ending = await ending_of(run)
     assert (ending.how, ending.code) == (end.how, end.code), ending
     assert " ".join(await shop.events(O)) == end.events
@@ -96,12 +96,12 @@ REFUSALS: dict[str, tuple[Payload, End]] = {
 
 @pytest.mark.parametrize(("payload", "end"), REFUSALS.values(), ids=REFUSALS)
 async def test_a_business_no(shop: Shop, payload: Payload, end: End) -> None:
-    """A completed run with success=false; a letter only to a customer whose card was asked."""
+    """The run completes with success=false; only a customer whose payment was authorized gets an e-mail."""
     await check_end(shop, await shop.start(payload, O), end)
 
 
 async def test_an_authorization_that_is_gone_at_the_capture(shop: Shop) -> None:
-    """The no of the capture: a technical failure, undone although the row was claimed for the capture."""
+    """The capture finds no authorization: a technical failure, undone although the row was claimed for the capture."""
 
     async def expire() -> None:
         shop.world.stripe.account.expire((await shop.row(O))["payment_intent_id"])
@@ -138,7 +138,7 @@ async def test_a_final_error_before_the_pivot(shop: Shop, where: tuple[str, Mome
 
 @pytest.mark.parametrize(("where", "end"), BEFORE_THE_PIVOT.items(), ids=map(" ".join, BEFORE_THE_PIVOT))
 async def test_an_outage_until_the_deadline(shop: Shop, where: tuple[str, Moment], end: End) -> None:
-    """Tried again and again, with or without an effect that nobody hears of; at the deadline it is undone."""
+    """The step is retried until its deadline, with or without an effect that got lost; then the order is undone."""
     shop.hooks.fail(where[0], outage(), where[1], times=None)
     run = await shop.start(order_id=O)
     await until_attempts(shop, where[0], 1)
@@ -148,7 +148,7 @@ async def test_an_outage_until_the_deadline(shop: Shop, where: tuple[str, Moment
 
 @pytest.mark.parametrize("where", AFTER_THE_PIVOT, ids=" ".join)
 async def test_a_final_error_after_the_pivot(shop: Shop, where: tuple[str, Moment]) -> None:
-    """There is only forward: a person is called, the step is tried again, the order is placed."""
+    """The order can only go forward: operators are alerted, the step is retried, and the order is placed."""
     shop.hooks.fail(where[0], final_error(), where[1])
     run = await shop.start(order_id=O)
     await until_marked(run, where[0])
@@ -159,7 +159,7 @@ async def test_a_final_error_after_the_pivot(shop: Shop, where: tuple[str, Momen
 
 @pytest.mark.parametrize("where", AFTER_THE_PIVOT, ids=" ".join)
 async def test_an_outage_after_the_pivot(shop: Shop, where: tuple[str, Moment]) -> None:
-    """No deadline: a person is called after a while, and the order is placed when the outage ends."""
+    """There is no deadline: operators are alerted after a while, and the order is placed when the outage ends."""
     shop.hooks.fail(where[0], outage(), where[1], times=None)
     run = await shop.start(order_id=O)
     await until_attempts(shop, where[0], 1)
@@ -273,7 +273,7 @@ async def test_an_undo_that_fails_for_a_while(shop: Shop, undo: str, moment: Mom
 
 
 async def test_an_undo_in_a_long_outage_calls_for_attention(shop: Shop) -> None:
-    """A person is told of an undo that keeps failing; it is not parked, and ends when the outage does."""
+    """Operators are alerted about an undo that keeps failing; it does not park, and ends when the outage ends."""
     shop.hooks.fail("request_fulfillment", final_error(), "after")
     shop.hooks.fail("void_payment", outage(), times=None)
     run = await shop.start(order_id=O)
@@ -287,7 +287,7 @@ async def test_an_undo_in_a_long_outage_calls_for_attention(shop: Shop) -> None:
 
 
 async def test_a_claim_that_fails_for_good(shop: Shop) -> None:
-    """Without the claim nothing is undone: a person is called, and the claim is tried again once a minute."""
+    """Without the claim nothing is undone: operators are alerted, and the claim is retried once a minute."""
     shop.hooks.fail("request_fulfillment", final_error(), "after")
     shop.hooks.fail("claim_undo", final_error())
     run = await shop.start(order_id=O)
@@ -325,7 +325,7 @@ async def test_an_undo_that_fails_for_good_parks_until_it_is_tried_again(shop: S
 @pytest.mark.parametrize("undo", UNDOS[1:3])
 @pytest.mark.parametrize("action", ["skip", "resolved"])
 async def test_an_undo_that_an_operator_settles(shop: Shop, undo: str, action: str) -> None:
-    """What the operator says is kept on the order and in the run's last word; the undo itself is not tried again."""
+    """The resolution is kept with the order and in the run's result; the undo is not retried."""
     shop.hooks.fail("request_fulfillment", final_error(), "after")
     shop.hooks.fail(undo, final_error(), times=None)
     run = await shop.start(order_id=O)
@@ -339,7 +339,7 @@ async def test_an_undo_that_an_operator_settles(shop: Shop, undo: str, action: s
 
 
 async def test_a_parked_undo_that_keeps_failing_parks_again(shop: Shop) -> None:
-    """Each retry is one more attempt on a person's word, and the run says so each time."""
+    """Each resolution `retry` allows one more attempt, and the run parks again each time."""
     shop.hooks.fail("request_fulfillment", final_error(), "after")
     shop.hooks.fail("void_payment", final_error(), times=2)
     run = await shop.start(order_id=O)

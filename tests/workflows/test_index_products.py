@@ -56,7 +56,7 @@ def texts(shop: Shop) -> list[int]:
 
 
 async def fails(handle: WorkflowHandle[Any, Any]) -> str:
-    """What a failed run says, all causes of it."""
+    """The messages of a failed run's error and of all its causes."""
     with pytest.raises(WorkflowFailureError) as failed:
         await handle.result()
     said, error = [], failed.value.__cause__
@@ -74,7 +74,7 @@ async def is_asked(shop: Shop) -> None:
 
 
 async def test_the_catalogue_is_embedded_once(shop: Shop) -> None:
-    """The second run asks nobody; the status tells where each one is."""
+    """The second run calls no service; the status query shows the progress of each."""
     handle = await start(shop, {})
     progress = await handle.result()
 
@@ -198,7 +198,7 @@ async def test_a_key_that_stays_wrong_fails_the_run(shop: Shop) -> None:
 
 
 async def test_without_a_key(database_url: str, temporal: WorkflowEnvironment) -> None:
-    """The run fails at once, and says what is missing."""
+    """The run fails at once, and its error says what is missing."""
     async with open_shop(database_url, temporal, openai_api_key=SecretStr("")) as shop:
         assert "OPENAI_API_KEY is empty" in await fails(await start(shop))
 
@@ -208,7 +208,7 @@ async def test_bad_vectors_fail_the_run(shop: Shop) -> None:
     body: Any = {"data": [{"index": index, "embedding": [float(index), *[0.0] * 1535]} for index in range(5)]}
     shop.world.faults.add(Fault(service="openai", kind="status", status=200, body=body))
 
-    assert "the embeddings are not to be used" in await fails(await start(shop))
+    assert "the embeddings cannot be used" in await fails(await start(shop))
     assert await Catalogue(shop.pool).vectors() == {}
     assert await Catalogue(shop.pool).active() is None
 

@@ -37,7 +37,7 @@ async def place_raw(shop: Shop, data: bytes, encoding: bytes = b"json/plain") ->
 
 
 async def check_refused(shop: Shop, outcome: OrderOutcome, *names: str) -> None:
-    """Invalid, every problem named, no row, no stock, nobody asked."""
+    """The order is invalid and every problem is named; there is no row, no reservation and no call."""
     assert not outcome.success
     assert outcome.error_code == "invalid_order"
     for name in names:
@@ -197,7 +197,7 @@ CATALOGUE: dict[str, tuple[Payload, str, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize(("payload", "code", "names"), CATALOGUE.values(), ids=CATALOGUE)
 async def test_what_the_catalogue_refuses(shop: Shop, payload: Payload, code: str, names: tuple[str, ...]) -> None:
-    """A business no that names every line in the way; the order is rejected, and nobody asked for money."""
+    """A refusal that names every line that stands in the way; the order is rejected, and no payment is made."""
     await shop.pool.execute("UPDATE inventory SET quantity = 20000 WHERE product_id IN ('1', '2')")
     outcome = await shop.place(payload, O)
     assert (outcome.success, outcome.error_code) == (False, code)
@@ -209,7 +209,7 @@ async def test_what_the_catalogue_refuses(shop: Shop, payload: Payload, code: st
 
 
 async def test_a_submit_without_a_hash_joins(shop: Shop) -> None:
-    """Somebody presses the button in the Web UI: the order is answered, and no task fails."""
+    """An update from the Web UI without input is answered, and no workflow task fails."""
     run = await shop.start(order_id=O)
     outcome = await run.execute_update("submit", result_type=OrderOutcome)
     assert outcome.success

@@ -1,4 +1,4 @@
-"""Attempts that wake up after their order was undone: whoever gave them up for dead has claimed the row first."""
+"""Late attempts: the undo has claimed the row first, so an attempt that wakes up after it changes nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from temporalio.client import WorkflowFailureError
 
-from activities.fulfillment import Warehouse
+from activities.fulfillment import Fulfillment
 from activities.inventory import Inventory
 from activities.payments import Payments
 from orders.errors import Permanent
@@ -38,9 +38,9 @@ LATE_ATTEMPTS = {
     ),
     "before the PaymentIntent's id is written": LateAttempt(Payments.authorize_payment, payment, transaction=2),
     "before the confirm arrives": LateAttempt(Payments.authorize_payment, payment, route="POST */confirm"),
-    "before the mark of the warehouse": LateAttempt(Warehouse.request_fulfillment, fulfillment, transaction=1),
-    "before the warehouse is reached": LateAttempt(Warehouse.request_fulfillment, fulfillment, route="POST /orders"),
-    "before the shipment's id is written": LateAttempt(Warehouse.request_fulfillment, fulfillment, transaction=2),
+    "before the mark of the warehouse": LateAttempt(Fulfillment.request_fulfillment, fulfillment, transaction=1),
+    "before the warehouse is reached": LateAttempt(Fulfillment.request_fulfillment, fulfillment, route="POST /orders"),
+    "before the shipment's id is written": LateAttempt(Fulfillment.request_fulfillment, fulfillment, transaction=2),
 }
 
 

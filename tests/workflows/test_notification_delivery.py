@@ -1,4 +1,4 @@
-"""Messages: nobody waits for them, none is sent twice, and one that was given up is in plain sight."""
+"""Notifications: no caller waits for them, none is sent twice, and one that was given up is recorded and alerted."""
 
 import asyncio
 import json
@@ -67,7 +67,7 @@ async def impatient(database_url: str, temporal: WorkflowEnvironment) -> AsyncIt
     ("service", "kind"), [("email", "order_confirmation"), ("analytics", "order_placed")], ids=["email", "analytics"]
 )
 async def test_a_notice_is_given_up_in_plain_sight(impatient: Shop, service: Service, kind: str) -> None:
-    """The order stands; the notification is recorded as given up, the run marked, and a person told."""
+    """The order stands; the notification is recorded as given up, the run is marked, and operators are alerted."""
     shop = impatient
     shop.world.faults.add(out(service))
     run = await shop.start(order_id=O)
@@ -131,7 +131,7 @@ async def test_a_confirmation_whose_answer_is_lost_is_sent_once(shop: Shop, lost
 
 
 async def test_amounts_are_exact_json_numbers(shop: Shop) -> None:
-    """3 x 29.99 is 89.97 and not 89.97000000000001, in the confirmation, in analytics and in the refund's letter."""
+    """3 x 29.99 is 89.97 and not 89.97000000000001, in the confirmation, in analytics and in the refund e-mail."""
     items = [{"productId": "1", "quantity": 3}, {"productId": "3", "quantity": 1}]
     await shop.place(an_order(items=items), O)
     confirmation = shop.world.inbox.emails[0].data

@@ -100,7 +100,7 @@ async def test_authenticated_at_the_deadline(shop: Shop, waiting: Run) -> None:
 
 
 async def test_never_authenticated(shop: Shop, waiting: Run) -> None:
-    """At the deadline the payment is voided and the order rejected; who never paid gets no letter."""
+    """At the deadline the payment is voided and the order rejected; a customer who never paid gets no e-mail."""
     await shop.advance(waiting, timedelta(minutes=16))
     await check(shop, waiting, "completed", "authentication_expired")
     assert shop.world.provider_records()["payments"][0]["status"] == "canceled"
@@ -109,14 +109,14 @@ async def test_never_authenticated(shop: Shop, waiting: Run) -> None:
 
 
 async def test_authentication_fails(shop: Shop, waiting: Run) -> None:
-    """The bank could not tell who it was: a business no."""
+    """The bank could not authenticate the customer: a business refusal."""
     await authenticate(shop, succeeds=False)
     await waiting.signal("payment-updated")
     await check(shop, waiting, "completed", "authentication_failed")
 
 
 async def test_authenticated_and_then_declined(shop: Shop) -> None:
-    """The customer is who it is said to be, and has no money: a decline, read from the payment."""
+    """The customer authenticates, and the card has no money: a decline, read from the payment."""
     card = "pm_card_authenticationRequiredChargeDeclinedInsufficientFunds"
     run = await shop.start(an_order(paymentMethodId=card), O)
     await until_stage(run, Stage.AWAITING_CUSTOMER)
@@ -139,7 +139,7 @@ async def test_cancelled_by_an_operator_while_waiting(shop: Shop, waiting: Run) 
 
 
 async def test_the_payment_is_cancelled_at_stripe_while_waiting(shop: Shop, waiting: Run) -> None:
-    """Somebody ended it in the dashboard: a failed run, the stock is back."""
+    """The payment was canceled in the dashboard: the run fails, and the stock is back."""
     shop.world.stripe.account.intent((await shop.row(O))["payment_intent_id"]).status = "canceled"
     await waiting.signal("payment-updated")
     await check(shop, waiting, "failed", "authorization_expired")
@@ -163,7 +163,7 @@ DECLINES = {
 
 @pytest.mark.parametrize(("card", "reason"), DECLINES.items(), ids=DECLINES)
 async def test_a_decline(shop: Shop, card: str, reason: str | None) -> None:
-    """A completed run that says why, except where the customer must not learn it; no letter, nothing held."""
+    """The run completes with the reason, unless the customer must not learn it; no e-mail, and nothing is held."""
     run = await shop.start(an_order(paymentMethodId=card), O)
     await check(shop, run, "completed", "card_declined")
     assert (await run.result()).error == ("the card was declined" + (f" ({reason})" if reason else ""))
@@ -177,7 +177,7 @@ async def test_an_unknown_payment_method(shop: Shop) -> None:
 
 
 async def test_the_payment_is_cancelled_at_stripe_before_the_capture(shop: Shop) -> None:
-    """The goods are called off, the stock is back, the run fails, the customer is told."""
+    """The fulfillment is canceled, the stock is back, the run fails, and the customer gets an e-mail."""
     held = shop.hooks.hold("capture_payment")
     run = await shop.start(order_id=O)
     await held.reached.wait()
@@ -224,7 +224,7 @@ async def charging(database_url: str, temporal: WorkflowEnvironment) -> AsyncIte
 
 
 async def test_automatic_capture(charging: Shop) -> None:
-    """The money is taken at the confirmation; nobody asks for a capture."""
+    """The money is taken at the confirmation; there is no capture request."""
     run = await charging.start(order_id=O)
     await check(charging, run, "completed", None)
     assert not [entry for entry in charging.world.journal.about() if entry["path"].endswith("/capture")]
@@ -238,7 +238,7 @@ async def test_a_pending_refund_ends_the_undo(charging: Shop) -> None:
 
 
 async def test_a_failed_refund_parks_until_a_person_asks_for_another(charging: Shop) -> None:
-    """A second refund is a second business attempt: only on a person's word, and under a key of its own."""
+    """A second refund is a second business attempt: only after a resolution, and under a key of its own."""
     run = await charging.start(refused("pm_refund_failed"), O)
     assert await until_stuck(run) == ("void_payment",)
     assert await marks(run) == ("parked", "void_payment")
@@ -250,7 +250,7 @@ async def test_a_failed_refund_parks_until_a_person_asks_for_another(charging: S
 
 
 async def test_a_failed_refund_whose_answer_is_lost_is_not_tried_again(charging: Shop) -> None:
-    """The next attempt finds that it failed, and leaves another one to a person."""
+    """The next attempt finds that the refund failed, and leaves another refund to an operator."""
     charging.world.faults.add(Fault(service="stripe", route=REFUND, kind="reset_after"))
     run = await charging.start(refused("pm_refund_failed"), O)
     await until_stuck(run)
@@ -259,7 +259,7 @@ async def test_a_failed_refund_whose_answer_is_lost_is_not_tried_again(charging:
 
 
 async def test_a_refund_that_fails_again_parks_again(charging: Shop) -> None:
-    """Each word of a person is one attempt; the money handed back otherwise is `resolved`."""
+    """Each resolution allows one attempt; money that was given back otherwise is `resolved`."""
     run = await charging.start(refused("pm_refund_failed"), O)
     await until_stuck(run)
     await resolve(run, "void_payment", "retry")

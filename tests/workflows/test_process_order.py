@@ -26,7 +26,7 @@ def shop(cleared_shop: Shop) -> Shop:
 
 
 async def test_should_process_order_successfully(shop: Shop) -> None:
-    """The money is captured once, the stock sold, the goods requested, customer and analytics told."""
+    """The money is captured once, the stock sold, the goods requested, customer and analytics notified."""
     run = await shop.start(REFERENCE, "o1")
     outcome = await run.result()
 

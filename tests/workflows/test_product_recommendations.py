@@ -52,7 +52,7 @@ async def shop(module_shop: Shop) -> Shop:
 
 @pytest.fixture
 async def customer(shop: Shop) -> str:
-    """Somebody who has bought the brass desk lamp."""
+    """A customer who has bought the brass desk lamp."""
     await Catalogue(shop.pool).bought("2", by="cus_1")
     return "cus_1"
 
@@ -108,7 +108,7 @@ async def test_the_model_recommends(shop: Shop, customer: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in get_args(BadAnswer) if kind != "long_reason"])
 async def test_a_bad_answer_twice(shop: Shop, customer: str, kind: BadAnswer) -> None:
-    """The model is not asked a third time: similarity decides, and the answer says so."""
+    """The model gets no third request: similarity decides, and the answer says so."""
     shop.world.openai.script(kind, times=2)
 
     check_similarity(await recommend(shop, customer), "the answer of the model was not usable: ")
@@ -167,7 +167,7 @@ async def test_a_limit_that_outlasts_the_deadline(shop: Shop, customer: str) -> 
 
 
 async def test_a_limit_within_the_deadline(shop: Shop, customer: str) -> None:
-    """It is waited for, as long as it says."""
+    """The next request waits as long as the service asked."""
     shop.world.faults.add(Fault(service="openai", kind="status", status=429, headers={"Retry-After": "20"}))
     handle = await start(shop, {"customerId": customer})
 
@@ -183,7 +183,7 @@ async def test_a_limit_within_the_deadline(shop: Shop, customer: str) -> None:
     ("status", "why"), [(401, "HTTP 401"), (403, "HTTP 403"), (400, "HTTP 400"), (404, "HTTP 404")]
 )
 async def test_a_refusal_is_not_waited_out(shop: Shop, customer: str, status: int, why: str) -> None:
-    """A wrong key or a wrong model heals by a person's hand: one ask, and no time lost."""
+    """Only an operator can repair a wrong key or a wrong model: one request, and no time is lost."""
     shop.world.faults.add(Fault(service="openai", kind="status", status=status, times=None))
 
     check_similarity(await recommend(shop, customer), why)
@@ -194,7 +194,7 @@ async def test_a_refusal_is_not_waited_out(shop: Shop, customer: str, status: in
 async def test_without_a_good_key(
     database_url: str, temporal: WorkflowEnvironment, key: str, why: str, asks: int
 ) -> None:
-    """Without any key nobody is asked at all."""
+    """Without a key no request is made at all."""
     async with open_shop(database_url, temporal, openai_api_key=SecretStr(key)) as shop:
         catalogue = Catalogue(shop.pool)
         await catalogue.indexed({"lamp": (1, 0), "bulb": (1, 0.1)})
@@ -234,7 +234,7 @@ async def test_what_was_bought_and_what_was_cancelled(shop: Shop) -> None:
 
 
 async def test_what_is_out_of_stock(shop: Shop, customer: str) -> None:
-    """It is not recommended, nor is the model told of it; of three products that are left there are three."""
+    """It is neither recommended nor sent to the model; the three products that are left make three recommendations."""
     await Catalogue(shop.pool).stock(0, "1", "3", "4", "5", "lamp", "bulb")
     outcome = await recommend(shop, customer)
 
@@ -245,7 +245,7 @@ async def test_what_is_out_of_stock(shop: Shop, customer: str) -> None:
 
 @pytest.mark.parametrize("customer_id", ["cus_1", "cus_new"])
 async def test_nothing_in_stock(shop: Shop, customer: str, customer_id: str) -> None:
-    """An empty list, and nobody is asked."""
+    """The list is empty, and no request is made."""
     assert customer
     await shop.pool.execute("UPDATE inventory SET quantity = 0")
 
@@ -328,7 +328,7 @@ async def test_no_input_at_all(shop: Shop) -> None:
 
 
 async def test_a_cancel_is_a_cancel(shop: Shop, customer: str) -> None:
-    """Whoever cancels a run that waits for the model gets no recommendations instead."""
+    """A run that is canceled while it waits for the model ends as canceled, without recommendations."""
     shop.world.faults.add(Fault(service="openai", kind="status", status=429, headers={"Retry-After": "20"}, times=None))
     handle = await start(shop, {"customerId": customer})
 

@@ -22,7 +22,7 @@ Run = WorkflowHandle[object, OrderOutcome]
 
 
 async def test_a_query_leaves_every_history_repeatable(database_url: str, temporal: WorkflowEnvironment) -> None:
-    """Nobody holds the runs; they are asked about, their step ends, a worker comes, and a cancel with it.
+    """No worker holds the runs; queries ask for them, their step ends, and a worker and a cancel arrive together.
 
     Without config.replay_guard most histories here cannot be replayed: "Activity machine does not handle this event".
     """

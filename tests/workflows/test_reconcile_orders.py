@@ -159,7 +159,7 @@ async def test_terminated_while_the_customer_authenticates(shop: Shop) -> None:
 
 @pytest.mark.parametrize("at", ["authorize_payment", "request_fulfillment"])
 async def test_an_order_whose_request_is_gone_is_cancelled(shop: Shop, at: str) -> None:
-    """Past its retention nothing tells what to ship, or where: all is undone."""
+    """Past its retention Temporal does not know what to ship, or where: the order is undone."""
     order_id = new_order_id()
     held = shop.hooks.hold(at, "after", order_id)
     await shop.start(order_id=order_id)
@@ -177,7 +177,7 @@ async def test_an_order_whose_request_is_gone_is_cancelled(shop: Shop, at: str) 
 
 @pytest.mark.parametrize(("at", "moment"), [("capture_payment", "after"), ("finalize_order", "before")])
 async def test_a_paid_order_whose_request_is_gone_goes_forward(shop: Shop, at: str, moment: Moment) -> None:
-    """It is captured and its stock sold; a person hears that the customer's address is lost, once."""
+    """It is captured and its stock sold; one alert says that the customer's address is lost."""
     order_id = new_order_id()
     held = shop.hooks.hold(at, moment, order_id)
     await shop.start(order_id=order_id)
@@ -235,7 +235,7 @@ async def test_an_order_that_is_driven_is_left_alone(shop: Shop) -> None:
 
 
 async def test_an_order_that_is_too_young_is_left_alone(shop: Shop) -> None:
-    """Whoever wrote it a moment ago may still come back to it."""
+    """The run that wrote it a moment ago may still go on."""
     order_id = new_order_id()
     held = shop.hooks.hold("authorize_payment", "after", order_id)
     await terminate_at(shop, held, order_id)
@@ -245,7 +245,7 @@ async def test_an_order_that_is_too_young_is_left_alone(shop: Shop) -> None:
 
 
 async def test_a_parked_order_is_left_alone_and_told_once_a_day(shop: Shop) -> None:
-    """It is a person's; who may have forgotten it."""
+    """An operator decides about it, and gets one alert a day."""
     order_id = new_order_id()
     shop.hooks.fail("void_payment", ApplicationError("no", type="no", non_retryable=True), times=None)
     run = await shop.start(REFUSED, order_id)
@@ -275,7 +275,7 @@ async def test_an_authorization_for_no_order_is_voided(shop: Shop) -> None:
 
 
 async def test_a_charge_for_no_order_is_a_persons_matter(shop: Shop) -> None:
-    """Only a person can tell whether the order or the payment is wrong; they hear of it once."""
+    """Only an operator can know whether the order or the payment is wrong; one alert is sent."""
     payment = await pay(shop, "order-lost")
     report = await reconcile(shop)
 
@@ -302,7 +302,7 @@ async def test_a_second_charge_of_an_order_is_refunded(shop: Shop, ending: str) 
 
 @pytest.mark.parametrize("capture", ["manual", "automatic"])
 async def test_a_payment_made_by_hand_for_an_order_is_told(shop: Shop, capture: str) -> None:
-    """Only whoever made it knows what it was for."""
+    """Only the person who made it knows its purpose."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
     payment = await pay(shop, order_id, capture=capture, shop_id=None)
@@ -354,7 +354,7 @@ async def test_an_authorization_of_a_closed_order_is_voided(shop: Shop) -> None:
 
 
 async def test_a_paid_order_whose_charge_was_given_back_is_told(shop: Shop) -> None:
-    """Refunded in full by hand, yet its goods go out: a person must look, every day until it is mended."""
+    """Refunded in full by hand although its goods are shipped: an alert a day until it is repaired."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
     payment = await payment_of(shop, order_id)
@@ -369,7 +369,7 @@ async def test_a_paid_order_whose_charge_was_given_back_is_told(shop: Shop) -> N
 
 
 async def test_an_order_that_is_cancelled_while_its_payment_is_compared(shop: Shop) -> None:
-    """What was seen of its refund was not of a paid order any more: nobody is told to charge the customer again."""
+    """The refund that was seen belongs to an order that is not paid any more: no alert asks to charge again."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
     await refund_by_hand(shop, await payment_of(shop, order_id))
@@ -384,7 +384,7 @@ async def test_an_order_that_is_cancelled_while_its_payment_is_compared(shop: Sh
 
 
 async def test_a_partial_refund_by_hand_is_the_shops_own_affair(shop: Shop) -> None:
-    """A goodwill refund leaves the order as it is, and alerts nobody."""
+    """A goodwill refund leaves the order as it is, and sends no alert."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
     await refund_by_hand(shop, await payment_of(shop, order_id), amount=100)
@@ -404,7 +404,7 @@ async def test_a_payment_that_stripe_does_not_know_is_told(shop: Shop) -> None:
 
 
 async def test_a_refund_that_fails_days_later_is_told(shop: Shop) -> None:
-    """It had succeeded, and the order was closed; what a person then refunds by hand settles it."""
+    """It had succeeded, and the order was closed; a refund by hand then settles it."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
     await shop.cancel(order_id)
@@ -439,7 +439,7 @@ async def test_a_pending_refund_is_followed_to_its_end(shop: Shop) -> None:
 
 
 async def test_a_refund_of_a_second_charge_is_followed_too(shop: Shop) -> None:
-    """It fails when nobody lists that payment any more; told until it is refunded otherwise. The order stands."""
+    """It fails after its payment left the window; alerts go out until it is refunded otherwise. The order stands."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
     payment = await pay(shop, order_id)
@@ -461,7 +461,7 @@ async def test_a_refund_of_a_second_charge_is_followed_too(shop: Shop) -> None:
 
 
 async def test_a_refund_that_does_not_arrive_is_told(shop: Shop) -> None:
-    """Pending for more than a week, it is a person's matter, once a day until it is settled."""
+    """A refund that is pending for more than a week gets an alert a day until it is settled."""
     order_id = new_order_id()
     await shop.place(an_order(paymentMethodId="pm_card_pendingRefund"), order_id)
     await shop.cancel(order_id)
@@ -495,7 +495,7 @@ async def test_a_refund_in_the_dashboard_settles_one_that_failed(shop: Shop) -> 
 
 
 async def test_a_failed_refund_that_was_made_good_otherwise_is_told_no_more(shop: Shop) -> None:
-    """By the statement that operators are given, word for word."""
+    """By the exact statement in docs/operating.md."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
     await shop.cancel(order_id)
@@ -511,7 +511,7 @@ async def test_a_failed_refund_that_was_made_good_otherwise_is_told_no_more(shop
 
 
 async def test_what_is_said_of_a_second_charge_is_not_said_of_the_order(shop: Shop) -> None:
-    """Its own payment is refunded all the same when it is cancelled, whichever statement somebody took."""
+    """Its own payment is refunded all the same when it is cancelled, whichever statement was run."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
     await pay(shop, order_id)
@@ -550,7 +550,7 @@ async def test_a_small_refund_does_not_make_up_for_one_that_failed(shop: Shop) -
 
 
 async def test_a_refund_that_was_made_and_not_kept_is_kept(shop: Shop) -> None:
-    """The sweep that made it was ended before it had written it down."""
+    """The run that made the refund ended before it had recorded it."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
     payment = await pay(shop, order_id)
@@ -567,7 +567,7 @@ async def test_a_refund_that_was_made_and_not_kept_is_kept(shop: Shop) -> None:
 
 
 async def test_stock_that_a_closed_order_holds_is_released(shop: Shop) -> None:
-    """Only a hand in the database leaves any."""
+    """Only a change by hand in the database leaves any."""
     order_id = new_order_id()
     await shop.place(REFUSED, order_id)
     await hold_again(shop, order_id)
@@ -620,7 +620,7 @@ async def test_what_is_impossible_again_and_again_does_not_hold_up_the_rest(shop
 
 
 async def test_an_outage_of_slack_is_named(shop: Shop) -> None:
-    """Nobody was told, so the run says so, is marked for whoever looks, and the next one tells."""
+    """No alert was sent, so the report says so, the run is marked, and the next run sends it."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
     await pay(shop, order_id, shop_id=None)
@@ -639,7 +639,7 @@ async def test_an_outage_of_slack_is_named(shop: Shop) -> None:
 
 @pytest.mark.parametrize("payload", [{"orderId": "o1"}, "text", 5])
 async def test_it_takes_no_input(shop: Shop, payload: Any) -> None:
-    """Whoever thinks to reconcile one order is told that this is not what it does."""
+    """An input that names one order is refused: the workflow takes none."""
     with pytest.raises(WorkflowFailureError) as failed:
         await (await start(shop, payload)).result()
     assert isinstance(failed.value.cause, ApplicationError)
@@ -650,7 +650,7 @@ async def test_it_takes_no_input(shop: Shop, payload: Any) -> None:
 
 
 async def say_in_sql(shop: Shop, step: str, order_id: str, refund: str = "") -> None:
-    """What operators are told to say about that step, word for word."""
+    """The exact statement for that step in docs/operating.md."""
     statements = re.findall(r"INSERT INTO resolutions[^;]+;", OPERATING.read_text())
     [statement] = [each for each in statements if step in each]
     await shop.pool.execute(statement.replace("'ORDER'", f"'{order_id}'").replace("REFUND", refund))

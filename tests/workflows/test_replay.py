@@ -24,5 +24,5 @@ async def test_replays(path: Path) -> None:
 
 
 def test_every_ending_is_recorded() -> None:
-    """A scenario without a history would be a proof that nobody runs."""
+    """Every scenario has a history, and every history a scenario."""
     assert {path.name.split(".")[0] for path in HISTORIES} == set(SCENARIOS)

@@ -33,7 +33,7 @@ UNDOS = [(name, moment) for name in BACKWARD for moment in ("before", "after")]
 
 @pytest.mark.parametrize(("at", "moment"), [*STAGES, ("send_email", "before"), ("track_order", "after")])
 async def test_terminated_and_started_again(shop: Shop, at: str, moment: Moment) -> None:
-    """The second run goes on where the row says, charges once, and the attempt left behind changes nothing."""
+    """The second run goes on where the row says, charges once, and the late attempt changes nothing."""
     held = shop.hooks.hold(at, moment, O)
     first = await shop.start(order_id=O)
     await held.reached.wait()
@@ -222,7 +222,7 @@ async def test_reset_after_a_cancel_does_not_sell_again(shop: Shop) -> None:
 
 @pytest.mark.parametrize("taker", ["process-order", "cancel-order"])
 async def test_a_park_that_is_taken_over_waits_before_anything_is_undone_again(shop: Shop, taker: str) -> None:
-    """The warehouse, asked again, might answer otherwise; and the operator's word reaches the run that waits."""
+    """The warehouse might answer otherwise the second time; the resolution reaches the run that waits."""
     shop.hooks.fail("void_payment", ApplicationError("scripted", type="scripted", non_retryable=True))
     first = await shop.start(REFUSED, O)
     await until_stuck(first)
@@ -243,7 +243,7 @@ async def waits(run: WorkflowHandle[Any, Any]) -> bool:
 
 
 async def test_the_answer_of_a_technical_failure_is_recorded(shop: Shop) -> None:
-    """The first run fails; one more only tells what became of the order."""
+    """The first run fails; another run only returns the recorded outcome."""
     shop.hooks.fail("request_fulfillment", ApplicationError("scripted", type="scripted", non_retryable=True))
     with pytest.raises(WorkflowFailureError):
         await shop.place(order_id=O)

@@ -1,4 +1,4 @@
-"""The invariants in operation: judged by what Stripe, the warehouse and Temporal say, and told to a person."""
+"""The invariants in operation: checked against Stripe, the warehouse and Temporal, and reported to operators."""
 
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -31,7 +31,7 @@ def shop(cleared_shop: Shop) -> Shop:
 
 
 async def test_a_shop_in_order(shop: Shop) -> None:
-    """Orders of every kind, at rest and under way; nobody is told of anything."""
+    """Orders of every kind, settled and under way; no alert is sent."""
     await shop.place(order_id="placed")
     await shop.place(an_order(items=[{"productId": "5", "quantity": 2}]), "too-many")
     await shop.place(an_order(paymentMethodId="pm_card_chargeDeclined"), "declined")
@@ -110,7 +110,7 @@ async def test_each_external_services_is_asked(shop: Shop) -> None:
 
 
 async def test_an_order_whose_letter_is_under_way_is_whole(shop: Shop) -> None:
-    """Until its run ends nobody can say that the customer was not written to."""
+    """Until its run ends the confirmation may still be sent."""
     shop.world.faults.add(Fault(service="email", kind="status", times=None))
     run = await shop.start(order_id="o1")
     await eventually(lambda: is_paid(shop, "o1"), "the order is paid")
@@ -124,7 +124,7 @@ async def test_an_order_whose_letter_is_under_way_is_whole(shop: Shop) -> None:
 async def test_an_order_that_moves_meanwhile_is_left_to_the_next_run(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What its external services said may belong to either of its states."""
+    """What the external services answered may belong to either of its states."""
     await shop.place(order_id="o1")
     await shop.place(order_id="o2")
 
@@ -139,7 +139,7 @@ async def test_an_order_that_moves_meanwhile_is_left_to_the_next_run(
 
 
 async def test_an_outage_of_stripe_is_no_violation(shop: Shop) -> None:
-    """The run says what it could not look at, and why; the rest is judged."""
+    """The report says what could not be checked, and why; the rest is checked."""
     await shop.place(order_id="o1")
     await shop.pool.execute("UPDATE inventory SET reserved = 1 WHERE product_id = '2'")
     shop.world.faults.add(Fault(service="stripe", kind="status", times=None))
@@ -156,7 +156,7 @@ async def test_an_outage_of_stripe_is_no_violation(shop: Shop) -> None:
 
 
 async def test_a_long_outage_is_not_waited_for_on_every_page(shop: Shop) -> None:
-    """After some pages in a row the rest is not tried; all of it is said."""
+    """After some pages in a row the rest is not tried; the report says all of it."""
     pages = MAX_OUTAGES + 2
     await shop.pool.execute(
         """INSERT INTO orders (id, customer_id, request_hash, status, currency, capture_mode, terms)
@@ -171,7 +171,7 @@ async def test_a_long_outage_is_not_waited_for_on_every_page(shop: Shop) -> None
 
 
 async def test_more_than_fits_into_one_answer(shop: Shop) -> None:
-    """The first hundred are listed and told, the others are counted; a person hears that there are more."""
+    """The first hundred are listed and alerted, the others are counted; one alert says that there are more."""
     await shop.pool.execute(
         """INSERT INTO orders (id, customer_id, request_hash, status, currency, capture_mode, terms)
         SELECT 'o' || n, 'cus_1', '', 'rejected', 'usd', 'manual', '{}' FROM generate_series(1, 105) n"""
@@ -211,7 +211,7 @@ async def test_a_run_whose_workflow_task_fails_is_seen(shop: Shop, broken_run: s
 
 @pytest.mark.parametrize("payload", [{"orderId": "o1"}, "text", 5])
 async def test_it_takes_no_input(shop: Shop, payload: Any) -> None:
-    """Whoever thinks to verify one order is told that this is not what it does."""
+    """An input that names one order is refused: the workflow takes none."""
     with pytest.raises(WorkflowFailureError) as failed:
         await (await start(shop, payload)).result()
     assert isinstance(failed.value.cause, ApplicationError)

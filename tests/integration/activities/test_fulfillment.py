@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from activities.fulfillment import Warehouse
+from activities.fulfillment import Fulfillment
 from activities.order_state import OrderState, ResolutionRecord
 from config.settings import Settings
 from gateways.http import open_http
+from gateways.warehouse import Warehouse
 from orders.errors import Permanent, Unavailable
 from orders.models import Order, Park, UndoResult
 from saga import Resolution
@@ -139,7 +140,7 @@ async def test_cancel_twice_calls_it_off_once(bench: Bench) -> None:
     await bench.claim_undo(order)
 
     for _ in range(2):
-        assert await call_off(bench, order) == UndoResult(note="the warehouse called the shipment off")
+        assert await call_off(bench, order) == UndoResult(note="the warehouse cancelled the shipment")
     assert shipments(bench) == ["cancelled"]
 
 
@@ -161,7 +162,7 @@ async def test_cancel_before_the_request_arrives(bench: Bench) -> None:
     with pytest.raises(Unavailable):
         await bench.fulfill(order)
 
-    assert await call_off(bench, order) == UndoResult(note="the warehouse never heard of the order")
+    assert await call_off(bench, order) == UndoResult(note="the warehouse does not know the order")
     assert (await bench.fulfill(order)).state == "order_closed"
     assert shipments(bench) == []
 
@@ -176,17 +177,16 @@ async def test_a_forgetful_warehouse_is_believed_late(bench: Bench) -> None:
         await bench.fulfill(order)
     key = Settings().fulfillment_key.get_secret_value()
     async with open_http(3) as http:
-        forgetful = Warehouse(
-            bench.database, http, f"{bench.sandbox.url}/fulfillment", key, remembers_cancels=False
-        ).cancel_fulfillment
+        warehouse = Warehouse(http, f"{bench.sandbox.url}/fulfillment", key)
+        forgetful = Fulfillment(bench.database, warehouse, remembers_cancels=False).cancel_fulfillment
 
-        with pytest.raises(Unavailable, match="on its way") as too_early:
+        with pytest.raises(Unavailable, match="may still arrive") as too_early:
             await ActivityEnvironment().run(forgetful, order.id)
         assert too_early.value.next_retry_delay is not None
         await bench.pool.execute("UPDATE orders SET fulfillment_requested_at = now() - interval '2 minutes'")
 
         assert await ActivityEnvironment().run(forgetful, order.id) == UndoResult(
-            note="the warehouse never heard of the order"
+            note="the warehouse does not know the order"
         )
 
 
@@ -250,7 +250,7 @@ async def test_an_operators_word_counts_as_called_off(bench: Bench) -> None:
 
 
 async def call_off(bench: Bench, order: Order) -> UndoResult:
-    return await bench.do(Warehouse.cancel_fulfillment, order.id)
+    return await bench.do(Fulfillment.cancel_fulfillment, order.id)
 
 
 def shipments(bench: Bench) -> list[str]:

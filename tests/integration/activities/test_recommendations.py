@@ -16,14 +16,14 @@ from activities.recommendations import (
     PURCHASES,
     WALK,
     Recommendations,
-    judge,
+    parse_ranking,
     search,
-    shorten,
 )
 from deploy.local.postgres import Postgres
 from gateways.openai import Unusable
 from orders.errors import Permanent, Unavailable
-from orders.recommendations import CANDIDATES, Candidate, Choice, Purchase, Source
+from orders.models import KEPT
+from orders.recommendations import CANDIDATES, Candidate, Choice, Purchase, Source, shorten
 from sandbox.openai_model import BadAnswer
 from tests.support.activity_bench import Bench
 from tests.support.catalogue import Catalogue
@@ -268,18 +268,18 @@ async def test_a_model_out_of_reach(bench: Bench, status: int, error: type[Excep
 
 
 BAD: dict[str, tuple[str, str]] = {
-    "nothing": ("", "not in the form"),
-    "a list": ("[]", "not in the form"),
-    "a fence": (f"```json\n{picks(*FIVE)}\n```", "not in the form"),
-    "a number for an id": (json.dumps({"recommendations": [{"productId": 1, "reason": "x"}] * 5}), "not in the form"),
-    "no reason": (json.dumps({"recommendations": [{"productId": "p1"}] * 5}), "not in the form"),
-    "half a character": (picks(*FIVE).replace("It suits", "\\ud800"), "not in the form"),
+    "nothing": ("", "the expected form"),
+    "a list": ("[]", "the expected form"),
+    "a fence": (f"```json\n{picks(*FIVE)}\n```", "the expected form"),
+    "a number for an id": (json.dumps({"recommendations": [{"productId": 1, "reason": "x"}] * 5}), "the expected form"),
+    "no reason": (json.dumps({"recommendations": [{"productId": "p1"}] * 5}), "the expected form"),
+    "half a character": (picks(*FIVE).replace("It suits", "\\ud800"), "the expected form"),
     "none": (picks(), "0 products, not 5"),
     "four": (picks(*FIVE[:4]), "4 products, not 5"),
     "six": (picks(*FIVE, ("p9", "Too.")), "6 products, not 5"),
     "one twice": (picks(*FIVE[:4], FIVE[0]), "twice"),
-    "an id of its own": (picks(*FIVE[:4], ("p10", "Good.")), "no candidate"),
-    "an id in other letters": (picks(*FIVE[:4], ("P4", "Good.")), "no candidate"),
+    "an id of its own": (picks(*FIVE[:4], ("p10", "Good.")), "not a candidate"),
+    "an id in other letters": (picks(*FIVE[:4], ("P4", "Good.")), "not a candidate"),
 }
 
 
@@ -287,7 +287,7 @@ BAD: dict[str, tuple[str, str]] = {
 def test_answers_that_are_refused(answer: str, problem: str) -> None:
     """As a whole: what is wrong in one place is not believed in another."""
     with pytest.raises(Unusable, match=problem):
-        judge(answer, A_CHOICE.candidates)
+        parse_ranking(answer, A_CHOICE.candidates)
 
 
 BAD_REASONS: dict[str, str] = {
@@ -312,7 +312,7 @@ BAD_REASONS: dict[str, str] = {
 def test_reasons_that_are_refused(reason: str) -> None:
     """One is enough to refuse the answer."""
     with pytest.raises(Unusable, match="a reason"):
-        judge(picks(*FIVE[:4], ("p4", reason)), A_CHOICE.candidates)
+        parse_ranking(picks(*FIVE[:4], ("p4", reason)), A_CHOICE.candidates)
 
 
 GOOD_REASONS: dict[str, tuple[str, str]] = {
@@ -328,7 +328,7 @@ GOOD_REASONS: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize(("reason", "shown"), GOOD_REASONS.values(), ids=GOOD_REASONS)
 def test_reasons_are_trimmed(reason: str, shown: str) -> None:
     """To one line of at most 200 characters, cut at a word."""
-    (*_, last) = judge(picks(*FIVE[:4], ("p4", reason)), A_CHOICE.candidates)
+    (*_, last) = parse_ranking(picks(*FIVE[:4], ("p4", reason)), A_CHOICE.candidates)
 
     assert last.reason == shown
     assert len(last.reason) <= 200
@@ -336,9 +336,9 @@ def test_reasons_are_trimmed(reason: str, shown: str) -> None:
 
 def test_as_many_as_there_are() -> None:
     """Of three candidates three are wanted."""
-    assert len(judge(picks(*FIVE[:3]), A_CHOICE.candidates[:3])) == 3
+    assert len(parse_ranking(picks(*FIVE[:3]), A_CHOICE.candidates[:3])) == 3
     with pytest.raises(Unusable, match="2 products, not 3"):
-        judge(picks(*FIVE[:2]), A_CHOICE.candidates[:3])
+        parse_ranking(picks(*FIVE[:2]), A_CHOICE.candidates[:3])
 
 
 def test_a_line_that_fits_is_not_cut() -> None:
@@ -473,7 +473,7 @@ async def test_other_customers_orders_cost_nothing(
     for first, last in ((1, 5_000), (5_001, 25_000)):
         await bench.pool.execute(ADD_OTHERS, first, last, timeout=60)
         await bench.pool.execute("ANALYZE")
-        plans.append(await explain(bench.pool, OWNED, "cus_1", PURCHASES, MAX_DESCRIPTION))
+        plans.append(await explain(bench.pool, OWNED, "cus_1", PURCHASES, MAX_DESCRIPTION, KEPT))
     few, many = plans
     with capsys.disabled():
         print(f"\na customer's purchases among 25 000 orders of others:\n{shown(many)}")  # noqa: T201

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from config.settings import SANDBOX_OPENAI_KEY, SANDBOX_STRIPE_KEY
-from gateways.http import MAX_ANSWER, MAX_RETRY_AFTER, accept, get_json, open_http, retry_after
+from gateways.http import MAX_ANSWER, MAX_RETRY_AFTER, get_json, open_http, raise_for_refusal, retry_after
 from gateways.openai import LanguageModel, openai_client
 from gateways.stripe import StripeGateway, stripe_client
 from orders.errors import Permanent, Unavailable
@@ -136,12 +136,12 @@ def test_the_wait_that_an_external_service_asks_for(value: str, seconds: int | N
 def test_a_refusal_of_the_request_is_final(status: int) -> None:
     """The same request would be refused again."""
     with pytest.raises(Permanent, match=f"email: HTTP {status}"):
-        accept("email", httpx.Response(status))
+        raise_for_refusal("email", httpx.Response(status))
 
 
 @pytest.mark.parametrize("status", [302, 404, 409, 410])
 def test_anything_else_but_a_yes_is_an_outage(status: int) -> None:
     """Also an attempt of ours that is still under way, and an address that is wrong; the wait asked for is kept."""
     with pytest.raises(Unavailable, match=f"email: HTTP {status}") as outage:
-        accept("email", httpx.Response(status, headers={"Retry-After": "7"}))
+        raise_for_refusal("email", httpx.Response(status, headers={"Retry-After": "7"}))
     assert outage.value.next_retry_delay == timedelta(seconds=7)

@@ -7,9 +7,9 @@ import pytest
 
 from config.settings import SANDBOX_OPENAI_KEY
 from gateways.http import open_http
-from gateways.openai import KEY_REFUSED, LanguageModel, Unusable, openai_client
+from gateways.openai import LanguageModel, Unusable, openai_client
 from orders.errors import Permanent, Unavailable
-from orders.recommendations import IndexTarget
+from orders.recommendations import KEY_REFUSED, IndexTarget
 from tests.support.activity_bench import Bench
 
 TARGET = IndexTarget(model="text-embedding-3-small", dimensions=8)

@@ -32,7 +32,7 @@ async def test_shipped_then_delivered(told: Web) -> None:
         answer = await told.shop.cancel(O)
         assert (answer.cancelled, answer.reason) == (False, "already_shipped")
     assert await told.shop.events(O) == ["pending", "capturing", "processing", "shipped", "delivered"]
-    assert await told.notes(O) == ["shipped, says the warehouse", "delivered, says the warehouse"]
+    assert await told.notes(O) == ["the warehouse says shipped", "the warehouse says delivered"]
     await assert_invariants(told.shop, O)
 
 

@@ -43,7 +43,7 @@ BUGS: Final = (
     Bug(
         "random_fulfillment_key",
         "every attempt asks the warehouse under an idempotency key of its own",
-        (Patch("activities/fulfillment.py", 'f"{request.order_id}:fulfill"', "str(__import__('uuid').uuid4())"),),
+        (Patch("gateways/warehouse.py", 'f"{request.order_id}:fulfill"', "str(__import__('uuid').uuid4())"),),
         ("tests/integration/activities/test_fulfillment.py::test_a_lost_answer_makes_no_second_shipment",),
     ),
     Bug(
@@ -165,8 +165,8 @@ BUGS: Final = (
         (
             Patch(
                 "gateways/stripe.py",
-                '{"payment_intent": intent_id, "metadata": {ORDER_METADATA: order_id, ATTEMPT_METADATA: str(attempt)}}',
-                '{"payment_intent": intent_id, "amount": (await self.retrieve(intent_id)).amount_received}',
+                '"metadata": {ORDER_METADATA: key_prefix, ATTEMPT_METADATA: str(attempt)}}',
+                '"amount": (await self.retrieve(intent_id)).amount_received}',
             ),
         ),
         (f"{PAYMENTS}::test_what_somebody_refunded_by_hand_counts",),
@@ -225,7 +225,7 @@ BUGS: Final = (
         (
             Patch(
                 "activities/order_recovery.py",
-                "if row.status is not stranded.status or row.parked_step or await self._is_driven(stranded):",
+                "if row.status is not found.status or row.parked_step or await self._is_driven(found):",
                 "if row.parked_step:",
             ),
         ),

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from orders.models import CLOSED, PAID, Fulfillment, OrderRow, Payment, PaymentState, Status, UndoResult
+from orders.models import CLOSED, PAID, FulfillmentAnswer, OrderRow, Payment, PaymentState, Status, UndoResult
 
 FORWARD: Final = {"reserve_stock", "authorize_payment", "read_payment", "request_fulfillment"}  # until the pivot
 
@@ -37,9 +37,9 @@ class Run:
                 self.next = "request_fulfillment"
             case _, Payment(state=PaymentState.REQUIRES_ACTION):
                 self.next = "read_payment"
-            case _, Fulfillment(state="accepted"):
+            case _, FulfillmentAnswer(state="accepted"):
                 self.next = "capture_payment"
-            case _, Payment() | Fulfillment():
+            case _, Payment() | FulfillmentAnswer():
                 self.next = self.claim
             case "capture_payment", paid:
                 self.next = "finalize_order" if paid else "read_order"

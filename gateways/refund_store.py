@@ -1,0 +1,173 @@
+"""The refunds of payments, as the table `refunds` keeps them: what Stripe says, and which attempts an operator allows.
+
+A refund is kept under the order that its payment names, also if the payment is an orphan. Every function that takes an
+order row expects it locked: see order_store.existing_row.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+import stripe
+
+from gateways.order_store import write_event
+from gateways.stripe import Intent, attempt_of
+from orders.errors import Permanent
+from orders.models import OrderRow
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from gateways.postgres import Connection
+
+# Statuses of Stripe's refunds. These are their only definitions: a query takes a set as a parameter.
+UNDER_WAY: Final = frozenset({"pending", "requires_action"})
+FAILED: Final = frozenset({"failed", "canceled"})
+STANDING: Final = UNDER_WAY | {"succeeded"}  # the customer has the money, or will have it
+ARRIVING: Final = STANDING - {"requires_action"}  # without the customer's help
+
+# The later of two statuses first. A status only goes forward: a caller that read an earlier one comes too late.
+LATEST_FIRST: Final = ("failed", "canceled", "succeeded", "requires_action", "pending")
+
+# One statement, so that `refunds` in its last part is the table before the change.
+KEEP_REFUNDS: Final = """
+    WITH kept AS (
+        INSERT INTO refunds AS r (order_id, payment_intent_id, id, amount, status, attempt)
+        SELECT $1, $2, * FROM unnest($3::text[], $4::bigint[], $5::text[], $6::integer[])
+        ON CONFLICT (id) DO UPDATE SET status = (
+            SELECT s FROM unnest($7::text[]) s WHERE s IN (r.status, excluded.status) LIMIT 1
+        )
+        RETURNING id, status, attempt
+    )
+    SELECT kept.id, kept.status FROM kept LEFT JOIN refunds before USING (id)
+    WHERE kept.status IS DISTINCT FROM before.status
+    ORDER BY kept.attempt
+"""
+
+MARK_CHECKED: Final = "UPDATE refunds SET checked_at = now() WHERE (order_id, payment_intent_id) = ($1, $2)"
+
+CHECK_PAYMENT_AGAIN: Final = "UPDATE orders SET payment_checked_at = NULL WHERE id = $1"
+
+COUNT_RETRIES: Final = "SELECT count(*) FROM resolutions WHERE order_id = $1 AND step = $2 AND action = 'retry'"
+
+READ_REFUNDED: Final = """
+    SELECT coalesce(sum(r.amount), 0)
+    FROM refunds r JOIN orders o ON (r.order_id, r.payment_intent_id) = (o.id, o.payment_intent_id)
+    WHERE o.id = $1 AND r.status = ANY($2::text[])
+"""
+
+FIND_KEPT: Final = "SELECT DISTINCT payment_intent_id FROM refunds WHERE payment_intent_id = ANY($1::text[])"
+
+FIND_PAYMENTS: Final = "SELECT DISTINCT payment_intent_id FROM refunds WHERE order_id = $1"
+
+# A refund may fail days after it succeeded (docs.stripe.com/refunds).
+FIND_CHANGEABLE: Final = """
+    SELECT order_id FROM refunds
+    WHERE (status = ANY($3::text[]) AND checked_at < now() - $1::interval)
+       OR (status <> ALL($3::text[])
+           AND checked_at < now() - interval '1 day' AND at > now() - interval '30 days')
+    GROUP BY order_id ORDER BY min(checked_at) LIMIT $2
+"""
+
+# The customer must act, or the bank takes longer than it should (docs.stripe.com/refunds). Or the refund of an orphan
+# payment has failed: nothing else reports that. It is reported until later refunds make up for it, or until an operator
+# settles it. What was reported today is left out, so that it does not take the place of others.
+FIND_STUCK: Final = """
+    SELECT p.key, r.id, r.order_id, r.amount, r.status, o.currency
+    FROM refunds r JOIN orders o ON o.id = r.order_id CROSS JOIN concat('refund:', r.id, ':', r.status) AS p (key)
+    WHERE (r.status = 'requires_action'
+       OR (r.status = 'pending' AND r.at < now() - interval '7 days')
+       OR (r.status = ANY($2::text[]) AND r.payment_intent_id IS DISTINCT FROM o.payment_intent_id
+           AND r.amount > (
+               SELECT coalesce(sum(s.amount), 0) FROM refunds s
+               WHERE s.payment_intent_id = r.payment_intent_id AND s.attempt > r.attempt
+               AND s.status = ANY($3::text[])
+           )
+           AND NOT EXISTS (
+               SELECT 1 FROM resolutions s WHERE s.order_id = r.order_id AND s.step = 'refund:' || r.id
+           )))
+       AND NOT EXISTS (SELECT 1 FROM reminders m WHERE m.key = p.key AND m.at > now() - interval '1 day')
+    ORDER BY r.at LIMIT $1
+"""
+
+
+async def keep_refunds(
+    connection: "Connection", row: OrderRow, intent_id: str, refunds: Sequence[stripe.Refund]
+) -> list[str]:
+    """Write what Stripe says of the refunds of a payment, newest first. Returns what changed, as text.
+
+    After a change reconciliation compares the order with its payment once more.
+    """
+    oldest_first = refunds[::-1]
+    changed = await connection.fetch(
+        KEEP_REFUNDS,
+        row.id,
+        intent_id,
+        [refund.id for refund in oldest_first],
+        [refund.amount for refund in oldest_first],
+        [refund.status for refund in oldest_first],
+        [*range(1, len(refunds) + 1)],
+        LATEST_FIRST,
+    )
+    await connection.execute(MARK_CHECKED, row.id, intent_id)
+    texts = [f"refund {refund['id']} {refund['status']}" for refund in changed]
+    for text in texts:
+        await write_event(connection, row.id, text)
+    if texts:
+        await connection.execute(CHECK_PAYMENT_AGAIN, row.id)
+    return texts
+
+
+async def next_attempt(connection: "Connection", order_id: str, refunds: Iterable[stripe.Refund]) -> int:
+    """The number of the next refund. After a failure it takes a resolution: each `retry` allows one more attempt.
+
+    A retry that answered a refusal, which left no refund behind, does not answer the failure of the refund that it led
+    to: under the key of that attempt Stripe would repeat its first answer, or, days later, refund once more.
+
+    Raises:
+        Permanent: a refund failed, and no operator has allowed another one.
+    """
+    failed = [refund for refund in refunds if refund.status not in STANDING]
+    allowed = int(await connection.fetchval(COUNT_RETRIES, order_id, "void_payment"))
+    attempt = allowed + 1
+    if len(failed) > allowed or attempt in map(attempt_of, failed):
+        raise refund_failed(failed[0])
+    return attempt
+
+
+async def read_refunded(connection: "Connection", order_id: str) -> int:
+    """How much of the order's own payment is refunded, in minor units."""
+    refunded: int = await connection.fetchval(READ_REFUNDED, order_id, ARRIVING)
+    return refunded
+
+
+async def find_kept(connection: "Connection", intent_ids: Iterable[str]) -> set[str]:
+    """Those of the payments that have a refund in the table."""
+    return {record["payment_intent_id"] for record in await connection.fetch(FIND_KEPT, list(intent_ids))}
+
+
+async def find_payments(connection: "Connection", order_id: str) -> list[str]:
+    """The payments that have refunds under this order."""
+    return [record["payment_intent_id"] for record in await connection.fetch(FIND_PAYMENTS, order_id)]
+
+
+async def find_changeable(connection: "Connection", after: timedelta, limit: int) -> list[str]:
+    """The orders with a refund whose status may change; those that were read longest ago come first.
+
+    A refund under way is due `after` it was last read, any other one after a day, for thirty days.
+    """
+    return [record["order_id"] for record in await connection.fetch(FIND_CHANGEABLE, after, limit, UNDER_WAY)]
+
+
+async def find_stuck(connection: "Connection", limit: int) -> list["asyncpg.Record"]:
+    """Refunds that an operator must know of: key, id, order_id, amount, status, currency."""
+    return await connection.fetch(FIND_STUCK, limit, FAILED, STANDING)
+
+
+def left_of(intent: Intent, refunds: Iterable[stripe.Refund]) -> int:
+    """What is left of a charge after its refunds, in minor units."""
+    return intent.amount_received - sum(refund.amount for refund in refunds if refund.status in STANDING)
+
+
+def refund_failed(refund: stripe.Refund) -> Permanent:
+    return Permanent(f"the refund failed ({refund.id})", type="refund_failed")

@@ -1,0 +1,110 @@
+"""The warehouse's HTTP API: ship an order, cancel its shipment, read where the shipment is.
+
+Nothing here knows the order row; activities/fulfillment.py decides what may be asked when.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import quote
+
+import httpx
+
+from gateways.http import CLIENT_ERRORS, get_json, post_json
+from orders.errors import Unavailable
+from orders.models import FulfillmentRequest
+
+SERVICE: Final = "fulfillment"
+
+# Error codes of the warehouse that mean something to an order; any other code is only quoted.
+ORDER_CANCELLED: Final = "order_cancelled"
+ORDER_UNKNOWN: Final = "order_unknown"
+ALREADY_SHIPPED: Final = "already_shipped"
+
+MAX_CODE: Final = 40  # characters
+
+
+class WarehouseRefused(Exception):
+    """The warehouse refuses the request, and would refuse it again. `code` is its error code."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Warehouse:
+    """One shipment for each order, by an idempotency key made of the order id.
+
+    Raises, in all methods:
+        Unavailable: an outage, a limit, a lost answer, or an answer that is neither a yes nor a refusal.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, base: str, key: str) -> None:
+        self._http = http
+        self._base = base.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {key}"}
+
+    async def ship(self, request: FulfillmentRequest, items: Sequence[object]) -> str:
+        """Ask the warehouse to ship the order; the answer is the id of the shipment.
+
+        Raises:
+            WarehouseRefused: for example the address; or ORDER_CANCELLED, because a cancel came first.
+        """
+        body = {
+            "orderId": request.order_id,
+            "items": items,
+            "shippingAddress": request.shipping_address.model_dump(by_alias=True),
+            "priority": request.priority,
+        }
+        response = await self._post("/orders", body, f"{request.order_id}:fulfill")
+        if not response.is_success:
+            raise _error(response, ORDER_CANCELLED)
+        return str(response.json()["id"])
+
+    async def cancel(self, order_id: str) -> None:
+        """Cancel the shipment of the order. A warehouse that remembers cancels refuses a later request to ship it.
+
+        Raises:
+            WarehouseRefused: ORDER_UNKNOWN, ALREADY_SHIPPED, or another reason.
+        """
+        response = await self._post(f"{_path(order_id)}/cancel", {}, f"{order_id}:cancel")
+        if not response.is_success:
+            raise _error(response, ORDER_UNKNOWN, ALREADY_SHIPPED)
+
+    async def read_shipment(self, order_id: str) -> str | None:
+        """The status of the shipment, as the warehouse names it; None: the warehouse does not know the order."""
+        response = await get_json(self._http, SERVICE, f"{self._base}{_path(order_id)}", self._headers)
+        if response.is_success:
+            return str(response.json()["status"])
+        if (code := _code(response)) != ORDER_UNKNOWN:
+            raise _unavailable(code)
+        return None
+
+    async def _post(self, path: str, body: object, key: str) -> httpx.Response:
+        headers = self._headers | {"Idempotency-Key": key}
+        return await post_json(self._http, SERVICE, f"{self._base}{path}", body, headers)
+
+
+def _path(order_id: str) -> str:
+    return f"/orders/{quote(order_id, safe='')}"
+
+
+def _error(response: httpx.Response, *refusals: str) -> WarehouseRefused | Unavailable:
+    """What an answer means that is not a success; `refusals` are codes that are a refusal whatever the HTTP status."""
+    code = _code(response)
+    if code in refusals or response.status_code in CLIENT_ERRORS:
+        return WarehouseRefused(code)
+    return _unavailable(code)
+
+
+def _unavailable(code: str) -> Unavailable:
+    return Unavailable(f"{SERVICE}: {code}", type=f"{SERVICE}_unavailable")
+
+
+def _code(response: httpx.Response) -> str:
+    """The warehouse's error code. Only a short identifier is quoted: anything else may hold what must not be kept."""
+    try:
+        code = response.json()["error"]["code"]
+    except (ValueError, KeyError, TypeError):
+        code = None
+    is_short = isinstance(code, str) and code.isidentifier() and len(code) <= MAX_CODE
+    return code if is_short else f"http_{response.status_code}"
