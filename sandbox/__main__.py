@@ -1,4 +1,4 @@
-"""`python -m sandbox --port 8400`: the outside world, until SIGINT or SIGTERM."""
+"""`python -m sandbox --port 8400`: serve the simulated external services until SIGINT or SIGTERM."""
 
 import argparse
 import asyncio
@@ -47,10 +47,10 @@ def port_number(text: str) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m sandbox", description="The outside world of the order sagas.")
-    parser.add_argument("--port", type=port_number, default=8400, help="on 127.0.0.1; 0: a free one")
-    parser.add_argument("--state", type=Path, metavar="FILE", help="where it remembers; none: in memory only")
-    parser.add_argument("--webhooks", metavar="URL", help="the shop's address, which is told of what happens")
+    parser = argparse.ArgumentParser(prog="python -m sandbox", description="Simulate the external services.")
+    parser.add_argument("--port", type=port_number, default=8400, help="port on 127.0.0.1; 0 picks a free one")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="SQLite file that keeps the state; default: none")
+    parser.add_argument("--webhooks", metavar="URL", help="base address of the shop that receives the webhooks")
     arguments = parser.parse_args()
     try:
         asyncio.run(main(arguments.port, arguments.state, arguments.webhooks))

@@ -1,4 +1,4 @@
-"""What OpenAI promises, as the real SDK sees it. OPENAI_CONTRACT_KEY=sk-… runs the same tables against OpenAI."""
+"""The contract of OpenAI's API, by the real SDK. With OPENAI_CONTRACT_KEY=sk-… the tests run against OpenAI."""
 
 import asyncio
 import json
@@ -26,13 +26,13 @@ LAMP: Final = "Brass desk lamp"
 
 
 @pytest.fixture(scope="session")
-def base(playground: Running) -> str:
-    return OPENAI if CONTRACT_KEY else f"{playground.url}/openai/v1"
+def base(shared_sandbox: Running) -> str:
+    return OPENAI if CONTRACT_KEY else f"{shared_sandbox.url}/openai/v1"
 
 
 @pytest.fixture(scope="session")
 async def client(base: str) -> AsyncIterator[openai.AsyncOpenAI]:
-    """The real SDK, against the one OpenAI or the other."""
+    """The real SDK, connected to the sandbox or to the real OpenAI."""
     async with openai.AsyncOpenAI(
         api_key=CONTRACT_KEY or SANDBOX_OPENAI_KEY, base_url=base, max_retries=0, timeout=30
     ) as client:
@@ -41,7 +41,7 @@ async def client(base: str) -> AsyncIterator[openai.AsyncOpenAI]:
 
 @pytest.fixture
 def scripted(sandbox: Running) -> Running:
-    """For what cannot be asked of the real OpenAI."""
+    """The sandbox, for tests that the real OpenAI cannot run."""
     if CONTRACT_KEY:
         pytest.skip("needs the sandbox")
     return sandbox

@@ -1,4 +1,4 @@
-"""What Stripe promises, as tables. STRIPE_CONTRACT_KEY=sk_test_… runs the same tables against Stripe's test mode."""
+"""The contract of Stripe's API, as tables. With STRIPE_CONTRACT_KEY=sk_test_… the tests run against Stripe."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
