@@ -8,7 +8,7 @@ SOURCES := app workflows activities saga gateways client audit orders config san
 unexport PYTHONPATH MYPYPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up migrate test check format lock screenshots histories chaos negative-controls shape clean
+.PHONY: help install demo up migrate test prove check format lock screenshots histories chaos negative-controls shape clean
 
 help: ## show these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,8 +24,17 @@ up: install ## the local stack, a worker and the web process, until Ctrl-C
 migrate: install ## bring the database at DATABASE_URL to the newest schema
 	@$(BIN)/dbmate --migrations-dir migrations --no-dump-schema migrate
 
-test: install ## the whole suite, on the real servers
-	$(RUN) pytest -n 3
+PYTEST := $(RUN) pytest -n 4 --dist loadgroup -p tests.support.groups -q
+
+test: install ## the tests, on the real servers, in minutes
+	@$(PYTEST)
+	@echo "make prove adds: three chaos runs, 2,000 sequences, all crash points, all model configurations, seeded bugs."
+
+prove: install ## what make test leaves out: about half an hour
+	@echo "1 of 2: chaos runs, sequences, crash points and the whole model; about 10 minutes."
+	@$(PYTEST) -m prove
+	@echo "2 of 2: the negative controls; about 5 minutes."
+	@$(RUN) tests.proof.negative_controls
 
 check: install ## lint, format, types and import rules
 	$(BIN)/ruff check

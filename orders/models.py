@@ -259,19 +259,13 @@ class OrderRow(Model):
 
         An order that was placed and cancelled later still answers success: cancel-order had its own answer.
         """
-        if self.placed:
-            return OrderOutcome(
-                success=True,
-                order_id=self.id,
-                payment_intent=self.payment_intent_id,
-                fulfillment_id=self.fulfillment_id,
-            )
         return OrderOutcome(
-            success=False,
+            success=self.placed,
             order_id=self.id,
             payment_intent=self.payment_intent_id,
-            error=self.error,
-            error_code=self.error_code,
+            fulfillment_id=self.fulfillment_id if self.placed else None,
+            error=None if self.placed else self.error,
+            error_code=None if self.placed else self.error_code,
         )
 
 

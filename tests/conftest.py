@@ -10,6 +10,9 @@ from deploy.local.postgres import Postgres
 from tests.support.servers import copy_database, open_postgres, open_temporal
 from tests.support.shop import Shop, open_shop
 
+# Fixtures that live as long as a module.
+SHARED = {"module_shop", "module_web", "reconciling_shop", "shops", "large"}
+
 _exit_status: list[int] = []
 
 
@@ -36,6 +39,14 @@ async def shop(database_url: str, temporal: WorkflowEnvironment) -> AsyncIterato
     """A shop that is open: database, sandbox and a running worker."""
     async with open_shop(database_url, temporal) as opened:
         yield opened
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a module that share a shop in one process: each process would open one of its own."""
+    for item in items:
+        if isinstance(item, pytest.Function) and SHARED & set(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
 
 
 def pytest_sessionfinish(exitstatus: int) -> None:

@@ -14,11 +14,11 @@ from temporalio import activity
 from temporalio.testing import WorkflowEnvironment
 
 import activities
+from app.wiring import activities_of
 from config.settings import Settings
 from gateways.openai import openai_client
 from gateways.postgres import Database
 from gateways.stripe import stripe_client
-from worker import activities_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

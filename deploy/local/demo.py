@@ -22,9 +22,10 @@ from temporalio.client import Client, WorkflowFailureError
 
 from audit.evidence import DatabaseSnapshot, Evidence, ProviderRecords, read_runs, read_snapshot
 from audit.invariants import RULES, describe, violations
-from client.orders import cancel_order, submit_order, view_run
+from client.links import workflow_link
+from client.orders import cancel_order, submit_order
+from client.runs import view_run
 from config.settings import SANDBOX_STRIPE_KEY, Settings
-from config.temporal import workflow_link
 from deploy.local.demo_products import ShelvesReport, look_at_shelves
 from orders.errors import InvalidInput, NoAnswer, OrderError
 from orders.models import Model, OrderOutcome, Stage

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from temporalio.client import Client
 
-from client.orders import check_inventory, index_products, recommend_products
+from client.reports import check_inventory, index_products, recommend_products
 from orders.models import Model
 from orders.names import CHECK_INVENTORY, INDEX_RUN, PRODUCT_RECOMMENDATIONS
 from orders.recommendations import WANTED, RecommendationsOutcome, Source

@@ -13,6 +13,7 @@ import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+from app.startup_checks import CannotStart, check_search_attributes
 from config.temporal import plugin
 from deploy.local.postgres import Postgres
 from deploy.local.process import Child, Command, binary, free_ports, running
@@ -21,7 +22,6 @@ from orders.names import PROCESS_ORDER, TASK_QUEUE
 from sandbox.faults import Fault
 from sandbox.server import Running, serve
 from tests.support.shop import an_order, eventually
-from worker import CannotStart, check_search_attributes
 
 ROOT = Path(__file__).parents[2]
 

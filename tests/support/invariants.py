@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from audit.evidence import Evidence, ProviderRecords, read_runs, read_snapshot
-from audit.invariants import SETTLED, violations
+from audit.invariants import violations
+from orders.models import SETTLED
 from sandbox.world import World
 
 if TYPE_CHECKING:

@@ -117,7 +117,7 @@ async def test_an_order_whose_letter_is_under_way_is_whole(shop: Shop) -> None:
     assert not (await verify(shop)).violations
     await run.terminate()
     assert [each.what for each in (await verify(shop)).violations] == [
-        "processing, but nothing tells of its confirmation"
+        "processing, but its confirmation is not recorded"
     ]
 
 

@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 from temporalio.testing import WorkflowEnvironment
 from typer.testing import CliRunner
 
+from app.cli.main import app
 from deploy.local.process import ROOT
 from orders.names import TASK_QUEUE
-from starter import app
 from tests.support.shop import Shop, open_shop
 
 

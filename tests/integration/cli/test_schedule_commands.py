@@ -72,7 +72,7 @@ async def test_a_pause_and_its_end(starter: Starter) -> None:
     said = await starter("schedules", "pause", INDEX_PRODUCTS, "--reason", "maintenance")
     assert (said.status, said.out.splitlines()[0]) == (0, f"{INDEX_PRODUCTS} is paused: maintenance")
     found = await pauses(starter)
-    assert (found[CHECK_INVENTORY], found[INDEX_PRODUCTS]) == ((False, "tells of low stock"), (True, "maintenance"))
+    assert (found[CHECK_INVENTORY], found[INDEX_PRODUCTS]) == ((False, "reports low stock"), (True, "maintenance"))
 
     said = await starter("schedules", "resume", INDEX_PRODUCTS, "--json")
     assert (said.status, said.json["paused"]) == (0, False)
@@ -114,7 +114,7 @@ async def test_a_wrong_name_is_refused(starter: Starter, verb: tuple[str, ...]) 
     said = await starter("schedules", *verb, INDEX_PRODUCTS)
     assert (said.status, said.err.strip()) == (
         1,
-        f"{INDEX_PRODUCTS} is no Schedule yet: `starter.py schedules apply` makes it one",
+        f"{INDEX_PRODUCTS} is not a Schedule yet: create it with `starter.py schedules apply`",
     )
 
 

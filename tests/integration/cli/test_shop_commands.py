@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
-from client.orders import index_products, stuck_runs, view_index, view_timeline
+from client.reports import index_products, view_index
+from client.runs import stuck_runs, view_timeline
 from orders.errors import Permanent
 from orders.names import CHECK_INVENTORY, INDEX_RUN, PRODUCT_RECOMMENDATIONS
 from sandbox.faults import Fault
@@ -29,13 +30,13 @@ async def test_low_stock_is_shown_and_told_once(shop: Shop, starter: Starter) ->
     header, row, headline = (" ".join(line.split()) for line in said.out.splitlines()[:3])
     assert (header, row) == ("product name units reorder level", f"5 {GLOBE} 1 10")
     assert headline == "1 product at or below the reorder level"
-    assert "told    1 now" in said.out
+    assert "alerted  1 now" in said.out
     assert f"{RUNS}/{CHECK_INVENTORY}:" in said.out
     assert len(shop.world.inbox.alerts) == 1
 
     again = await starter("check-inventory")
     assert again.status == 0, again
-    assert "told    0 now, the others before" in again.out
+    assert "alerted  0 now, the others earlier" in again.out
     assert len(shop.world.inbox.alerts) == 1
 
 
@@ -75,8 +76,8 @@ async def test_low_stock_that_nobody_hears_of_needs_a_person(shop: Shop, starter
     shop.world.faults.add(Fault(service="slack", kind="status", status=404, times=None))
     said = await starter("check-inventory")
     assert said.status == 5, said
-    assert "told      0 now" in said.out
-    assert "not told  slack" in said.out
+    assert "alerted      0 now" in said.out
+    assert "not alerted  slack" in said.out
 
     await eventually(lambda: untold(shop), "the run is listed as stuck")
     shown, listed = await starter("stuck"), await starter("stuck", "--json")
@@ -87,7 +88,7 @@ async def test_low_stock_that_nobody_hears_of_needs_a_person(shop: Shop, starter
     assert CHECK_INVENTORY not in (await starter("list")).out
 
     shop.world.faults.clear()
-    assert "told    1 now" in (await starter("check-inventory")).out
+    assert "alerted  1 now" in (await starter("check-inventory")).out
 
     async def is_settled() -> bool:
         return not await untold(shop)
@@ -129,7 +130,7 @@ async def test_restocking(shop: Shop, starter: Starter) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("99", "1"), 1, "the inventory knows no product 99"),
+        (("99", "1"), 1, "the inventory has no product 99"),
         (("5", "0"), 2, "quantity: must be greater than or equal to 1"),
         (("5", "10001"), 2, "quantity: must be less than or equal to 10000"),
         (("5", "some"), 2, "Invalid value for 'QUANTITY'"),

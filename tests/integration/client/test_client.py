@@ -23,8 +23,9 @@ from temporalio.client import (
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
-import client.orders
-from client.orders import cancel_order, list_runs, order_status, submit_order
+import client.waiting
+from client.orders import cancel_order, submit_order
+from client.runs import list_runs, order_status
 from orders.errors import InvalidInput, NoAnswer, Permanent, UnknownOrder
 from orders.models import CancelReason, ErrorCode, OrderOutcome, Stage
 from orders.names import PROCESS_ORDER, cancel_order_id
@@ -266,7 +267,7 @@ async def test_without_a_worker_it_says_so_and_the_order_waits(
     shop: Shop, database_url: str, temporal: WorkflowEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run exists; a worker that comes later does it, and a second submit joins."""
-    monkeypatch.setattr(client.orders, "FIRST_DOUBT", 0.2)
+    monkeypatch.setattr(client.waiting, "FIRST_DOUBT", 0.2)
     order_id, queue = new_order_id(), f"orders-{uuid.uuid4().hex[:8]}"
     with pytest.raises(NoAnswer, match=f"no worker polls the task queue `{queue}`"):
         await submit_order(shop.client, order_id, an_order(), task_queue=queue)
@@ -277,7 +278,7 @@ async def test_without_a_worker_it_says_so_and_the_order_waits(
 
 async def test_patience_has_an_end(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller that waited long enough is told that the order goes on."""
-    monkeypatch.setattr(client.orders, "FIRST_DOUBT", 0.2)
+    monkeypatch.setattr(client.waiting, "FIRST_DOUBT", 0.2)
     order_id = new_order_id()
     with pytest.raises(NoAnswer, match="still under way after 0 seconds; it goes on"):
         await submit_order(
@@ -293,7 +294,7 @@ async def test_patience_has_an_end(shop: Shop, monkeypatch: pytest.MonkeyPatch) 
 
 async def test_a_cancel_that_is_parked_is_answered(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller is not kept waiting for a person."""
-    monkeypatch.setattr(client.orders, "FIRST_DOUBT", 0.2)
+    monkeypatch.setattr(client.waiting, "FIRST_DOUBT", 0.2)
     order_id = new_order_id()
     await submit(shop, order_id)
     shop.hooks.fail("void_payment", Permanent("no", type="refund_failed"))
@@ -305,7 +306,7 @@ async def test_a_cancel_that_is_parked_is_answered(shop: Shop, monkeypatch: pyte
 
 async def test_a_cancel_is_answered_before_its_email(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The e-mail service is out: the order is cancelled and its caller knows, while the run still tries to write."""
-    monkeypatch.setattr(client.orders, "FIRST_DOUBT", 0.2)
+    monkeypatch.setattr(client.waiting, "FIRST_DOUBT", 0.2)
     order_id = new_order_id()
     await submit(shop, order_id)
     shop.world.faults.add(Fault(service="email", kind="status", times=None))

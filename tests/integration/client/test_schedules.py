@@ -77,7 +77,7 @@ async def test_applying_makes_them(client: Client) -> None:
     )
     assert made.policy == SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(minutes=15))
     assert not made.state.paused
-    assert made.state.note == "tells of low stock"
+    assert made.state.note == "reports low stock"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,9 @@ async def test_what_was_never_applied_is_said(client: Client) -> None:
         resume_schedule(client, INDEX_PRODUCTS, "so"),
         trigger_schedule(client, INDEX_PRODUCTS),
     ):
-        with pytest.raises(NotFound, match=r"index-products is no Schedule yet: `starter\.py schedules apply`"):
+        with pytest.raises(
+            NotFound, match=r"index-products is not a Schedule yet: create it with `starter\.py schedules apply`"
+        ):
             await ask
 
 

@@ -14,11 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from app.web.server import serve
 from deploy.local.process import Command, running
 from sandbox.server import Running
 from sandbox.webhooks import FULFILLMENT_SECRET, STRIPE_SECRET
 from tests.integration.sandbox.test_memory import SHIPMENT, command
-from webhooks import serve
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 PAYMENT: Final = {"amount": "2999", "currency": "usd", "capture_method": "manual", "confirm": "true"}

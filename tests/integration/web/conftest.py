@@ -7,12 +7,13 @@ import httpx
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
+from app.web.server import serve
+from app.web.wiring import open_webhooks
 from deploy.local.postgres import Postgres
 from sandbox.webhooks import Target
 from tests.support.servers import copy_database
 from tests.support.shop import open_shop
 from tests.support.web import Web
-from webhooks import open_webhooks, serve
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ import pytest
 from temporalio.client import Client, Interceptor, OutboundInterceptor, StartWorkflowInput, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
+from app.web.server import serve
+from app.web.wiring import open_webhooks
 from config.temporal import plugin
 from deploy.local.postgres import Postgres
 from orders.models import Stage
@@ -21,7 +23,6 @@ from tests.support.invariants import assert_invariants
 from tests.support.scenarios import Run, ending_of, is_running, until_attempts, until_stage
 from tests.support.shop import Shop, an_order, eventually
 from tests.support.web import Web, an_event
-from webhooks import open_webhooks, serve
 
 O = "o1"  # noqa: E741 (the one order of each test)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.web.endpoints import MAX_BODY
 from deploy.local.postgres import Postgres
 from deploy.local.process import Child, Command, free_ports, running
 from tests.integration.test_worker import addresses, closed_port
 from tests.support.shop import eventually
 from tests.support.web import SECRETS, Web, an_event, signature
-from webhooks import MAX_BODY
 
 BODY = an_event("stripe", "payment_intent.succeeded", "pi_1")
 

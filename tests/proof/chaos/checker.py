@@ -10,18 +10,29 @@ from temporalio.client import WorkflowFailureError, WorkflowHistory
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import Replayer
 
+from app.wiring import WORKFLOWS
 from audit.evidence import DatabaseSnapshot, Evidence, OrderEntry, ProviderRecords, read_runs, read_snapshot
-from audit.invariants import SETTLED, violations
-from client.orders import ABOUT_ORDERS, resolve, stuck_runs
+from audit.invariants import violations
+from client.orders import resolve
+from client.runs import ABOUT_ORDERS, stuck_runs
 from config.temporal import plugin
 from orders.errors import OrderError
-from orders.models import CLOSED, PAID, CancelOutcome, CancelReason, ErrorCode, OrderOutcome, Settlement, Status
+from orders.models import (
+    CLOSED,
+    PAID,
+    SETTLED,
+    CancelOutcome,
+    CancelReason,
+    ErrorCode,
+    OrderOutcome,
+    Settlement,
+    Status,
+)
 from orders.names import RECONCILE_NOW, RECONCILE_ORDERS, TASK_QUEUE
 from orders.reconciliation import ReconcileReport
 from orders.verification import Violation
 from tests.proof.chaos.cluster import Arena, persist
 from tests.proof.chaos.load import Crowd
-from worker import WORKFLOWS
 
 WATCH_EVERY: Final = 0.5  # seconds between two looks at the stock
 LOOK_AGAIN: Final = 1.0  # seconds between two looks at what is still open

@@ -16,6 +16,7 @@ PLACED = [("pending", "capturing"), ("capturing", "processing")]
 CALLED_OFF = [*PLACED, ("processing", "cancelling"), ("cancelling", "cancelled")]
 
 
+@pytest.mark.prove
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_nothing_is_lost(seed: int, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from temporalio.client import Client
 from temporalio.plugin import SimplePlugin
 from temporalio.worker import WorkerConfig
 
+from app.wiring import open_worker
 from config.logs import configure_logs
 from config.settings import Settings
 from config.temporal import plugin
-from worker import open_worker
 
 IDENTITY: Final = "victim"
 

@@ -20,7 +20,8 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
-from client.orders import order_status, submit_order
+from client.orders import submit_order
+from client.runs import order_status
 from deploy.local.postgres import Postgres
 from orders.errors import InvalidInput, UnknownOrder
 from orders.models import CancelOutcome, OrderOutcome, Stage

@@ -9,8 +9,19 @@ from tests.proof.model.protocol import Protocol
 from tests.proof.model.shops import SHOPS, TEETH
 from tests.proof.model.state import Rule, Shop
 
+# Between them they have a late attempt, a terminated run, 3DS, shipping, an expiry and another payload.
+TELLING = {
+    "3DS, the run itself is cancelled",
+    "another payload",
+    "a late attempt, shipping, expiry",
+    "terminated, shipping, expiry",
+}
 
-@pytest.mark.parametrize("shop", SHOPS.values(), ids=SHOPS)
+
+@pytest.mark.parametrize(
+    "shop",
+    [pytest.param(shop, id=name, marks=() if name in TELLING else pytest.mark.prove) for name, shop in SHOPS.items()],
+)
 def test_every_invariant_holds(shop: Shop, record_property: Callable[[str, object], None]) -> None:
     """Whatever happens in whichever order, no invariant is broken and an end can be reached."""
     found = explore(Protocol(shop))

@@ -133,7 +133,7 @@ BUGS: Final = (
                 "{__import__('uuid').uuid4()}\"",
             ),
         ),
-        ("tests/integration/activities/test_notifications.py::test_a_lost_answer_delivers_no_second_letter",),
+        ("tests/integration/activities/test_notifications.py::test_a_lost_answer_delivers_no_second_email",),
     ),
     Bug(
         "letter_marked_before_posted",
@@ -146,7 +146,7 @@ BUGS: Final = (
                 "        response = await post_json(\n            self._http, service, url",
             ),
         ),
-        ("tests/integration/activities/test_notifications.py::test_a_letter_that_was_not_taken_is_sent_again",),
+        ("tests/integration/activities/test_notifications.py::test_an_email_that_was_not_accepted_is_sent_again",),
         because="what_is_marked_sent_arrived",
     ),
     Bug(
@@ -169,7 +169,7 @@ BUGS: Final = (
                 '"amount": (await self.retrieve(intent_id)).amount_received}',
             ),
         ),
-        (f"{PAYMENTS}::test_what_somebody_refunded_by_hand_counts",),
+        (f"{PAYMENTS}::test_a_manual_refund_counts",),
         because="PaymentRefused: InvalidRequestError",
     ),
     Bug(

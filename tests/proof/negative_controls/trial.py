@@ -77,7 +77,17 @@ def copy_project(target: Path, source: Path = ROOT) -> Path:
 async def run_tests(project: Path, tests: Iterable[str]) -> list[Result]:
     """The cases of these tests, run with this interpreter in that folder."""
     report = project.with_name(f"{project.name}.xml")
-    options = ("-q", "--timeout=90", "-p", "no:cacheprovider", f"--junitxml={report}", "-o", "junit_family=xunit1")
+    options = (
+        "-q",
+        "-m",
+        "",
+        "--timeout=90",
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={report}",
+        "-o",
+        "junit_family=xunit1",
+    )
     command = Command(
         name="The tests",
         argv=(sys.executable, "-m", "pytest", *options, *tests),

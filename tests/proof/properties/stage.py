@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from temporalio.exceptions import ApplicationError
 
 from audit.evidence import Evidence, ProviderRecords, read_snapshot
-from audit.invariants import SETTLED, violations
-from orders.models import Order, Status
+from audit.invariants import violations
+from orders.models import SETTLED, Order, Status
 from tests.proof.properties.runs import Cancelling, Placing, Run
 from tests.proof.properties.steps import ATTEMPTS, Script, Step
 from tests.support.activity_bench import Bench, Watched, fulfillment, order_of, payment, undo
