@@ -100,7 +100,7 @@ async def play(client: Client, settings: Settings, console: Console) -> Report:
         await Play(client, http).run(cast, console, link)
         orders = [part.order_id for part in cast]
         snapshot = await read_snapshot(database, orders)
-        books = ProviderRecords.model_validate((await http.get("/_sandbox/books")).json())
+        books = ProviderRecords.model_validate((await http.get("/_sandbox/records")).json())
         found = violations(Evidence(snapshot, books, before.units, await read_runs(client, orders)))
     if not console.is_terminal:
         console.print()  # where nothing is live, the table ends without an end of line

@@ -47,5 +47,5 @@ async def collect_evidence(shop: Accounts, *orders: str, stocked: Mapping[str, i
     """All that there is to judge these orders by."""
     client = getattr(shop, "client", None)
     snapshot = await read_snapshot(shop.pool, orders)
-    books = ProviderRecords.model_validate(shop.world.books())
+    books = ProviderRecords.model_validate(shop.world.provider_records())
     return Evidence(snapshot, books, stocked, await read_runs(client, orders) if client else None)

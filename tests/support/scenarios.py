@@ -95,7 +95,7 @@ async def is_running(run: Run) -> bool:
 
 def letters(shop: Shop, order_id: str) -> list[str]:
     """What was written to the customer, oldest first."""
-    emails = shop.world.books()["emails"]
+    emails = shop.world.provider_records()["emails"]
     return [email["template"] for email in emails if email["data"]["orderNumber"] == order_id]
 
 

@@ -51,7 +51,7 @@ class Mixed:
     async def evidence(self, connection: Any = None) -> Evidence:
         """All evidence, with the database as `connection` sees it."""
         snapshot = await read_snapshot(connection or self.shop.pool)
-        records = ProviderRecords.model_validate(self.world.books())
+        records = ProviderRecords.model_validate(self.world.provider_records())
         return Evidence(snapshot, records, SEEDED, await read_runs(self.shop.client, self.orders))
 
     async def evidence_after(self, statements: str) -> Evidence:
@@ -378,7 +378,7 @@ async def test_only_the_orders_that_were_asked_for_are_checked(mixed: Mixed, mon
     for plant in (charge_without_an_order, ship_twice, deliver_twice, refund_too_much):
         plant(mixed, monkeypatch)
     monkeypatch.setitem(mixed.world.stripe.misuses, "1", Misuse("placed", "/v1/refunds", "without a key"))
-    records = ProviderRecords.model_validate(mixed.world.books())
+    records = ProviderRecords.model_validate(mixed.world.provider_records())
     assert found(Evidence(await read_snapshot(mixed.shop.pool, ["goodwill"]), records)) == set()
     ghost = Evidence(await read_snapshot(mixed.shop.pool, ["ghost"]), records)
     assert found(ghost) == {("ghost", "nothing_without_an_order")}

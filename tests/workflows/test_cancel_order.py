@@ -148,7 +148,7 @@ async def test_while_the_customer_authenticates(shop: Shop) -> None:
 
     assert shape(await shop.cancel(O)) == VOIDED
     assert (await handle.result()).error_code == "cancelled"
-    assert shop.world.books()["payments"][0]["status"] == "canceled"
+    assert shop.world.provider_records()["payments"][0]["status"] == "canceled"
     await check_cancelled(shop)
 
 
@@ -388,7 +388,7 @@ async def check_cancelled(shop: Shop) -> None:
     await assert_invariants(shop, O)
     assert await shop.status(O) == "cancelled"
     assert await shop.stock() == (100, 0)
-    money = shop.world.books()["orders"].get(O, {"refunded": 0, "refund_pending": 0})
+    money = shop.world.provider_records()["orders"].get(O, {"refunded": 0, "refund_pending": 0})
     refunded = (money["refunded"] + money["refund_pending"]) / 100
     told = [email.data["refundAmount"] for email in shop.world.inbox.emails if email.template == "order_cancelled"]
     assert told == [refunded]

@@ -87,7 +87,7 @@ async def test_before_the_capture_is_claimed(shop: Shop, grave: Bench) -> None:
 
     await wake_up(grave, attempt)
     assert attempt.result() is False
-    assert shop.world.books()["orders"][order.id]["captured"] == 0
+    assert shop.world.provider_records()["orders"][order.id]["captured"] == 0
     await assert_invariants(shop, order.id)
 
 
@@ -113,10 +113,10 @@ async def test_between_the_claim_of_the_capture_and_its_call(shop: Shop, grave: 
         assert (await shop.place(order_id=order.id)).success
     if end == "cancelled":
         assert (await shop.cancel(order.id)).refunded
-    before = shop.world.books()["orders"][order.id]
+    before = shop.world.provider_records()["orders"][order.id]
     await wake_up(grave, attempts[0])
 
-    assert shop.world.books()["orders"][order.id] == before
+    assert shop.world.provider_records()["orders"][order.id] == before
     await assert_invariants(shop, order.id)
 
 

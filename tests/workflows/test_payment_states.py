@@ -103,7 +103,7 @@ async def test_never_authenticated(shop: Shop, waiting: Run) -> None:
     """At the deadline the payment is voided and the order rejected; a customer who never paid gets no e-mail."""
     await shop.advance(waiting, timedelta(minutes=16))
     await check(shop, waiting, "completed", "authentication_expired")
-    assert shop.world.books()["payments"][0]["status"] == "canceled"
+    assert shop.world.provider_records()["payments"][0]["status"] == "canceled"
     assert await shop.status(O) == "rejected"
     assert letters(shop, O) == []
 

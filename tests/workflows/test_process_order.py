@@ -34,7 +34,7 @@ async def test_should_process_order_successfully(shop: Shop) -> None:
     assert outcome.success
     assert outcome.payment_intent == row["payment_intent_id"]
     assert outcome.fulfillment_id == row["fulfillment_id"] == shop.world.fulfillment.shipments["o1"].id
-    assert shop.world.books()["orders"]["o1"]["captured"] == 5998
+    assert shop.world.provider_records()["orders"]["o1"]["captured"] == 5998
     assert await shop.events("o1") == ["pending", "capturing", "processing"]
     assert await shop.stock() == (98, 0)
     assert letters(shop, "o1") == ["order_confirmation"]

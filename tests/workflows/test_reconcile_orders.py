@@ -280,7 +280,7 @@ async def test_a_charge_for_no_order_is_a_persons_matter(shop: Shop) -> None:
     report = await reconcile(shop)
 
     assert [payment in words for words in report.alerted] == [True]
-    assert shop.world.stripe.account.books()[0]["captured"] == 5998
+    assert shop.world.stripe.account.records()[0]["captured"] == 5998
     assert not shop.world.stripe.account.refunds
     assert await reconcile(shop) == NOTHING
 

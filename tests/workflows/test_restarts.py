@@ -163,7 +163,7 @@ async def test_expired_idempotency_keys_do_not_charge_twice(shop: Shop, at: str)
     assert (await shop.place(order_id=O)).success
     held.let_go()
 
-    assert len(shop.world.books()["payments"]) == 1
+    assert len(shop.world.provider_records()["payments"]) == 1
     await check_placed(shop)
 
 
@@ -263,9 +263,9 @@ async def check_placed(shop: Shop) -> None:
     await assert_invariants(shop, O)
     assert await shop.status(O) == "processing"
     assert await shop.stock() == (98, 0)
-    money = shop.world.books()["orders"][O]
+    money = shop.world.provider_records()["orders"][O]
     assert (money["captured"], money["refunded"]) == (5998, 0)
-    assert len(shop.world.books()["fulfillment"]) == 1
+    assert len(shop.world.provider_records()["fulfillment"]) == 1
 
 
 async def tasks(handle: WorkflowHandle[Any, OrderOutcome]) -> list[int]:

@@ -29,7 +29,7 @@ async def test_fulfill_twice_is_one_shipment(bench: Bench) -> None:
     assert first == await bench.fulfill(order)
     assert first.state == "accepted"
     assert (await bench.row(order.id))["fulfillment_id"] == first.fulfillment_id
-    assert [shipment["id"] for shipment in bench.world.books()["fulfillment"]] == [first.fulfillment_id]
+    assert [shipment["id"] for shipment in bench.world.provider_records()["fulfillment"]] == [first.fulfillment_id]
 
 
 async def test_what_the_warehouse_gets(bench: Bench) -> None:
@@ -130,7 +130,7 @@ async def test_a_lost_answer_makes_no_second_shipment(bench: Bench, kind: str) -
         await bench.fulfill(order)
 
     await bench.fulfill(order)
-    assert len(bench.world.books()["fulfillment"]) == 1
+    assert len(bench.world.provider_records()["fulfillment"]) == 1
 
 
 async def test_cancel_twice_is_one_cancel(bench: Bench) -> None:
@@ -254,4 +254,4 @@ async def cancel(bench: Bench, order: Order) -> UndoResult:
 
 
 def shipments(bench: Bench) -> list[str]:
-    return [shipment["status"] for shipment in bench.world.books()["fulfillment"]]
+    return [shipment["status"] for shipment in bench.world.provider_records()["fulfillment"]]

@@ -51,7 +51,7 @@ async def test_analytics_get_the_order_once(bench: Bench) -> None:
     for _ in range(2):
         assert await bench.do(Notifications.track_order, ANALYTICS) == "sent"
 
-    (event,) = bench.world.books()["events"]
+    (event,) = bench.world.provider_records()["events"]
     assert event == {
         "event": "order_placed",
         "userId": "cus_123",
@@ -117,7 +117,7 @@ async def test_the_email_about_a_cancel_names_the_refund(bench: Bench, last: str
     await bench.do(Payments.void_payment, "o1")
     await bench.do(Notifications.send_email, CANCELLED)
 
-    (email,) = bench.world.books()["emails"]
+    (email,) = bench.world.provider_records()["emails"]
     assert email["data"] == {"orderNumber": "o1", "refundAmount": amount}
 
 
@@ -128,7 +128,7 @@ async def test_the_email_about_a_failure_names_the_reason(bench: Bench) -> None:
     await bench.claim_undo(order)
     await bench.do(Notifications.send_email, FAILED)
 
-    (email,) = bench.world.books()["emails"]
+    (email,) = bench.world.provider_records()["emails"]
     assert email["data"] == {"orderNumber": "o1", "reason": "it failed"}
 
 
@@ -173,7 +173,7 @@ async def test_an_alert_is_posted(bench: Bench) -> None:
     """Slack gets the text."""
     await bench.do(Notifications.post_alert, Alert(order_id="o1", key="k", text="o1: it is stuck"))
 
-    assert bench.world.books()["alerts"] == [{"text": ":warning: o1: it is stuck"}]
+    assert bench.world.provider_records()["alerts"] == [{"text": ":warning: o1: it is stuck"}]
 
 
 @pytest.mark.parametrize("status", [404, 410])
@@ -196,4 +196,4 @@ async def undecided(bench: Bench, last: str) -> None:
 
 
 def emails(bench: Bench) -> list[Any]:
-    return [email["template"] for email in bench.world.books()["emails"]]
+    return [email["template"] for email in bench.world.provider_records()["emails"]]

@@ -78,7 +78,7 @@ async def test_the_id_is_on_the_row_before_the_confirm(bench: Bench) -> None:
     with pytest.raises(Unavailable):
         await bench.authorize(order)
 
-    assert (await bench.row(order.id))["payment_intent_id"] == bench.world.books()["payments"][0]["id"]
+    assert (await bench.row(order.id))["payment_intent_id"] == bench.world.provider_records()["payments"][0]["id"]
     assert (await bench.authorize(order)).state == "authorized"
     assert len(money(bench)) == 1
 
@@ -353,7 +353,7 @@ async def test_an_undo_whose_answer_is_lost(bench: Bench, kind: str, last: str, 
     bench.world.stripe.keys.clear()
     await void(bench, order)
 
-    (found,) = bench.world.books()["payments"]
+    (found,) = bench.world.provider_records()["payments"]
     assert (found["authorized"], found["captured"]) == (0, found["refunded"])
     assert len(bench.world.stripe.account.refunds) == (last == "finalize")
 
@@ -545,7 +545,7 @@ async def test_a_saved_500_is_settled_by_reading(bench: Bench, route: str, *, ef
 
 def money(bench: Bench) -> list[tuple[str, int, int, int]]:
     """Of every PaymentIntent: status, authorized, captured, refunded."""
-    payments = bench.world.books()["payments"]
+    payments = bench.world.provider_records()["payments"]
     return [(each["status"], each["authorized"], each["captured"], each["refunded"]) for each in payments]
 
 

@@ -81,7 +81,7 @@ async def test_twenty_at_once_are_one_order(shop: Shop) -> None:
     history = await shop.client.get_workflow_handle(order_id).fetch_history()
     kinds = [event.WhichOneof("attributes") for event in history.events]
     assert kinds.count("workflow_execution_update_accepted_event_attributes") == 1
-    assert len(shop.world.books()["orders"][order_id]["payment_intents"]) == 1
+    assert len(shop.world.provider_records()["orders"][order_id]["payment_intents"]) == 1
     assert await shop.stock() == (98, 0)
 
 

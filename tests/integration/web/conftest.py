@@ -34,15 +34,15 @@ async def module_web(postgres: Postgres, temporal: WorkflowEnvironment) -> Async
 async def web(module_web: Web) -> AsyncIterator[Web]:
     """The web process of an empty shop; the sandbox delivers no events to it."""
     await module_web.shop.clear()
-    module_web.shop.world.courier.attempts.clear()
+    module_web.shop.world.webhook_sender.attempts.clear()
     await module_web.shop.pool.execute("TRUNCATE webhook_events")
     yield module_web
-    module_web.shop.world.tell(None)
-    await module_web.shop.world.courier.idle()
+    module_web.shop.world.send_webhooks_to(None)
+    await module_web.shop.world.webhook_sender.idle()
 
 
 @pytest.fixture
 def subscribed(web: Web) -> Web:
     """The same, and the sandbox delivers every event to it, as Stripe and the warehouse do."""
-    web.shop.world.tell(Target(url=web.url))
+    web.shop.world.send_webhooks_to(Target(url=web.url))
     return web

@@ -42,7 +42,7 @@ async def test_delivered_overtakes_shipped(subscribed: Web) -> None:
     subscribed.shop.world.faults.add(Fault(service="webhooks", route="order.shipped", kind="reorder"))
     await subscribed.warehouse(f"orders/{O}/ship")
     await subscribed.warehouse(f"orders/{O}/deliver")
-    await subscribed.shop.world.courier.idle()
+    await subscribed.shop.world.webhook_sender.idle()
 
     assert [kind for kind, _ in await subscribed.kept() if kind.startswith("order.")] == [
         "order.delivered",
@@ -78,7 +78,7 @@ async def test_a_warehouse_faster_than_the_payment(subscribed: Web) -> None:
     await subscribed.warehouse(f"orders/{O}/ship")
 
     async def refused() -> bool:
-        return any(attempt.status == 503 for attempt in subscribed.shop.world.courier.attempts)
+        return any(attempt.status == 503 for attempt in subscribed.shop.world.webhook_sender.attempts)
 
     await eventually(refused, "the first delivery is put off")
     held.let_go()

@@ -90,13 +90,13 @@ async def test_deliveries_that_repeat_overtake_or_tarry_change_nothing(subscribe
     assert (await ending_of(run)).code is None
     assert (await subscribed.shop.cancel(O)).refunded
     subscribed.shop.world.faults.clear()
-    await subscribed.shop.world.courier.idle()
+    await subscribed.shop.world.webhook_sender.idle()
 
     await assert_invariants(subscribed.shop, O)
     assert await subscribed.shop.events(O) == ["pending", "capturing", "processing", "cancelling", "cancelled"]
     kept = await subscribed.kept()
     assert len(kept) == len(set(kept)) == 4
-    assert {attempt.status for attempt in subscribed.shop.world.courier.attempts} == {200}
+    assert {attempt.status for attempt in subscribed.shop.world.webhook_sender.attempts} == {200}
 
 
 async def test_without_any_webhook_the_order_ends(subscribed: Web) -> None:
@@ -115,7 +115,7 @@ async def test_a_pending_refund_is_followed_to_its_end(subscribed: Web, outcome:
     refund = await refunded_later(subscribed)
     before = await reconciliation(subscribed.shop)
     await subscribed.admin(f"settle/{refund}", outcome)
-    await subscribed.shop.world.courier.idle()
+    await subscribed.shop.world.webhook_sender.idle()
 
     assert await refund_status(subscribed.shop) == status
     assert await subscribed.notes(O) == [f"refund {refund} {status}"]

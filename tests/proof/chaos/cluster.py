@@ -151,11 +151,11 @@ class Arena:
 
     async def strikes(self) -> dict[str, int]:
         """How often which fault struck which external service."""
-        strikes: dict[str, int] = (await self._books())["strikes"]
+        strikes: dict[str, int] = (await self._books())["fault_hits"]
         return strikes
 
     async def _books(self) -> Any:
-        return (await self.sandbox.get("/_sandbox/books")).raise_for_status().json()
+        return (await self.sandbox.get("/_sandbox/records")).raise_for_status().json()
 
     def _worker(self, number: int) -> Part:
         return Part(lambda start: self._stack.worker(self._environment, f"worker.{number}.{start}"))

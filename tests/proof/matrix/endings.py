@@ -41,7 +41,7 @@ async def check_end(shop: Shop, run: Run, end: End) -> None:
     """The run ended so, and the books agree."""
     ending = await see_to_the_end(shop, run)
     assert (ending.how, ending.code) == (end.how, end.code), ending
-    money = shop.world.books()["orders"].get(run.id, {"captured": 0, "refunded": 0})
+    money = shop.world.provider_records()["orders"].get(run.id, {"captured": 0, "refunded": 0})
     found = (await shop.status(run.id), money["captured"], money["refunded"])
     assert found == (end.status, end.captured, end.refunded)
     await assert_invariants(shop, run.id)

@@ -59,7 +59,7 @@ async def shipped_meanwhile(shop: Shop, order_id: str) -> None:
     run = await _start(shop, order_id)
 
     async def accepted() -> bool:
-        return bool(shop.world.books()["fulfillment"])
+        return bool(shop.world.provider_records()["fulfillment"])
 
     await eventually(accepted, "the warehouse has the order")
     await shop.ship(order_id)

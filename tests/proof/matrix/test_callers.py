@@ -95,7 +95,7 @@ async def test_many_start_and_submit_one_order_at_once(shop: Shop, order_id: str
     assert len(refusals) >= CALLERS - 1
     assert all(isinstance(each, WorkflowAlreadyStartedError) for each in refusals)
     await check_end(shop, shop.client.get_workflow_handle(order_id), PLACED)
-    assert len(shop.world.books()["payments"]) == 1
+    assert len(shop.world.provider_records()["payments"]) == 1
 
 
 async def test_many_submit_two_payloads_at_once(shop: Shop, order_id: str) -> None:
@@ -109,7 +109,7 @@ async def test_many_submit_two_payloads_at_once(shop: Shop, order_id: str) -> No
     assert await shop.stock("3") == (36 if won else 40, 0)
     end = replace(PLACED, captured=4 * 1450 if won else TOTAL)
     await check_end(shop, shop.client.get_workflow_handle(order_id), end)
-    assert len(shop.world.books()["payments"]) == 1
+    assert len(shop.world.provider_records()["payments"]) == 1
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ async def traces(shop: Shop) -> Any:
         await shop.pool.fetchval(f"SELECT json_agg(t ORDER BY t::text)::text FROM {table} t")  # noqa: S608 (ours)
         for table in tables
     ]
-    return rows, shop.world.books() | {"alerts": ()}  # which may still be on their way
+    return rows, shop.world.provider_records() | {"alerts": ()}  # which may still be on their way
 
 
 # --------------------------------------------------------------------------------------- cancels at every step boundary

@@ -188,7 +188,7 @@ async def happened_twice(shop: Shop) -> list[object]:
 
     Alerts are not among it: Slack knows no idempotency keys.
     """
-    books = shop.world.books()
+    books = shop.world.provider_records()
     effects = Counter[object](
         [
             *(("payment", payment["order"]) for payment in books["payments"]),

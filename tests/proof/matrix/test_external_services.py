@@ -146,7 +146,7 @@ async def test_stripe_forgets_the_key_of_a_lost_answer(shops: Mapping[str, Shop]
     await check_end(shop, await shop.start(call.payload, O), call.end)
     assert [name for _, name in shop.hooks.calls].count(call.activity) > 1
     kept = (await shop.row(O))["payment_intent_id"]
-    spare = [each["status"] for each in shop.world.books()["payments"] if each["id"] != kept]
+    spare = [each["status"] for each in shop.world.provider_records()["payments"] if each["id"] != kept]
     assert spare == ["requires_confirmation"] * (call.route == CREATE)
 
 
@@ -228,7 +228,7 @@ async def test_the_warehouse_lets_the_request_down(shop: Shop, fault: dict[str, 
     strike(shop, "fulfillment", REQUEST, fault)
     await check_end(shop, await shop.start(order_id=O), PLACED)
     assert posts(shop, "/orders") == (1 if fault["kind"] == "delay" else 2)
-    assert [each["status"] for each in shop.world.books()["fulfillment"]] == ["accepted"]
+    assert [each["status"] for each in shop.world.provider_records()["fulfillment"]] == ["accepted"]
 
 
 @pytest.mark.parametrize("fault", OUTAGES.values(), ids=OUTAGES)
@@ -238,7 +238,7 @@ async def test_the_warehouse_lets_the_cancel_down(shop: Shop, fault: dict[str, A
     strike(shop, "fulfillment", CALL_OFF, fault)
     await check_end(shop, await shop.start(order_id=O), FAILED)
     assert posts(shop, "/cancel") == (1 if fault["kind"] == "delay" else 2)
-    assert [each["status"] for each in shop.world.books()["fulfillment"]] == ["cancelled"]
+    assert [each["status"] for each in shop.world.provider_records()["fulfillment"]] == ["cancelled"]
 
 
 NOES: dict[str, tuple[str, dict[str, Any], End]] = {
@@ -267,7 +267,7 @@ async def test_the_warehouse_is_down_beyond_the_deadline(shops: Mapping[str, Sho
     await shop.advance(run, timedelta(minutes=11))
     await check_end(shop, run, FAILED if capture == "manual" else FAILED_AND_REFUNDED)
     unheard = ["cancelled"] if kind == "reset_after" else []
-    assert [each["status"] for each in shop.world.books()["fulfillment"]] == unheard
+    assert [each["status"] for each in shop.world.provider_records()["fulfillment"]] == unheard
 
 
 async def test_the_warehouse_is_down_when_it_must_call_off(shop: Shop) -> None:
@@ -278,7 +278,7 @@ async def test_the_warehouse_is_down_when_it_must_call_off(shop: Shop) -> None:
     await until_attempts(shop, "cancel_fulfillment", 1)
     await shop.advance(run, timedelta(minutes=15))
     await until_marked(run, "cancel_fulfillment")
-    assert shop.world.books()["orders"][O]["authorized"] == TOTAL
+    assert shop.world.provider_records()["orders"][O]["authorized"] == TOTAL
     shop.world.faults.clear()
     await check_end(shop, run, FAILED)
 
@@ -290,7 +290,7 @@ async def test_the_warehouse_refuses_to_call_off(shop: Shop, status: int) -> Non
     strike(shop, "fulfillment", CALL_OFF, {"kind": "status", "status": status})
     run = await shop.start(order_id=O)
     assert await until_stuck(run) == ("cancel_fulfillment",)
-    assert shop.world.books()["orders"][O]["authorized"] == TOTAL
+    assert shop.world.provider_records()["orders"][O]["authorized"] == TOTAL
     assert await shop.stock() == (98, 2)
     await resolve(run, "cancel_fulfillment", "retry")
     await check_end(shop, run, FAILED)
@@ -309,7 +309,7 @@ async def test_the_goods_have_left_when_the_order_is_undone(shops: Mapping[str, 
 
     shop.hooks.when("request_fulfillment", ship, "after")
     await check_end(shop, await shop.start(order_id=O), PLACED)
-    assert [each["status"] for each in shop.world.books()["fulfillment"]] == ["shipped"]
+    assert [each["status"] for each in shop.world.provider_records()["fulfillment"]] == ["shipped"]
 
 
 def posts(shop: Shop, path: str) -> int:

@@ -71,7 +71,7 @@ async def test_a_word_to_a_run_whose_order_has_moved_on(shop: Shop) -> None:
     with pytest.raises(WorkflowUpdateFailedError):
         await resolve(cancel, STEP, "skip")
     await next_look.reached.wait()
-    paid, refunded = await shop.status(O) == "processing", shop.world.books()["orders"][O]["refunded"]
+    paid, refunded = await shop.status(O) == "processing", shop.world.provider_records()["orders"][O]["refunded"]
     next_look.let_go()
     assert (paid, refunded) == (True, 0)
 

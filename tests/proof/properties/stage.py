@@ -227,7 +227,7 @@ class Stage:
         account = self._bench.world.stripe.account
         waiting = [
             entry["id"]
-            for entry in account.books()
+            for entry in account.records()
             if entry["order"] == part.order.id and entry["status"] == "requires_action"
         ]
         for payment_id in waiting:
@@ -260,7 +260,7 @@ class Stage:
 
     async def _judge(self, after: str) -> None:
         snapshot = await read_snapshot(self._bench.pool, [part.order.id for part in self._parts])
-        books = ProviderRecords.model_validate(self._bench.world.books())
+        books = ProviderRecords.model_validate(self._bench.world.provider_records())
         twice = [order for order, count in Counter(payment.order for payment in books.payments).items() if count > 1]
         assert twice == [], f"after {after}: more than one payment was made"
         found = violations(Evidence(snapshot, books, self._units, patience=A_WHILE))
