@@ -152,14 +152,14 @@ async def resolve(client: Client, order_id: str, resolution: Resolution) -> str:
         parked += view.stuck if view else ()
         if resolution.step not in parked:
             continue
-        with reaching_temporal(UnknownOrder(f"the run {run.workflow_id} has closed meanwhile")):
+        with reaching_temporal(UnknownOrder(f"the run {run.workflow_id} is closed")):
             try:
-                said: str = await client.get_workflow_handle(run.workflow_id).execute_update(
+                text: str = await client.get_workflow_handle(run.workflow_id).execute_update(
                     RESOLVE, resolution, result_type=str
                 )
             except WorkflowUpdateFailedError as refused:
                 raise NotParked(str(refused.cause)) from None
-            return said
+            return text
     stuck = ", ".join(parked) or "nothing"
     raise NotParked(f"{resolution.step} of {order_id} is not parked; parked is: {stuck}")
 
@@ -221,7 +221,7 @@ def _is_over(error: TemporalError) -> bool:
 async def _follow(client: Client, order: Order) -> OrderOutcome:
     """The outcome of the run with the order's id, if it is a run of this order."""
     handle: WorkflowHandle[Any, OrderOutcome] = client.get_workflow_handle(order.id, result_type=OrderOutcome)
-    # None: past its retention, or never there: a Temporal that stalls has said so of a run that it was asked to start.
+    # None: past its retention, or unknown to a Temporal that stalls, although it was asked to start the run.
     request = await request_of(client, handle)
     if request is None or request.hash_of(order.id) != order.request_hash:
         raise _OnlyTheRowTells

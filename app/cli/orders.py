@@ -127,9 +127,9 @@ async def resolve_step(  # noqa: PLR0913 (one argument for each option)
         raise typer.BadParameter("give one of --retry, --skip and --resolved")
     resolution = read_resolution(step, actions[0], reason, by)
     session = await environment.connect()
-    said = await resolve(session.client, order_id, resolution)
+    answer = await resolve(session.client, order_id, resolution)
     link = session.link(order_id)
-    return Result({"resolved": said, "link": link}, lambda out: show(out, f"{order_id}: {said}", {"Web UI": link}))
+    return Result({"resolved": answer, "link": link}, lambda out: show(out, f"{order_id}: {answer}", {"Web UI": link}))
 
 
 async def _stage(client: Client, workflow_id: str) -> str | None:

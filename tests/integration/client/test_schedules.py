@@ -26,7 +26,7 @@ from client import schedules
 from client.schedules import (
     SCHEDULES,
     Change,
-    Seen,
+    ScheduleView,
     apply_schedules,
     list_schedules,
     pause_schedule,
@@ -60,7 +60,7 @@ async def kept(client: Client, name: str = CHECK_INVENTORY) -> Schedule:
     return (await client.get_schedule_handle(name).describe()).schedule
 
 
-async def seen(client: Client, name: str = CHECK_INVENTORY) -> Seen:
+async def seen(client: Client, name: str = CHECK_INVENTORY) -> ScheduleView:
     return next(each for each in await list_schedules(client) if each.name == name)
 
 
