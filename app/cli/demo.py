@@ -10,9 +10,9 @@ app = typer.Typer()
 
 @command(app, "demo")
 async def demo(environment: Environment) -> Result:
-    """Place the demo's orders on the local stack, then check stock and money."""
-    from deploy.local.demo import play  # noqa: PLC0415 (it needs packages that only the local stack installs)
+    """Place eight orders on the local stack, and check stock and money afterwards."""
+    from deploy.local.demo import run_demo  # noqa: PLC0415 (it needs packages that only the local stack installs)
 
     session = await environment.connect()
-    report = await play(session.client, session.settings, environment.out)
+    report = await run_demo(session.client, session.settings, environment.out)
     return Result(json_of(report), lambda _: None, Exit.DONE if report.passed else Exit.NO)

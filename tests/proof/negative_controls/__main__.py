@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deploy.local.stack import until_signalled
+from deploy.local.stack import until_signaled
 from tests.proof.negative_controls.bugs import BUGS, Bug
 from tests.proof.negative_controls.trial import Verdict, copy_project, run_tests, try_bug
 
@@ -32,7 +32,7 @@ def main(
         for bug in bugs:
             console.print(f"{bug.name}: {bug.words}", markup=False)
         return
-    sys.exit(asyncio.run(until_signalled(run_controls(bugs, console), interrupted=130)))
+    sys.exit(asyncio.run(until_signaled(run_controls(bugs, console), interrupted=130)))
 
 
 async def run_controls(bugs: Sequence[Bug], console: Console) -> int:
