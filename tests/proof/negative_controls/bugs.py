@@ -130,7 +130,7 @@ BUGS: Final = (
     ),
     Bug(
         "double_email",
-        "a letter whose answer was lost is sent again under another key",
+        "a email whose answer was lost is sent again under another key",
         (
             Patch(
                 "activities/notifications.py",
@@ -141,8 +141,8 @@ BUGS: Final = (
         ("tests/integration/activities/test_notifications.py::test_a_lost_answer_delivers_no_second_email",),
     ),
     Bug(
-        "letter_marked_before_posted",
-        "a letter is marked as sent before it is posted: one that is not taken is never sent again",
+        "email_marked_before_posted",
+        "a email is marked as sent before it is posted: one that is not taken is never sent again",
         (
             Patch(
                 "activities/notifications.py",
