@@ -8,29 +8,23 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import NoReturn
 
-from pydantic import ValidationError
-
 from app.startup_checks import CannotStart
 from config.logs import configure_logs
-from config.settings import Settings
-from orders.errors import NoAnswer
+from config.settings import Settings, read_settings
+from orders.errors import InvalidInput, NoAnswer
 
 Program = Callable[[Settings], AbstractAsyncContextManager[None]]
 
 
 def launch(name: str, program: Program) -> NoReturn:
-    """Work until a signal comes, and finish what is under way; exit status 1 with one line if it cannot start."""
+    """Work until a signal comes, and finish what is under way. Exit status 1, with the problems, if it cannot start."""
     try:
-        settings = Settings()
+        settings = read_settings()
         configure_logs(settings.log_format, settings.log_level)
         asyncio.run(_until_signal(program(settings)))
-    except ValidationError as error:
-        for problem in error.errors(include_url=False, include_input=False):
-            setting = ".".join(str(part) for part in problem["loc"]).upper()
-            sys.stderr.write(f"{name}: {setting} {problem['msg']}\n".replace(" Value error,", ""))
-        leave(1)
-    except (CannotStart, NoAnswer) as error:
-        sys.stderr.write(f"{name}: {error}\n")
+    except (InvalidInput, CannotStart, NoAnswer) as error:
+        for problem in error.problems if isinstance(error, InvalidInput) else (str(error),):
+            sys.stderr.write(f"{name}: {problem}\n")
         leave(1)
     leave(0)
 

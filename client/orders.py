@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
+from pydantic import ValidationError
 from temporalio.api.common.v1 import Payload
 from temporalio.client import (
     Client,
@@ -31,9 +32,10 @@ from client.runs import order_runs, view_run
 from client.waiting import PATIENCE, answer
 from gateways.temporal import is_absent, reaching_temporal, request_of
 from orders.errors import InvalidInput, NoAnswer, NotParked, UnknownOrder
-from orders.models import CancelOutcome, CancelReason, CancelView, ErrorCode, Order, OrderOutcome, Settlement
+from orders.models import CancelOutcome, CancelReason, CancelView, ErrorCode, Order, OrderOutcome
 from orders.names import CANCEL_ORDER, PROCESS_ORDER, TASK_QUEUE, cancel_order_id
 from orders.parsing import CancelRequest, check_operator_texts, parse_cancel, parse_order, read_json
+from saga import RESOLVE, Resolution
 
 MAX_RUNS: Final = 3  # that one submit starts, where the latest run cannot answer
 
@@ -123,32 +125,43 @@ async def cancel_order(
     )
 
 
-async def resolve(client: Client, settlement: Settlement) -> str:
+def read_resolution(step: str, action: Literal["retry", "skip", "resolved"], reason: str, by: str) -> Resolution:
+    """An operator's resolution of a parked step.
+
+    Raises:
+        InvalidInput: the reason or the name is missing, too long, or cannot be printed.
+    """
+    check_operator_texts(reason, by)
+    try:
+        return Resolution(step=step, action=action, reason=reason, by=by)
+    except ValidationError:
+        raise InvalidInput(["reason, by: must not contain control characters"]) from None
+
+
+async def resolve(client: Client, order_id: str, resolution: Resolution) -> str:
     """Send an operator's resolution of a parked step to the run of the order that is parked at it.
 
     Raises:
-        InvalidInput: a reason or name is missing or too long.
         NotParked: no run is parked at that step.
         UnknownOrder: Temporal has no run of the order.
         NoAnswer: Temporal is out of reach, or no worker polls.
     """
-    check_operator_texts(settlement.reason, settlement.by)
     parked: list[str] = []
-    for run in await order_runs(client, settlement.order_id):
+    for run in await order_runs(client, order_id):
         view = None if run.closed else await view_run(client, run.workflow_id)  # closed runs answer queries too
         parked += view.stuck if view else ()
-        if settlement.step not in parked:
+        if resolution.step not in parked:
             continue
-        with reaching_temporal(UnknownOrder(f"the run {run.workflow_id} has closed meanwhile")):
+        with reaching_temporal(UnknownOrder(f"the run {run.workflow_id} is closed")):
             try:
-                said: str = await client.get_workflow_handle(run.workflow_id).execute_update(
-                    "resolve", settlement.model_dump(exclude={"order_id", "key"}), result_type=str
+                text: str = await client.get_workflow_handle(run.workflow_id).execute_update(
+                    RESOLVE, resolution, result_type=str
                 )
             except WorkflowUpdateFailedError as refused:
                 raise NotParked(str(refused.cause)) from None
-            return said
+            return text
     stuck = ", ".join(parked) or "nothing"
-    raise NotParked(f"{settlement.step} of {settlement.order_id} is not parked; parked is: {stuck}")
+    raise NotParked(f"{resolution.step} of {order_id} is not parked; parked is: {stuck}")
 
 
 class _OnlyTheRowTells(Exception):
@@ -208,7 +221,7 @@ def _is_over(error: TemporalError) -> bool:
 async def _follow(client: Client, order: Order) -> OrderOutcome:
     """The outcome of the run with the order's id, if it is a run of this order."""
     handle: WorkflowHandle[Any, OrderOutcome] = client.get_workflow_handle(order.id, result_type=OrderOutcome)
-    # None: past its retention, or never there: a Temporal that stalls has said so of a run that it was asked to start.
+    # None: past its retention, or unknown to a Temporal that stalls, although it was asked to start the run.
     request = await request_of(client, handle)
     if request is None or request.hash_of(order.id) != order.request_hash:
         raise _OnlyTheRowTells

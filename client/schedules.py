@@ -84,7 +84,7 @@ class ScheduledRun(Model):
     started: datetime
 
 
-class Seen(Model):
+class ScheduleView(Model):
     """A Schedule as Temporal has it, if it was ever applied: `every` in seconds, the newest run first."""
 
     name: str
@@ -109,7 +109,7 @@ async def apply_schedules(client: Client, settings: Settings, *, task_queue: str
     return [await _apply(client, scheduled, settings, task_queue) for scheduled in SCHEDULES]
 
 
-async def list_schedules(client: Client) -> list[Seen]:
+async def list_schedules(client: Client) -> list[ScheduleView]:
     """Every Schedule of this project, applied or not."""
     return [await _look(client, scheduled.workflow) for scheduled in SCHEDULES]
 
@@ -194,14 +194,14 @@ async def _apply(client: Client, scheduled: Scheduled, settings: Settings, task_
     return Applied(name=scheduled.workflow, change=change, every=scheduled.seconds(settings))
 
 
-async def _look(client: Client, name: str) -> Seen:
+async def _look(client: Client, name: str) -> ScheduleView:
     try:
         with _reaching(name):
             found = await client.get_schedule_handle(name).describe()
     except NotFound:
-        return Seen(name=name, applied=False)
+        return ScheduleView(name=name, applied=False)
     latest = found.info.recent_actions[: -LAST_RUNS - 1 : -1]
-    return Seen(
+    return ScheduleView(
         name=name,
         applied=True,
         every=next((int(each.every.total_seconds()) for each in found.schedule.spec.intervals), None),

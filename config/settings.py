@@ -8,8 +8,10 @@ TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS…, or a profile (see config/
 from typing import Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from orders.errors import InvalidInput
 
 SANDBOX = "http://127.0.0.1:8400"
 SANDBOX_STRIPE_KEY = "sk_test_sandbox"
@@ -204,6 +206,20 @@ class Settings(BaseSettings):
         }
 
 
+def read_settings() -> Settings:
+    """The settings of the environment.
+
+    Raises:
+        InvalidInput: naming every setting that is wrong, without its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+    texts = [": ".join([*(str(part).upper() for part in each["loc"]), each["msg"]]) for each in problems]
+    raise InvalidInput([text.removeprefix("Value error, ") for text in texts])
+
+
 def _is_here(url: str) -> bool:
     """Whether an address is this machine's. One with several hosts is not, nor one without: the driver chooses."""
     parts = urlsplit(url)
@@ -211,7 +227,7 @@ def _is_here(url: str) -> bool:
 
 
 def _is_private(url: str) -> bool:
-    """Whether it is a valid address that nobody else can listen in on: https, or on this machine."""
+    """Whether it is a valid address on which no other machine can listen in: https, or on this machine."""
     try:
         parts = urlsplit(url)
         is_an_address = url.isprintable() and " " not in url and bool(parts.hostname) and parts.port != 0

@@ -338,17 +338,6 @@ class Park(Model):
     marks_row: bool = True
 
 
-class Settlement(Model):
-    """An operator's word on a parked step. `key` is its identity: said again, it counts once."""
-
-    order_id: str
-    step: str
-    action: Literal["retry", "skip", "resolved"]
-    reason: str
-    by: str
-    key: str = ""
-
-
 class Alert(Model):
     """A message to operators, in Slack and in the log. `key` is its idempotency key."""
 

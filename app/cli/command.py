@@ -21,14 +21,13 @@ from enum import IntEnum
 from typing import Annotated, Any, Concatenate, Final, NamedTuple, NoReturn, ParamSpec, TextIO, TypeVar
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from temporalio.client import Client
 from temporalio.exceptions import TemporalError
 
 from app.startup_checks import CannotStart
 from client.links import schedule_link, workflow_link
-from config.settings import Settings
+from config.settings import Settings, read_settings
 from config.temporal import connect
 from gateways.temporal import reaching_temporal
 from orders.errors import InvalidInput, OrderError, RunFailed
@@ -136,17 +135,9 @@ def command(app: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]:
 
 
 async def _work(work: Callable[..., Awaitable[Result]], arguments: dict[str, Any], *, as_json: bool) -> Result:
-    environment = Environment(_settings(), console(sys.stderr if as_json else sys.stdout))
+    environment = Environment(read_settings(), console(sys.stderr if as_json else sys.stdout))
     with reaching_temporal():
         return await work(environment, **arguments)
-
-
-def _settings() -> Settings:
-    try:
-        return Settings()
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False)
-        raise InvalidInput([f"{'.'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in problems]) from None
 
 
 @contextmanager
@@ -185,8 +176,8 @@ async def progress(
     with console(sys.stderr).status(workflow_id) as shown:
 
         async def show() -> None:
-            if said := await look(session.client, workflow_id):
-                shown.update(f"{workflow_id}: {said}")
+            if text := await look(session.client, workflow_id):
+                shown.update(f"{workflow_id}: {text}")
 
         async with repeating(show):
             yield

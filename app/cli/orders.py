@@ -20,10 +20,10 @@ from app.cli.show import (
     show_status,
     show_stuck,
 )
-from client.orders import cancel_order, read_order, resolve, submit
+from client.orders import cancel_order, read_order, read_resolution, resolve, submit
 from client.runs import StuckRun, list_runs, order_runs, stuck_runs, view_run
 from orders.errors import InvalidInput
-from orders.models import CancelOutcome, CancelReason, ErrorCode, OrderOutcome, Settlement, Stage
+from orders.models import CancelOutcome, CancelReason, ErrorCode, OrderOutcome, Stage
 from orders.names import SWEEPS, cancel_order_id
 from orders.parsing import MAX_INPUT, parse_cancel
 
@@ -125,10 +125,11 @@ async def resolve_step(  # noqa: PLR0913 (one argument for each option)
     actions = [action for action, given in flags.items() if given]
     if len(actions) != 1:
         raise typer.BadParameter("give one of --retry, --skip and --resolved")
+    resolution = read_resolution(step, actions[0], reason, by)
     session = await environment.connect()
-    settlement = Settlement(order_id=order_id, step=step, action=actions[0], reason=reason, by=by)
-    said, link = await resolve(session.client, settlement), session.link(order_id)
-    return Result({"resolved": said, "link": link}, lambda out: show(out, f"{order_id}: {said}", {"Web UI": link}))
+    answer = await resolve(session.client, order_id, resolution)
+    link = session.link(order_id)
+    return Result({"resolved": answer, "link": link}, lambda out: show(out, f"{order_id}: {answer}", {"Web UI": link}))
 
 
 async def _stage(client: Client, workflow_id: str) -> str | None:

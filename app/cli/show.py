@@ -10,7 +10,7 @@ from rich.table import Table
 
 from app.cli.command import Session
 from client.runs import Run, StuckRun
-from client.schedules import Seen
+from client.schedules import ScheduleView
 from orders.models import CancelOutcome, CancelView, Model, OrderOutcome, OrderView
 from orders.names import CHECK_INVENTORY, RECONCILE_ORDERS, VERIFY_ORDERS
 from orders.recommendations import IndexProgress, RecommendationsOutcome, Source
@@ -151,7 +151,7 @@ def show_verdict(out: Console, report: VerifyReport, link: str) -> None:
 # ----------------------------------------------------------------------------------------------------------- schedules
 
 
-def show_schedules(out: Console, session: Session, found: Iterable[Seen]) -> None:
+def show_schedules(out: Console, session: Session, found: Iterable[ScheduleView]) -> None:
     rows = (
         (
             f"{each.name}\n[dim]{session.schedule_link(each.name)}[/dim]",
@@ -229,7 +229,7 @@ def _advice(found: StuckRun) -> str:
     return "the run retries by itself:\nlook for the cause"
 
 
-def _next(found: Seen) -> str:
+def _next(found: ScheduleView) -> str:
     if not found.applied:
         return "never: starter.py schedules apply"
     if found.paused:

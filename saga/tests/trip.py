@@ -84,6 +84,7 @@ MINUTE: Final = timedelta(minutes=1)
 FLIGHT: Final = Step(Desk.book_flight, Desk.cancel_flight, MINUTE, "cancel the flight")
 HOTEL: Final = Step(Desk.book_hotel, Desk.cancel_hotel, MINUTE, "cancel the hotel")
 CAR: Final = Step(Desk.book_car, Desk.cancel_car, MINUTE, "give the car back")
+ENDLESS: Final = Step(Desk.book_flight, Desk.cancel_flight, None, "cancel the flight")
 
 
 class Plan(BaseModel):
@@ -98,6 +99,7 @@ class Plan(BaseModel):
     parked_before: str | None = None  # the undo that an earlier run has parked
     is_over: bool = False  # whoever parks or resolves learns that there is nothing to undo any more
     goes_on_after_a_cancel: bool = False
+    after_the_pivot: tuple[str, ...] = ()
 
     @property
     def steps(self) -> tuple[Step[str, str, str], ...]:
@@ -186,6 +188,8 @@ class Trip:
         match plan.then:
             case "commit":
                 saga.commit()
+                for task in plan.after_the_pivot:
+                    await saga.run(Desk.note, task, within(MINUTE), "forward only")
             case "fail":
                 raise ApplicationError("sold out")
             case "fail after the commit":
@@ -243,6 +247,17 @@ class Tour:
                     first.commit()
                     self._sagas = [Saga((FLIGHT, HOTEL), "second")]
                 await self._sagas[0].undo()
+            case "unknown step":
+                async with Saga((FLIGHT,), "a trip") as saga:
+                    await saga.do(HOTEL, "a trip", "not registered")
+            case "no deadline":
+                async with Saga((ENDLESS,), "a trip") as saga:
+                    await saga.do(ENDLESS, "a trip", "for how long?")
+            case "deadline of the caller":
+                async with Saga((ENDLESS,), "a trip") as saga:
+                    answer = await saga.do(ENDLESS, "a trip", "for a minute", MINUTE)
+                    saga.commit()
+                return [answer]
             case _:
                 return [self._refused(how)]
         return [note for saga in self._sagas for note in saga.undone]

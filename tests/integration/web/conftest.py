@@ -18,7 +18,7 @@ from tests.support.web import Web
 
 @pytest.fixture(scope="module")
 async def module_web(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Web]:
-    """A run that waits for its customer looks by itself after an hour: within a test only a webhook wakes it."""
+    """A run that waits for its customer polls after an hour: within a test only a webhook wakes it."""
     patient: dict[str, Any] = {"http_timeout_seconds": 5, "authentication_poll_seconds": 3600}
     async with (
         copy_database(postgres) as database,
@@ -32,7 +32,7 @@ async def module_web(postgres: Postgres, temporal: WorkflowEnvironment) -> Async
 
 @pytest.fixture
 async def web(module_web: Web) -> AsyncIterator[Web]:
-    """As good as new; the sandbox tells it nothing."""
+    """The web process of an empty shop; the sandbox delivers no events to it."""
     await module_web.shop.clear()
     module_web.shop.world.webhook_sender.attempts.clear()
     await module_web.shop.pool.execute("TRUNCATE webhook_events")
@@ -42,7 +42,7 @@ async def web(module_web: Web) -> AsyncIterator[Web]:
 
 
 @pytest.fixture
-def told(web: Web) -> Web:
-    """The sandbox tells it everything, as Stripe and the warehouse do."""
+def subscribed(web: Web) -> Web:
+    """The same, and the sandbox delivers every event to it, as Stripe and the warehouse do."""
     web.shop.world.send_webhooks_to(Target(url=web.url))
     return web

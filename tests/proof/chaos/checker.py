@@ -25,12 +25,12 @@ from orders.models import (
     CancelReason,
     ErrorCode,
     OrderOutcome,
-    Settlement,
     Status,
 )
 from orders.names import RECONCILE_NOW, RECONCILE_ORDERS, TASK_QUEUE
 from orders.reconciliation import ReconcileReport
 from orders.verification import Violation
+from saga import Resolution
 from tests.proof.chaos.cluster import Arena, persist
 from tests.proof.chaos.load import Crowd
 
@@ -117,15 +117,9 @@ class Judge:
     async def _retry_what_is_parked(self) -> None:
         for stuck in await stuck_runs(self._arena.client, limit=200):
             for step in stuck.parked:
-                word = Settlement(
-                    order_id=stuck.run.order_id or "",
-                    step=step,
-                    action="retry",
-                    reason="the faults are over",
-                    by="chaos",
-                )
+                resolution = Resolution(step=step, action="retry", reason="the faults are over", by="chaos")
                 with suppress(OrderError):  # it has gone on meanwhile
-                    await resolve(self._arena.client, word)
+                    await resolve(self._arena.client, stuck.run.order_id or "", resolution)
                     self.retried += 1
 
     async def _reconcile(self) -> ReconcileReport | None:
