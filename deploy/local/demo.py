@@ -288,7 +288,7 @@ def _state(order: DemoOrder) -> Text:
 def _verdict(found: list[Violation], snapshot: DatabaseSnapshot) -> Table:
     table = Table(
         "",
-        f"\nwhat holds for these {len(snapshot.orders)} orders, by Postgres and the sandbox's records",
+        f"\ninvariants of these {len(snapshot.orders)} orders, checked in Postgres and the sandbox's records",
         box=None,
         padding=(0, 2, 0, 0),
         header_style="dim",
