@@ -21,8 +21,8 @@ class Durations(Model):
 class Report(Model):
     """`quiet_seconds` is from the end of the last fault until every order has come to rest.
 
-    `faults` are the process faults that hit something, `missed` those that hit nothing, by kind; `request_faults` are the
-    requests that had a scripted fault. Of the `runs` of all workflows so many were `replayed`.
+    `faults` are the process faults that hit something, `missed` those that hit nothing, by kind; `request_faults` are
+    the requests that had a scripted fault. Of the `runs` of all workflows so many were `replayed`.
 
     A recovery is the time from the last fault of a process during an open order to its last answer.
     """
