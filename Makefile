@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 REQUIREMENTS := requirements.txt requirements-local.txt requirements-dev.txt
-SOURCES := app workflows activities saga gateways client audit orders config sandbox deploy worker.py webhooks.py starter.py tests
+SOURCES := app workflows activities saga gateways client audit orders config sandbox deploy examples worker.py webhooks.py starter.py tests
 
 # Of the caller's shell, either would make mypy and the programs find modules twice or elsewhere.
 unexport PYTHONPATH MYPYPATH
@@ -15,7 +15,7 @@ help: ## show these verbs
 
 install: .venv/installed ## make .venv with everything the project needs, pinned by hash
 
-demo: install ## the local stack and a cast of orders, with their outcomes
+demo: install ## the local stack and eight orders, with their outcomes
 	@$(RUN) deploy.local.stack demo
 
 up: install ## the local stack, a worker and the web process, until Ctrl-C

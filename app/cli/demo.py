@@ -10,7 +10,7 @@ app = typer.Typer()
 
 @command(app, "demo")
 async def demo(environment: Environment) -> Result:
-    """Place the demo's orders on the local stack, then check stock and money."""
+    """Place eight orders on the local stack, and check stock and money afterwards."""
     from deploy.local.demo import run_demo  # noqa: PLC0415 (it needs packages that only the local stack installs)
 
     session = await environment.connect()

@@ -96,6 +96,22 @@ async def test_parallel_steps_are_joined_before_the_undo(agency: Agency) -> None
     agency.assert_undone("ActivityError", booked=["hotel", "car"])
 
 
+async def test_no_step_begins_once_another_has_failed(agency: Agency) -> None:
+    """The flight fails while the hotel is being booked: the car, which follows the hotel, is not booked any more."""
+    agency.desk.failing["flight"] = 1
+    hotel = agency.hold("hotel")
+    run = await agency.start(then="commit", car_follows_the_hotel=True)
+
+    async def gave_up() -> bool:
+        return EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED in await kinds(run)
+
+    await eventually(gave_up, "the saga gives the hotel up")
+    hotel.let_go()
+    await fails(run)
+    agency.assert_undone("ActivityError", booked=["hotel"])
+    assert "car" not in agency.desk.attempts
+
+
 async def test_a_bug_suspends_the_run_and_undoes_nothing(environment: WorkflowEnvironment) -> None:
     """A KeyError is nobody's cancel: the run waits for the mended code, and then goes on from where it was."""
     agency = Agency(environment)

@@ -93,6 +93,7 @@ class Plan(BaseModel):
     then: Literal["commit", "return", "fail", "fail after the commit", "reject", "bug", "sleep", "read"] = "fail"
     books: bool = True
     at_once: bool = False
+    car_follows_the_hotel: bool = False  # while the flight is being booked
     independent: tuple[str, ...] = ("cancel_flight",)
     not_skippable: tuple[str, ...] = ()
     stops: str | None = None  # the undo that answers StopUndo
@@ -174,7 +175,10 @@ class Trip:
     async def _book(self, plan: Plan, saga: Saga) -> None:
         flight, hotel, car = saga.steps
         if plan.at_once:
-            await asyncio.gather(*(saga.do(step, saga.saga_id, step.undoing) for step in (flight, hotel, car)))
+            await asyncio.gather(*(saga.do(step, saga.saga_id, "all at once") for step in saga.steps))
+            return
+        if plan.car_follows_the_hotel:
+            await asyncio.gather(saga.do(flight, saga.saga_id, "to Oslo"), self._book_one_by_one(saga, hotel, car))
             return
         await saga.do(flight, saga.saga_id, "to Oslo")
         try:
@@ -183,6 +187,10 @@ class Trip:
             if not plan.goes_on_after_a_cancel:
                 raise
         await saga.do(car, saga.saga_id, "a small one")
+
+    async def _book_one_by_one(self, saga: Saga, *steps: Step[str, str, str]) -> None:
+        for step in steps:
+            await saga.do(step, saga.saga_id, "one by one")
 
     async def _go_on(self, plan: Plan, saga: Saga) -> None:
         match plan.then:
