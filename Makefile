@@ -15,7 +15,7 @@ help: ## show these verbs
 
 install: .venv/installed ## make .venv with everything the project needs, pinned by hash
 
-demo: install ## the local stack and a cast of orders, with their outcomes
+demo: install ## the local stack and eight orders, with their outcomes
 	@$(RUN) deploy.local.stack demo
 
 up: install ## the local stack, a worker and the web process, until Ctrl-C
