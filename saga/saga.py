@@ -93,7 +93,7 @@ class Saga:
 
     # ------------------------------------------------------------------------------------------------- for subclasses
 
-    async def claim(self, _cause: BaseException | None) -> str | StopUndo | None:
+    async def claim(self, cause: BaseException | None) -> str | StopUndo | None:  # noqa: ARG002 (for subclasses)
         """The first act of the undo. It makes sure that no late attempt of a step takes effect; all undos wait for it.
 
         Returns:

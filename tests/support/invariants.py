@@ -26,7 +26,7 @@ class Accounts(Protocol):
 async def assert_invariants(
     shop: Accounts, order_id: str, stocked: Mapping[str, int] = SEEDED, *, terminated: bool = False
 ) -> None:
-    """Stock, money, goods, letters and runs of an order at rest; `stocked` is what each product began with.
+    """Stock, money, goods, emails_to_customer and runs of an order at rest; `stocked` is what each product began with.
 
     Where its run was `terminated` after all else was done, its confirmation may be missing.
     """

@@ -201,7 +201,7 @@ async def test_after_shipping(shop: Shop) -> None:
     for _ in range(2):
         assert shape(await shop.cancel(O)) == (False, False, "already_shipped")
     assert await shop.status(O) == "shipped"
-    assert letters(shop) == ["order_confirmation"]
+    assert emails_to_customer(shop) == ["order_confirmation"]
     await assert_invariants(shop, O)
 
 
@@ -325,7 +325,7 @@ async def test_without_an_address_nobody_is_written_to(shop: Shop) -> None:
     await shop.place(order_id=O)
 
     assert shape(await shop.cancel(O, email=None)) == REFUNDED
-    assert "order_cancelled" not in letters(shop)
+    assert "order_cancelled" not in emails_to_customer(shop)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def shape(outcome: CancelOutcome) -> tuple[bool, bool, str | None]:
     return outcome.cancelled, outcome.refunded, outcome.reason
 
 
-def letters(shop: Shop) -> list[str]:
+def emails_to_customer(shop: Shop) -> list[str]:
     return [email.template for email in shop.world.inbox.emails]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.invariants import assert_invariants
-from tests.support.scenarios import ending_of, letters, look, marks
+from tests.support.scenarios import emails_to_customer, ending_of, look, marks
 from tests.support.shop import Shop, an_order
 
 # The payloads of the reference, as they stand there.
@@ -37,7 +37,7 @@ async def test_should_process_order_successfully(shop: Shop) -> None:
     assert shop.world.provider_records()["orders"]["o1"]["captured"] == 5998
     assert await shop.events("o1") == ["pending", "capturing", "processing"]
     assert await shop.stock() == (98, 0)
-    assert letters(shop, "o1") == ["order_confirmation"]
+    assert emails_to_customer(shop, "o1") == ["order_confirmation"]
     assert [event.event for event in shop.world.inbox.events] == ["order_placed"]
     assert await marks(run) == ("completed", None)
     await assert_invariants(shop, "o1")

@@ -112,8 +112,8 @@ async def test_a_cancel_terminated_on_its_way_is_finished(shop: Shop, at: str, m
     assert len(report.restarted) == (not finished_already)
     await result_of(shop, cancel_order_id(order_id))
     assert await shop.status(order_id) == "cancelled"
-    letters = [email.template for email in shop.world.inbox.emails]
-    assert letters == ["order_confirmation", *([] if finished_already else ["order_cancelled"])]
+    emails_to_customer = [email.template for email in shop.world.inbox.emails]
+    assert emails_to_customer == ["order_confirmation", *([] if finished_already else ["order_cancelled"])]
     await assert_invariants(shop, order_id)
     assert await reconcile(shop) == NOTHING
 

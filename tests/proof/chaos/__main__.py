@@ -1,4 +1,4 @@
-"""Run a whole shop in a storm, then check that nothing was lost: `make chaos SEED=… ORDERS=…`."""
+"""Run a whole shop in a chaos run, then check that nothing was lost: `make chaos SEED=… ORDERS=…`."""
 
 import asyncio
 import os
@@ -17,15 +17,15 @@ from tests.proof.chaos.run import CUSTOMERS, run_chaos
 
 
 def main(
-    seed: Annotated[int | None, typer.Option(help="Decides who orders what and what strikes when.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides who orders what and what request_faults when.")] = None,
     orders: Annotated[int, typer.Option(min=1, help="How many.")] = 150,
     *,
-    orders_per_blow: Annotated[int, typer.Option(min=1, help="How rarely something strikes.")] = 3,
+    orders_per_fault: Annotated[int, typer.Option(min=1, help="How rarely something request_faults.")] = 3,
     customers: Annotated[int, typer.Option(min=1, help="How many at a time.")] = CUSTOMERS,
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on standard output.")] = False,
 ) -> None:
     """Exit status 1 if anything was lost, 2 if the stack does not stand."""
-    plan = draw_plan(secrets.randbelow(1_000_000) if seed is None else seed, orders, orders_per_blow)
+    plan = draw_plan(secrets.randbelow(1_000_000) if seed is None else seed, orders, orders_per_fault)
     status = asyncio.run(until_signaled(chaos(plan, customers, as_json=as_json), interrupted=130))
     sys.stdout.flush()
     os._exit(status)  # the interpreter's own exit may abort in the SDK's threads (see worker.py)

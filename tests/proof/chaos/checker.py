@@ -31,8 +31,8 @@ from orders.names import RECONCILE_NOW, RECONCILE_ORDERS, TASK_QUEUE
 from orders.reconciliation import ReconcileReport
 from orders.verification import Violation
 from saga import Resolution
-from tests.proof.chaos.cluster import Arena, persist
-from tests.proof.chaos.load import Crowd
+from tests.proof.chaos.cluster import Cluster, persist
+from tests.proof.chaos.load import Load
 
 WATCH_EVERY: Final = 0.5  # seconds between two looks at the stock
 LOOK_AGAIN: Final = 1.0  # seconds between two looks at what is still open
@@ -64,9 +64,9 @@ NOTHING_TO_REFUND: Final = {CancelReason.AUTHORIZATION_VOIDED, CancelReason.NOT_
 class Judge:
     """`retried` counts the parked steps that were tried again, as an operator would once the faults are over."""
 
-    def __init__(self, arena: Arena, units: Mapping[str, int]) -> None:
+    def __init__(self, cluster: Cluster, units: Mapping[str, int]) -> None:
         """`units` are those of each product before the first order."""
-        self._arena = arena
+        self._cluster = cluster
         self._units = units
         self._seen: dict[Violation, None] = {}  # each once, however long it lasts
         self.stock_checks = 0
@@ -77,7 +77,7 @@ class Judge:
     async def watch_stock(self) -> None:
         """While all goes on no unit is lost or made up, at any moment."""
         while True:
-            snapshot = await persist(lambda: read_snapshot(self._arena.pool, []))
+            snapshot = await persist(lambda: read_snapshot(self._cluster.pool, []))
             self._seen |= dict.fromkeys(violations(Evidence(snapshot, NOBODY_ASKED, self._units)))
             self.stock_checks += 1
             await asyncio.sleep(WATCH_EVERY)
@@ -90,43 +90,43 @@ class Judge:
             await persist(self._reconcile)
             await asyncio.sleep(LOOK_AGAIN)
 
-    async def verdict(self, crowd: Crowd) -> tuple[DatabaseSnapshot, list[Violation]]:
+    async def verdict(self, load: Load) -> tuple[DatabaseSnapshot, list[Violation]]:
         """Everything that is wrong, by all rules, by what customers were told, and by the runs' histories."""
         await self._reconcile()
         found: list[Violation] = []
         if (idle := await self._reconcile()) != ReconcileReport():
             found.append(_broken(RECONCILE_ORDERS, "a second reconciliation does nothing", str(idle)))
-        snapshot = await read_snapshot(self._arena.pool)
-        runs = await read_runs(self._arena.client, [order.id for order in snapshot.orders])
-        books = await self._arena.books()
+        snapshot = await read_snapshot(self._cluster.pool)
+        runs = await read_runs(self._cluster.client, [order.id for order in snapshot.orders])
+        books = await self._cluster.books()
         found += violations(Evidence(snapshot, books, self._units, runs))
-        found += broken_words(snapshot, books, crowd.orders, crowd.cancels)
+        found += broken_words(snapshot, books, load.orders, load.cancels)
         found += await self._replay()
         return snapshot, [*self._seen, *found]
 
     async def _is_quiet(self) -> bool:
-        unsettled = await self._arena.pool.fetchval(UNSETTLED, [*SETTLED])
-        still = await self._arena.client.count_workflows(f"{ABOUT_ORDERS} AND ExecutionStatus = 'Running'")
-        return not unsettled and not still.count and not await self._arena.pool.fetch(PENDING_REFUNDS)
+        unsettled = await self._cluster.pool.fetchval(UNSETTLED, [*SETTLED])
+        still = await self._cluster.client.count_workflows(f"{ABOUT_ORDERS} AND ExecutionStatus = 'Running'")
+        return not unsettled and not still.count and not await self._cluster.pool.fetch(PENDING_REFUNDS)
 
     async def _settle_refunds(self) -> None:
         """The banks get round to what they have been asked for."""
-        for row in await self._arena.pool.fetch(PENDING_REFUNDS):
-            await self._arena.sandbox.post(f"/_sandbox/settle/{row['id']}", json={"outcome": "succeed"})
+        for row in await self._cluster.pool.fetch(PENDING_REFUNDS):
+            await self._cluster.sandbox.post(f"/_sandbox/settle/{row['id']}", json={"outcome": "succeed"})
 
     async def _retry_what_is_parked(self) -> None:
-        for stuck in await stuck_runs(self._arena.client, limit=200):
+        for stuck in await stuck_runs(self._cluster.client, limit=200):
             for step in stuck.parked:
                 resolution = Resolution(step=step, action="retry", reason="the faults are over", by="chaos")
                 with suppress(OrderError):  # it has gone on meanwhile
-                    await resolve(self._arena.client, stuck.run.order_id or "", resolution)
+                    await resolve(self._cluster.client, stuck.run.order_id or "", resolution)
                     self.retried += 1
 
     async def _reconcile(self) -> ReconcileReport | None:
         """Its report; None if it failed or hangs, which is a violation."""
         try:
             async with asyncio.timeout(RECONCILED_WITHIN):
-                report: ReconcileReport = await self._arena.client.execute_workflow(
+                report: ReconcileReport = await self._cluster.client.execute_workflow(
                     RECONCILE_ORDERS,
                     id=RECONCILE_NOW,
                     task_queue=TASK_QUEUE,
@@ -152,8 +152,8 @@ class Judge:
         return found
 
     async def _histories(self, found: list[Violation]) -> AsyncIterator[WorkflowHistory]:
-        self.runs = (await self._arena.client.count_workflows()).count
-        runs = self._arena.client.list_workflows(limit=MAX_REPLAYED)
+        self.runs = (await self._cluster.client.count_workflows()).count
+        runs = self._cluster.client.list_workflows(limit=MAX_REPLAYED)
         async for history in runs.map_histories():
             for event in history.events:
                 cause = event.workflow_task_failed_event_attributes.cause

@@ -102,7 +102,7 @@ class Part:
                     os.kill(pid, number)
 
 
-class Arena:
+class Cluster:
     """The parts by their names, and the ways in."""
 
     client: Client
@@ -149,10 +149,10 @@ class Arena:
     async def books(self) -> ProviderRecords:
         return ProviderRecords.model_validate(await self._books())
 
-    async def strikes(self) -> dict[str, int]:
+    async def request_faults(self) -> dict[str, int]:
         """How often which fault struck which external service."""
-        strikes: dict[str, int] = (await self._books())["fault_hits"]
-        return strikes
+        request_faults: dict[str, int] = (await self._books())["fault_hits"]
+        return request_faults
 
     async def _books(self) -> Any:
         return (await self.sandbox.get("/_sandbox/records")).raise_for_status().json()

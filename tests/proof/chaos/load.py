@@ -10,16 +10,16 @@ from typing import Any
 from client.orders import cancel_order, submit_order
 from client.runs import view_run
 from orders.models import CancelOutcome, OrderOutcome, OrderView, Stage
-from tests.proof.chaos.cluster import LOOK_AGAIN, OUT_OF_REACH, Arena, persist
+from tests.proof.chaos.cluster import LOOK_AGAIN, OUT_OF_REACH, Cluster, persist
 from tests.proof.chaos.plan import ASKS, Errand, Plan
 
 
-class Crowd:
+class Load:
     """All customers, and what each of them was told."""
 
-    def __init__(self, arena: Arena, begins: Callable[[int], None]) -> None:
+    def __init__(self, cluster: Cluster, begins: Callable[[int], None]) -> None:
         """`begins` gets the number of each order as it begins."""
-        self._arena = arena
+        self._cluster = cluster
         self._begins = begins
         self.orders: dict[str, list[OrderOutcome]] = defaultdict(list)
         self.cancels: dict[str, list[CancelOutcome]] = defaultdict(list)
@@ -29,9 +29,9 @@ class Crowd:
     async def go(self, plan: Plan, customers: int) -> None:
         """Run all errands, in their order, so many at a time."""
         queue = iter(enumerate(plan.errands))
-        async with asyncio.TaskGroup() as crowd:
+        async with asyncio.TaskGroup() as load:
             for _ in range(customers):
-                crowd.create_task(self._shop(queue))
+                load.create_task(self._shop(queue))
 
     async def _shop(self, queue: Iterator[tuple[int, Errand]]) -> None:
         for number, errand in queue:
@@ -50,7 +50,7 @@ class Crowd:
             await self._ship(errand)
 
     async def _submit(self, errand: Errand) -> None:
-        client = self._arena.client
+        client = self._cluster.client
         answer = await persist(lambda: submit_order(client, errand.order_id, errand.payload))
         self.orders[errand.order_id].append(answer)
 
@@ -58,7 +58,7 @@ class Crowd:
         await asyncio.sleep(after)
         email = errand.payload["customerEmail"]
         self.cancels[errand.order_id].append(
-            await persist(lambda: cancel_order(self._arena.client, errand.order_id, email))
+            await persist(lambda: cancel_order(self._cluster.client, errand.order_id, email))
         )
 
     async def _meet_the_bank(self, errand: Errand) -> None:
@@ -67,16 +67,16 @@ class Crowd:
             return
         body = {"outcome": "succeed" if errand.customer == "authenticates" else "fail"}
         while True:
-            view = await view_run(self._arena.client, errand.order_id)
+            view = await view_run(self._cluster.client, errand.order_id)
             if isinstance(view, OrderView) and view.stage is Stage.AWAITING_CUSTOMER and view.payment_intent:
                 url = f"/_sandbox/authenticate/{view.payment_intent}"
-                answer = await persist(lambda: self._arena.sandbox.post(url, json=body))  # noqa: B023  awaited at once
+                answer = await persist(lambda: self._cluster.sandbox.post(url, json=body))  # noqa: B023  awaited at once
                 self.authenticated += answer.is_success  # unless the payment is off by now
                 return
             await asyncio.sleep(LOOK_AGAIN)
 
     async def _ship(self, errand: Errand) -> None:
         """The warehouse sends it off, if it has it."""
-        headers = {"Authorization": f"Bearer {self._arena.fulfillment_key}"}
+        headers = {"Authorization": f"Bearer {self._cluster.fulfillment_key}"}
         with suppress(*OUT_OF_REACH):
-            await self._arena.sandbox.post(f"/fulfillment/orders/{errand.order_id}/ship", headers=headers)
+            await self._cluster.sandbox.post(f"/fulfillment/orders/{errand.order_id}/ship", headers=headers)

@@ -1,6 +1,6 @@
-"""What is to happen, drawn from a seed alone: who orders what, and what strikes which part of the stack when.
+"""What is to happen, drawn from a seed alone: who orders what, and what request_faults which part of the stack when.
 
-Blows fall when a certain order begins, not at a time of day, so that a slow machine meets the same plan.
+Faults fall when a certain order begins, not at a time of day, so that a slow machine meets the same plan.
 """
 
 from collections import defaultdict
@@ -61,10 +61,10 @@ class Errand(Model):
         }
 
 
-class Blow(Model):
+class PlannedFault(Model):
     """What happens as the order of that number begins. `target` is a part, a fault's route, or empty.
 
-    `seconds` is how long a part is down or stopped, or a run has run; `times` is how often a scripted fault strikes.
+    `seconds` is how long a part is down or stopped, or a run has run; `times` is how often a request fault happens.
     """
 
     order: int
@@ -88,7 +88,7 @@ class Plan(Model):
     seed: int
     capture: Literal["manual", "automatic"]
     errands: tuple[Errand, ...]
-    blows: tuple[Blow, ...]
+    faults: tuple[PlannedFault, ...]
 
     @property
     def fingerprint(self) -> str:
@@ -96,11 +96,11 @@ class Plan(Model):
         return sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
     @cached_property
-    def blows_of(self) -> Mapping[int, Sequence[Blow]]:
-        """Those that fall as the order of that number begins."""
+    def faults_of(self) -> Mapping[int, Sequence[PlannedFault]]:
+        """The faults that happen as the order of that number begins."""
         found = defaultdict(list)
-        for blow in self.blows:
-            found[blow.order].append(blow)
+        for planned in self.faults:
+            found[planned.order].append(planned)
         return found
 
     @property
@@ -108,12 +108,12 @@ class Plan(Model):
         return max(1, len(self.errands) // ORDERS_PER_HOT_UNIT)
 
 
-def draw_plan(seed: int, orders: int, orders_per_blow: int) -> Plan:
+def draw_plan(seed: int, orders: int, orders_per_fault: int) -> Plan:
     """The plan of a seed for so many orders; even seeds capture automatically."""
     random = Random(seed)  # noqa: S311  what is wanted is the same again
     errands = tuple(_errand(random, f"chaos-{seed}-{number}") for number in range(orders))
-    blows = tuple(_blows(random, errands, range(0, orders, orders_per_blow)))
-    return Plan(seed=seed, capture="manual" if seed % 2 else "automatic", errands=errands, blows=blows)
+    faults = tuple(_faults(random, errands, range(0, orders, orders_per_fault)))
+    return Plan(seed=seed, capture="manual" if seed % 2 else "automatic", errands=errands, faults=faults)
 
 
 def _errand(random: Random, order_id: str) -> Errand:
@@ -132,9 +132,9 @@ def _errand(random: Random, order_id: str) -> Errand:
     )
 
 
-# What strikes, how often in a hundred, and for how long. A worker that is stopped wakes up when its attempts have long
-# been given up: that takes more than the 30 seconds of an attempt.
-BLOWS: Final[dict[tuple[Act, str, float, float], int]] = {
+# Each fault, how often in a hundred, and for how long. A worker that is stopped goes on when Temporal has given its
+# attempts up: that takes more than the 30 seconds of an attempt.
+FAULTS: Final[dict[tuple[Act, str, float, float], int]] = {
     ("kill", "worker", 0, 0): 12,
     ("stop", "worker", 33, 36): 3,
     ("restart", "worker", 0, 0): 2,
@@ -166,7 +166,7 @@ CALLS: Final = {
     ("analytics", "*"): 1,
     ("webhooks", "*"): 2,
 }
-FAULTS: Final = {
+REQUEST_FAULTS: Final = {
     "reset_before": 3,
     "reset_after": 4,
     "hang_after": 3,
@@ -180,9 +180,9 @@ SAVED: Final = {"saved_500", "500_in_vain"}  # by Stripe, under the idempotency 
 LATE: Final = ("delay", "duplicate", "reorder", "drop")  # for webhooks
 
 
-def _blows(random: Random, errands: Sequence[Errand], orders: Sequence[int]) -> Iterator[Blow]:
-    kinds = random.sample([*BLOWS], min(len(BLOWS), len(orders)))  # of each one, if there are enough
-    kinds += [_drawn(random, BLOWS) for _ in orders[len(kinds) :]]
+def _faults(random: Random, errands: Sequence[Errand], orders: Sequence[int]) -> Iterator[PlannedFault]:
+    kinds = random.sample([*FAULTS], min(len(FAULTS), len(orders)))  # of each one, if there are enough
+    kinds += [_drawn(random, FAULTS) for _ in orders[len(kinds) :]]
     random.shuffle(kinds)
     for order, (act, target, least, most) in zip(orders, kinds, strict=True):
         seconds = round(random.uniform(least, most), 1)
@@ -191,19 +191,19 @@ def _blows(random: Random, errands: Sequence[Errand], orders: Sequence[int]) -> 
                 yield _script(random, order)
         elif target == CANCEL_ORDER:
             cancelled = next((later for later in range(order, len(errands)) if errands[later].cancels), order)
-            yield Blow(order=cancelled, act=act, target=target, seconds=seconds)
+            yield PlannedFault(order=cancelled, act=act, target=target, seconds=seconds)
         else:
             where = f"{target}.{random.randrange(WORKERS)}" if target == "worker" else target
-            yield Blow(order=order, act=act, target=where, seconds=seconds)
+            yield PlannedFault(order=order, act=act, target=where, seconds=seconds)
 
 
-def _script(random: Random, order: int) -> Blow:
+def _script(random: Random, order: int) -> PlannedFault:
     service, route = _drawn(random, CALLS)
-    fault = random.choice(LATE) if service == "webhooks" else _drawn(random, FAULTS)
+    fault = random.choice(LATE) if service == "webhooks" else _drawn(random, REQUEST_FAULTS)
     if fault in SAVED and (service != "stripe" or route.startswith("GET")):
         fault = "reset_after"
     times = random.randint(1, 4)
-    return Blow(order=order, act="script", target=f"{service} {route}", fault=fault, times=times)
+    return PlannedFault(order=order, act="script", target=f"{service} {route}", fault=fault, times=times)
 
 
 def _drawn(random: Random, weights: dict[T, int]) -> T:

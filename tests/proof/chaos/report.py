@@ -19,12 +19,12 @@ class Durations(Model):
 
 
 class Report(Model):
-    """`quiet_seconds` is from when the last blow is over, and no fault is on script, until everything has come to rest.
+    """`quiet_seconds` is from the end of the last fault until every order has come to rest.
 
-    `blows` are those that met something, `missed` those that met nothing, by their kinds; `strikes` are the requests
-    that a fault on script struck. Of the `runs` of all workflows so many were `replayed`.
+    `faults` are the process faults that hit something, `missed` those that hit nothing, by kind; `request_faults` are
+    the requests that had a scripted fault. Of the `runs` of all workflows so many were `replayed`.
 
-    A recovery is the time from the last blow on a process that fell upon an open order to its last answer.
+    A recovery is the time from the last fault of a process during an open order to its last answer.
     """
 
     seed: int
@@ -33,9 +33,9 @@ class Report(Model):
     orders: int
     answers: Mapping[str, int]
     statuses: Mapping[str, int]
-    blows: Mapping[str, int]
+    faults: Mapping[str, int]
     missed: int
-    strikes: Mapping[str, int]
+    request_faults: Mapping[str, int]
     authenticated: int
     retried_by_hand: int
     stock_checks: int
@@ -52,9 +52,9 @@ class Report(Model):
         return not self.violations
 
     @property
-    def blows_on_processes(self) -> int:
+    def process_faults(self) -> int:
         """Kills, stops, restarts, and connections that were cut."""
-        return sum(count for kind, count in self.blows.items() if kind.split()[0] in ON_PROCESSES)
+        return sum(count for kind, count in self.faults.items() if kind.split()[0] in ON_PROCESSES)
 
 
 def show(report: Report, console: Console) -> None:
@@ -64,12 +64,12 @@ def show(report: Report, console: Console) -> None:
     table.add_row("orders", f"{report.orders} in {report.load_seconds:.0f} s")
     table.add_row("answers", _counts(report.answers))
     table.add_row("orders ended", _counts(report.statuses))
-    table.add_row(f"blows: {sum(report.blows.values())}", _counts(report.blows))
-    table.add_row("blows that met nothing", str(report.missed))
-    table.add_row(f"faulty requests: {sum(report.strikes.values())}", _counts(report.strikes))
+    table.add_row(f"faults: {sum(report.faults.values())}", _counts(report.faults))
+    table.add_row("faults that met nothing", str(report.missed))
+    table.add_row(f"faulty requests: {sum(report.request_faults.values())}", _counts(report.request_faults))
     table.add_row("customers who authenticated", str(report.authenticated))
     table.add_row("parked, retried by hand", str(report.retried_by_hand))
-    table.add_row("from the last blow to quiet", f"{report.quiet_seconds:.1f} s")
+    table.add_row("from the last planned to quiet", f"{report.quiet_seconds:.1f} s")
     times = report.order_seconds
     table.add_row("an order took", f"median {times.median:.1f} s, p99 {times.p99:.1f} s, slowest {times.slowest:.1f} s")
     table.add_row("slowest recovery of an order", f"{report.slowest_recovery_seconds:.1f} s")

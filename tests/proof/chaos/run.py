@@ -1,4 +1,4 @@
-"""One chaos run: the stack, the load, the blows, the rest, the verdict."""
+"""One chaos run: the stack, the load, the faults, the rest, the verdict."""
 
 import asyncio
 import shutil
@@ -18,15 +18,15 @@ from audit.evidence import read_snapshot
 from deploy.local.postgres import temporary_folder
 from orders.verification import Violation
 from tests.proof.chaos.checker import Judge
-from tests.proof.chaos.cluster import Arena
-from tests.proof.chaos.load import Crowd
+from tests.proof.chaos.cluster import Cluster
+from tests.proof.chaos.load import Load
 from tests.proof.chaos.nemesis import Nemesis
 from tests.proof.chaos.plan import Plan
 from tests.proof.chaos.report import Durations, Report
 
 CUSTOMERS: Final = 32  # at a time
 TOLD: Final = 10  # times, how far it is, where nothing is live
-QUIET_WITHIN: Final = 300  # seconds after the last blow
+QUIET_WITHIN: Final = 300  # seconds after the last planned
 
 
 async def run_chaos(plan: Plan, console: Console, evidence: Path, customers: int = CUSTOMERS) -> Report:
@@ -41,11 +41,11 @@ async def run_chaos(plan: Plan, console: Console, evidence: Path, customers: int
     Raises:
         StackError: a part of the stack does not start.
     """
-    console.print(f"seed {plan.seed}: {len(plan.errands)} orders, {len(plan.blows)} blows, plan {plan.fingerprint}")
+    console.print(f"seed {plan.seed}: {len(plan.errands)} orders, {len(plan.faults)} faults, plan {plan.fingerprint}")
     with temporary_folder() as folder, _progress(console) as progress:
-        arena = Arena(folder, plan.capture)
-        async with arena.open(plan.hot_units):
-            report = await Run(arena, plan, progress).go(customers)
+        cluster = Cluster(folder, plan.capture)
+        async with cluster.open(plan.hot_units):
+            report = await Run(cluster, plan, progress).go(customers)
         if not report.passed:
             shutil.copytree(folder, evidence)
             console.print(f"data and logs: {evidence}")
@@ -55,20 +55,20 @@ async def run_chaos(plan: Plan, console: Console, evidence: Path, customers: int
 class Run:
     """The parts of one run and its clock, in seconds of the monotonic one."""
 
-    def __init__(self, arena: Arena, plan: Plan, progress: Progress) -> None:
-        self._arena = arena
+    def __init__(self, cluster: Cluster, plan: Plan, progress: Progress) -> None:
+        self._cluster = cluster
         self._plan = plan
         self._progress = progress
         self._bar = progress.add_task("orders", total=len(plan.errands))
-        self._nemesis = Nemesis(arena, plan)
-        self._crowd = Crowd(arena, self._order_begins)
+        self._nemesis = Nemesis(cluster, plan)
+        self._load = Load(cluster, self._order_begins)
         self._all_began = asyncio.Event()
 
     async def go(self, customers: int) -> Report:
-        """Load and blows, then peace, then the verdict."""
-        judge = Judge(self._arena, (await read_snapshot(self._arena.pool, [])).units)
+        """Load and faults, then peace, then the verdict."""
+        judge = Judge(self._cluster, (await read_snapshot(self._cluster.pool, [])).units)
         watching = asyncio.create_task(judge.watch_stock())
-        load = asyncio.create_task(self._crowd.go(self._plan, customers))
+        load = asyncio.create_task(self._load.go(self._plan, customers))
         try:
             return await self._storm(judge, load, watching)
         finally:
@@ -79,7 +79,7 @@ class Run:
     async def _storm(self, judge: Judge, load: asyncio.Task[None], watching: asyncio.Task[None]) -> Report:
         began = time.monotonic()
         await _first(load, self._all_began.wait())
-        self._say("the last blows fall")
+        self._say("the last faults fall")
         await self._nemesis.peace()
         peace = time.monotonic()
         self._say("peace; everything comes to rest")
@@ -87,18 +87,18 @@ class Run:
         quiet = time.monotonic()
         await _stop(watching)
         self._say("the books are checked")
-        snapshot, found = await judge.verdict(self._crowd)
+        snapshot, found = await judge.verdict(self._load)
         return Report(
             seed=self._plan.seed,
             plan=self._plan.fingerprint,
             capture=self._plan.capture,
             orders=len(self._plan.errands),
-            answers=_answers(self._crowd),
+            answers=_answers(self._load),
             statuses=Counter(order.status for order in snapshot.orders),
-            blows=self._nemesis.kinds,
+            faults=self._nemesis.kinds,
             missed=self._nemesis.missed,
-            strikes=await self._arena.strikes(),
-            authenticated=self._crowd.authenticated,
+            request_faults=await self._cluster.request_faults(),
+            authenticated=self._load.authenticated,
             retried_by_hand=judge.retried,
             stock_checks=judge.stock_checks,
             runs=judge.runs,
@@ -113,10 +113,10 @@ class Run:
     def _order_begins(self, number: int) -> None:
         self._nemesis.order_begins(number)
         orders = len(self._plan.errands)
-        blows = f"{len(self._nemesis.fallen)} blows"
-        self._progress.update(self._bar, advance=1, description=blows)
+        faults = f"{len(self._nemesis.fallen)} faults"
+        self._progress.update(self._bar, advance=1, description=faults)
         if number % ceil(orders / TOLD) == 0:
-            self._tell(f"order {number} of {orders}, {blows}")
+            self._tell(f"order {number} of {orders}, {faults}")
         if number == orders - 1:
             self._all_began.set()
 
@@ -135,32 +135,32 @@ class Run:
                 await asyncio.gather(load, judge.rest())
                 await judge.rest()  # a late cancel may have come in between
         except TimeoutError:
-            waiting = len(self._plan.errands) - len(self._crowd.spans)
+            waiting = len(self._plan.errands) - len(self._load.spans)
             what = f"not within {QUIET_WITHIN} s of peace; {waiting} customers still wait"
             return [Violation(subject="the shop", rule="everything comes to rest", what=what)]
         return []
 
     def _durations(self) -> Durations:
-        spans = sorted(ended - began for began, ended in self._crowd.spans.values()) or [0.0]
+        spans = sorted(ended - began for began, ended in self._load.spans.values()) or [0.0]
         return Durations(median=median(spans), p99=spans[ceil(0.99 * len(spans)) - 1], slowest=spans[-1])
 
     def _recoveries(self) -> Iterator[float]:
-        """Of every order upon which a blow fell: from the last one to its last answer."""
-        blows = [fallen.at for fallen in self._nemesis.fallen if fallen.blow.is_on_a_process]
-        for began, ended in self._crowd.spans.values():
-            if during := [blow for blow in blows if began <= blow <= ended]:
+        """Of every order upon which a planned fell: from the last one to its last answer."""
+        faults = [fallen.at for fallen in self._nemesis.fallen if fallen.planned.is_on_a_process]
+        for began, ended in self._load.spans.values():
+            if during := [planned for planned in faults if began <= planned <= ended]:
                 yield ended - max(during)
 
 
-def _answers(crowd: Crowd) -> Counter[str]:
+def _answers(load: Load) -> Counter[str]:
     orders = Counter(
         "placed" if outcome.success else str(outcome.error_code)
-        for outcomes in crowd.orders.values()
+        for outcomes in load.orders.values()
         for outcome in outcomes
     )
     cancels = Counter(
         f"cancel: {'yes' if answer.cancelled else 'no'}, {answer.reason or 'refunded'}"
-        for answers in crowd.cancels.values()
+        for answers in load.cancels.values()
         for answer in answers
     )
     return orders + cancels

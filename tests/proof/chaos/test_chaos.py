@@ -1,4 +1,4 @@
-"""Three storms of every commit: whatever is killed, stopped, cut and lied about, nothing is lost."""
+"""Three chaos runs of every commit: whatever is killed, stopped, cut and lied about, nothing is lost."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from audit.evidence import DatabaseSnapshot, OrderEntry, PaymentEntry, ProviderR
 from orders.models import CancelOutcome, ErrorCode, OrderOutcome, Status
 from orders.names import CANCEL_ORDER
 from tests.proof.chaos.checker import broken_words
-from tests.proof.chaos.plan import BLOWS, draw_plan
+from tests.proof.chaos.plan import FAULTS, draw_plan
 from tests.proof.chaos.run import run_chaos
 
 PLACED = [("pending", "capturing"), ("capturing", "processing")]
@@ -20,14 +20,16 @@ CALLED_OFF = [*PLACED, ("processing", "cancelling"), ("cancelling", "cancelled")
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_nothing_is_lost(seed: int, tmp_path: Path) -> None:
-    """Every rule holds after 150 orders, and the storm was one."""
-    plan = draw_plan(seed, 150, orders_per_blow=1)
+    """Every rule holds after 150 orders, and the chaos run was one."""
+    plan = draw_plan(seed, 150, orders_per_fault=1)
     report = await run_chaos(plan, Console(quiet=True), tmp_path / "evidence")
     assert report.violations == ()
-    assert {blow.kind for blow in plan.blows if blow.is_on_a_process} <= report.blows.keys() | {"cut postgres"}
-    assert report.blows_on_processes >= 50
-    assert any(kind.startswith(("terminate", "cancel")) for kind in report.blows)
-    assert sum(report.strikes.values()) >= 80
+    assert {planned.kind for planned in plan.faults if planned.is_on_a_process} <= report.faults.keys() | {
+        "cut postgres"
+    }
+    assert report.process_faults >= 50
+    assert any(kind.startswith(("terminate", "cancel")) for kind in report.faults)
+    assert sum(report.request_faults.values()) >= 80
     assert report.answers["placed"] >= 50
     assert report.authenticated
     assert report.statuses["shipped"]
@@ -43,12 +45,12 @@ def test_a_seed_is_a_plan() -> None:
     assert (plan.capture, draw_plan(8, 1, 1).capture) == ("manual", "automatic")
 
 
-def test_each_kind_of_blow_falls_where_it_can_hit() -> None:
+def test_each_kind_of_fault_falls_where_it_can_hit() -> None:
     """At least once, if there are enough of them; a cancel's run is terminated where somebody cancels."""
     plan = draw_plan(7, 150, 5)
-    kinds = {(blow.act, blow.target.partition(".")[0]) for blow in plan.blows if blow.act != "script"}
-    assert kinds == {(act, target) for act, target, *_ in BLOWS if act != "script"}
-    assert all(plan.errands[blow.order].cancels for blow in plan.blows if blow.target == CANCEL_ORDER)
+    kinds = {(planned.act, planned.target.partition(".")[0]) for planned in plan.faults if planned.act != "script"}
+    assert kinds == {(act, target) for act, target, *_ in FAULTS if act != "script"}
+    assert all(plan.errands[planned.order].cancels for planned in plan.faults if planned.target == CANCEL_ORDER)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from config.logs import configure_logs
 from config.settings import Settings
 from config.temporal import plugin
 
-IDENTITY: Final = "victim"
+IDENTITY: Final = "crashing"
 
 # One server for all workers of this test process; it forks before anybody in it has a thread.
 _fork = multiprocessing.get_context("forkserver")
@@ -39,20 +39,22 @@ class ShortLived(SimplePlugin):
 
 
 @asynccontextmanager
-async def a_victim(client: Client, settings: Settings, task_queue: str, log: Path) -> AsyncIterator[BaseProcess]:
+async def a_crashing_worker(
+    client: Client, settings: Settings, task_queue: str, log: Path
+) -> AsyncIterator[BaseProcess]:
     """A worker process that serves the queue; gone at the end of the block."""
     address = client.service_client.config.target_host
-    victim = _fork.Process(target=_live, args=(address, client.namespace, settings, task_queue, log))
-    victim.start()
+    crashing = _fork.Process(target=_live, args=(address, client.namespace, settings, task_queue, log))
+    crashing.start()
     try:
-        yield victim
+        yield crashing
     finally:
-        victim.kill()
-        await asyncio.to_thread(victim.join)
+        crashing.kill()
+        await asyncio.to_thread(crashing.join)
 
 
 def points_of(log: Path) -> list[str]:
-    """The crash points that the victim has passed, oldest first."""
+    """The crash points that the crashing has passed, oldest first."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     return [line["point"] for line in lines if line["event"] == "crash point"]
 

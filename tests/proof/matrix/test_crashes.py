@@ -33,10 +33,10 @@ from app.wiring import open_worker
 from config.settings import Settings
 from orders.names import cancel_order_id
 from sandbox.server import serve
-from tests.proof.matrix import scenarios, sweeps
-from tests.proof.matrix.crashing_worker import IDENTITY, a_victim, points_of
+from tests.proof.matrix import scenarios, scheduled_workflows
+from tests.proof.matrix.crashing_worker import IDENTITY, a_crashing_worker, points_of
 from tests.proof.matrix.scenarios import Scenario
-from tests.proof.matrix.sweeps import sweep_id
+from tests.proof.matrix.scheduled_workflows import scheduled_id
 from tests.support.invariants import assert_invariants
 from tests.support.shop import Shop, new_order_id, running, settings_for
 from workflows.order_saga import STEPS
@@ -93,29 +93,29 @@ TABLE: Final = [
     Cell(scenarios.cancelled, "void_payment:effect:2"),  # refunded, its id written
     *cells(scenarios.cancelled_late, "mark_shipped", ONE),
     *cells(scenarios.unknown, "observe_order", ()),
-    *cells(sweeps.restarted, "find_orders_without_run", ()),
-    *cells(sweeps.restarted, "restart_order", ONE),
-    *cells(sweeps.told, "find_refunds", ()),
-    *cells(sweeps.told, "find_stuck_refunds", ()),
-    *cells(sweeps.told, "check_charges", ONE),
-    *cells(sweeps.told, "find_orphans", ()),
-    *cells(sweeps.told, "unreported_problems", ()),
-    *cells(sweeps.told, "mark_alerted", ONE),
-    *cells(sweeps.refunded_orphan, "void_orphan", THREE),  # refunded, its id written, said on the order
-    Cell(sweeps.voided_orphan, "void_orphan:effect:1"),  # voided, not refunded
-    *cells(sweeps.voided_late, "note_event", ONE),
-    *cells(sweeps.refunded_late, "follow_refunds", ONE),
-    *cells(sweeps.released_late, "release_leftovers", ONE),
-    *cells(sweeps.verified, "check_stock", ()),
-    *cells(sweeps.verified, "find_verifiable", ()),
-    *cells(sweeps.verified, "check_orders", ()),
-    *cells(sweeps.low, "find_shortages", ()),
-    *cells(sweeps.low, "post_shortages", THREE),  # leased, told, written down
-    *cells(sweeps.recommended, "plan_index", ()),
-    *cells(sweeps.recommended, "embed_batch", ONE),
-    *cells(sweeps.recommended, "activate_index", ONE),
-    *cells(sweeps.recommended, "choose_candidates", ()),
-    *cells(sweeps.recommended, "rank_candidates", ()),
+    *cells(scheduled_workflows.restarted, "find_orders_without_run", ()),
+    *cells(scheduled_workflows.restarted, "restart_order", ONE),
+    *cells(scheduled_workflows.told, "find_refunds", ()),
+    *cells(scheduled_workflows.told, "find_stuck_refunds", ()),
+    *cells(scheduled_workflows.told, "check_charges", ONE),
+    *cells(scheduled_workflows.told, "find_orphans", ()),
+    *cells(scheduled_workflows.told, "unreported_problems", ()),
+    *cells(scheduled_workflows.told, "mark_alerted", ONE),
+    *cells(scheduled_workflows.refunded_orphan, "void_orphan", THREE),  # refunded, its id written, said on the order
+    Cell(scheduled_workflows.voided_orphan, "void_orphan:effect:1"),  # voided, not refunded
+    *cells(scheduled_workflows.voided_late, "note_event", ONE),
+    *cells(scheduled_workflows.refunded_late, "follow_refunds", ONE),
+    *cells(scheduled_workflows.released_late, "release_leftovers", ONE),
+    *cells(scheduled_workflows.verified, "check_stock", ()),
+    *cells(scheduled_workflows.verified, "find_verifiable", ()),
+    *cells(scheduled_workflows.verified, "check_orders", ()),
+    *cells(scheduled_workflows.low, "find_shortages", ()),
+    *cells(scheduled_workflows.low, "post_shortages", THREE),  # leased, told, written down
+    *cells(scheduled_workflows.recommended, "plan_index", ()),
+    *cells(scheduled_workflows.recommended, "embed_batch", ONE),
+    *cells(scheduled_workflows.recommended, "activate_index", ONE),
+    *cells(scheduled_workflows.recommended, "choose_candidates", ()),
+    *cells(scheduled_workflows.recommended, "rank_candidates", ()),
     # Charged at once: there is nothing to capture, and the order's own undo is a refund.
     Cell(scenarios.refused, "authorize_payment:effect:3", "automatic"),  # charged
     *cells(scenarios.refused, "void_payment", TWO, "automatic"),  # refunded, its id written
@@ -163,17 +163,17 @@ SAMPLE: Final = one_per_activity(TABLE)
 async def test_a_worker_dies_and_nothing_is_lost(
     cell: Cell, database_url: str, temporal: WorkflowEnvironment, tmp_path: Path
 ) -> None:
-    """Whatever the worker had done when it was killed, orders and sweeps end as they would have, once."""
-    order_id, log = new_order_id(), tmp_path / "victim.log"
-    asks_a_model = cell.scenario is sweeps.recommended
+    """Whatever the worker had done when it was killed, orders and scheduled_workflows end as they would have, once."""
+    order_id, log = new_order_id(), tmp_path / "crashing.log"
+    asks_a_model = cell.scenario is scheduled_workflows.recommended
     async with (
         a_deserted_shop(database_url, temporal, cell.capture, has_model=asks_a_model) as shop,
         asyncio.timeout(SECONDS),
     ):
-        async with a_victim(shop.client, crashing(shop, cell.point), shop.task_queue, log) as victim:
+        async with a_crashing_worker(shop.client, crashing(shop, cell.point), shop.task_queue, log) as process:
             order = asyncio.ensure_future(cell.scenario(shop, order_id))
-            await until_dead(victim, order)
-            assert victim.exitcode == -9, log.read_text()
+            await until_dead(process, order)
+            assert process.exitcode == -9, log.read_text()
             assert points_of(log)[-1] == cell.point
         async with open_worker(shop.settings, shop.client, task_queue=shop.task_queue) as worker, running(worker):
             await until_done(shop, order_id, order)
@@ -201,9 +201,9 @@ async def happened_twice(shop: Shop) -> list[object]:
     return [effect for effect, times in effects.items() if times > 1]
 
 
-async def until_dead(victim: BaseProcess, order: "asyncio.Future[None]") -> None:
+async def until_dead(worker: BaseProcess, order: "asyncio.Future[None]") -> None:
     """See the worker to its end; raises what the order says if that ends first."""
-    while victim.is_alive():
+    while worker.is_alive():
         if order.done():
             order.result()
             raise AssertionError("the order is done, and its worker lives")
@@ -213,7 +213,7 @@ async def until_dead(victim: BaseProcess, order: "asyncio.Future[None]") -> None
 async def until_done(shop: Shop, order_id: str, order: "asyncio.Future[None]") -> None:
     """See the order to its end; what the dead worker was doing is given up at once."""
     while not (await asyncio.wait([order], timeout=0.1))[0]:
-        for workflow_id in (order_id, cancel_order_id(order_id), sweep_id(order_id)):
+        for workflow_id in (order_id, cancel_order_id(order_id), scheduled_id(order_id)):
             with suppress(RPCError):  # that run has ended, or has not begun
                 await give_up_lost_attempts(shop, workflow_id)
     await order
@@ -240,13 +240,13 @@ async def give_up_lost_attempts(shop: Shop, workflow_id: str) -> None:
 async def test_the_table_has_every_point_of_every_activity(
     database_url: str, temporal: WorkflowEnvironment, tmp_path: Path, capture: str
 ) -> None:
-    """Whatever workflows can execute is in it, with all points that undisturbed orders and sweeps pass."""
+    """Whatever workflows can execute is in it, with all points that undisturbed orders and scheduled_workflows pass."""
     assert {cell.point.partition(":")[0] for cell in TABLE} == executable()
     table = {cell for cell in TABLE if cell.capture == capture}
     passed, log, nowhere = set[Cell](), tmp_path / "survivor.log", "read_order:effect:99"
     async with (
         a_deserted_shop(database_url, temporal, capture, has_model=True) as shop,
-        a_victim(shop.client, crashing(shop, nowhere), shop.task_queue, log),
+        a_crashing_worker(shop.client, crashing(shop, nowhere), shop.task_queue, log),
     ):
         for scenario in dict.fromkeys(cell.scenario for cell in TABLE if cell.capture == capture):
             before = len(points_of(log)) if log.exists() else 0

@@ -18,7 +18,7 @@ from deploy.local.postgres import Postgres
 from gateways.http import open_http
 from gateways.stripe import stripe_client
 from sandbox.server import serve
-from tests.proof.properties.stage import SeamedDatabase, Stage, pass_seam
+from tests.proof.properties.player import Player, SeamedDatabase, pass_seam
 from tests.proof.properties.steps import ATTEMPTS, EVENTS, Script, scripts
 from tests.support.activity_bench import Bench, Clients, open_bench
 from tests.support.servers import copy_database
@@ -70,8 +70,8 @@ async def test_whatever_happens_the_books_are_right(postgres: Postgres, part: in
         @given(scripts)
         def play(script: Script) -> None:
             tally["begun"] += 1
-            stage = Stage(bench, script, tally["begun"], tally)
-            asyncio.run_coroutine_threadsafe(stage.play(), loop).result(60)
+            player = Player(bench, script, tally["begun"], tally)
+            asyncio.run_coroutine_threadsafe(player.play(), loop).result(60)
 
         await asyncio.to_thread(play)
     assert tally["scripts"] >= sequences

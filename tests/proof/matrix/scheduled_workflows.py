@@ -20,7 +20,7 @@ ReportT = TypeVar("ReportT")
 SCARCE: Final = [{"productId": "5", "quantity": 2}]  # there is one
 
 
-def sweep_id(order_id: str) -> str:
+def scheduled_id(order_id: str) -> str:
     """The workflow id of the sweep that a scenario starts."""
     return f"sweep:{order_id}"
 
@@ -130,7 +130,7 @@ async def _sweep(shop: Shop, workflow: str, kind: type[ReportT], order_id: str, 
     report: ReportT = await shop.client.execute_workflow(
         workflow,
         args=given,
-        id=sweep_id(order_id),
+        id=scheduled_id(order_id),
         task_queue=shop.task_queue,
         task_timeout=TASK_TIMEOUT,
         result_type=kind,

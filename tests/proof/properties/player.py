@@ -68,7 +68,7 @@ class Part:
     cancelling: Cancelling | None = None
 
 
-class Stage:
+class Player:
     """Where one script is played. `tally` counts the steps that acted, and the activities that they had executed."""
 
     def __init__(self, bench: Bench, script: Script, number: int, tally: Counter[str]) -> None:
