@@ -49,7 +49,7 @@ class Status(StrEnum):
 # Sets of statuses: these are their only definitions. A query takes a set as a parameter. Where the schema has to repeat
 # one (a CHECK, the predicate of an index), tests/integration/gateways/test_schema.py compares the two.
 CLOSED: Final = frozenset({Status.REJECTED, Status.FAILED, Status.CANCELLED})  # nothing is sold, nothing is held
-KEPT: Final = frozenset({Status.PROCESSING, Status.SHIPPED, Status.DELIVERED})  # paid, and nobody cancels it
+KEPT: Final = frozenset({Status.PROCESSING, Status.SHIPPED, Status.DELIVERED})  # paid, and not being cancelled
 PAID: Final = KEPT | {Status.CANCELLING}
 SETTLED: Final = KEPT | CLOSED  # at rest: no run has to drive the order
 UNFINISHED: Final = frozenset(Status) - SETTLED

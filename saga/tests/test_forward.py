@@ -108,6 +108,17 @@ async def test_a_cancel_after_the_commit_changes_nothing(agency: Agency) -> None
     assert EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED not in await kinds(run)
 
 
+async def test_after_the_commit_the_saga_does_not_tell_of_a_cancel(agency: Agency) -> None:
+    """Temporal cancels what is in flight, as it does everywhere; if that comes back, the run goes forward."""
+    mail = agency.hold("mail")
+    run = await agency.start(then="commit", after_the_pivot=("mail", "statistics"))
+    await mail.reached.wait()
+    await cancel_by_temporal(run)
+    mail.let_go()
+    assert await run.result() == []
+    assert agency.desk.done == [*BOOKED, "mail", "statistics"]
+
+
 async def test_a_step_that_reaches_its_deadline_is_undone(agency: Agency) -> None:
     """The step's declaration says how long it is tried."""
     agency.desk.out.add("hotel")
