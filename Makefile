@@ -24,16 +24,16 @@ up: install ## the local stack, a worker and the web process, until Ctrl-C
 migrate: install ## bring the database at DATABASE_URL to the newest schema
 	@$(BIN)/dbmate --migrations-dir migrations --no-dump-schema migrate
 
-PYTEST := $(RUN) pytest -n 4 --dist loadgroup -p tests.support.groups -q
+PYTEST := $(RUN) pytest -q --dist loadgroup -p tests.support.progress
+PROOFS := three chaos runs, every crash point, 2000 sequences of activities, the whole model and the negative controls
 
-test: install ## the tests, on the real servers, in minutes
-	@$(PYTEST)
-	@echo "make prove adds: three chaos runs, 2,000 sequences, all crash points, all model configurations, seeded bugs."
+test: install ## everything but the long proofs, on the real servers: under five minutes
+	@$(PYTEST) -n 3 -m "not prove"
+	@echo "make prove adds $(PROOFS)."
 
-prove: install ## what make test leaves out: about half an hour
-	@echo "1 of 2: chaos runs, sequences, crash points and the whole model; about 10 minutes."
-	@$(PYTEST) -m prove
-	@echo "2 of 2: the negative controls; about 5 minutes."
+prove: install ## the long proofs: about 20 minutes
+	@echo "This takes about 20 minutes on two cores: $(PROOFS)."
+	@$(PYTEST) -n 4 -m prove
 	@$(RUN) tests.proof.negative_controls
 
 check: install ## lint, format, types and import rules

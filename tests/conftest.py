@@ -10,9 +10,6 @@ from deploy.local.postgres import Postgres
 from tests.support.servers import copy_database, open_postgres, open_temporal
 from tests.support.shop import Shop, open_shop
 
-# Fixtures that live as long as a module.
-SHARED = {"module_shop", "module_web", "reconciling_shop", "shops", "large"}
-
 _exit_status: list[int] = []
 
 
@@ -41,12 +38,23 @@ async def shop(database_url: str, temporal: WorkflowEnvironment) -> AsyncIterato
         yield opened
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a module that share a shop in one process: each process would open one of its own."""
+    """Run long tests first, and tests that share a module's fixture in one process: each process would open its own."""
+    items.sort(key=lambda item: -_timeout(item))
     for item in items:
-        if isinstance(item, pytest.Function) and SHARED & set(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+        if isinstance(item, pytest.Function) and _shares_a_fixture(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def _timeout(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker else 0
+
+
+def _shares_a_fixture(item: pytest.Function) -> bool:
+    definitions = item._fixtureinfo.name2fixturedefs.values()  # noqa: SLF001  (pytest tells it nowhere else)
+    return any(each[-1].scope == "module" for each in definitions)
 
 
 def pytest_sessionfinish(exitstatus: int) -> None:

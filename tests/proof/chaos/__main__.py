@@ -1,4 +1,4 @@
-"""Run a whole shop in a chaos run, then check that nothing was lost: `make chaos SEED=… ORDERS=…`."""
+"""Run a whole shop while faults are injected, then check that nothing was lost: `make chaos SEED=… ORDERS=…`."""
 
 import asyncio
 import os
@@ -17,14 +17,14 @@ from tests.proof.chaos.run import CUSTOMERS, run_chaos
 
 
 def main(
-    seed: Annotated[int | None, typer.Option(help="Decides who orders what and what request_faults when.")] = None,
-    orders: Annotated[int, typer.Option(min=1, help="How many.")] = 150,
+    seed: Annotated[int | None, typer.Option(help="Decides who orders what and which fault happens when.")] = None,
+    orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 150,
     *,
-    orders_per_fault: Annotated[int, typer.Option(min=1, help="How rarely something request_faults.")] = 3,
-    customers: Annotated[int, typer.Option(min=1, help="How many at a time.")] = CUSTOMERS,
+    orders_per_fault: Annotated[int, typer.Option(min=1, help="One fault for so many orders.")] = 3,
+    customers: Annotated[int, typer.Option(min=1, help="How many order at a time.")] = CUSTOMERS,
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on standard output.")] = False,
 ) -> None:
-    """Exit status 1 if anything was lost, 2 if the stack does not stand."""
+    """Exit status 1 if anything was lost, 2 if the stack does not start."""
     plan = draw_plan(secrets.randbelow(1_000_000) if seed is None else seed, orders, orders_per_fault)
     status = asyncio.run(until_signaled(chaos(plan, customers, as_json=as_json), interrupted=130))
     sys.stdout.flush()

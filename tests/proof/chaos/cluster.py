@@ -1,4 +1,4 @@
-"""The whole stack, each part of which can be killed, stopped and started again while the others go on."""
+"""The whole stack as separate processes, each of which can be killed, stopped and started again."""
 
 import asyncio
 import os
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-INHERITED: Final = ("PATH", "HOME", "TMPDIR", "LANG")  # the shop is the plan's, whatever our own environment says
+INHERITED: Final = ("PATH", "HOME", "TMPDIR", "LANG")  # all other settings come from the plan
 
-# How the programs are set up: what hangs is given up soon, and customers who do not come back are not waited for.
+# The programs give up soon on a request that hangs, and on customers who do not authenticate.
 ENVIRONMENT: Final = {
     "HTTP_TIMEOUT_SECONDS": "2",
     "AUTHENTICATION_DEADLINE_SECONDS": "20",
@@ -39,28 +39,28 @@ ENVIRONMENT: Final = {
     "LOG_LEVEL": "WARNING",
 }
 
-PLENTY: Final = "UPDATE inventory SET quantity = 1000000 WHERE product_id <> $1"
-SCARCE: Final = "UPDATE inventory SET quantity = $2 WHERE product_id = $1"
+FILL_STOCK: Final = "UPDATE inventory SET quantity = 1000000 WHERE product_id <> $1"
+LIMIT_STOCK: Final = "UPDATE inventory SET quantity = $2 WHERE product_id = $1"
 
-OUT_OF_REACH: Final = (NoAnswer, Unavailable, RPCError, TemporalError, httpx.HTTPError, *TRANSIENT)
-LOOK_AGAIN: Final = 0.3  # seconds
-STANDS_WITHIN: Final = 120  # seconds, for a part whose external services are down as well
+UNREACHABLE: Final = (NoAnswer, Unavailable, RPCError, TemporalError, httpx.HTTPError, *TRANSIENT)
+POLL_EVERY: Final = 0.3  # seconds
+STARTS_WITHIN: Final = 120  # seconds, for a process that needs others that are down
 
 
-async def persist(ask: Callable[[], Awaitable[T]]) -> T:
-    """The answer of somebody who may be out of reach for a while."""
+async def until_answered(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask again until there is an answer: the service may be unreachable for a while."""
     while True:
         try:
             return await ask()
-        except OUT_OF_REACH:
-            await asyncio.sleep(LOOK_AGAIN)
+        except UNREACHABLE:
+            await asyncio.sleep(POLL_EVERY)
 
 
-class Part:
-    """One process of the stack. Whoever does something to it holds its `turn`."""
+class Process:
+    """One process of the stack. A fault holds its `turn`, so that faults of one process come one after another."""
 
     def __init__(self, start: Callable[[int], AbstractAsyncContextManager[Child]]) -> None:
-        """`start` gets the number of the start."""
+        """`start` receives how often the process has been started."""
         self._start = start
         self._starts = 0
         self._life = AsyncExitStack()
@@ -68,8 +68,8 @@ class Part:
         self.turn = asyncio.Lock()
 
     async def up(self) -> None:
-        """Start it, and again as a supervisor would: it may need what is down at the moment. Raises StackError."""
-        deadline = asyncio.get_running_loop().time() + STANDS_WITHIN
+        """Start it as a supervisor does, again while what it needs is down. Raises StackError."""
+        deadline = asyncio.get_running_loop().time() + STARTS_WITHIN
         while self._child is None:
             self._starts += 1
             try:
@@ -79,7 +79,7 @@ class Part:
                     raise
 
     async def down(self) -> None:
-        """StopUndo it as an operator would: it may finish what it does."""
+        """Stop it as an operator does: it finishes what it has begun."""
         self._child = None
         await self._life.aclose()
 
@@ -89,21 +89,21 @@ class Part:
         await self.down()
 
     def stop(self) -> None:
-        """It stands still, and answers nobody."""
+        """Suspend it: it answers no request."""
         self._signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._child:
-            for pid in _family(self._child.pid):
+            for pid in _process_tree(self._child.pid):
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
 
 
 class Cluster:
-    """The parts by their names, and the ways in."""
+    """The processes by name, and a client for each way to reach them."""
 
     client: Client
     pool: "Pool"
@@ -116,11 +116,11 @@ class Cluster:
         given = {name: os.environ[name] for name in INHERITED if name in os.environ}
         self._environment = self._stack.environment(given | settings | ENVIRONMENT | {"PAYMENT_CAPTURE": capture})
         stack = self._stack
-        self.parts = {
-            "postgres": Part(lambda _: stack.database()),
-            "temporal": Part(lambda _: stack.temporal.running()),
-            "sandbox": Part(lambda _: stack.sandbox.running()),
-            "webhooks": Part(lambda _: stack.webhooks(self._environment)),
+        self.processes = {
+            "postgres": Process(lambda _: stack.database()),
+            "temporal": Process(lambda _: stack.temporal.running()),
+            "sandbox": Process(lambda _: stack.sandbox.running()),
+            "webhooks": Process(lambda _: stack.webhooks(self._environment)),
             **{f"worker.{number}": self._worker(number) for number in range(WORKERS)},
         }
 
@@ -128,13 +128,13 @@ class Cluster:
     async def open(self, hot_units: int) -> AsyncIterator[None]:
         """Start everything, with plenty of all products but the hot one; stop everything at the end."""
         async with AsyncExitStack() as stack:
-            for part in self.parts.values():
-                stack.push_async_callback(part.down)
-                await part.up()
+            for process in self.processes.values():
+                stack.push_async_callback(process.down)
+                await process.up()
             self.client = await Client.connect(
                 self._stack.temporal.address,
                 plugins=[plugin()],
-                runtime=Runtime(telemetry=TelemetryConfig(logging=None)),  # that nobody answers is no news here
+                runtime=Runtime(telemetry=TelemetryConfig(logging=None)),  # an unreachable server is expected here
             )
             self.pool = await stack.enter_async_context(
                 asyncpg.create_pool(self._stack.postgres.url(), min_size=0, max_size=4, command_timeout=60)
@@ -142,29 +142,29 @@ class Cluster:
             self.sandbox = await stack.enter_async_context(
                 httpx.AsyncClient(base_url=self._stack.sandbox.url, trust_env=False, timeout=60)
             )
-            await self.pool.execute(PLENTY, HOT)
-            await self.pool.execute(SCARCE, HOT, hot_units)
+            await self.pool.execute(FILL_STOCK, HOT)
+            await self.pool.execute(LIMIT_STOCK, HOT, hot_units)
             yield
 
-    async def books(self) -> ProviderRecords:
-        return ProviderRecords.model_validate(await self._books())
+    async def records(self) -> ProviderRecords:
+        return ProviderRecords.model_validate(await self._read_records())
 
     async def request_faults(self) -> dict[str, int]:
-        """How often which fault struck which external service."""
-        request_faults: dict[str, int] = (await self._books())["fault_hits"]
-        return request_faults
+        """How many requests of each external service failed by which fault."""
+        counts: dict[str, int] = (await self._read_records())["fault_hits"]
+        return counts
 
-    async def _books(self) -> Any:
+    async def _read_records(self) -> Any:
         return (await self.sandbox.get("/_sandbox/records")).raise_for_status().json()
 
-    def _worker(self, number: int) -> Part:
-        return Part(lambda start: self._stack.worker(self._environment, f"worker.{number}.{start}"))
+    def _worker(self, number: int) -> Process:
+        return Process(lambda start: self._stack.worker(self._environment, f"worker.{number}.{start}"))
 
 
-def _family(pid: int) -> list[int]:
-    """A process and all that it started, where /proc tells; elsewhere the process alone."""
+def _process_tree(pid: int) -> list[int]:
+    """A process and its descendants where there is /proc, elsewhere the process alone."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     except OSError:
         return [pid]
-    return [pid, *(each for child in children.split() for each in _family(int(child)))]
+    return [pid, *(each for child in children.split() for each in _process_tree(int(child)))]

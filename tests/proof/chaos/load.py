@@ -1,4 +1,4 @@
-"""The customers: they order, wait at the bank's page, ask twice, cancel; and they ask again until they are answered."""
+"""The customers: they order, authenticate, ask twice and cancel, and repeat each request until it is answered."""
 
 import asyncio
 import time
@@ -10,73 +10,73 @@ from typing import Any
 from client.orders import cancel_order, submit_order
 from client.runs import view_run
 from orders.models import CancelOutcome, OrderOutcome, OrderView, Stage
-from tests.proof.chaos.cluster import LOOK_AGAIN, OUT_OF_REACH, Cluster, persist
-from tests.proof.chaos.plan import ASKS, Errand, Plan
+from tests.proof.chaos.cluster import POLL_EVERY, UNREACHABLE, Cluster, until_answered
+from tests.proof.chaos.plan import ASKS, Plan, PlannedOrder
 
 
 class Load:
-    """All customers, and what each of them was told."""
+    """All customers, and the answers that each of them got."""
 
     def __init__(self, cluster: Cluster, begins: Callable[[int], None]) -> None:
-        """`begins` gets the number of each order as it begins."""
+        """`begins` receives the number of each order when it begins."""
         self._cluster = cluster
         self._begins = begins
         self.orders: dict[str, list[OrderOutcome]] = defaultdict(list)
         self.cancels: dict[str, list[CancelOutcome]] = defaultdict(list)
-        self.spans: dict[str, tuple[float, float]] = {}  # from an order's beginning to its last answer
+        self.spans: dict[str, tuple[float, float]] = {}  # when each order began, and when its last answer came
         self.authenticated = 0
 
-    async def go(self, plan: Plan, customers: int) -> None:
-        """Run all errands, in their order, so many at a time."""
-        queue = iter(enumerate(plan.errands))
-        async with asyncio.TaskGroup() as load:
+    async def run(self, plan: Plan, customers: int) -> None:
+        """Place all orders of the plan in their order, so many at a time."""
+        queue = iter(enumerate(plan.orders))
+        async with asyncio.TaskGroup() as group:
             for _ in range(customers):
-                load.create_task(self._shop(queue))
+                group.create_task(self._shop(queue))
 
-    async def _shop(self, queue: Iterator[tuple[int, Errand]]) -> None:
-        for number, errand in queue:
+    async def _shop(self, queue: Iterator[tuple[int, PlannedOrder]]) -> None:
+        for number, order in queue:
             self._begins(number)
             began = time.monotonic()
-            await self._run(errand)
-            self.spans[errand.order_id] = (began, time.monotonic())
+            await self._run(order)
+            self.spans[order.order_id] = (began, time.monotonic())
 
-    async def _run(self, errand: Errand) -> None:
-        waiting = asyncio.create_task(self._meet_the_bank(errand))
-        acts: list[Coroutine[Any, Any, None]] = [self._submit(errand) for _ in range(errand.submits)]
-        acts += [self._cancel(errand, after) for after in errand.cancels]
+    async def _run(self, order: PlannedOrder) -> None:
+        waiting = asyncio.create_task(self._authenticate(order))
+        acts: list[Coroutine[Any, Any, None]] = [self._submit(order) for _ in range(order.submits)]
+        acts += [self._cancel(order, after) for after in order.cancels]
         await asyncio.gather(*acts)
         waiting.cancel()
-        if errand.ships:
-            await self._ship(errand)
+        if order.ships:
+            await self._ship(order)
 
-    async def _submit(self, errand: Errand) -> None:
+    async def _submit(self, order: PlannedOrder) -> None:
         client = self._cluster.client
-        answer = await persist(lambda: submit_order(client, errand.order_id, errand.payload))
-        self.orders[errand.order_id].append(answer)
+        answer = await until_answered(lambda: submit_order(client, order.order_id, order.payload))
+        self.orders[order.order_id].append(answer)
 
-    async def _cancel(self, errand: Errand, after: float) -> None:
+    async def _cancel(self, order: PlannedOrder, after: float) -> None:
         await asyncio.sleep(after)
-        email = errand.payload["customerEmail"]
-        self.cancels[errand.order_id].append(
-            await persist(lambda: cancel_order(self._cluster.client, errand.order_id, email))
+        email = order.payload["customerEmail"]
+        self.cancels[order.order_id].append(
+            await until_answered(lambda: cancel_order(self._cluster.client, order.order_id, email))
         )
 
-    async def _meet_the_bank(self, errand: Errand) -> None:
-        """Authenticate the payment, or fail to, once the customer is asked."""
-        if errand.card != ASKS or errand.customer == "leaves":
+    async def _authenticate(self, order: PlannedOrder) -> None:
+        """Authenticate the payment, or fail to, when the bank asks."""
+        if order.card != ASKS or order.customer == "leaves":
             return
-        body = {"outcome": "succeed" if errand.customer == "authenticates" else "fail"}
+        body = {"outcome": "succeed" if order.customer == "authenticates" else "fail"}
         while True:
-            view = await view_run(self._cluster.client, errand.order_id)
+            view = await view_run(self._cluster.client, order.order_id)
             if isinstance(view, OrderView) and view.stage is Stage.AWAITING_CUSTOMER and view.payment_intent:
                 url = f"/_sandbox/authenticate/{view.payment_intent}"
-                answer = await persist(lambda: self._cluster.sandbox.post(url, json=body))  # noqa: B023  awaited at once
-                self.authenticated += answer.is_success  # unless the payment is off by now
+                answer = await until_answered(lambda: self._cluster.sandbox.post(url, json=body))  # noqa: B023  awaited at once
+                self.authenticated += answer.is_success  # unless the payment has ended
                 return
-            await asyncio.sleep(LOOK_AGAIN)
+            await asyncio.sleep(POLL_EVERY)
 
-    async def _ship(self, errand: Errand) -> None:
-        """The warehouse sends it off, if it has it."""
+    async def _ship(self, order: PlannedOrder) -> None:
+        """Let the warehouse ship the order if it has it."""
         headers = {"Authorization": f"Bearer {self._cluster.fulfillment_key}"}
-        with suppress(*OUT_OF_REACH):
-            await self._cluster.sandbox.post(f"/fulfillment/orders/{errand.order_id}/ship", headers=headers)
+        with suppress(*UNREACHABLE):
+            await self._cluster.sandbox.post(f"/fulfillment/orders/{order.order_id}/ship", headers=headers)

@@ -1,6 +1,6 @@
-"""What is to happen, drawn from a seed alone: who orders what, and what request_faults which part of the stack when.
+"""What happens in a chaos run, drawn from a seed alone: who orders what, and which fault hits which part when.
 
-Faults fall when a certain order begins, not at a time of day, so that a slow machine meets the same plan.
+A fault begins when a certain order begins, not at a time of day, so that a slow machine meets the same plan.
 """
 
 from collections import defaultdict
@@ -14,15 +14,15 @@ from orders.models import Model
 from orders.names import CANCEL_ORDER, PROCESS_ORDER
 
 WORKERS: Final = 3
-HOT: Final = "5"  # the product that everybody wants
+HOT: Final = "5"  # the product that most customers want
 HOT_SHARE: Final = 0.2  # of all orders
 ORDERS_PER_HOT_UNIT: Final = 12
 
 T = TypeVar("T")
 
 Customer = Literal["authenticates", "fails", "leaves"]
-ON_PROCESSES: Final = {"kill", "stop", "restart", "cut"}
-Act = Literal["kill", "stop", "restart", "script", "cut", "terminate", "cancel", "sweep"]
+PROCESS_FAULTS: Final = {"kill", "stop", "restart", "cut"}
+Act = Literal["kill", "stop", "restart", "request", "cut", "terminate", "cancel", "reconcile"]
 
 ACCEPTED: Final = "pm_card_visa"
 ASKS: Final = "pm_card_threeDSecure2Required"
@@ -36,8 +36,8 @@ CARDS: Final = {
 STREETS: Final = {"123 Main St": 94, "1 Refuse Street": 6}
 
 
-class Errand(Model):
-    """One order and all that its customer does about it; times are seconds after it began, None: never."""
+class PlannedOrder(Model):
+    """One order and what its customer does about it. `cancels` are seconds after the order began."""
 
     order_id: str
     card: str
@@ -62,9 +62,9 @@ class Errand(Model):
 
 
 class PlannedFault(Model):
-    """What happens as the order of that number begins. `target` is a part, a fault's route, or empty.
+    """What happens when the order of that number begins. `target` is a process, a request's route, or empty.
 
-    `seconds` is how long a part is down or stopped, or a run has run; `times` is how often a request fault happens.
+    `seconds` is how long a process is down or stopped, or how long a run has run; `times` is how many requests fail.
     """
 
     order: int
@@ -76,18 +76,18 @@ class PlannedFault(Model):
 
     @property
     def kind(self) -> str:
-        """In words, for whoever counts: of a script the external service and the fault, not the route."""
+        """The act and its target, to count by; of a request fault the external service, not the route."""
         return " ".join(filter(None, (self.act, self.target.split(" ")[0].split(".")[0], self.fault)))
 
     @property
-    def is_on_a_process(self) -> bool:
-        return self.act in ON_PROCESSES
+    def is_process_fault(self) -> bool:
+        return self.act in PROCESS_FAULTS
 
 
 class Plan(Model):
     seed: int
     capture: Literal["manual", "automatic"]
-    errands: tuple[Errand, ...]
+    orders: tuple[PlannedOrder, ...]
     faults: tuple[PlannedFault, ...]
 
     @property
@@ -96,30 +96,30 @@ class Plan(Model):
         return sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
     @cached_property
-    def faults_of(self) -> Mapping[int, Sequence[PlannedFault]]:
-        """The faults that happen as the order of that number begins."""
+    def faults_at(self) -> Mapping[int, Sequence[PlannedFault]]:
+        """The faults by the number of the order with which they begin."""
         found = defaultdict(list)
-        for planned in self.faults:
-            found[planned.order].append(planned)
+        for fault in self.faults:
+            found[fault.order].append(fault)
         return found
 
     @property
     def hot_units(self) -> int:
-        return max(1, len(self.errands) // ORDERS_PER_HOT_UNIT)
+        return max(1, len(self.orders) // ORDERS_PER_HOT_UNIT)
 
 
 def draw_plan(seed: int, orders: int, orders_per_fault: int) -> Plan:
     """The plan of a seed for so many orders; even seeds capture automatically."""
-    random = Random(seed)  # noqa: S311  what is wanted is the same again
-    errands = tuple(_errand(random, f"chaos-{seed}-{number}") for number in range(orders))
-    faults = tuple(_faults(random, errands, range(0, orders, orders_per_fault)))
-    return Plan(seed=seed, capture="manual" if seed % 2 else "automatic", errands=errands, faults=faults)
+    random = Random(seed)  # noqa: S311  (the same seed must draw the same plan)
+    planned = tuple(_order(random, f"chaos-{seed}-{number}") for number in range(orders))
+    faults = tuple(_faults(random, planned, range(0, orders, orders_per_fault)))
+    return Plan(seed=seed, capture="manual" if seed % 2 else "automatic", orders=planned, faults=faults)
 
 
-def _errand(random: Random, order_id: str) -> Errand:
+def _order(random: Random, order_id: str) -> PlannedOrder:
     hot = random.random() < HOT_SHARE
     cancels = 0 if random.random() < 0.7 else random.choice((1, 1, 1, 3))
-    return Errand(
+    return PlannedOrder(
         order_id=order_id,
         card=_drawn(random, CARDS),
         street=_drawn(random, STREETS),
@@ -132,8 +132,8 @@ def _errand(random: Random, order_id: str) -> Errand:
     )
 
 
-# Each fault, how often in a hundred, and for how long. A worker that is stopped goes on when Temporal has given its
-# attempts up: that takes more than the 30 seconds of an attempt.
+# Each fault, its shortest and longest seconds, and how often in a hundred it is drawn. A worker is stopped for longer
+# than the 30 seconds of an attempt, so that it continues with late attempts.
 FAULTS: Final[dict[tuple[Act, str, float, float], int]] = {
     ("kill", "worker", 0, 0): 12,
     ("stop", "worker", 33, 36): 3,
@@ -149,8 +149,8 @@ FAULTS: Final[dict[tuple[Act, str, float, float], int]] = {
     ("terminate", PROCESS_ORDER, 0, 3): 4,
     ("terminate", CANCEL_ORDER, 0, 0.3): 2,
     ("cancel", PROCESS_ORDER, 0, 3): 6,
-    ("sweep", "", 0, 0): 3,
-    ("script", "", 0, 0): 42,
+    ("reconcile", "", 0, 0): 3,
+    ("request", "", 0, 0): 42,
 }
 
 CALLS: Final = {
@@ -176,34 +176,34 @@ REQUEST_FAULTS: Final = {
     "500_in_vain": 1,
     "delay": 2,
 }
-SAVED: Final = {"saved_500", "500_in_vain"}  # by Stripe, under the idempotency key of a POST
+SAVED: Final = {"saved_500", "500_in_vain"}  # Stripe keeps the answer under the idempotency key of a POST
 LATE: Final = ("delay", "duplicate", "reorder", "drop")  # for webhooks
 
 
-def _faults(random: Random, errands: Sequence[Errand], orders: Sequence[int]) -> Iterator[PlannedFault]:
-    kinds = random.sample([*FAULTS], min(len(FAULTS), len(orders)))  # of each one, if there are enough
+def _faults(random: Random, planned: Sequence[PlannedOrder], orders: Sequence[int]) -> Iterator[PlannedFault]:
+    kinds = random.sample([*FAULTS], min(len(FAULTS), len(orders)))  # one of each, if there are enough orders
     kinds += [_drawn(random, FAULTS) for _ in orders[len(kinds) :]]
     random.shuffle(kinds)
     for order, (act, target, least, most) in zip(orders, kinds, strict=True):
         seconds = round(random.uniform(least, most), 1)
-        if act == "script":
+        if act == "request":
             for _ in range(2):
-                yield _script(random, order)
+                yield _request_fault(random, order)
         elif target == CANCEL_ORDER:
-            cancelled = next((later for later in range(order, len(errands)) if errands[later].cancels), order)
+            cancelled = next((later for later in range(order, len(planned)) if planned[later].cancels), order)
             yield PlannedFault(order=cancelled, act=act, target=target, seconds=seconds)
         else:
             where = f"{target}.{random.randrange(WORKERS)}" if target == "worker" else target
             yield PlannedFault(order=order, act=act, target=where, seconds=seconds)
 
 
-def _script(random: Random, order: int) -> PlannedFault:
+def _request_fault(random: Random, order: int) -> PlannedFault:
     service, route = _drawn(random, CALLS)
     fault = random.choice(LATE) if service == "webhooks" else _drawn(random, REQUEST_FAULTS)
     if fault in SAVED and (service != "stripe" or route.startswith("GET")):
         fault = "reset_after"
     times = random.randint(1, 4)
-    return PlannedFault(order=order, act="script", target=f"{service} {route}", fault=fault, times=times)
+    return PlannedFault(order=order, act="request", target=f"{service} {route}", fault=fault, times=times)
 
 
 def _drawn(random: Random, weights: dict[T, int]) -> T:

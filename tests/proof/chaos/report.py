@@ -1,4 +1,4 @@
-"""What a chaos run tells: for eyes, and as JSON."""
+"""What a chaos run reports: a table for the terminal, and JSON."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from rich.table import Table
 
 from orders.models import Model
 from orders.verification import Violation
-from tests.proof.chaos.plan import ON_PROCESSES
+from tests.proof.chaos.plan import PROCESS_FAULTS
 
 
 class Durations(Model):
@@ -19,12 +19,12 @@ class Durations(Model):
 
 
 class Report(Model):
-    """`quiet_seconds` is from the end of the last fault until every order has come to rest.
+    """`quiet_seconds` is from the end of the last fault until all orders have come to rest.
 
-    `faults` are the process faults that hit something, `missed` those that hit nothing, by kind; `request_faults` are
-    the requests that had a scripted fault. Of the `runs` of all workflows so many were `replayed`.
+    `faults` counts the injected faults by kind, `missed` those that had no target; `request_faults` counts the requests
+    that failed by one. Of the `runs` of all workflows so many were `replayed`.
 
-    A recovery is the time from the last fault of a process during an open order to its last answer.
+    A recovery is the time from the last process fault during an order to its last answer.
     """
 
     seed: int
@@ -37,7 +37,7 @@ class Report(Model):
     missed: int
     request_faults: Mapping[str, int]
     authenticated: int
-    retried_by_hand: int
+    retried_by_operator: int
     stock_checks: int
     runs: int
     replayed: int
@@ -54,7 +54,7 @@ class Report(Model):
     @property
     def process_faults(self) -> int:
         """Kills, stops, restarts, and connections that were cut."""
-        return sum(count for kind, count in self.faults.items() if kind.split()[0] in ON_PROCESSES)
+        return sum(count for kind, count in self.faults.items() if kind.split()[0] in PROCESS_FAULTS)
 
 
 def show(report: Report, console: Console) -> None:
@@ -65,15 +65,15 @@ def show(report: Report, console: Console) -> None:
     table.add_row("answers", _counts(report.answers))
     table.add_row("orders ended", _counts(report.statuses))
     table.add_row(f"faults: {sum(report.faults.values())}", _counts(report.faults))
-    table.add_row("faults that met nothing", str(report.missed))
-    table.add_row(f"faulty requests: {sum(report.request_faults.values())}", _counts(report.request_faults))
+    table.add_row("faults without a target", str(report.missed))
+    table.add_row(f"request faults: {sum(report.request_faults.values())}", _counts(report.request_faults))
     table.add_row("customers who authenticated", str(report.authenticated))
-    table.add_row("parked, retried by hand", str(report.retried_by_hand))
-    table.add_row("from the last planned to quiet", f"{report.quiet_seconds:.1f} s")
+    table.add_row("parked, retried by the operator", str(report.retried_by_operator))
+    table.add_row("from the last fault to rest", f"{report.quiet_seconds:.1f} s")
     times = report.order_seconds
     table.add_row("an order took", f"median {times.median:.1f} s, p99 {times.p99:.1f} s, slowest {times.slowest:.1f} s")
     table.add_row("slowest recovery of an order", f"{report.slowest_recovery_seconds:.1f} s")
-    table.add_row("stock looked at meanwhile", f"{report.stock_checks} times")
+    table.add_row("stock checked meanwhile", f"{report.stock_checks} times")
     table.add_row("histories replayed", f"{report.replayed} of {report.runs}")
     table.add_row("violations", str(len(report.violations)))
     console.print(table)

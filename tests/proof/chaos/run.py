@@ -1,4 +1,4 @@
-"""One chaos run: the stack, the load, the faults, the rest, the verdict."""
+"""One chaos run: start the stack, place orders while faults are injected, wait for rest, check all rules."""
 
 import asyncio
 import shutil
@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from audit.evidence import read_snapshot
 from deploy.local.postgres import temporary_folder
 from orders.verification import Violation
-from tests.proof.chaos.checker import Judge
+from tests.proof.chaos.checker import Checker
 from tests.proof.chaos.cluster import Cluster
 from tests.proof.chaos.load import Load
 from tests.proof.chaos.nemesis import Nemesis
@@ -25,27 +25,27 @@ from tests.proof.chaos.plan import Plan
 from tests.proof.chaos.report import Durations, Report
 
 CUSTOMERS: Final = 32  # at a time
-TOLD: Final = 10  # times, how far it is, where nothing is live
-QUIET_WITHIN: Final = 300  # seconds after the last planned
+PROGRESS_LINES: Final = 10  # where the console is no terminal
+REST_WITHIN: Final = 300  # seconds after the last fault
 
 
 async def run_chaos(plan: Plan, console: Console, evidence: Path, customers: int = CUSTOMERS) -> Report:
-    """Carry out a plan, with its progress on the console, and judge what is left.
+    """Carry out a plan, print its progress on the console, and check the rules.
 
     Args:
-        plan: what happens.
-        console: where to tell of it.
-        evidence: a new folder, for all data and logs if a rule is broken.
+        plan: the orders and the faults.
+        console: where progress is printed.
+        evidence: a new folder that receives all data and logs if a rule is broken.
         customers: how many order at a time.
 
     Raises:
-        StackError: a part of the stack does not start.
+        StackError: a process of the stack does not start.
     """
-    console.print(f"seed {plan.seed}: {len(plan.errands)} orders, {len(plan.faults)} faults, plan {plan.fingerprint}")
+    console.print(f"seed {plan.seed}: {len(plan.orders)} orders, {len(plan.faults)} faults, plan {plan.fingerprint}")
     with temporary_folder() as folder, _progress(console) as progress:
         cluster = Cluster(folder, plan.capture)
         async with cluster.open(plan.hot_units):
-            report = await Run(cluster, plan, progress).go(customers)
+            report = await Run(cluster, plan, progress).carry_out(customers)
         if not report.passed:
             shutil.copytree(folder, evidence)
             console.print(f"data and logs: {evidence}")
@@ -53,58 +53,58 @@ async def run_chaos(plan: Plan, console: Console, evidence: Path, customers: int
 
 
 class Run:
-    """The parts of one run and its clock, in seconds of the monotonic one."""
+    """The cluster, the load and the faults of one run."""
 
     def __init__(self, cluster: Cluster, plan: Plan, progress: Progress) -> None:
         self._cluster = cluster
         self._plan = plan
         self._progress = progress
-        self._bar = progress.add_task("orders", total=len(plan.errands))
+        self._bar = progress.add_task("orders", total=len(plan.orders))
         self._nemesis = Nemesis(cluster, plan)
         self._load = Load(cluster, self._order_begins)
         self._all_began = asyncio.Event()
 
-    async def go(self, customers: int) -> Report:
-        """Load and faults, then peace, then the verdict."""
-        judge = Judge(self._cluster, (await read_snapshot(self._cluster.pool, [])).units)
-        watching = asyncio.create_task(judge.watch_stock())
-        load = asyncio.create_task(self._load.go(self._plan, customers))
+    async def carry_out(self, customers: int) -> Report:
+        """Place the orders and inject the faults, then check what is left."""
+        checker = Checker(self._cluster, (await read_snapshot(self._cluster.pool, [])).units)
+        watching = asyncio.create_task(checker.watch_stock())
+        load = asyncio.create_task(self._load.run(self._plan, customers))
         try:
-            return await self._storm(judge, load, watching)
+            return await self._go(checker, load, watching)
         finally:
             for task in (watching, load):
                 task.cancel()
             await asyncio.gather(watching, load, self._nemesis.stop(), return_exceptions=True)
 
-    async def _storm(self, judge: Judge, load: asyncio.Task[None], watching: asyncio.Task[None]) -> Report:
+    async def _go(self, checker: Checker, load: asyncio.Task[None], watching: asyncio.Task[None]) -> Report:
         began = time.monotonic()
         await _first(load, self._all_began.wait())
-        self._say("the last faults fall")
-        await self._nemesis.peace()
-        peace = time.monotonic()
-        self._say("peace; everything comes to rest")
-        restless = await self._rest(load, judge)
+        self._report("the last faults are injected")
+        await self._nemesis.finish()
+        calm = time.monotonic()
+        self._report("the faults are over; all orders come to rest")
+        restless = await self._rest(load, checker)
         quiet = time.monotonic()
         await _stop(watching)
-        self._say("the books are checked")
-        snapshot, found = await judge.verdict(self._load)
+        self._report("all rules are checked")
+        snapshot, found = await checker.check(self._load)
         return Report(
             seed=self._plan.seed,
             plan=self._plan.fingerprint,
             capture=self._plan.capture,
-            orders=len(self._plan.errands),
+            orders=len(self._plan.orders),
             answers=_answers(self._load),
             statuses=Counter(order.status for order in snapshot.orders),
             faults=self._nemesis.kinds,
             missed=self._nemesis.missed,
             request_faults=await self._cluster.request_faults(),
             authenticated=self._load.authenticated,
-            retried_by_hand=judge.retried,
-            stock_checks=judge.stock_checks,
-            runs=judge.runs,
-            replayed=judge.replayed,
-            load_seconds=peace - began,
-            quiet_seconds=quiet - peace,
+            retried_by_operator=checker.retried,
+            stock_checks=checker.stock_checks,
+            runs=checker.runs,
+            replayed=checker.replayed,
+            load_seconds=calm - began,
+            quiet_seconds=quiet - calm,
             order_seconds=self._durations(),
             slowest_recovery_seconds=max(self._recoveries(), default=0),
             violations=(*restless, *found),
@@ -112,32 +112,32 @@ class Run:
 
     def _order_begins(self, number: int) -> None:
         self._nemesis.order_begins(number)
-        orders = len(self._plan.errands)
-        faults = f"{len(self._nemesis.fallen)} faults"
+        orders = len(self._plan.orders)
+        faults = f"{len(self._nemesis.injected)} faults"
         self._progress.update(self._bar, advance=1, description=faults)
-        if number % ceil(orders / TOLD) == 0:
-            self._tell(f"order {number} of {orders}, {faults}")
+        if number % ceil(orders / PROGRESS_LINES) == 0:
+            self._print(f"order {number} of {orders}, {faults}")
         if number == orders - 1:
             self._all_began.set()
 
-    def _say(self, words: str) -> None:
-        self._progress.update(self._bar, description=words)
-        self._tell(words)
+    def _report(self, text: str) -> None:
+        self._progress.update(self._bar, description=text)
+        self._print(text)
 
-    def _tell(self, words: str) -> None:
-        """Where nothing is live."""
+    def _print(self, text: str) -> None:
+        """Print a line where the console is no terminal."""
         if self._progress.disable:
-            self._progress.console.print(words)
+            self._progress.console.print(text)
 
-    async def _rest(self, load: asyncio.Task[None], judge: Judge) -> list[Violation]:
+    async def _rest(self, load: asyncio.Task[None], checker: Checker) -> list[Violation]:
         try:
-            async with asyncio.timeout(QUIET_WITHIN):
-                await asyncio.gather(load, judge.rest())
-                await judge.rest()  # a late cancel may have come in between
+            async with asyncio.timeout(REST_WITHIN):
+                await asyncio.gather(load, checker.rest())
+                await checker.rest()  # a late cancel may have come meanwhile
         except TimeoutError:
-            waiting = len(self._plan.errands) - len(self._load.spans)
-            what = f"not within {QUIET_WITHIN} s of peace; {waiting} customers still wait"
-            return [Violation(subject="the shop", rule="everything comes to rest", what=what)]
+            waiting = len(self._plan.orders) - len(self._load.spans)
+            what = f"not within {REST_WITHIN} s after the last fault; {waiting} customers still wait"
+            return [Violation(subject="the shop", rule="all orders come to rest", what=what)]
         return []
 
     def _durations(self) -> Durations:
@@ -145,10 +145,10 @@ class Run:
         return Durations(median=median(spans), p99=spans[ceil(0.99 * len(spans)) - 1], slowest=spans[-1])
 
     def _recoveries(self) -> Iterator[float]:
-        """Of every order upon which a planned fell: from the last one to its last answer."""
-        faults = [fallen.at for fallen in self._nemesis.fallen if fallen.planned.is_on_a_process]
+        """For each order during which a process fault began: seconds from the last one to the last answer."""
+        faults = [each.at for each in self._nemesis.injected if each.fault.is_process_fault]
         for began, ended in self._load.spans.values():
-            if during := [planned for planned in faults if began <= planned <= ended]:
+            if during := [fault for fault in faults if began <= fault <= ended]:
                 yield ended - max(during)
 
 
@@ -167,14 +167,14 @@ def _answers(load: Load) -> Counter[str]:
 
 
 async def _stop(watching: asyncio.Task[None]) -> None:
-    """End what goes on for ever; if it has ended by itself, its error is ours."""
+    """End an endless task; raise its error if it has failed."""
     watching.cancel()
     with suppress(asyncio.CancelledError):
         await watching
 
 
 async def _first(task: asyncio.Task[None], other: Coroutine[None, None, object]) -> None:
-    """Wait for the other; an error of the task is ours."""
+    """Wait for the other; raise the error of the task if it fails first."""
     waiting = asyncio.ensure_future(other)
     await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if task.done():

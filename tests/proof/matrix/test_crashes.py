@@ -38,6 +38,7 @@ from tests.proof.matrix.crashing_worker import IDENTITY, a_crashing_worker, poin
 from tests.proof.matrix.scenarios import Scenario
 from tests.proof.matrix.scheduled_workflows import scheduled_id
 from tests.support.invariants import assert_invariants
+from tests.support.sample import sampled
 from tests.support.shop import Shop, new_order_id, running, settings_for
 from workflows.order_saga import STEPS
 
@@ -124,6 +125,11 @@ TABLE: Final = [
     Cell(scenarios.placed, "capture_payment:end", "automatic"),
 ]
 
+# One cell of each activity: where its first effect has happened, or, if it has none, where it begins.
+SAMPLE: Final = {
+    cell.point.partition(":")[0]: cell for at in ("begin", "effect:1") for cell in TABLE if cell.point.endswith(at)
+}.values()
+
 
 @asynccontextmanager
 async def a_deserted_shop(
@@ -143,23 +149,7 @@ def crashing(shop: Shop, point: str) -> Settings:
     return Settings.model_validate(shop.settings.model_dump() | {"crash_at": point})
 
 
-def one_per_activity(table: Iterable[Cell]) -> set[Cell]:
-    """For each activity the first cell in which something has happened, or its first."""
-    chosen: dict[str, Cell] = {}
-    for cell in table:
-        activity = cell.point.partition(":")[0]
-        if activity not in chosen or (cell.point.endswith("effect:1") and "effect" not in chosen[activity].point):
-            chosen[activity] = cell
-    return set(chosen.values())
-
-
-SAMPLE: Final = one_per_activity(TABLE)
-
-
-@pytest.mark.parametrize(
-    "cell",
-    [pytest.param(cell, id=name(cell), marks=() if cell in SAMPLE else pytest.mark.prove) for cell in TABLE],
-)
+@pytest.mark.parametrize("cell", sampled(TABLE, lambda cell: cell in SAMPLE), ids=name)
 async def test_a_worker_dies_and_nothing_is_lost(
     cell: Cell, database_url: str, temporal: WorkflowEnvironment, tmp_path: Path
 ) -> None:

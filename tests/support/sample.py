@@ -1,0 +1,13 @@
+"""Which cases of a long proof `make test` runs; `make prove` runs the others."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import pytest
+
+CaseT = TypeVar("CaseT")
+
+
+def sampled(cases: Iterable[CaseT], in_sample: Callable[[CaseT], bool]) -> list[Any]:
+    """The cases as parameters of a test, all outside of the sample marked for `make prove`."""
+    return [pytest.param(case, marks=() if in_sample(case) else pytest.mark.prove) for case in cases]
