@@ -43,9 +43,12 @@ async def supervisor(stack: Stack) -> AsyncIterator[asyncio.subprocess.Process]:
     try:
         yield process
     finally:
+        children = {}
         if process.returncode is None:
+            children = descendants(process.pid)
             process.kill()
         await process.communicate()
+        await eventually(lambda: not any(map(alive, children)))  # a Postgres that stops still writes to the folder
 
 
 async def serving(process: asyncio.subprocess.Process) -> dict[int, str]:
