@@ -1,4 +1,4 @@
-"""The real thing, once per test run: Postgres, Temporal and the sandbox; a database, a queue and a worker per test."""
+"""Postgres, Temporal and a shop, opened once in each process of a test run."""
 
 import os
 from collections.abc import AsyncIterator
@@ -31,11 +31,17 @@ async def database_url(postgres: Postgres) -> AsyncIterator[str]:
         yield url
 
 
-@pytest.fixture
-async def shop(database_url: str, temporal: WorkflowEnvironment) -> AsyncIterator[Shop]:
-    """A shop that is open: database, sandbox and a running worker."""
-    async with open_shop(database_url, temporal) as opened:
+@pytest.fixture(scope="session")
+async def session_shop(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Shop]:
+    async with copy_database(postgres) as url, open_shop(url, temporal) as opened:
         yield opened
+
+
+@pytest.fixture
+async def shop(session_shop: Shop) -> Shop:
+    """A shop as new: database, sandbox and a running worker."""
+    await session_shop.clear()
+    return session_shop
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook

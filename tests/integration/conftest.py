@@ -7,7 +7,7 @@ import pytest
 from deploy.local.postgres import Postgres
 from sandbox.server import serve
 from tests.support.activity_bench import Bench, open_bench, open_clients
-from tests.support.servers import SEED, copy_database
+from tests.support.servers import copy_database, reset_database
 from tests.support.shop import settings_for
 
 
@@ -23,6 +23,5 @@ async def session_bench(postgres: Postgres) -> AsyncIterator[Bench]:
 async def bench(session_bench: Bench) -> Bench:
     session_bench.world.reset()
     session_bench.database.gate = None
-    await session_bench.pool.execute("TRUNCATE products, orders, order_events, embedding_index CASCADE")
-    await session_bench.pool.execute(SEED.read_text())
+    await reset_database(session_bench.pool)
     return session_bench

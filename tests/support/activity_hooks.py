@@ -1,4 +1,4 @@
-"""Stops activities at chosen moments, so that a test decides which of two racing things comes first."""
+"""Acts at chosen moments of activities, so that a test decides which of two racing things comes first."""
 
 import asyncio
 from collections import defaultdict
@@ -14,7 +14,7 @@ Moment = Literal["before", "after"]
 
 @dataclass
 class Held:
-    """An attempt that stands still: `reached` when it does, until `let_go`."""
+    """An attempt that is held: `reached` is set when it gets there, and it continues after `let_go`."""
 
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -24,7 +24,9 @@ class Held:
 
 
 @dataclass
-class Cue:
+class Hook:
+    """What happens at an attempt of an activity, before or after its effect; `times` None: at all of them."""
+
     moment: Moment
     act: Callable[[], Awaitable[None]]
     times: int | None = 1
@@ -32,21 +34,22 @@ class Cue:
 
 
 class ActivityHooks(Interceptor):
-    """One per worker. Cues are taken in the order in which they were given, each as often as told."""
+    """The hooks of one worker. Those of an activity run in the order in which they were added."""
 
     def __init__(self) -> None:
-        self._cues: dict[str, list[Cue]] = defaultdict(list)
+        self._hooks: dict[str, list[Hook]] = defaultdict(list)
+        self._attempts: set[asyncio.Task[Any]] = set()
         self.calls: list[tuple[str, str]] = []  # (workflow id, activity) of every attempt
 
     def hold(self, name: str, moment: Moment = "before", workflow_id: str | None = None) -> Held:
-        """Let the next attempt of an activity stand still before or after its effect."""
+        """Hold the next attempt of an activity before or after its effect."""
         held = Held()
 
-        async def stand() -> None:
+        async def wait() -> None:
             held.reached.set()
             await held.released.wait()
 
-        self._cues[name].append(Cue(moment, stand, 1, workflow_id))
+        self._hooks[name].append(Hook(moment, wait, 1, workflow_id))
         return held
 
     def fail(
@@ -63,24 +66,42 @@ class ActivityHooks(Interceptor):
         async def raise_it() -> None:
             raise error
 
-        self._cues[name].append(Cue(moment, raise_it, times, workflow_id))
+        self._hooks[name].append(Hook(moment, raise_it, times, workflow_id))
 
     def when(self, name: str, act: Callable[[], Awaitable[None]], moment: Moment = "before") -> None:
         """Do something at the next attempt of an activity."""
-        self._cues[name].append(Cue(moment, act))
+        self._hooks[name].append(Hook(moment, act))
 
     def clear(self) -> None:
-        self._cues.clear()
+        """Remove all hooks. An attempt that is held stays held."""
+        self._hooks.clear()
+
+    async def reset(self) -> None:
+        """Remove all hooks, forget all calls, and cancel the attempts that are still at work."""
+        self.clear()
+        for attempt in self._attempts:
+            attempt.cancel()
+        if self._attempts:
+            await asyncio.wait(self._attempts)
+        self.calls.clear()
 
     async def play(self, moment: Moment) -> None:
         info = activity.info()
-        for cue in list(self._cues[info.activity_type]):
-            if cue.moment != moment or cue.workflow_id not in (None, info.workflow_id) or cue.times == 0:
+        for hook in list(self._hooks[info.activity_type]):
+            if hook.moment != moment or hook.workflow_id not in (None, info.workflow_id) or hook.times == 0:
                 continue
-            if cue.times is not None:
-                cue.times -= 1
-            await cue.act()
+            if hook.times is not None:
+                hook.times -= 1
+            await hook.act()
             return
+
+    def begin(self) -> None:
+        """Record the attempt of the current task."""
+        info = activity.info()
+        self.calls.append((info.workflow_id or "", info.activity_type))
+        if attempt := asyncio.current_task():
+            self._attempts.add(attempt)
+            attempt.add_done_callback(self._attempts.discard)
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
         return _Attempts(next, self)
@@ -89,12 +110,11 @@ class ActivityHooks(Interceptor):
 class _Attempts(ActivityInboundInterceptor):
     def __init__(self, following: ActivityInboundInterceptor, hooks: ActivityHooks) -> None:
         super().__init__(following)
-        self._stagehand = hooks
+        self._hooks = hooks
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
-        info = activity.info()
-        self._stagehand.calls.append((info.workflow_id or "", info.activity_type))
-        await self._stagehand.play("before")
+        self._hooks.begin()
+        await self._hooks.play("before")
         result = await super().execute_activity(input)
-        await self._stagehand.play("after")
+        await self._hooks.play("after")
         return result

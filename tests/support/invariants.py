@@ -1,4 +1,4 @@
-"""What must hold once an order has come to rest, however it got there: the invariants, by the sandbox's books."""
+"""The rules that must hold when an order has come to rest, checked with the sandbox's records."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 SEEDED: Final = {"1": 100, "2": 40, "3": 40, "4": 40, "5": 1}
 
 
-class Accounts(Protocol):
-    """Whose books can be checked: a shop with its database and its sandbox, and on a whole one also with its runs."""
+class ShopRecords(Protocol):
+    """What the rules read: a database and a sandbox. A `client`, if there is one, gives the runs."""
 
     pool: "asyncpg.Pool[asyncpg.Record]"
 
@@ -24,11 +24,11 @@ class Accounts(Protocol):
 
 
 async def assert_invariants(
-    shop: Accounts, order_id: str, stocked: Mapping[str, int] = SEEDED, *, terminated: bool = False
+    shop: ShopRecords, order_id: str, stocked: Mapping[str, int] = SEEDED, *, terminated: bool = False
 ) -> None:
-    """Stock, money, goods, emails_to_customer and runs of an order at rest; `stocked` is what each product began with.
+    """Check the stock, money, goods, e-mails and runs of an order at rest; `stocked` is the stock before it.
 
-    Where its run was `terminated` after all else was done, its confirmation may be missing.
+    Where the run was `terminated` after its last step, the confirmation may be missing.
     """
     evidence = await collect_evidence(shop, order_id, stocked=stocked)
     if terminated:
@@ -38,14 +38,14 @@ async def assert_invariants(
     assert violations(evidence) == []
 
 
-async def check_stock(shop: Accounts, stocked: Mapping[str, int] = SEEDED) -> None:
-    """Every unit is on the shelf, held for an order, or sold."""
+async def check_stock(shop: ShopRecords, stocked: Mapping[str, int] = SEEDED) -> None:
+    """Check that every unit is available, reserved or sold."""
     assert violations(await collect_evidence(shop, stocked=stocked)) == []
 
 
-async def collect_evidence(shop: Accounts, *orders: str, stocked: Mapping[str, int] = SEEDED) -> Evidence:
-    """All that there is to judge these orders by."""
+async def collect_evidence(shop: ShopRecords, *orders: str, stocked: Mapping[str, int] = SEEDED) -> Evidence:
+    """What the rules read about these orders."""
     client = getattr(shop, "client", None)
     snapshot = await read_snapshot(shop.pool, orders)
-    books = ProviderRecords.model_validate(shop.world.provider_records())
-    return Evidence(snapshot, books, stocked, await read_runs(client, orders) if client else None)
+    records = ProviderRecords.model_validate(shop.world.provider_records())
+    return Evidence(snapshot, records, stocked, await read_runs(client, orders) if client else None)

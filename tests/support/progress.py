@@ -17,7 +17,7 @@ MAX_SILENCE: Final = 60  # seconds until a line says how many tests have ended
 @pytest.hookimpl(trylast=True)  # when there is a terminal
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # the controller of pytest-xdist prints, its workers do not
-        config.pluginmanager.register(Progress(config.pluginmanager.get_plugin("terminalreporter")))
+        config.pluginmanager.register(Progress(config.pluginmanager))
 
 
 def group_of(test: str) -> str:
@@ -29,8 +29,8 @@ def group_of(test: str) -> str:
 class Progress:
     """Counts the tests that each folder still has to run."""
 
-    def __init__(self, terminal: Any) -> None:
-        self._terminal = terminal
+    def __init__(self, plugins: pytest.PytestPluginManager) -> None:
+        self._plugins = plugins
         self._total: Counter[str] = Counter()
         self._ended: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
@@ -66,4 +66,5 @@ class Progress:
     def _print(self, text: str) -> None:
         self._printed = time.monotonic()
         minutes, seconds = divmod(int(self._printed - self._began), 60)
-        self._terminal.write_line(f"{minutes:2}:{seconds:02}  {text}")
+        if terminal := self._plugins.get_plugin("terminalreporter"):
+            terminal.write_line(f"{minutes:2}:{seconds:02}  {text}")

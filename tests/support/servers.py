@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import asyncpg
 from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
@@ -14,10 +14,15 @@ from deploy.local.postgres import Postgres, migrate, temporary_postgres
 from deploy.local.process import binary
 from deploy.local.temporal import DYNAMIC_CONFIG
 from orders.names import CUSTOMER_ID, NEEDS_ATTENTION, ORDER_STAGE
-from tests.support.shop import Shop, open_shop
 
-TEMPLATE = "template_orders"
-SEED = Path(__file__).parents[2] / "deploy" / "local" / "seed.sql"
+TEMPLATE: Final = "template_orders"
+SEED: Final = (Path(__file__).parents[2] / "deploy" / "local" / "seed.sql").read_text()
+
+# The migrations fill the others.
+TABLES: Final = """
+    SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables
+    WHERE schemaname = 'public' AND tablename NOT IN ('schema_migrations', 'order_transitions', 'shop')
+"""
 
 
 @asynccontextmanager
@@ -26,22 +31,28 @@ async def open_postgres() -> AsyncIterator[Postgres]:
     async with temporary_postgres() as server:
         await _execute(server.url(), f"CREATE DATABASE {TEMPLATE}")
         await migrate(server.url(TEMPLATE), logs=server.logs)
-        await _execute(server.url(TEMPLATE), SEED.read_text())
+        await _execute(server.url(TEMPLATE), SEED)
         yield server
 
 
 @asynccontextmanager
 async def copy_database(server: Postgres) -> AsyncIterator[str]:
-    """A database of one's own, migrated and seeded: its address."""
+    """The address of a new database, migrated and seeded."""
     name = f"test_{os.urandom(6).hex()}"
-    await _execute(server.url(), f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    await _execute(server.url(), f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
     yield server.url(name)
     await _execute(server.url(), f"DROP DATABASE {name} WITH (FORCE)")
 
 
+async def reset_database(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    """Make a database as new."""
+    tables = await pool.fetchval(TABLES)
+    await pool.execute(f"TRUNCATE {tables}; {SEED}")
+
+
 @asynccontextmanager
 async def open_temporal() -> AsyncIterator[WorkflowEnvironment]:
-    """The real development server; the clock of a run goes ahead only when it is told to."""
+    """The real development server. The clock of a run moves forward only when a test advances it."""
     arguments = ["frontend.WorkflowTimeSkippingEnabled=true", *DYNAMIC_CONFIG]
     env = await WorkflowEnvironment.start_time_skipping_v2(
         ts_config=TimeSkippingConfig(enabled=False),
@@ -54,16 +65,6 @@ async def open_temporal() -> AsyncIterator[WorkflowEnvironment]:
     )
     async with env:
         yield env
-
-
-@asynccontextmanager
-async def open_everything(**settings: Any) -> AsyncIterator[Shop]:
-    """A shop with servers of its own, for the tools."""
-    async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(open_postgres())
-        database = await stack.enter_async_context(copy_database(server))
-        env = await stack.enter_async_context(open_temporal())
-        yield await stack.enter_async_context(open_shop(database, env, **settings))
 
 
 async def _execute(url: str, statement: str) -> None:

@@ -1,4 +1,4 @@
-"""A whole shop for tests: a database, the sandbox and a worker of its own on a queue of its own."""
+"""A whole shop for tests: a database, the sandbox, and a worker on its own task queue."""
 
 import asyncio
 import uuid
@@ -24,8 +24,8 @@ from orders.names import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
 from sandbox.server import Running, serve
 from sandbox.world import World
 from tests.support.activity_hooks import ActivityHooks
-from tests.support.invariants import SEEDED
 from tests.support.rows import Rows
+from tests.support.servers import copy_database, open_postgres, open_temporal, reset_database
 
 Payload = dict[str, Any]
 
@@ -33,7 +33,7 @@ PATIENCE = 30  # seconds until a condition that tests wait for counts as failed
 
 
 def an_order(**changes: Any) -> Payload:
-    """The reference's own test payload: two of product 1 at 29.99."""
+    """The payload of the source document's test: two of product 1 at 29.99."""
     return {
         "customerId": "cus_123",
         "customerEmail": "customer@example.com",
@@ -45,7 +45,7 @@ def an_order(**changes: Any) -> Payload:
 
 @dataclass
 class Shop(Rows):
-    """What a test does to the shop, and what it sees of it."""
+    """What a test does with the shop, and what it sees of it."""
 
     settings: Settings
     client: Client
@@ -59,10 +59,15 @@ class Shop(Rows):
     def world(self) -> World:
         return self.sandbox.world
 
+    @property
+    def database_url(self) -> str:
+        """The address of the database for its owner."""
+        return self.settings.database_url.get_secret_value().partition("?")[0]
+
     async def start(
         self, payload: Any = None, order_id: str | None = None, **options: Any
     ) -> WorkflowHandle[Any, OrderOutcome]:
-        """Start process-order as any client would: by name, with plain JSON."""
+        """Start process-order as any client does: by name, with plain JSON."""
         return await self.client.start_workflow(
             PROCESS_ORDER,
             an_order() if payload is None else payload,
@@ -92,35 +97,36 @@ class Shop(Rows):
     async def cancel(self, order_id: str, email: str | None = "customer@example.com") -> CancelOutcome:
         return await (await self.start_cancel(order_id, email)).result()
 
-    async def advance(self, handle: WorkflowHandle[Any, Any], by: timedelta) -> None:
-        """Let the run's own clock run ahead."""
-        await self.env.fast_forward(handle, by)
+    async def advance(self, run: WorkflowHandle[Any, Any], by: timedelta) -> None:
+        """Move the run's clock forward, once the run waits for time alone: then the same happens on a slow machine."""
+        await eventually(lambda: waits_for_time(run), "the run waits for time alone")
+        await self.env.fast_forward(run, by)
 
     async def ship(self, order_id: str) -> None:
-        """The warehouse sends the goods off."""
+        """Let the warehouse ship the order."""
         key = self.settings.fulfillment_key.get_secret_value()
         async with httpx.AsyncClient(trust_env=False) as http:
             url = f"{self.settings.fulfillment_api}/orders/{order_id}/ship"
             (await http.post(url, headers={"Authorization": f"Bearer {key}"})).raise_for_status()
 
     async def clear(self) -> None:
-        """Make the shop as good as new: nothing runs, no order, no message, no cue, and the shelves are full."""
+        """Make the shop as new."""
+        await self.stop_work()
+        await reset_database(self.pool)
+
+    async def stop_work(self) -> None:
+        """End all runs and attempts, remove all hooks, and empty the sandbox; the database stays as it is."""
         await self.end_all_runs()
+        await self.hooks.reset()
         self.world.reset()
-        self.hooks.clear()
-        self.hooks.calls.clear()
-        await self.pool.execute(
-            "TRUNCATE orders, order_items, reservations, refunds, notifications, resolutions, order_events, reminders"
-        )
-        stocked = ((quantity, product_id) for product_id, quantity in SEEDED.items())
-        refill = "UPDATE inventory SET quantity = $1, reserved = 0, sold = 0 WHERE product_id = $2"
-        await self.pool.executemany(refill, stocked)
 
     async def end_all_runs(self) -> None:
-        """End what a failed test left running: the next one may want the same order id."""
-        async for run in self.client.list_workflows(f"TaskQueue = '{self.task_queue}' AND ExecutionStatus = 'Running'"):
+        """Terminate what a test has left open: the next test may use the same order id."""
+        query = f"TaskQueue = '{self.task_queue}' AND ExecutionStatus = 'Running'"
+        listed = [run.id async for run in self.client.list_workflows(query)]
+        for workflow_id in {*listed, *(called for called, _ in self.hooks.calls)}:  # the list lags behind
             with suppress(RPCError):
-                await self.client.get_workflow_handle(run.id).terminate()
+                await self.client.get_workflow_handle(workflow_id).terminate()
 
 
 async def eventually(condition: Callable[[], Awaitable[Any]], what: str) -> Any:
@@ -130,8 +136,15 @@ async def eventually(condition: Callable[[], Awaitable[Any]], what: str) -> Any:
             while not (value := await condition()):
                 await asyncio.sleep(0.02)
     except TimeoutError:
-        raise AssertionError(f"in {PATIENCE} s it never came to: {what}") from None
+        raise AssertionError(f"not within {PATIENCE} s: {what}") from None
     return value
+
+
+async def waits_for_time(run: WorkflowHandle[Any, Any]) -> bool:
+    """Whether all that the run waits for is a timer, a signal, or the next attempt of an activity; or it is over."""
+    found = (await run.describe()).raw_description
+    at_work = any(not each.HasField("next_attempt_schedule_time") for each in found.pending_activities)
+    return not at_work and not found.HasField("pending_workflow_task")
 
 
 def new_order_id() -> str:
@@ -180,3 +193,15 @@ async def open_shop(
 async def running(worker: Worker) -> AsyncIterator[None]:
     async with worker:
         yield
+
+
+@asynccontextmanager
+async def open_everything(**settings: Any) -> AsyncIterator[Shop]:
+    """A shop with servers of its own, for the tools."""
+    async with (
+        open_postgres() as server,
+        copy_database(server) as database_url,
+        open_temporal() as env,
+        open_shop(database_url, env, **settings) as shop,
+    ):
+        yield shop

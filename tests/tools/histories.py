@@ -22,8 +22,7 @@ from orders.parsing import parse_order, read_json
 from orders.recommendations import RecommendationsOutcome, Source
 from saga import Resolution
 from sandbox.faults import Fault
-from tests.support.servers import open_everything
-from tests.support.shop import Shop, an_order, eventually
+from tests.support.shop import Shop, an_order, eventually, open_everything
 
 FOLDER = Path(__file__).parent.parent / "histories"
 

@@ -15,8 +15,7 @@ from temporalio.common import WorkflowIDConflictPolicy
 from orders.models import OrderOutcome
 from orders.names import PROCESS_ORDER
 from orders.parsing import parse_order
-from tests.support.servers import open_everything
-from tests.support.shop import Shop, an_order
+from tests.support.shop import Shop, an_order, open_everything
 
 
 @dataclass(frozen=True)

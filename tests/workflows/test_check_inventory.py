@@ -3,7 +3,6 @@
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -37,13 +36,10 @@ ADD_PRODUCTS = """
 
 
 @pytest.fixture
-async def shop(cleared_shop: Shop) -> AsyncIterator[Shop]:
-    """A shop where nothing is low and no alert was sent."""
-    await cleared_shop.pool.execute("UPDATE inventory SET quantity = 100; TRUNCATE stock_alerts")
-    yield cleared_shop
-    await cleared_shop.pool.execute(
-        "DELETE FROM inventory WHERE product_id LIKE 'low-%'; DELETE FROM products WHERE id LIKE 'low-%'"
-    )
+async def shop(shop: Shop) -> Shop:
+    """A shop where nothing is low."""
+    await shop.pool.execute("UPDATE inventory SET quantity = 100; TRUNCATE stock_alerts")
+    return shop
 
 
 async def start(shop: Shop, *given: Any, client: Client | None = None) -> Run:

@@ -35,11 +35,6 @@ PLACED = "pending capturing processing"
 UNDONE = "pending undoing"
 
 
-@pytest.fixture
-def shop(cleared_shop: Shop) -> Shop:
-    return cleared_shop
-
-
 @dataclass(frozen=True)
 class End:
     """How the run ends, the code that its caller gets, the states of its row, and the last e-mail."""

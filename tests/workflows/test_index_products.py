@@ -142,14 +142,12 @@ async def test_products_that_appear_behind_the_run(shop: Shop) -> None:
     assert texts(shop) == [5, 1]
 
 
-async def test_another_model_takes_over_without_a_gap(
-    shop: Shop, database_url: str, temporal: WorkflowEnvironment
-) -> None:
+async def test_another_model_takes_over_without_a_gap(shop: Shop, temporal: WorkflowEnvironment) -> None:
     """Customers are answered from the old index until the new one is complete, and from that one ever after."""
     catalogue = Catalogue(shop.pool)
     await index(shop)
     await catalogue.bought("2")
-    async with open_shop(database_url, temporal, embedding_model="text-embedding-3-large") as next_shop:
+    async with open_shop(shop.database_url, temporal, embedding_model="text-embedding-3-large") as next_shop:
         held = next_shop.hooks.hold("activate_index")
         handle = await start(next_shop)
         await held.reached.wait()

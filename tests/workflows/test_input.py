@@ -20,11 +20,6 @@ O = "o1"  # noqa: E741 (the one order of each test)
 CARD = "4242 4242 4242 4242"
 
 
-@pytest.fixture
-def shop(cleared_shop: Shop) -> Shop:
-    return cleared_shop
-
-
 async def place_raw(shop: Shop, data: bytes, encoding: bytes = b"json/plain") -> OrderOutcome:
     """Start process-order through a client without our converter, with these very bytes."""
     plain = Client(shop.client.service_client, namespace=shop.client.namespace, data_converter=DataConverter.default)

@@ -27,11 +27,6 @@ from tests.support.shop import Payload, Shop, an_order, eventually, open_shop
 O = "o1"  # noqa: E741 (the one order of each test)
 
 
-@pytest.fixture
-def shop(cleared_shop: Shop) -> Shop:
-    return cleared_shop
-
-
 def out(service: Service, status: int = 503) -> Fault:
     """An external service that is out until the fault is cleared."""
     return Fault(service=service, kind="status", status=status, times=None)

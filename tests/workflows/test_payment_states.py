@@ -34,11 +34,6 @@ REFUND = "POST /v1/refunds"
 THREE_D_SECURE = an_order(paymentMethodId="pm_card_authenticationRequired")
 
 
-@pytest.fixture
-def shop(cleared_shop: Shop) -> Shop:
-    return cleared_shop
-
-
 def refused(card: str = "pm_123") -> dict[str, Any]:
     """An order that the warehouse refuses after the payment."""
     return an_order(shippingAddress=REFUSED_ADDRESS, paymentMethodId=card)

@@ -3,8 +3,6 @@
 from datetime import date
 from typing import Any
 
-import pytest
-
 from tests.support.invariants import assert_invariants
 from tests.support.scenarios import emails_to_customer, ending_of, look, marks
 from tests.support.shop import Shop, an_order
@@ -18,11 +16,6 @@ REFERENCE: Any = {
     "shippingAddress": {"street": "123 Main St", "city": "San Francisco", "state": "CA", "zip": "94102"},
 }
 REFERENCE_ROLLBACK: Any = {"customerId": "cus_123", "items": [{"productId": "1", "quantity": 2}]}
-
-
-@pytest.fixture
-def shop(cleared_shop: Shop) -> Shop:
-    return cleared_shop
 
 
 async def test_should_process_order_successfully(shop: Shop) -> None:

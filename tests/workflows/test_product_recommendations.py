@@ -45,7 +45,8 @@ async def module_shop(postgres: Postgres, temporal: WorkflowEnvironment) -> Asyn
 
 @pytest.fixture
 async def shop(module_shop: Shop) -> Shop:
-    await module_shop.clear()
+    await module_shop.stop_work()
+    await module_shop.pool.execute("TRUNCATE orders, order_events CASCADE")
     await module_shop.pool.execute("UPDATE inventory SET quantity = $1, sold = 0", PLENTY)
     return module_shop
 

@@ -25,11 +25,6 @@ from workflows.verify_orders import MAX_OUTAGES, PAGE
 NEEDS_3DS = an_order(paymentMethodId="pm_card_authenticationRequired")
 
 
-@pytest.fixture
-def shop(cleared_shop: Shop) -> Shop:
-    return cleared_shop
-
-
 async def test_a_shop_in_order(shop: Shop) -> None:
     """Orders of every kind, settled and under way; no alert is sent."""
     await shop.place(order_id="placed")

@@ -264,7 +264,7 @@ async def test_no_address_is_in_what_lists_show(shop: Shop) -> None:
 
 
 async def test_without_a_worker_it_says_so_and_the_order_waits(
-    shop: Shop, database_url: str, temporal: WorkflowEnvironment, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, temporal: WorkflowEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run exists; a later worker does it, and a second submit joins."""
     monkeypatch.setattr(client.waiting, "FIRST_DOUBT", 0.2)
@@ -272,7 +272,7 @@ async def test_without_a_worker_it_says_so_and_the_order_waits(
     with pytest.raises(NoAnswer, match=f"no worker polls the task queue `{queue}`"):
         await submit_order(shop.client, order_id, an_order(), task_queue=queue)
 
-    async with open_shop(database_url, temporal, queue) as late:
+    async with open_shop(shop.database_url, temporal, queue) as late:
         assert (await submit(late, order_id)).success
 
 

@@ -35,7 +35,6 @@ async def web(module_web: Web) -> AsyncIterator[Web]:
     """The web process of an empty shop; the sandbox delivers no events to it."""
     await module_web.shop.clear()
     module_web.shop.world.webhook_sender.attempts.clear()
-    await module_web.shop.pool.execute("TRUNCATE webhook_events")
     yield module_web
     module_web.shop.world.send_webhooks_to(None)
     await module_web.shop.world.webhook_sender.idle()

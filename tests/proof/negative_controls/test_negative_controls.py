@@ -90,8 +90,8 @@ def test_the_verdict(results: list[Result], *, is_caught: bool) -> None:
             Result(TEST, failed="", broken="Timeout"),
         ),
         (
-            '<failure message="AssertionError: in 30 s it never came to: the order is parked"/>',
-            Result(TEST, failed="", broken="AssertionError: in 30 s it never came to: the order is parked"),
+            '<failure message="AssertionError: not within 30 s: the order is parked"/>',
+            Result(TEST, failed="", broken="AssertionError: not within 30 s: the order is parked"),
         ),
         ('<error message="fixture"/>', Result(TEST, failed="", broken="fixture")),
     ],
