@@ -24,7 +24,7 @@ up: install ## the local stack, a worker and the web process, until Ctrl-C
 migrate: install ## bring the database at DATABASE_URL to the newest schema
 	@$(BIN)/dbmate --migrations-dir migrations --no-dump-schema migrate
 
-PYTEST := $(RUN) pytest -q --dist loadgroup -p tests.support.progress
+PYTEST := $(RUN) pytest -q -p tests.support.progress
 PROOFS := three chaos runs, every crash point, 2000 sequences of activities, the whole model and the negative controls
 
 test: install ## everything but the long proofs, on the real servers: under five minutes

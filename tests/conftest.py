@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import AsyncIterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 from temporalio.testing import WorkflowEnvironment
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from deploy.local.postgres import Postgres
 from tests.support.servers import copy_database, open_postgres, open_temporal
@@ -44,13 +47,9 @@ async def shop(session_shop: Shop) -> Shop:
     return session_shop
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run long tests first, and tests that share a module's fixture in one process: each process would open its own."""
+    """Run the tests with the longest time-outs first, so that no process ends long after the others."""
     items.sort(key=lambda item: -_timeout(item))
-    for item in items:
-        if isinstance(item, pytest.Function) and _shares_a_fixture(item):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def _timeout(item: pytest.Item) -> float:
@@ -58,9 +57,26 @@ def _timeout(item: pytest.Item) -> float:
     return float(marker.args[0]) if marker else 0
 
 
-def _shares_a_fixture(item: pytest.Function) -> bool:
-    definitions = item._fixtureinfo.name2fixturedefs.values()  # noqa: SLF001  (pytest tells it nowhere else)
-    return any(each[-1].scope == "module" for each in definitions)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    return ModuleScheduling(config, log)
+
+
+class ModuleScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Runs the tests that share a fixture of their module in one process: each process would open its own.
+
+    The groups of pytest-xdist 3.8 (`--dist loadgroup`) have no effect with pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if _shares_a_fixture(self.config.rootpath / file) else nodeid
+
+
+@cache
+def _shares_a_fixture(file: Path) -> bool:
+    places = (file, file.with_name("conftest.py"))
+    return any('scope="module"' in place.read_text() for place in places if place.exists())
 
 
 def pytest_sessionfinish(exitstatus: int) -> None:

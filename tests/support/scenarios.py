@@ -84,6 +84,20 @@ async def until_attempts(shop: Shop, activity: str, count: int) -> None:
     await eventually(tried, f"{activity} was tried {count} times")
 
 
+async def seconds_to_retry(run: Run) -> int:
+    """How long the first pending activity waits for its next attempt, once an attempt has failed.
+
+    Moving the clock cannot show it: the test server makes the next attempt as soon as the clock of its run is moved.
+    """
+
+    async def interval() -> int:
+        pending = (await run.describe()).raw_description.pending_activities
+        return round(pending[0].current_retry_interval.ToTimedelta().total_seconds()) if pending else 0
+
+    seconds: int = await eventually(interval, "an attempt has failed")
+    return seconds
+
+
 async def resolve(run: Run, step: str, action: Any, reason: str = "looked at it") -> str:
     said: str = await run.execute_update("resolve", Resolution(step=step, action=action, reason=reason))
     return said

@@ -18,7 +18,7 @@ from temporalio.exceptions import ApplicationError, CancelledError
 from orders.names import CHECK_INVENTORY
 from orders.stock import StockReport
 from sandbox.faults import Fault
-from tests.support.scenarios import is_running, marks, outage, until_attempts
+from tests.support.scenarios import is_running, marks, outage, seconds_to_retry, until_attempts
 from tests.support.shop import Shop, eventually
 
 Run = WorkflowHandle[Any, StockReport]
@@ -222,10 +222,9 @@ async def test_slack_asks_to_wait(shop: Shop) -> None:
     await shop.set_stock(4)
     shop.world.faults.add(out(429, times=1, headers={"Retry-After": "90"}))
     run = await start(shop)
-    assert await until_it_waits(run) == 90
-    await shop.advance(run, timedelta(seconds=80))
+    assert await seconds_to_retry(run) == 90
     assert told(shop) == []
-    await shop.advance(run, timedelta(seconds=20))
+    await shop.advance(run, timedelta(seconds=90))
     assert (await run.result()).alerted == 1
 
 
@@ -282,7 +281,7 @@ async def test_an_operators_cancel(shop: Shop, when: str) -> None:
     shop.world.faults.add(out(429, headers={"Retry-After": "90"}))
     held = shop.hooks.hold("post_shortages") if when == "in flight" else None
     run = await start(shop)
-    await (held.reached.wait() if held else until_it_waits(run))
+    await (held.reached.wait() if held else seconds_to_retry(run))
     await run.cancel()
     if held:
         await until_cancel_is_known(run)
@@ -292,17 +291,6 @@ async def test_an_operators_cancel(shop: Shop, when: str) -> None:
     assert isinstance(failure.value.cause, CancelledError)
     shop.world.faults.clear()
     assert (await check(shop)).alerted == 1
-
-
-async def until_it_waits(run: Run) -> int:
-    """Until an attempt has failed: the seconds to the next one."""
-
-    async def wait() -> int:
-        pending = (await run.describe()).raw_description.pending_activities
-        return round(pending[0].current_retry_interval.ToTimedelta().total_seconds()) if pending else 0
-
-    seconds: int = await eventually(wait, "the attempt waits")
-    return seconds
 
 
 async def until_cancel_is_known(run: Run) -> None:

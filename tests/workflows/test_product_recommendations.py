@@ -18,6 +18,7 @@ from orders.recommendations import RecommendationsOutcome, Source
 from sandbox.faults import Fault
 from sandbox.openai_model import BadAnswer
 from tests.support.catalogue import Catalogue
+from tests.support.scenarios import seconds_to_retry
 from tests.support.servers import copy_database
 from tests.support.shop import Shop, an_order, eventually, new_order_id, open_shop
 
@@ -171,12 +172,8 @@ async def test_a_limit_within_the_deadline(shop: Shop, customer: str) -> None:
     """The next request waits as long as the service asked."""
     shop.world.faults.add(Fault(service="openai", kind="status", status=429, headers={"Retry-After": "20"}))
     handle = await start(shop, {"customerId": customer})
-
-    async def is_asked() -> bool:
-        return len(asked(shop)) > 0
-
-    await eventually(is_asked, "the model is asked")
-    await shop.advance(handle, timedelta(seconds=25))
+    assert await seconds_to_retry(handle) == 20
+    await shop.advance(handle, timedelta(seconds=20))
     assert (await handle.result()).source is Source.MODEL
 
 
