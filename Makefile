@@ -25,9 +25,9 @@ migrate: install ## bring the database at DATABASE_URL to the newest schema
 	@$(BIN)/dbmate --migrations-dir migrations --no-dump-schema migrate
 
 PYTEST := $(RUN) pytest -q -p tests.support.progress
-PROOFS := three chaos runs, every crash point, 2000 sequences of activities, the whole model and the negative controls
+PROOFS := three chaos runs, every crash point, 2000 sequences of activities, the whole model, sagas replayed at every task, seeded bugs
 
-test: install ## everything but the long proofs, on the real servers: under five minutes
+test: install ## everything but the long proofs, on the real servers, in minutes
 	@$(PYTEST) -n 3 -m "not prove"
 	@echo "make prove adds $(PROOFS)."
 

@@ -50,7 +50,12 @@ async def environment() -> AsyncIterator[WorkflowEnvironment]:
         yield env
 
 
-@pytest.fixture(params=[1000, 0], ids=["cached", "replayed at every task"])
+@pytest.fixture(
+    params=[
+        pytest.param(1000, id="cached"),
+        pytest.param(0, id="replayed at every task", marks=pytest.mark.prove),
+    ]
+)
 async def agency(environment: WorkflowEnvironment, request: pytest.FixtureRequest) -> AsyncIterator[Agency]:
     """Every rule holds for a run that stays in memory, and for one that is evicted after every workflow task."""
     agency = Agency(environment)
