@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 REQUIREMENTS := requirements.txt requirements-local.txt requirements-dev.txt
-SOURCES := app workflows activities saga gateways client audit orders config sandbox deploy worker.py webhooks.py starter.py tests
+SOURCES := app workflows activities saga gateways client audit orders config sandbox deploy examples worker.py webhooks.py starter.py tests
 
 # Of the caller's shell, either would make mypy and the programs find modules twice or elsewhere.
 unexport PYTHONPATH MYPYPATH
@@ -15,7 +15,7 @@ help: ## show these verbs
 
 install: .venv/installed ## make .venv with everything the project needs, pinned by hash
 
-demo: install ## the local stack and a cast of orders, with their outcomes
+demo: install ## the local stack and eight orders, with their outcomes
 	@$(RUN) deploy.local.stack demo
 
 up: install ## the local stack, a worker and the web process, until Ctrl-C
@@ -25,9 +25,9 @@ migrate: install ## bring the database at DATABASE_URL to the newest schema
 	@$(BIN)/dbmate --migrations-dir migrations --no-dump-schema migrate
 
 PYTEST := $(RUN) pytest -q -p tests.support.progress
-PROOFS := three chaos runs, every crash point, 2000 sequences of activities, the whole model and the negative controls
+PROOFS := three chaos runs, every crash point, 2000 sequences of activities, the whole model, sagas replayed at every task, seeded bugs
 
-test: install ## everything but the long proofs, on the real servers: under five minutes
+test: install ## everything but the long proofs, on the real servers, in minutes
 	@$(PYTEST) -n 3 -m "not prove"
 	@echo "make prove adds $(PROOFS)."
 

@@ -52,9 +52,9 @@ class Fulfillment:
         try:
             fulfillment_id = await self._warehouse.ship(request, items)
         except WarehouseRefused as refused:
-            if refused.code == ORDER_CANCELLED:
+            if str(refused) == ORDER_CANCELLED:
                 return FulfillmentAnswer(state="order_closed")
-            return FulfillmentAnswer(state="refused", error=f"the warehouse refused the order ({refused.code})")
+            return FulfillmentAnswer(state="refused", error=f"the warehouse refused the order ({refused})")
         async with self._database.transaction() as connection:
             await connection.execute(KEEP_FULFILLMENT, request.order_id, fulfillment_id)
         return FulfillmentAnswer(state="accepted", fulfillment_id=fulfillment_id)
@@ -74,7 +74,7 @@ class Fulfillment:
         try:
             await self._warehouse.cancel(order_id)
         except WarehouseRefused as refused:
-            return self._without_cancel(refused.code, since)
+            return self._without_cancel(str(refused), since)
         return UndoResult(note="the warehouse cancelled the shipment")
 
     def _without_cancel(self, code: str, since: timedelta) -> UndoResult:

@@ -7,7 +7,6 @@ from typing import Final
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.service import RPCError, RPCStatusCode
 
 from gateways.order_store import existing_row, write_event_once
 from gateways.postgres import Database
@@ -100,14 +99,8 @@ class OrderRecovery:
 
     async def _request_in(self, workflow: str, workflow_id: str, run_id: str | None = None) -> Request | None:
         """The request that a run of the workflow was started with; None if Temporal has no such run, or no longer."""
-        with reaching_temporal():
-            try:
-                request = await request_of(self._client, self._client.get_workflow_handle(workflow_id, run_id=run_id))
-            except RPCError as error:
-                if error.status is not RPCStatusCode.NOT_FOUND:
-                    raise
-                return None
-        return request if request.workflow == workflow and request.payload else None
+        request = await request_of(self._client, self._client.get_workflow_handle(workflow_id, run_id=run_id))
+        return request if request and request.workflow == workflow and request.payload else None
 
     async def _start(self, workflow: str, row: OrderRow, workflow_id: str, request: object) -> Restart:
         """The event is written first: once the run is open, a second attempt finds the order driven and stops."""

@@ -123,7 +123,7 @@ class Payments:
         return UndoResult(note=f"{intent.id} voided")
 
     async def _refund(self, order_id: str, intent: Intent) -> UndoResult:
-        """Refund what is left of the charge. Refunds that already exist count, whoever made them."""
+        """Refund what is left of the charge. Refunds that already exist count, also manual ones."""
         refunds = await self._gateway.refunds(intent.id)
         if left_of(intent, refunds) > 0:
             async with self._database.transaction() as connection:

@@ -11,19 +11,9 @@ from typing import Final
 import stripe
 from temporalio import activity
 
+from gateways import refund_store
 from gateways.order_store import existing_row, read_rows, read_shop_id, write_event_once
 from gateways.postgres import Database
-from gateways.refund_store import (
-    FAILED,
-    STANDING,
-    find_changeable,
-    find_kept,
-    find_payments,
-    find_stuck,
-    keep_refunds,
-    left_of,
-    refund_failed,
-)
 from gateways.stripe import Intent, StripeGateway, order_of, shop_id_of
 from orders.models import CLOSED, PAID, SETTLED, OrderRow, Status, UndoResult
 from orders.money import show
@@ -113,7 +103,7 @@ class Reconciliation:
         async with self._database.transaction() as connection:
             rows = await read_rows(connection, claimed.values())
             shop_id = await read_shop_id(connection)
-            kept = await find_kept(connection, claimed)
+            kept = await refund_store.find_kept(connection, claimed)
         found: list[Charge] = []
         for intent in intents:
             order_id = claimed.get(intent.id)
@@ -143,16 +133,17 @@ class Reconciliation:
         async with self._database.transaction() as connection:
             await existing_row(connection, order_id)  # a charge for an order that does not exist is an operator's case
         refunds = await self._gateway.refunds(intent.id)
-        if left_of(intent, refunds) > 0:
+        if refund_store.left_of(intent, refunds) > 0:
             for refund in refunds:
-                if refund.status not in STANDING:
-                    raise refund_failed(refund)
+                if refund.status not in refund_store.STANDING:
+                    raise refund_store.refund_failed(refund)
             refunds = await self._gateway.refund(key, intent.id, attempt=1, known=refunds)
         await self._keep_refunds(order_id, intent.id, refunds)
 
     async def _keep_refunds(self, order_id: str, intent_id: str, refunds: Sequence[stripe.Refund]) -> Sequence[str]:
         async with self._database.transaction() as connection:
-            return await keep_refunds(connection, await existing_row(connection, order_id), intent_id, refunds)
+            row = await existing_row(connection, order_id)
+            return await refund_store.keep_refunds(connection, row, intent_id, refunds)
 
     async def _check(self, row: OrderRow) -> Charge | None:
         """What is wrong with the payment of a settled order; None if nothing is."""
@@ -204,7 +195,7 @@ class Reconciliation:
         """What is left of a charge after its refunds, in minor units."""
         if not intent.amount_received:
             return 0
-        return left_of(intent, await self._gateway.refunds(intent.id))
+        return refund_store.left_of(intent, await self._gateway.refunds(intent.id))
 
     # --------------------------------------------------------------------------------------------------------- refunds
 
@@ -212,13 +203,13 @@ class Reconciliation:
     async def find_refunds(self, limit: int) -> Sequence[str]:
         """The orders with a refund whose status may change; those that were read longest ago come first."""
         async with self._database.transaction() as connection:
-            return await find_changeable(connection, self._after, limit)
+            return await refund_store.find_changeable(connection, self._after, limit)
 
     @activity.defn
     async def follow_refunds(self, order_id: str) -> Sequence[str]:
         """Read the refunds of an order at Stripe, also those made by hand. Returns what changed, as text."""
         async with self._database.transaction() as connection:
-            payments = await find_payments(connection, order_id)
+            payments = await refund_store.find_payments(connection, order_id)
         changed: list[str] = []
         for intent_id in payments:
             changed += await self._keep_refunds(order_id, intent_id, await self._gateway.refunds(intent_id))
@@ -228,7 +219,7 @@ class Reconciliation:
     async def find_stuck_refunds(self, limit: int) -> Sequence[Problem]:
         """Refunds that wait for the customer, or too long for a bank, and failed refunds of orphan payments."""
         async with self._database.transaction() as connection:
-            found = await find_stuck(connection, limit)
+            found = await refund_store.find_stuck(connection, limit)
         return [
             Problem(
                 key=each["key"],
@@ -263,7 +254,7 @@ class Reconciliation:
 
 
 def _state(refund_status: str) -> str:
-    return refund_status if refund_status in FAILED else f"is still {refund_status}"
+    return refund_status if refund_status in refund_store.FAILED else f"is still {refund_status}"
 
 
 def _charge(remedy: Remedy, order_id: str, intent_id: str, what: str) -> Charge:

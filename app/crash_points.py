@@ -1,14 +1,14 @@
-"""Named points of every attempt of an activity; at the one that CRASH_AT names the worker process kills itself.
+"""Crash points: the worker kills itself at the point of an activity's attempt that CRASH_AT names. For tests.
 
-It is for tests: config.settings refuses CRASH_AT unless every external service is the sandbox, the start-up checks
-unless Temporal is on this machine. Without CRASH_AT nothing of this module is used.
+config.settings refuses CRASH_AT unless every external service is the sandbox; the start-up checks refuse it unless
+Temporal is on this machine. Without CRASH_AT the worker uses nothing of this module.
 
-    begin       the attempt has begun, and nothing has happened
-    effect:<n>  its n-th effect has happened, and the attempt has not gone on: a commit of changed rows, or the answer
-                of an external service to a POST; `effect` is the first one
-    end         the activity is done, and Temporal has not been told
+    begin       the attempt has begun, and has had no effect
+    effect:<n>  right after its n-th effect: a commit that changed rows, or an external service's answer to a POST;
+                `effect` is the first
+    end         the activity is done, but the worker has not reported its result to Temporal
 
-The points that are passed are logged, so that one that is never reached shows all others.
+Every point that an attempt passes is logged: a test whose point is never reached shows which others were.
 """
 
 import os
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 KINDS: Final = "begin, effect:<n>, end"
 POINT: Final = re.compile(r"begin|effect(:[1-9]\d*)?|end")
 
-# Rows that the session has changed; it only grows while a transaction lasts. Locked rows and those read do not count.
+# The rows that the transaction has changed so far. Rows that are only read or locked do not count.
 CHANGED_ROWS: Final = "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_xact_user_tables"
 
 log = structlog.get_logger()
 
 
 class _Attempt:
-    """One attempt of an activity, on its way through its points."""
+    """One attempt of an activity, which counts its effects."""
 
     def __init__(self, name: str, crash_at: str) -> None:
         self._name = name
@@ -61,10 +61,10 @@ _attempt: ContextVar[_Attempt] = ContextVar("attempt")
 
 
 def crash_point(crash_at: str, activities: Collection[str]) -> str:
-    """The point that `crash_at` names, in full.
+    """The full name of the point that `crash_at` names.
 
     Raises:
-        ValueError: there is none of that name; the message says which there are.
+        ValueError: there is no such point; the message lists the points.
     """
     name, _, point = crash_at.partition(":")
     if name not in activities or not POINT.fullmatch(point):
@@ -74,7 +74,7 @@ def crash_point(crash_at: str, activities: Collection[str]) -> str:
 
 
 class CrashPoints(Interceptor):
-    """Leads attempts through their points; at `crash_at`, a point in full, the process ends."""
+    """Kills the process when an attempt reaches `crash_at`, the full name of a point."""
 
     def __init__(self, crash_at: str) -> None:
         self._crash_at = crash_at
@@ -98,7 +98,7 @@ class _Attempts(ActivityInboundInterceptor):
 
 
 class WatchedDatabase(Database):
-    """Tells the attempt of every commit that changed rows."""
+    """Counts every commit that changed rows as an effect of the attempt."""
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["Connection"]:
@@ -111,13 +111,13 @@ class WatchedDatabase(Database):
 
 
 def watch_http(client: httpx.AsyncClient) -> None:
-    """From now on `client` tells the attempt of every answer to a POST."""
+    """Count every answer to a POST as an effect of the attempt."""
 
-    async def hear(response: httpx.Response) -> None:
+    async def count(response: httpx.Response) -> None:
         if response.request.method == "POST":
             _took_effect()
 
-    client.event_hooks = {"response": [hear]}
+    client.event_hooks = {"response": [count]}
 
 
 def _took_effect() -> None:

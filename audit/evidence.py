@@ -11,9 +11,10 @@ from gateways.temporal import find_run
 from orders.models import Model, Status
 from orders.names import cancel_order_id
 
-AT_ONCE: Final = 20  # orders whose runs are asked for together
+AT_ONCE: Final = 20  # orders whose runs are read at the same time
 
-# `unconfirmed:` is the alert for an order whose customer's address is lost: `told` is no state of a notification.
+# `unconfirmed:` is the key of the alert about an order whose customer's address is lost. It counts as a notification in
+# the state `alerted`, which the table notifications does not have.
 READ_ORDERS: Final = """
     SELECT o.id, o.status, o.total, o.payment_intent_id, o.parked_step IS NOT NULL AS parked,
            extract(epoch FROM now() - o.created_at) AS age,
@@ -24,7 +25,7 @@ READ_ORDERS: Final = """
            ARRAY(SELECT step FROM resolutions r WHERE r.order_id = o.id AND r.action <> 'retry') AS settled,
            ARRAY(
                SELECT ARRAY[n.kind, n.state] FROM notifications n WHERE n.order_id = o.id
-               UNION SELECT ARRAY['order_confirmation', 'told'] FROM reminders m WHERE m.key = 'unconfirmed:' || o.id
+               UNION SELECT ARRAY['order_confirmation', 'alerted'] FROM reminders m WHERE m.key = 'unconfirmed:' || o.id
            ) AS notifications,
            ARRAY(
                SELECT ARRAY[e.from_status, e.to_status] FROM order_events e
@@ -45,7 +46,7 @@ READ_STOCK: Final = """
     GROUP BY i.product_id
 """
 
-# One statement sees one moment, whatever transaction it is in.
+# One statement reads one moment, whatever the isolation level of its transaction.
 READ_SNAPSHOT: Final = f"""
     SELECT json_build_object(
         'orders', (SELECT coalesce(json_agg(o), '[]') FROM ({READ_ORDERS}) o),
@@ -62,7 +63,7 @@ class Reader(Protocol):
 
 
 class Stock(Model):
-    """Units of one product: on the shelf, reserved and sold by its own row; held and kept by the reservations."""
+    """Units of one product. Its own row says `quantity`, `reserved` and `sold`; reservations say `held` and `kept`."""
 
     product_id: str
     quantity: int
@@ -73,15 +74,15 @@ class Stock(Model):
 
     @property
     def units(self) -> int:
-        """All that ever came in: no order changes it."""
+        """All units that ever came in. No order changes this number."""
         return self.quantity + self.held + self.kept
 
 
 class OrderEntry(Model):
-    """An order row. `settled` are the undos that an operator settled by hand; `total` in minor units.
+    """An order row. `total` is in minor units; `settled` are the steps that an operator skipped or resolved.
 
-    `age` is since its beginning, `unchanged` since its last change of state, both in seconds; `moves` are all changes;
-    `notifications` are kinds of messages, and what became of each.
+    `age` is the time since the order began, `unchanged` the time since its last change of status, both in seconds.
+    `moves` are all changes of status; `notifications` are the kinds of messages, each with its state.
     """
 
     id: str
@@ -105,7 +106,7 @@ class Reservation(Model):
 
 
 class DatabaseSnapshot(Model):
-    """What PostgreSQL says, at one moment, of the orders that were `asked` for; None: of all."""
+    """What PostgreSQL says at one moment of the orders `asked`; None: of all orders."""
 
     asked: tuple[str, ...] | None = None
     orders: tuple[OrderEntry, ...]
@@ -121,7 +122,7 @@ class DatabaseSnapshot(Model):
 
 
 class PaymentEntry(Model):
-    """A PaymentIntent. Amounts in minor units; `authorized` is held and neither captured nor released."""
+    """A PaymentIntent. Amounts in minor units; `authorized` is neither captured nor voided yet."""
 
     id: str
     order: str | None
@@ -133,7 +134,7 @@ class PaymentEntry(Model):
 
     @property
     def net(self) -> int:
-        """What the shop keeps, once refunds under way have arrived."""
+        """What the shop keeps once all refunds under way have arrived."""
         return self.captured - self.refunded - self.refund_pending
 
     @property
@@ -154,7 +155,7 @@ class Delivery(Model):
 
 
 class KeyMisuse(Model):
-    """A request to the payment provider whose idempotency key is missing, or was another request's."""
+    """A request to the payment provider without an idempotency key, or with the key of another request."""
 
     order: str | None
     path: str
@@ -162,9 +163,9 @@ class KeyMisuse(Model):
 
 
 class ProviderRecords(Model):
-    """What the external services say; the sandbox answers all of it at /_sandbox/books. What is not known is empty.
+    """What the external services say; what is not known is empty. The sandbox knows all of it.
 
-    `deliveries` are all that arrived; None: nobody knows.
+    `deliveries` are all messages that arrived; None: not known.
     """
 
     payments: tuple[PaymentEntry, ...]
@@ -174,7 +175,7 @@ class ProviderRecords(Model):
 
 
 class OpenRun(Model):
-    """A run about an order. `attempt` counts how often its workflow task was tried in a row, 0: none is due."""
+    """An open run about an order. `attempt` counts the attempts of its current workflow task; 0: there is none."""
 
     order_id: str
     workflow_id: str
@@ -182,30 +183,30 @@ class OpenRun(Model):
 
 
 class Evidence(NamedTuple):
-    """All that the rules judge by.
+    """Everything that the invariants read.
 
-    `units` are those of an earlier snapshot, plus what was restocked since; empty: nothing earlier is known. `runs` are
-    all open ones of these orders; None: nobody was asked. `patience` is how long an order may take, in seconds.
+    `units` are those of an earlier snapshot, plus what was restocked since; empty: there is no earlier snapshot. `runs`
+    are all open runs of these orders; None: not known. `patience` is how long an order may be unfinished, in seconds.
     """
 
     snapshot: DatabaseSnapshot
-    books: ProviderRecords
+    records: ProviderRecords
     units: Mapping[str, int] = MappingProxyType({})
     runs: tuple[OpenRun, ...] | None = None
     patience: float = 0
 
     def payments(self) -> Iterator[tuple[OrderEntry, PaymentEntry]]:
-        """The orders whose row names a payment, with that payment, if the provider has it."""
-        found = {payment.id: payment for payment in self.books.payments}
+        """The orders with the payment whose id is on their row, if the provider has that payment."""
+        found = {payment.id: payment for payment in self.records.payments}
         for order in self.snapshot.orders:
             if order.payment_intent_id in found:
                 yield order, found[order.payment_intent_id]
 
     def shipments(self) -> Iterator[Shipment]:
-        """Those that are on their way, or will be."""
+        """The shipments that are not cancelled."""
         return (
             each
-            for each in self.books.fulfillment
+            for each in self.records.fulfillment
             if each.status != "cancelled" and self.snapshot.concerns(each.order_id)
         )
 
@@ -214,9 +215,9 @@ class Evidence(NamedTuple):
 
 
 async def read_snapshot(reader: Reader, orders: Sequence[str] | None = None, *, stock: bool = True) -> DatabaseSnapshot:
-    """The snapshot at one moment: of the named orders, or of all; the stock as a whole, or not at all."""
-    read: str = await reader.fetchval(READ_SNAPSHOT, orders, stock)
-    snapshot = DatabaseSnapshot.model_validate_json(read)
+    """The snapshot of these orders, None: of all orders; with the stock of all products, or without stock."""
+    text: str = await reader.fetchval(READ_SNAPSHOT, orders, stock)
+    snapshot = DatabaseSnapshot.model_validate_json(text)
     return snapshot.model_copy(update={"asked": None if orders is None else tuple(orders)})
 
 

@@ -1,8 +1,8 @@
-"""What must hold of stock, money, goods, letters and runs, whatever happened.
+"""The invariants: what must hold of stock, money, shipments, messages and runs, whatever happened.
 
-`RULES` are functions whose docstring is the rule in words and whose results are what breaks it. They judge orders that
-have come to rest; of an order that is still under way they judge only what holds at any moment. They are used on all
-the evidence at once, as the sandbox gives it, and by verify-orders on what the real external services tell.
+Each rule is a function: its docstring is the rule, its results are the violations. Most rules are about settled orders;
+of an unfinished order they check only what holds at any moment. Tests use all `RULES` on the records of the sandbox,
+verify-orders uses those `IN_OPERATION` on the records of the real external services.
 """
 
 from collections import Counter
@@ -10,17 +10,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from audit.evidence import Evidence, OrderEntry
-from orders.models import CLOSED, PAID, NotificationKind, Status
+from orders.models import CLOSED, KEPT, SETTLED, NotificationKind, Status
 from orders.names import CANCEL_ORDER
 from orders.verification import Violation
 
-KEPT: Final = PAID - {Status.CANCELLING}
-SETTLED: Final = KEPT | CLOSED
+NO_MORE_MONEY: Final = {"canceled", "succeeded"}  # statuses of a PaymentIntent that can take no more money
 
-NO_MORE_MONEY: Final = {"canceled", "succeeded"}  # states of a PaymentIntent that can take none
-
-MAX_ATTEMPTS: Final = 5  # of a workflow task: a worker may die once or twice, not again and again
-FAREWELL: Final = 2 * 3600  # seconds that a run may take to end after its notifications are delivered or given up
+MAX_ATTEMPTS: Final = 5  # of a workflow task: a worker may die once or twice, but not each time
+MAX_AFTERWARDS: Final = 2 * 3600  # seconds until a run ends, after the last notification is sent or given up
 
 
 class Finding(NamedTuple):
@@ -34,7 +31,7 @@ Rule = Callable[[Evidence], Iterable[Finding]]
 
 
 def violations(evidence: Evidence) -> list[Violation]:
-    """Everything that is wrong. A rule without its evidence is silent."""
+    """All violations. A rule whose evidence is not known finds none."""
     return [
         Violation(subject=found.subject, rule=rule.__name__, what=found.what)
         for rule in RULES
@@ -43,6 +40,7 @@ def violations(evidence: Evidence) -> list[Violation]:
 
 
 def describe(rule: Rule) -> str:
+    """The text of the rule, for reports."""
     return rule.__doc__ or rule.__name__
 
 
@@ -50,7 +48,7 @@ def describe(rule: Rule) -> str:
 
 
 def stock_is_conserved(evidence: Evidence) -> Iterator[Finding]:
-    """No unit is lost or made up: available, reserved and sold add up as before."""
+    """No unit is lost or added: the sum of available, reserved and sold units does not change."""
     units = evidence.snapshot.units
     for product_id, before in evidence.units.items():
         if units.get(product_id) != before:
@@ -58,7 +56,7 @@ def stock_is_conserved(evidence: Evidence) -> Iterator[Finding]:
 
 
 def stock_is_what_orders_say(evidence: Evidence) -> Iterator[Finding]:
-    """What a product has reserved and sold is what orders hold and keep, and nothing is below zero."""
+    """A product's reserved and sold units are those that orders hold and keep, and no number is below zero."""
     for stock in evidence.snapshot.stock:
         if stock.reserved != stock.held or stock.sold != stock.kept or min(stock.quantity, stock.held, stock.kept) < 0:
             what = (
@@ -69,7 +67,7 @@ def stock_is_what_orders_say(evidence: Evidence) -> Iterator[Finding]:
 
 
 def settled_orders_hold_nothing(evidence: Evidence) -> Iterator[Finding]:
-    """A paid order's stock is sold, a closed order's is back."""
+    """The stock of a paid order is sold, the stock of a closed order is released."""
     due = dict.fromkeys(KEPT, "sold") | dict.fromkeys(CLOSED, "released")
     expected = {order.id: due[order.status] for order in evidence.snapshot.orders if order.status in due}
     for each in evidence.snapshot.reservations:
@@ -81,30 +79,30 @@ def settled_orders_hold_nothing(evidence: Evidence) -> Iterator[Finding]:
 
 
 def charged_in_full_or_not_at_all(evidence: Evidence) -> Iterator[Finding]:
-    """An order is charged its total, once, or nothing."""
+    """An order is charged its total once, or nothing."""
     for order, payment in evidence.payments():
         if payment.net and payment.captured not in (0, order.total):
             yield Finding(order.id, f"{payment.id} has {payment.captured} charged, the total is {order.total}")
 
 
 def refunded_at_most_what_was_charged(evidence: Evidence) -> Iterator[Finding]:
-    """No payment is refunded beyond its charge."""
-    for payment in evidence.books.payments:
+    """No payment is refunded more than was charged."""
+    for payment in evidence.records.payments:
         if payment.order and evidence.snapshot.concerns(payment.order) and payment.net < 0:
             yield Finding(payment.order, f"{payment.id} has {payment.captured} charged, {-payment.net} more refunded")
 
 
 def only_the_rows_payment_has_money(evidence: Evidence) -> Iterator[Finding]:
-    """At most one payment of an order has money, and it is the one on its row."""
+    """Only the payment whose id is on the order row has charged or authorized money."""
     rows = {order.id: order.payment_intent_id for order in evidence.snapshot.orders}
-    for payment in evidence.books.payments:
+    for payment in evidence.records.payments:
         if payment.order in rows and payment.id != rows[payment.order] and payment.has_money:
             what = f"{payment.id}, not its own, has {payment.net} charged, {payment.authorized} authorized"
             yield Finding(payment.order, what)
 
 
 def paid_orders_are_whole(evidence: Evidence) -> Iterator[Finding]:
-    """A paid order is charged, is shipped, and its customer was written to, or a person was told why not."""
+    """A paid order is charged and shipped, and its customer has a confirmation, or operators know why not."""
     charged = {order.id for order, payment in evidence.payments() if payment.net}
     shipped = {shipment.order_id for shipment in evidence.shipments()}
     for order in evidence.snapshot.orders:
@@ -115,11 +113,11 @@ def paid_orders_are_whole(evidence: Evidence) -> Iterator[Finding]:
         if order.id not in shipped:
             yield Finding(order.id, f"{order.status}, but the warehouse has no shipment")
         if evidence.runs is not None and not evidence.runs_of(order) and not _is_confirmed(order):
-            yield Finding(order.id, f"{order.status}, but nothing tells of its confirmation")
+            yield Finding(order.id, f"{order.status}, but its confirmation is not recorded")
 
 
 def closed_orders_are_empty(evidence: Evidence) -> Iterator[Finding]:
-    """A closed order has no charge and no shipment, save where an operator settled it by hand."""
+    """A closed order has no charge and no shipment, except where an operator resolved the step."""
     for order, payment in evidence.payments():
         if order.status in CLOSED and "void_payment" not in order.settled and payment.net > 0:
             yield Finding(order.id, f"{order.status}, but {payment.id} has {payment.net} charged")
@@ -130,7 +128,7 @@ def closed_orders_are_empty(evidence: Evidence) -> Iterator[Finding]:
 
 
 def closed_orders_take_no_money(evidence: Evidence) -> Iterator[Finding]:
-    """No authorization is left on a closed order, save where an operator settled it by hand."""
+    """A closed order has no authorization, except where an operator resolved the step."""
     for order, payment in evidence.payments():
         if order.status in CLOSED and "void_payment" not in order.settled and payment.status not in NO_MORE_MONEY:
             yield Finding(order.id, f"{order.status}, but {payment.id} is {payment.status}")
@@ -139,7 +137,7 @@ def closed_orders_take_no_money(evidence: Evidence) -> Iterator[Finding]:
 def nothing_without_an_order(evidence: Evidence) -> Iterator[Finding]:
     """Nothing is charged and nothing is shipped for an order that does not exist."""
     known = {order.id for order in evidence.snapshot.orders}
-    for payment in evidence.books.payments:
+    for payment in evidence.records.payments:
         lost = payment.order and payment.order not in known and evidence.snapshot.concerns(payment.order)
         if lost and payment.has_money:
             yield Finding(payment.order or "", f"no order, but {payment.id} is {payment.status}")
@@ -149,13 +147,13 @@ def nothing_without_an_order(evidence: Evidence) -> Iterator[Finding]:
 
 
 def keys_are_used_once(evidence: Evidence) -> Iterator[Finding]:
-    """Every request that moves money has an idempotency key, and no key is used for another request."""
-    for misuse in evidence.books.key_misuses:
+    """Every request that moves money has an idempotency key of its own."""
+    for misuse in evidence.records.key_misuses:
         if evidence.snapshot.concerns(misuse.order):
             yield Finding(misuse.order or "unknown", f"POST {misuse.path}: {misuse.what}")
 
 
-# -------------------------------------------------------------------------------------------------- goods and letters
+# ------------------------------------------------------------------------------------------ shipments and messages
 
 
 def shipped_at_most_once(evidence: Evidence) -> Iterator[Finding]:
@@ -165,19 +163,19 @@ def shipped_at_most_once(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(order_id, f"{count} shipments")
 
 
-def told_at_most_once(evidence: Evidence) -> Iterator[Finding]:
+def delivered_at_most_once(evidence: Evidence) -> Iterator[Finding]:
     """No message about an order arrives twice."""
-    for delivery, count in Counter((each.order_id, each.kind) for each in evidence.books.deliveries or ()).items():
+    for delivery, count in Counter((each.order_id, each.kind) for each in evidence.records.deliveries or ()).items():
         order_id, kind = delivery
         if count > 1 and evidence.snapshot.concerns(order_id):
             yield Finding(order_id, f"{kind} arrived {count} times")
 
 
 def what_is_marked_sent_arrived(evidence: Evidence) -> Iterator[Finding]:
-    """A message that is marked as sent was delivered."""
-    if evidence.books.deliveries is None:
+    """A message that is marked as sent has arrived."""
+    if evidence.records.deliveries is None:
         return
-    arrived = {(each.order_id, each.kind) for each in evidence.books.deliveries}
+    arrived = {(each.order_id, each.kind) for each in evidence.records.deliveries}
     for order in evidence.snapshot.orders:
         for kind, state in order.notifications:
             if state == "sent" and (order.id, kind) not in arrived:
@@ -188,7 +186,7 @@ def what_is_marked_sent_arrived(evidence: Evidence) -> Iterator[Finding]:
 
 
 def every_order_is_driven(evidence: Evidence) -> Iterator[Finding]:
-    """An order comes to rest: until then a run drives it, or it is parked and waits for a person."""
+    """A run drives every unfinished order, unless it is parked and waits for an operator."""
     for order in evidence.snapshot.orders:
         if order.status in SETTLED or order.parked or order.age < evidence.patience:
             continue
@@ -197,43 +195,46 @@ def every_order_is_driven(evidence: Evidence) -> Iterator[Finding]:
 
 
 def no_run_is_stuck(evidence: Evidence) -> Iterator[Finding]:
-    """No run fails again and again, and none stays open when all about its order is said and done."""
+    """No run fails again and again, and no run stays open long after its order is settled."""
     orders = {order.id: order for order in evidence.snapshot.orders}
     for run in evidence.runs or ():
         order = orders.get(run.order_id)
         if run.attempt >= MAX_ATTEMPTS:
-            yield Finding(run.order_id, f"the workflow task of {run.workflow_id} was tried {run.attempt} times")
-        elif order and order.status in SETTLED and order.unchanged > order.notification_deadline + FAREWELL:
+            yield Finding(run.order_id, f"the workflow task of {run.workflow_id} is at attempt {run.attempt}")
+        elif order and order.status in SETTLED and order.unchanged > order.notification_deadline + MAX_AFTERWARDS:
             hours = order.unchanged / 3600
             yield Finding(run.order_id, f"{run.workflow_id} is open, {hours:.0f} h after the order was {order.status}")
 
 
 def every_change_is_recorded(evidence: Evidence) -> Iterator[Finding]:
-    """The events of an order lead from its beginning to its state, without a gap."""
+    """The events of an order lead from its beginning to its status, without a gap."""
     for order in evidence.snapshot.orders:
         at = "absent"
         for before, after in order.moves:
             if before != at:
-                yield Finding(order.id, f"it was {at}, and its events go on from {before}")
+                yield Finding(order.id, f"it was {at}, but the next event begins at {before}")
             at = after
         if at != order.status:
             yield Finding(order.id, f"it is {order.status}, but its events end at {at}")
 
 
 def _is_confirmed(order: OrderEntry) -> bool:
-    """Or a person was told why not. It is dropped only while a cancel is parked, which is a person's to settle."""
-    excused = {"sent", "given_up", "told"}
+    """Whether the customer has a confirmation, or operators know why not.
+
+    A confirmation is dropped only while a cancel is parked, which operators know of.
+    """
+    known = {"sent", "given_up", "alerted"}
     if any(Status.CANCELLING in move for move in order.moves):
-        excused.add("dropped")
-    return any(kind == NotificationKind.CONFIRMATION and state in excused for kind, state in order.notifications)
+        known.add("dropped")
+    return any(kind == NotificationKind.CONFIRMATION and state in known for kind, state in order.notifications)
 
 
 def _drives(workflow_id: str, order: OrderEntry) -> bool:
-    """Only cancel-order finishes what it has begun with a paid order."""
+    """Whether the run drives the order. Only cancel-order drives an order that is `cancelling`."""
     return order.status is not Status.CANCELLING or workflow_id.startswith(CANCEL_ORDER)
 
 
-# Those for which the payment provider, the warehouse and Temporal can be asked about one order at a time.
+# The rules that need only what the payment provider, the warehouse and Temporal can say of one order.
 IN_OPERATION: Final[tuple[Rule, ...]] = (
     stock_is_what_orders_say,
     settled_orders_hold_nothing,
@@ -254,6 +255,6 @@ RULES: Final[tuple[Rule, ...]] = (
     nothing_without_an_order,
     keys_are_used_once,
     shipped_at_most_once,
-    told_at_most_once,
+    delivered_at_most_once,
     what_is_marked_sent_arrived,
 )

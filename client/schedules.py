@@ -1,7 +1,8 @@
-"""The workflows that run by themselves, as Schedules of Temporal, and what an operator does with those.
+"""The workflows that run on a Schedule of Temporal, and what operators do with those Schedules.
 
-A Schedule has the id of its workflow's type. How often it runs is in the settings; whether it is paused is the
-operators' alone.
+A Schedule has the id of its workflow's type. The settings say how often it runs; only operators pause and resume it.
+
+Raises, in all functions: NoAnswer, where Temporal is out of reach.
 """
 
 import asyncio
@@ -30,21 +31,23 @@ from temporalio.client import (
     ScheduleUpdateInput,
 )
 
-from client.orders import LOOK_AGAIN, MAX_REASON, reaching_temporal
 from config.settings import Settings
-from orders.errors import InvalidInput, NoAnswer, NotFound, UnknownOrder
+from gateways.temporal import find_run, reaching_temporal
+from orders.errors import InvalidInput, NoAnswer, NotFound
 from orders.models import Model
 from orders.names import CHECK_INVENTORY, INDEX_PRODUCTS, RECONCILE_ORDERS, TASK_QUEUE, VERIFY_ORDERS
+from orders.parsing import check_operator_texts
 
-JITTER: Final = 0.1  # of the interval: shops that share a server do not all begin at the full hour
+JITTER: Final = 0.1  # of the interval: shops that share a server do not all start at the full hour
 MAX_JITTER: Final = timedelta(minutes=5)
 MIN_CATCH_UP: Final = timedelta(minutes=10)
 LAST_RUNS: Final = 3
-SEEN_WITHIN: Final = 10.0  # seconds from a trigger to what has become of it
+SEEN_WITHIN: Final = 10.0  # seconds from a trigger to its effect
+LOOK_AGAIN: Final = 0.3  # seconds between two looks at that effect
 
 
 class Scheduled(NamedTuple):
-    """A workflow that runs by itself, without input."""
+    """A workflow that runs on a Schedule, without input; `seconds` reads its interval from the settings."""
 
     workflow: str
     purpose: str
@@ -52,8 +55,10 @@ class Scheduled(NamedTuple):
 
 
 SCHEDULES: Final = (
-    Scheduled(CHECK_INVENTORY, "tells of low stock", lambda by: by.check_inventory_every_seconds),
-    Scheduled(RECONCILE_ORDERS, "finishes what runs left behind", lambda by: by.reconcile_every_seconds),
+    Scheduled(CHECK_INVENTORY, "reports low stock", lambda by: by.check_inventory_every_seconds),
+    Scheduled(
+        RECONCILE_ORDERS, "restarts orders without a run, compares payments", lambda by: by.reconcile_every_seconds
+    ),
     Scheduled(VERIFY_ORDERS, "verifies the invariants", lambda by: by.verify_every_seconds),
     Scheduled(INDEX_PRODUCTS, "embeds new and changed products", lambda by: by.index_products_every_seconds),
 )
@@ -79,7 +84,7 @@ class ScheduledRun(Model):
     started: datetime
 
 
-class Seen(Model):
+class ScheduleView(Model):
     """A Schedule as Temporal has it, if it was ever applied: `every` in seconds, the newest run first."""
 
     name: str
@@ -92,7 +97,7 @@ class Seen(Model):
 
 
 class Triggered(Model):
-    """The run that was started; or, if it was not, the one that is under way."""
+    """The run that was started; if none was, the run that is under way."""
 
     name: str
     started: bool
@@ -100,46 +105,36 @@ class Triggered(Model):
 
 
 async def apply_schedules(client: Client, settings: Settings, *, task_queue: str = TASK_QUEUE) -> list[Applied]:
-    """Create the Schedules, and change those that are not as they should be. A pause stays a pause.
-
-    Raises:
-        NoAnswer: Temporal is out of reach.
-    """
+    """Create the Schedules, and change those that differ from the settings. A paused Schedule stays paused."""
     return [await _apply(client, scheduled, settings, task_queue) for scheduled in SCHEDULES]
 
 
-async def list_schedules(client: Client) -> list[Seen]:
-    """Every Schedule that there should be.
-
-    Raises:
-        NoAnswer: Temporal is out of reach.
-    """
+async def list_schedules(client: Client) -> list[ScheduleView]:
+    """Every Schedule of this project, applied or not."""
     return [await _look(client, scheduled.workflow) for scheduled in SCHEDULES]
 
 
 async def pause_schedule(client: Client, name: str, reason: str) -> None:
-    """Let it start nothing by itself until it is resumed. What runs goes on.
+    """Let the Schedule start no run until it is resumed. A run that is under way goes on.
 
     Raises:
         InvalidInput: there is no such Schedule, or the reason is missing or too long.
         NotFound: it was never applied.
-        NoAnswer: Temporal is out of reach.
     """
-    _check_reason(reason)
+    check_operator_texts(reason)
     handle = _handle(client, name)
     with _reaching(name):
         await handle.pause(note=reason)
 
 
 async def resume_schedule(client: Client, name: str, reason: str) -> None:
-    """End a pause; what was missed meanwhile stays missed.
+    """End a pause. Runs that were missed meanwhile are not made up for.
 
     Raises:
         InvalidInput: there is no such Schedule, or the reason is missing or too long.
         NotFound: it was never applied.
-        NoAnswer: Temporal is out of reach.
     """
-    _check_reason(reason)
+    check_operator_texts(reason)
     handle = _handle(client, name)
     with _reaching(name):
         await handle.unpause(note=reason)
@@ -151,7 +146,7 @@ async def trigger_schedule(client: Client, name: str) -> Triggered:
     Raises:
         InvalidInput: there is no such Schedule.
         NotFound: it was never applied.
-        NoAnswer: Temporal is out of reach, or does not say what became of it.
+        NoAnswer: Temporal does not say what the trigger did.
     """
     handle = _handle(client, name)
     with _reaching(name):
@@ -173,7 +168,7 @@ def _schedule(scheduled: Scheduled, every: timedelta, task_queue: str) -> Schedu
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)], jitter=min(every * JITTER, MAX_JITTER)),
         policy=SchedulePolicy(
             overlap=ScheduleOverlapPolicy.SKIP,
-            # Each run looks at everything that there is: after an outage one is enough, however many were missed.
+            # Each run looks at everything: after an outage one run is enough, however many were missed.
             catchup_window=max(every, MIN_CATCH_UP),
         ),
         state=ScheduleState(note=scheduled.purpose),
@@ -199,14 +194,14 @@ async def _apply(client: Client, scheduled: Scheduled, settings: Settings, task_
     return Applied(name=scheduled.workflow, change=change, every=scheduled.seconds(settings))
 
 
-async def _look(client: Client, name: str) -> Seen:
+async def _look(client: Client, name: str) -> ScheduleView:
     try:
         with _reaching(name):
             found = await client.get_schedule_handle(name).describe()
     except NotFound:
-        return Seen(name=name, applied=False)
+        return ScheduleView(name=name, applied=False)
     latest = found.info.recent_actions[: -LAST_RUNS - 1 : -1]
-    return Seen(
+    return ScheduleView(
         name=name,
         applied=True,
         every=next((int(each.every.total_seconds()) for each in found.schedule.spec.intervals), None),
@@ -219,18 +214,14 @@ async def _look(client: Client, name: str) -> Seen:
 
 async def _look_at_run(client: Client, action: ScheduleActionResult) -> ScheduledRun:
     workflow_id = _run_of(action).workflow_id
-    try:
-        with reaching_temporal():
-            run = await client.get_workflow_handle(workflow_id).describe()
-    except UnknownOrder:
-        state = "forgotten"  # closed for longer than Temporal keeps runs
-    else:
+    state = "forgotten"  # closed for longer than Temporal keeps runs
+    if run := await find_run(client, workflow_id):
         state = run.status.name.lower() if run.status else "unknown"
     return ScheduledRun(workflow_id=workflow_id, state=state, started=action.started_at)
 
 
 def _triggered(before: ScheduleDescription, after: ScheduleDescription) -> Triggered | None:
-    """What became of the trigger between two looks; None: nothing yet."""
+    """What the trigger did between two looks; None: nothing yet."""
     known = {_run_of(action).first_execution_run_id for action in before.info.recent_actions}
     runs = [_run_of(action) for action in after.info.recent_actions]
     for run in runs:
@@ -253,10 +244,5 @@ def _handle(client: Client, name: str) -> ScheduleHandle:
     return client.get_schedule_handle(name)
 
 
-def _check_reason(reason: str) -> None:
-    if not 1 <= len(reason) <= MAX_REASON:
-        raise InvalidInput([f"reason: must have 1 to {MAX_REASON} characters"])
-
-
 def _reaching(name: str) -> AbstractContextManager[None]:
-    return reaching_temporal(NotFound(f"{name} is no Schedule yet: `starter.py schedules apply` makes it one"))
+    return reaching_temporal(NotFound(f"{name} is not a Schedule yet: create it with `starter.py schedules apply`"))

@@ -1,4 +1,4 @@
-"""Logs: one line per event, as JSON or for eyes. Temporal's own loggers go the same way, with order and step."""
+"""Logs: one line per event, as JSON or as colored text, also for Temporal's loggers, with order and step."""
 
 import logging
 import logging.config
@@ -8,10 +8,10 @@ import structlog
 from structlog.typing import EventDict
 from temporalio import activity, workflow
 
-# What Temporal's loggers attach to a record, under the names that we use.
+# The fields that Temporal's loggers attach to a record, and our names for them.
 FROM_TEMPORAL: Final = {"workflow_id": "workflow_id", "run_id": "run_id", "activity_type": "step", "attempt": "attempt"}
 
-OURS: Final = ("order_id", "stage", "key")  # what we attach ourselves
+OURS: Final = ("order_id", "stage", "key")  # the fields that our own code attaches
 
 
 def configure_logs(log_format: str, level: str) -> None:
@@ -41,10 +41,10 @@ def configure_logs(log_format: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    # Temporal repeats its details in the message; here they are fields.
+    # Temporal repeats these fields in the message.
     workflow.logger.workflow_info_on_message = False
     activity.logger.activity_info_on_message = False
-    for noisy in ("httpx", "httpx2", "openai", "stripe"):  # they log addresses and bodies
+    for noisy in ("httpx", "httpx2", "openai", "stripe"):  # they log URLs and bodies
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -1,12 +1,12 @@
-"""How workers run workflow code: in the SDK's sandbox, and never on from a state that the history does not know.
+"""How workers run workflow code: in the SDK's sandbox, and never on from a state that is not in the history.
 
-Temporal hands a query to any worker. One that does not hold the run replays its history, and the SDK (temporalio 1.35)
-then also plays what has come since the last workflow task, although nobody gave that worker the task. If it gets the
-task after all, and more has come meanwhile, its commands are those of two steps where every replay knows one: the run
-is stuck as soon as it leaves that worker's memory ("TMPRL1100 Nondeterminism error").
+Temporal sends a query to any worker. A worker that does not have the run in memory replays its history, and the SDK
+(temporalio 1.35) then also applies the events since the last workflow task, although that task is not this worker's. If
+the worker gets the task later, and more events have come, it sends the commands of two steps where every replay has
+one: the run is stuck as soon as it leaves that worker's memory ("TMPRL1100 Nondeterminism error").
 
-So after such an answer the worker does not work on: it gives the task back once, and forgets the run. It then gets the
-task again, with the history from its beginning.
+So after such an answer the worker returns the task once, and forgets the run. Temporal sends it the task again, with
+the whole history.
 """
 
 from typing import Any, Final
@@ -19,21 +19,21 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.workflow import Info
 
 OUTSIDE_A_TASK: Final = "legacy_query"  # the SDK's id for a query that comes without a workflow task
-PLAYED_AHEAD: Final = "this worker has played ahead of the history to answer a query, and begins anew"
+PLAYED_AHEAD: Final = "this worker went ahead of the history to answer a query, and starts again"
 
 
 class Runner(SandboxedWorkflowRunner):
-    """The SDK's sandboxed runner, whose instances do not work on once they were played ahead of their history."""
+    """The SDK's sandboxed runner, whose instances do not go on once they were ahead of their history."""
 
     def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
         return InStep(super().create_instance(det))
 
 
 class InStep(WorkflowInstance):
-    """Tells what a workflow task asked for from what was played ahead of one: that has no new time.
+    """Recognizes a step ahead of the history by its time: it has that of the step before it.
 
-    Time moves with the start of each workflow task only; a step that is no replay and at the time of the one before it
-    belongs to no task of its own.
+    Time moves only when a workflow task starts. A step that is no replay, at the time of the step before it, belongs to
+    no task of its own.
     """
 
     def __init__(self, instance: WorkflowInstance) -> None:
@@ -47,7 +47,7 @@ class InStep(WorkflowInstance):
             self._stale |= self._ahead and any(job.query_workflow.query_id == OUTSIDE_A_TASK for job in act.jobs)
         elif not any(job.HasField("remove_from_cache") for job in act.jobs):
             if self._stale:
-                return _given_back()
+                return _return_task()
             time = act.timestamp.ToNanoseconds()
             self._ahead = not act.is_replaying and time == self._time
             self._time = time
@@ -66,7 +66,7 @@ class InStep(WorkflowInstance):
         return self._instance.get_thread_id()
 
 
-def _given_back() -> WorkflowActivationCompletion:
+def _return_task() -> WorkflowActivationCompletion:
     completion = WorkflowActivationCompletion()
     completion.failed.failure.message = PLAYED_AHEAD
     completion.failed.force_cause = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_STICKY_TASK_QUEUE

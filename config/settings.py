@@ -1,20 +1,22 @@
 """Every setting of the project, in one object. Environment variables have the fields' names in upper case.
 
-The defaults are those of the local stack, so that `make up` needs none. The table in README.md is checked against
-this module. Where Temporal is, is not here: `temporalio.envconfig` reads TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE,
-TEMPORAL_API_KEY, TEMPORAL_TLS…, or a profile (see config/temporal.py).
+The defaults are those of the local stack, so that `make up` needs none. A test compares the table in docs/settings.md
+with this module. The connection to Temporal is configured elsewhere: `temporalio.envconfig` reads TEMPORAL_ADDRESS,
+TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS…, or a profile (see config/temporal.py).
 """
 
 from typing import Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from orders.errors import InvalidInput
 
 SANDBOX = "http://127.0.0.1:8400"
 SANDBOX_STRIPE_KEY = "sk_test_sandbox"
 STRIPE = "https://api.stripe.com"
-SANDBOX_STRIPE_WEBHOOK_SECRET = "whsec_sandbox"  # noqa: S105 (everybody may know it)
+SANDBOX_STRIPE_WEBHOOK_SECRET = "whsec_sandbox"  # noqa: S105 (public)
 SANDBOX_FULFILLMENT_WEBHOOK_SECRET = "fhsec_sandbox"  # noqa: S105
 SANDBOX_OPENAI_KEY = "sk-sandbox"
 OPENAI = "https://api.openai.com/v1"
@@ -23,7 +25,7 @@ LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
 
 
 class Settings(BaseSettings):
-    """Read once, in worker.py or starter.py, and handed down; workflows never see it."""
+    """Each program reads them once and passes them on; workflows never read them."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -38,7 +40,7 @@ class Settings(BaseSettings):
         description="Stripe API key; a restricted key (PaymentIntents and Refunds: write) is enough.",
     )
     stripe_api_base: str = Field(
-        default="", description="Where Stripe is. Empty: the sandbox for the sandbox's key, else api.stripe.com."
+        default="", description="Base URL of Stripe. Empty: the sandbox for the sandbox's key, else api.stripe.com."
     )
     allow_live_stripe: bool = Field(default=False, description="Must be true before a live key is accepted.")
     payment_capture: Literal["manual", "automatic"] = Field(
@@ -49,7 +51,7 @@ class Settings(BaseSettings):
     fulfillment_api: str = Field(default=f"{SANDBOX}/fulfillment", description="Base URL of the warehouse's API.")
     fulfillment_key: SecretStr = Field(default=SecretStr("sandbox-fulfillment-key"), description="Its bearer key.")
     fulfillment_remembers_cancels: bool = Field(
-        default=True, description="Whether a cancel of an order that it does not know yet refuses that order later."
+        default=True, description="Whether the warehouse refuses an order whose cancel came before it."
     )
     email_service_url: str = Field(default=f"{SANDBOX}/email", description="Base URL of the e-mail service.")
     analytics_url: str = Field(default=f"{SANDBOX}/analytics", description="Base URL of the analytics service.")
@@ -57,10 +59,11 @@ class Settings(BaseSettings):
         default=SecretStr(f"{SANDBOX}/slack/webhook"), description="Incoming webhook that gets the alerts."
     )
     openai_api_key: SecretStr = Field(
-        default=SecretStr(SANDBOX_OPENAI_KEY), description="Key of the language model. Empty: none is asked."
+        default=SecretStr(SANDBOX_OPENAI_KEY), description="API key of the language model. Empty: no model is used."
     )
     openai_base_url: str = Field(
-        default="", description="Where it is. Empty: the sandbox for the sandbox's key, else api.openai.com."
+        default="",
+        description="Base URL of the language model. Empty: the sandbox for the sandbox's key, else api.openai.com.",
     )
     http_timeout_seconds: float = Field(
         default=5, gt=0, le=5, description="Longest wait for one answer of an external service, in seconds."
@@ -70,7 +73,7 @@ class Settings(BaseSettings):
         default=15 * 60, ge=1, le=24 * 3600, description="How long a customer has to authenticate a payment (3DS)."
     )
     authentication_poll_seconds: int = Field(
-        default=30, ge=1, le=3600, description="How often Stripe is asked meanwhile, in case no signal comes."
+        default=30, ge=1, le=3600, description="How often the run reads the payment meanwhile, in case no signal comes."
     )
     fulfillment_deadline_seconds: int = Field(
         default=10 * 60, ge=1, le=24 * 3600, description="How long the warehouse may be out before the order is undone."
@@ -80,18 +83,26 @@ class Settings(BaseSettings):
     )
 
     low_stock_realert_seconds: int = Field(
-        default=24 * 3600, ge=60, le=90 * 24 * 3600, description="When a shortage that goes on is told again."
+        default=24 * 3600,
+        ge=60,
+        le=90 * 24 * 3600,
+        description="After how long a shortage that lasts is alerted again.",
     )
     check_inventory_every_seconds: int = Field(
         default=15 * 60, ge=60, le=7 * 24 * 3600, description="How often the schedule looks for low stock."
     )
     recommendation_model: str = Field(default="gpt-4o", description="The chat model that picks recommendations.")
-    recommendation_max_tokens: int = Field(default=800, ge=100, le=4000, description="The longest answer of it.")
+    recommendation_max_tokens: int = Field(
+        default=800, ge=100, le=4000, description="The longest answer of that model."
+    )
     recommendation_timeout_seconds: float = Field(
         default=15, gt=0, le=25, description="Longest wait for one answer of the language model."
     )
     recommendation_deadline_seconds: int = Field(
-        default=30, ge=1, le=600, description="How long it is asked, then products are recommended by similarity."
+        default=30,
+        ge=1,
+        le=600,
+        description="How long that model is asked; then products are recommended by similarity.",
     )
     embedding_model: str = Field(default="text-embedding-3-small", description="The model that embeds products.")
     embedding_dimensions: int = Field(default=1536, ge=1, le=1536, description="The length of its vectors.")
@@ -103,7 +114,7 @@ class Settings(BaseSettings):
         default=15 * 60, ge=60, le=24 * 3600, description="How often the schedule compares orders, runs and payments."
     )
     reconcile_after_seconds: int = Field(
-        default=15 * 60, ge=0, le=24 * 3600, description="How old an order or payment must be to be looked at."
+        default=15 * 60, ge=0, le=24 * 3600, description="How old an order or payment must be before it is reconciled."
     )
     reconcile_window_seconds: int = Field(
         default=24 * 3600, ge=3600, le=30 * 24 * 3600, description="How far back payments are listed."
@@ -112,7 +123,7 @@ class Settings(BaseSettings):
         default=24 * 3600, ge=60, le=30 * 24 * 3600, description="How often the schedule verifies the invariants."
     )
     verify_window_seconds: int = Field(
-        default=2 * 24 * 3600, ge=3600, le=30 * 24 * 3600, description="How far back orders are judged."
+        default=2 * 24 * 3600, ge=3600, le=30 * 24 * 3600, description="How far back orders are verified."
     )
 
     webhooks_host: str = Field(default="127.0.0.1", description="Where webhooks.py listens.")
@@ -128,10 +139,14 @@ class Settings(BaseSettings):
         default=300, ge=1, le=3600, description="How old, or how far ahead of us, a signature may be."
     )
 
-    worker_ready_file: str = Field(default="", description="A file that the worker creates once it polls, for probes.")
-    temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="Base of the Web UI links shown.")
-    log_format: Literal["json", "console"] = Field(default="json", description="One JSON object per line, or for eyes.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
+    worker_ready_file: str = Field(default="", description="A file that the worker creates once it polls; for probes.")
+    temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="Base URL of the Web UI, for links.")
+    log_format: Literal["json", "console"] = Field(
+        default="json", description="json: one object per line. console: colored text."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="The lowest level that is logged."
+    )
     crash_at: str = Field(
         default="", description="For tests: the crash point at which a worker kills itself. Sandbox only."
     )
@@ -162,25 +177,25 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _nobody_listens_in(self) -> Self:
+    def _addresses_are_private(self) -> Self:
         if exposed := ", ".join(name for name, url in self._external_services().items() if not _is_private(url)):
-            raise ValueError(f"{exposed}: must be an https address, or one on this machine, with nothing around it")
+            raise ValueError(f"{exposed}: must be an https address, or one on this machine, without spaces around it")
         return self
 
     @model_validator(mode="after")
-    def _only_among_sandboxes_crashes_a_worker(self) -> Self:
+    def _crash_points_are_for_the_sandbox(self) -> Self:
         if self.crash_at and (outside := self._outside()):
             raise ValueError(f"CRASH_AT kills workers: everything must be the sandbox on this machine, not {outside}")
         return self
 
     def _outside(self) -> str:
-        """The settings that lead to anything but a sandbox on this machine."""
+        """The settings whose value is not the sandbox's, or not on this machine."""
         places = {"DATABASE_URL": self.database_url.get_secret_value()} | self._external_services()
         keys = ["STRIPE_SECRET_KEY"] if self.stripe_secret_key.get_secret_value() != SANDBOX_STRIPE_KEY else []
         return ", ".join(keys + [name for name, url in places.items() if not _is_here(url)])
 
     def _external_services(self) -> dict[str, str]:
-        """The addresses that orders and keys are sent to, by setting."""
+        """The addresses to which orders and keys are sent, by setting."""
         return {
             "STRIPE_API_BASE": self.stripe_base,
             "FULFILLMENT_API": self.fulfillment_api,
@@ -191,14 +206,28 @@ class Settings(BaseSettings):
         }
 
 
+def read_settings() -> Settings:
+    """The settings of the environment.
+
+    Raises:
+        InvalidInput: naming every setting that is wrong, without its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+    texts = [": ".join([*(str(part).upper() for part in each["loc"]), each["msg"]]) for each in problems]
+    raise InvalidInput([text.removeprefix("Value error, ") for text in texts])
+
+
 def _is_here(url: str) -> bool:
-    """Whether an address is this machine's; one of several hosts is not, nor is the default of a driver."""
+    """Whether an address is this machine's. One with several hosts is not, nor one without: the driver chooses."""
     parts = urlsplit(url)
     return parts.hostname in LOOPBACK and "," not in parts.netloc
 
 
 def _is_private(url: str) -> bool:
-    """Whether it is the address of an external service whose way to us nobody else can listen in on."""
+    """Whether it is a valid address on which no other machine can listen in: https, or on this machine."""
     try:
         parts = urlsplit(url)
         is_an_address = url.isprintable() and " " not in url and bool(parts.hostname) and parts.port != 0

@@ -1,4 +1,4 @@
-"""The one way to Temporal, for worker, client, tests and replayer: the connection, and the plugin that all share."""
+"""The connection to Temporal, and the plugin that worker, clients, tests and replayer share."""
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -8,13 +8,14 @@ from temporalio.worker.workflow_sandbox import SandboxRestrictions
 from temporalio.workflow import SandboxImportNotificationPolicy
 
 from config.replay_guard import Runner
+from orders.errors import NoAnswer
 
 
 def plugin() -> SimplePlugin:
     """What worker, clients and replayer must agree on.
 
-    Workflow code is sandboxed strictly: a module that is imported without being passed through on purpose is an error
-    when the worker starts. No exception type fails a workflow: it would close the run past its undo.
+    The workflow sandbox is strict: the worker refuses to start if workflow code imports a module that is not passed
+    through on purpose. No exception type fails a workflow: that would close the run before its undo.
     """
     return SimplePlugin(
         "orders",
@@ -29,22 +30,15 @@ def plugin() -> SimplePlugin:
 
 
 async def connect() -> Client:
-    """A client by the environment and profile that the `temporal` command uses too (TEMPORAL_ADDRESS, …).
+    """A client for the environment and profile that the `temporal` command reads too (TEMPORAL_ADDRESS, …).
 
     Raises:
-        RuntimeError: nobody answers there.
+        NoAnswer: Temporal is out of reach, or the profile cannot be read.
     """
-    config = ClientConfig.load_client_connect_config()
-    config.setdefault("target_host", "localhost:7233")
-    return await Client.connect(**config, plugins=[plugin()])
-
-
-def workflow_link(ui: str, namespace: str, workflow_id: str, run_id: str | None = None) -> str:
-    """The address of a run in the Web UI."""
-    path = f"{ui.rstrip('/')}/namespaces/{namespace}/workflows/{workflow_id}"
-    return f"{path}/{run_id}/history" if run_id else path
-
-
-def schedule_link(ui: str, namespace: str, name: str) -> str:
-    """The address of a Schedule in the Web UI."""
-    return f"{ui.rstrip('/')}/namespaces/{namespace}/schedules/{name}"
+    try:
+        config = ClientConfig.load_client_connect_config()
+        config.setdefault("target_host", "localhost:7233")
+        return await Client.connect(**config, plugins=[plugin()])
+    except (RuntimeError, ValueError, OSError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise NoAnswer(f"Temporal is out of reach at TEMPORAL_ADDRESS: {first_line}") from None

@@ -24,11 +24,7 @@ MAX_CODE: Final = 40  # characters
 
 
 class WarehouseRefused(Exception):
-    """The warehouse refuses the request, and would refuse it again. `code` is its error code."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
+    """The warehouse refuses the request, and would refuse it again. The argument is its error code."""
 
 
 class Warehouse:

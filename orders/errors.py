@@ -1,18 +1,17 @@
-"""Everything that can go wrong, as one tree.
+"""The errors of this project, as one tree.
 
     OrderError
-    ├── InvalidInput        refused before anything happened; every problem is named
-    ├── NoAnswer            a client waited in vain: Temporal is out of reach, or no worker works
-    ├── UnknownOrder        no run of that order is known to Temporal
-    ├── NotParked           a client settles a step that waits for nobody
+    ├── InvalidInput        the input is refused before anything happens; every problem is named
+    ├── UnknownOrder        Temporal has no run of the order
+    ├── NotParked           an operator resolves a step that is not parked
     ├── NotFound            a client names a Schedule or a product that does not exist
-    ├── RunFailed           a client waited for a run, and it failed
-    ├── Unavailable         worth another try: an outage, a limit, a lost answer
-    └── Permanent           another try cannot help: undo, or ask a person
+    ├── RunFailed           the run that a client waits for has failed
+    ├── Unavailable         a technical failure that another attempt may heal: an outage, a limit, a lost answer
+    │   └── NoAnswer        Temporal is out of reach, no worker polls, or the time that a caller gave is over
+    └── Permanent           no further attempt can help: a forward step is undone, an undo parks
 
-A business "no" (out of stock, declined, refused) is none of these: it is a result. `Unavailable` and `Permanent` cross
-the wire as Temporal application errors; their `type` is the contract. No message may hold a secret, an e-mail address
-or a card number.
+A business refusal (out of stock, declined) is none of these. `Unavailable` and `Permanent` cross the wire as Temporal
+application errors; their `type` is the contract. No message may hold a secret, an e-mail address or a card number.
 """
 
 from collections.abc import Sequence
@@ -33,16 +32,12 @@ class InvalidInput(OrderError):
         self.problems = tuple(problems)
 
 
-class NoAnswer(OrderError):
-    """Nobody answers a client. What it asked for may be under way all the same; asking again is safe."""
-
-
 class UnknownOrder(OrderError):
-    """Temporal knows no run of the order."""
+    """Temporal has no run of the order."""
 
 
 class NotParked(OrderError):
-    """The step that an operator speaks of is not parked."""
+    """The step that an operator resolves is not parked."""
 
 
 class NotFound(OrderError):
@@ -50,13 +45,13 @@ class NotFound(OrderError):
 
 
 class RunFailed(OrderError):
-    """A run that a client waited for came to no result; the message says why. It may be started again."""
+    """The run that a client waits for has failed; the message says why. It may be started again."""
 
 
 class Unavailable(OrderError, ApplicationError):
-    """Retried by Temporal, after `retry_after` where the external service named a time.
+    """Temporal retries it, after `retry_after` where the external service named a time.
 
-    An `expected` one is part of the day's work: it is not logged and not counted as an error.
+    An `expected` one is ordinary operation: it is neither logged nor counted as an error.
     """
 
     def __init__(
@@ -71,8 +66,19 @@ class Unavailable(OrderError, ApplicationError):
         ApplicationError.__init__(self, message, type=type, next_retry_delay=retry_after, category=category)
 
 
+class NoAnswer(Unavailable):
+    """Temporal gives no answer in time. What was asked for may be under way all the same; asking again is safe."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, type="temporal_unavailable")
+
+    def __str__(self) -> str:
+        """The message alone: programs show it to people."""
+        return self.message
+
+
 class Permanent(OrderError, ApplicationError):
-    """Never retried: a forward step is undone, an undo is parked for a person."""
+    """Temporal never retries it: a forward step is undone, an undo parks and waits for an operator."""
 
     def __init__(self, message: str, *, type: str) -> None:  # noqa: A002
         ApplicationError.__init__(self, message, type=type, non_retryable=True)

@@ -49,7 +49,7 @@ class Status(StrEnum):
 # Sets of statuses: these are their only definitions. A query takes a set as a parameter. Where the schema has to repeat
 # one (a CHECK, the predicate of an index), tests/integration/gateways/test_schema.py compares the two.
 CLOSED: Final = frozenset({Status.REJECTED, Status.FAILED, Status.CANCELLED})  # nothing is sold, nothing is held
-KEPT: Final = frozenset({Status.PROCESSING, Status.SHIPPED, Status.DELIVERED})  # paid, and nobody cancels it
+KEPT: Final = frozenset({Status.PROCESSING, Status.SHIPPED, Status.DELIVERED})  # paid, and not being cancelled
 PAID: Final = KEPT | {Status.CANCELLING}
 SETTLED: Final = KEPT | CLOSED  # at rest: no run has to drive the order
 UNFINISHED: Final = frozenset(Status) - SETTLED
@@ -259,19 +259,13 @@ class OrderRow(Model):
 
         An order that was placed and cancelled later still answers success: cancel-order had its own answer.
         """
-        if self.placed:
-            return OrderOutcome(
-                success=True,
-                order_id=self.id,
-                payment_intent=self.payment_intent_id,
-                fulfillment_id=self.fulfillment_id,
-            )
         return OrderOutcome(
-            success=False,
+            success=self.placed,
             order_id=self.id,
             payment_intent=self.payment_intent_id,
-            error=self.error,
-            error_code=self.error_code,
+            fulfillment_id=self.fulfillment_id if self.placed else None,
+            error=None if self.placed else self.error,
+            error_code=None if self.placed else self.error_code,
         )
 
 
@@ -342,17 +336,6 @@ class Park(Model):
     workflow_id: str
     resolution_count: int = 0
     marks_row: bool = True
-
-
-class Settlement(Model):
-    """An operator's word on a parked step. `key` is its identity: said again, it counts once."""
-
-    order_id: str
-    step: str
-    action: Literal["retry", "skip", "resolved"]
-    reason: str
-    by: str
-    key: str = ""
 
 
 class Alert(Model):

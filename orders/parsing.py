@@ -1,4 +1,4 @@
-"""The edge: JSON from anybody in, a validated order out, or every problem with it by name."""
+"""The edge: JSON from any client in; a validated order out, or every problem with it by field."""
 
 import hashlib
 import json
@@ -15,14 +15,16 @@ from orders.errors import InvalidInput
 from orders.models import Address, Line, Model, Order, Priority
 
 MAX_INPUT: Final = 64 * 1024  # bytes
-DEEPEST: Final = 20  # levels of nesting
+MAX_DEPTH: Final = 20  # levels of nesting
 MAX_LINES: Final = 100
 MAX_UNITS: Final = 10_000  # of one product
 ORDER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # no colon: ids of other runs are derived with one
 CARD_NUMBER: Final = re.compile(r"(?<!\d)[2-6](?:[ -]?\d){12,18}(?!\d)")
-MAX_GTIN: Final = 14  # digits of a trade item number, which a product id may well be
+MAX_GTIN: Final = 14  # digits of a trade item number, which a product id may be
+MAX_REASON: Final = 500  # characters; the workflow has the same limits
+MAX_NAME: Final = 100
 
-WORDS: Final = {  # pydantic's words, in those of whoever wrote the JSON
+MESSAGES: Final = {  # pydantic's terms, in those of the JSON's author
     "Value error, ": "",
     "Input should": "must",
     "List should": "must",
@@ -88,11 +90,11 @@ class AddressRequest(Request):
 
 
 class OrderRequest(Request):
-    """The input of process-order, in the reference's names."""
+    """The input of process-order."""
 
     customer_id: Id
     customer_email: Email
-    # A list: of a tuple pydantic counts only the good items.
+    # A list: of a tuple pydantic counts only the valid items.
     items: Annotated[list[ItemRequest], Field(min_length=1, max_length=MAX_LINES)]
     payment_method_id: PaymentMethod
     shipping_address: AddressRequest
@@ -101,7 +103,7 @@ class OrderRequest(Request):
 
 
 class CancelRequest(Request):
-    """The input of cancel-order; without an address nobody is written to."""
+    """The input of cancel-order; without an address no e-mail is sent."""
 
     order_id: str
     customer_email: Email | None = None
@@ -114,7 +116,7 @@ class CustomerRequest(Request):
 
 
 class RestockRequest(Request):
-    """Units that are put on the shelf of a product."""
+    """Units that are added to the stock of a product."""
 
     product_id: Id
     quantity: Units
@@ -125,24 +127,24 @@ class NoRequest(Request):
 
 
 def read_json(text: bytes | str) -> object:
-    """JSON with its numbers exact.
+    """JSON with exact numbers.
 
     Raises:
-        InvalidInput: it is too large or no JSON.
+        InvalidInput: the text is too large, or not JSON.
     """
     if len(text) > MAX_INPUT:
         raise InvalidInput([f"input: must be at most {MAX_INPUT} bytes"])
     try:
         return json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
     except (ValueError, ArithmeticError, RecursionError):
-        raise InvalidInput(["input: must be JSON, with numbers of a sane size"]) from None
+        raise InvalidInput(["input: must be JSON, with every number in range"]) from None
 
 
 def read_payload(raw: RawValue | None) -> object:
-    """What a Temporal client sent as the workflow's input; nothing at all is None.
+    """What a Temporal client sent as the workflow's input; None if it sent nothing.
 
     Raises:
-        InvalidInput: it is too large or no JSON.
+        InvalidInput: the input is too large, or not JSON.
     """
     if raw is None or raw.payload.metadata.get("encoding") == b"binary/null":
         return None
@@ -152,7 +154,7 @@ def read_payload(raw: RawValue | None) -> object:
 
 
 def parse_order(order_id: str, data: object) -> Order:
-    """The order that `data` describes: prices in minor units, the same product once.
+    """The order that `data` describes: prices in minor units, each product once.
 
     Raises:
         InvalidInput: naming every field that is wrong.
@@ -204,12 +206,27 @@ def parse_restock(data: object) -> RestockRequest:
 
 
 def parse_nothing(data: object) -> None:
-    """Take `{}`, null or nothing at all.
+    """Accept `{}`, null, or no input.
 
     Raises:
-        InvalidInput: naming every field that is there all the same.
+        InvalidInput: naming every field that was sent.
     """
     _validate(NoRequest, {} if data is None else data, [])
+
+
+def check_operator_texts(reason: str, by: str = "operator") -> None:
+    """Check the texts that are kept with an operator's decision.
+
+    Raises:
+        InvalidInput: naming each that is empty or too long.
+    """
+    limits = {"reason": (reason, MAX_REASON), "by": (by, MAX_NAME)}
+    if problems := [
+        f"{field}: must have 1 to {longest} characters"
+        for field, (text, longest) in limits.items()
+        if not 1 <= len(text) <= longest
+    ]:
+        raise InvalidInput(problems)
 
 
 def _validate(model: type[RequestT], data: object, problems: list[str]) -> RequestT:
@@ -217,7 +234,7 @@ def _validate(model: type[RequestT], data: object, problems: list[str]) -> Reque
         request = model.model_validate(data)
     except ValidationError as error:
         problems += [
-            f"{_path(e['loc'])}: {_words(e['msg'])}" for e in error.errors(include_url=False, include_input=False)
+            f"{_path(e['loc'])}: {_message(e['msg'])}" for e in error.errors(include_url=False, include_input=False)
         ]
     if problems:
         raise InvalidInput(problems)
@@ -225,7 +242,7 @@ def _validate(model: type[RequestT], data: object, problems: list[str]) -> Reque
 
 
 def _merge(request: OrderRequest) -> tuple[Line, ...]:
-    """The cart with each product once, in product order, which is also the order in which rows are locked."""
+    """The cart with each product once, in product order: the order in which rows are locked."""
     problems: list[str] = []
     lines: dict[str, Line] = {}
     for index, item in enumerate(request.items):
@@ -247,7 +264,7 @@ def _merge(request: OrderRequest) -> tuple[Line, ...]:
 
 
 def _fingerprint(request: OrderRequest, lines: tuple[Line, ...]) -> str:
-    # Without what has its default: a field that comes with a later version leaves the hashes of earlier orders.
+    # Without defaults: a field that a later version adds does not change the hashes of earlier orders.
     asked = request.model_dump(mode="json", exclude={"items"}, exclude_defaults=True)
     meaning = asked | {"lines": [line.model_dump() for line in lines]}
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
@@ -260,7 +277,7 @@ def _order_id_problems(order_id: str) -> list[str]:
 
 
 def _card_number_problems(data: object) -> list[str]:
-    """Card numbers must never get this far; the field is named, the number is not repeated."""
+    """Each field that holds a card number, which no request may; the number is not repeated."""
     return [
         f"{_path(path)}: looks like a card number; send ids only"
         for path, value in _leaves(data)
@@ -269,8 +286,8 @@ def _card_number_problems(data: object) -> list[str]:
 
 
 def _leaves(data: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    if len(path) > DEEPEST:
-        raise InvalidInput([f"input: must be at most {DEEPEST} levels deep"])
+    if len(path) > MAX_DEPTH:
+        raise InvalidInput([f"input: must be at most {MAX_DEPTH} levels deep"])
     if isinstance(data, Mapping):
         for key, value in data.items():
             yield from _leaves(value, (*path, str(key)))
@@ -291,17 +308,17 @@ def _passes_luhn(digits: str) -> bool:
 
 
 def _path(location: tuple[str | int, ...]) -> str:
-    """`items[0].quantity`. Names come from the client: cut, and freed of what could not be written down."""
+    """`items[0].quantity`. The client chooses the names: they are cut, and escaped to ASCII."""
     path = ""
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{CARD_NUMBER.sub('…', part[:60])}"
     return path.removeprefix(".").encode("ascii", "backslashreplace").decode() or "input"
 
 
-def _words(message: str) -> str:
+def _message(message: str) -> str:
     if message.startswith("Input should be a valid dictionary"):  # … or instance of a class of ours
         return "must be an object"
-    for theirs, ours in WORDS.items():
+    for theirs, ours in MESSAGES.items():
         message = message.replace(theirs, ours)
     return message
 

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Final, Self, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError, FailureError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 from temporalio.workflow import ActivityHandle
 
 from saga.execution import UNTIL_DONE, Options, reason, run_activity, shielded, start_activity, within
@@ -93,7 +93,7 @@ class Saga:
 
     # ------------------------------------------------------------------------------------------------- for subclasses
 
-    async def claim(self, _cause: BaseException | None) -> str | StopUndo | None:
+    async def claim(self, cause: BaseException | None) -> str | StopUndo | None:  # noqa: ARG002 (for subclasses)
         """The first act of the undo. It makes sure that no late attempt of a step takes effect; all undos wait for it.
 
         Returns:
@@ -128,7 +128,7 @@ class Saga:
 
         Raises:
             ActivityError: the step failed, and may have taken effect all the same.
-            CancelledError: the run or the saga is canceled; the step's last attempt has ended.
+            CancelledError: the run or the saga is canceled, and the step's last attempt has ended.
             ValueError: the saga does not know the step, or nobody says how long it may take.
         """
         if step not in self.steps:
@@ -147,6 +147,10 @@ class Saga:
         self._forward.append(handle)
         try:
             result: ResultT = await handle
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise asyncio.CancelledError from error
+            raise
         finally:
             self._forward.remove(handle)
         self._raise_if_cancelled()

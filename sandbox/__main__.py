@@ -1,4 +1,4 @@
-"""`python -m sandbox --port 8400`: the outside world, until SIGINT or SIGTERM."""
+"""`python -m sandbox --port 8400`: serve the simulated external services until SIGINT or SIGTERM."""
 
 import argparse
 import asyncio
@@ -25,7 +25,7 @@ async def main(port: int, state: Path | None, webhooks: str | None) -> None:
     with world_of(state) as world:
         async with serve(port, world) as sandbox:
             if webhooks:
-                world.tell(Target(url=webhooks))
+                world.send_webhooks_to(Target(url=webhooks))
             sys.stdout.write(f"The sandbox is at {sandbox.url}\n")
             sys.stdout.flush()
             await stopped.wait()
@@ -37,7 +37,7 @@ def world_of(state: Path | None) -> Iterator[World]:
         yield World()
     else:
         with closing(Store(state)) as store:
-            yield World.remembered(store)
+            yield World.restored(store)
 
 
 def port_number(text: str) -> int:
@@ -47,10 +47,10 @@ def port_number(text: str) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m sandbox", description="The outside world of the order sagas.")
-    parser.add_argument("--port", type=port_number, default=8400, help="on 127.0.0.1; 0: a free one")
-    parser.add_argument("--state", type=Path, metavar="FILE", help="where it remembers; none: in memory only")
-    parser.add_argument("--webhooks", metavar="URL", help="the shop's address, which is told of what happens")
+    parser = argparse.ArgumentParser(prog="python -m sandbox", description="Simulate the external services.")
+    parser.add_argument("--port", type=port_number, default=8400, help="port on 127.0.0.1; 0 picks a free one")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="SQLite file that keeps the state; default: none")
+    parser.add_argument("--webhooks", metavar="URL", help="base address of the shop that receives the webhooks")
     arguments = parser.parse_args()
     try:
         asyncio.run(main(arguments.port, arguments.state, arguments.webhooks))

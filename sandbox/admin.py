@@ -1,4 +1,4 @@
-"""The sandbox's own side, under /_sandbox: script faults, play the customer and the calendar, read the books."""
+"""The controls of the sandbox, under /_sandbox: script faults, act as customer, bank or time, read the records."""
 
 from typing import Literal
 
@@ -15,10 +15,14 @@ from sandbox.webhooks import Target
 from sandbox.world import World
 
 
-class Outcome(BaseModel):
-    """How something ends that the customer, a bank or time decides."""
+class Command(BaseModel):
+    """The body of a request to the controls. An unknown field is refused: it may be a typing error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Outcome(Command):
+    """The result of an event that the customer, a bank or time decides."""
 
     outcome: Literal["succeed", "fail"]
 
@@ -27,15 +31,11 @@ class Outcome(BaseModel):
         return self.outcome == "succeed"
 
 
-class Switches(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class Switches(Command):
     fulfillment_forgets_cancels: bool
 
 
-class BadCompletions(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class BadCompletions(Command):
     kind: BadAnswer
     times: int = Field(default=1, ge=1)
 
@@ -49,7 +49,7 @@ class Admin:
             Route("/", self.page),
             Route("/_sandbox/health", self.health),
             Route("/_sandbox/journal", self.journal),
-            Route("/_sandbox/books", self.books),
+            Route("/_sandbox/records", self.records),
             Route("/_sandbox/faults", self.faults),
             Route("/_sandbox/faults", self.add_fault, methods=["POST"]),
             Route("/_sandbox/faults", self.clear_faults, methods=["DELETE"]),
@@ -73,11 +73,11 @@ class Admin:
         return JSONResponse({"status": "ok"})
 
     async def journal(self, request: Request) -> Response:
-        """All entries, or with ?order= those that name the order."""
+        """Return all entries; with ?order=, only those that name the order."""
         return JSONResponse(list(self._world.journal.about(request.query_params.get("order", ""))))
 
-    async def books(self, _: Request) -> Response:
-        return JSONResponse(self._world.books())
+    async def records(self, _: Request) -> Response:
+        return JSONResponse(self._world.provider_records())
 
     async def faults(self, _: Request) -> Response:
         return JSONResponse(self._world.faults.pending())
@@ -91,28 +91,28 @@ class Admin:
         return Response(status_code=204)
 
     async def webhooks(self, _: Request) -> Response:
-        """What is still to be delivered, and the latest attempts."""
-        courier = self._world.courier
-        pending = [{"id": each.id, "type": each.type} for each in courier.pending.values()]
-        return JSONResponse({"pending": pending, "attempts": [attempt._asdict() for attempt in courier.attempts]})
+        """Return the webhooks that are not delivered yet, and the latest delivery attempts."""
+        sender = self._world.webhook_sender
+        pending = [{"id": each.id, "type": each.type} for each in sender.pending.values()]
+        return JSONResponse({"pending": pending, "attempts": [attempt._asdict() for attempt in sender.attempts]})
 
     async def send_webhooks(self, request: Request) -> Response:
-        """Tell the shop at this address of everything that changes from now on."""
+        """Send a webhook to the shop at this address for every change from now on."""
         target = Target.model_validate_json(await request.body())
-        self._world.tell(target)
+        self._world.send_webhooks_to(target)
         return JSONResponse({"url": target.url}, 201)
 
     async def send_no_webhooks(self, _: Request) -> Response:
-        self._world.tell(None)
+        self._world.send_webhooks_to(None)
         return Response(status_code=204)
 
     async def webhooks_idle(self, _: Request) -> Response:
-        """Answered once nothing is left to deliver."""
-        await self._world.courier.idle()
+        """Answer when no webhook is left to deliver."""
+        await self._world.webhook_sender.idle()
         return Response(status_code=204)
 
     async def spoil_completions(self, request: Request) -> Response:
-        """The language model's next answers are bad ones."""
+        """Make the next answers of the language model bad ones."""
         bad = BadCompletions.model_validate_json(await request.body())
         self._world.openai.script(bad.kind, bad.times)
         return JSONResponse(bad.model_dump(), 201)
@@ -127,21 +127,21 @@ class Admin:
         return JSONResponse(switches.model_dump())
 
     async def forget_keys(self, _: Request) -> Response:
-        """Stripe may prune idempotency keys after 24 hours."""
+        """Forget all idempotency keys, as Stripe may after 24 hours."""
         self._world.stripe.keys.clear()
         return Response(status_code=204)
 
     async def authenticate(self, request: Request) -> Response:
-        """The customer passes 3DS, or fails."""
+        """Let the customer pass or fail 3DS."""
         outcome = Outcome.model_validate_json(await request.body())
         return JSONResponse(self._account.authenticate(request.path_params["id"], succeeds=outcome.succeeds))
 
     async def expire(self, request: Request) -> Response:
-        """The authorization lapses."""
+        """Let an authorization lapse."""
         return JSONResponse(self._account.expire(request.path_params["id"]))
 
     async def settle(self, request: Request) -> Response:
-        """The refund ends."""
+        """Let a refund end."""
         outcome = Outcome.model_validate_json(await request.body())
         return JSONResponse(self._account.settle(request.path_params["id"], succeeds=outcome.succeeds))
 

@@ -1,4 +1,4 @@
-"""The sandbox as one ASGI application: each external service under its own path, its controls under /_sandbox."""
+"""The sandbox as one ASGI application: each external service under its own path, the controls under /_sandbox."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
@@ -21,7 +21,7 @@ METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 def create_app(world: World) -> Starlette:
-    """The application that plays `world`; the world stays with the caller, to be read and changed."""
+    """Return an application that serves `world`; the caller may read and change the world meanwhile."""
     routes = [
         *_external_service(world, "stripe", lambda: world.stripe, stripe_http.ROUTES),
         *_external_service(world, "fulfillment", lambda: world.fulfillment, fulfillment.ROUTES),
@@ -47,11 +47,11 @@ def _endpoint(world: World, service: Service, current: Callable[[], S], handler:
     async def respond(request: Request) -> Response:
         call = await Call.read(service, request)
         about = world.about(call)
-        strike = world.strike(service, f"{call.method} {call.path}", about)
+        hit = world.fault_for(service, f"{call.method} {call.path}", about)
         journal = world.journal
-        request_id = journal.open(call, about, strike.fault)
-        answer = strike.before() or strike.after(await handler(current(), call, strike))
-        # As Stripe calls it, and as OpenAI does.
+        request_id = journal.open(call, about, hit.fault)
+        answer = hit.before() or hit.after(await handler(current(), call, hit))
+        # Stripe and OpenAI name this header differently.
         answer.headers["Request-Id"] = answer.headers["X-Request-Id"] = request_id
         journal.close(request_id, answer)
         return answer

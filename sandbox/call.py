@@ -1,4 +1,4 @@
-"""One request to an external service, as the sandbox's services see it, and what their answers have in common."""
+"""One request to a simulated external service, and what the answers of all services have in common."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sandbox.faults import Strike
+from sandbox.faults import FaultHit
 
 REPLAYED: Final = "Idempotent-Replayed"
 _NESTED: Final = re.compile(r"(\w+)\[([^\[\]]*)\]")
@@ -21,7 +21,7 @@ _NESTED: Final = re.compile(r"(\w+)\[([^\[\]]*)\]")
 
 @dataclass(frozen=True)
 class Call:
-    """A request, complete. `path` is the service's own, without the prefix under which the sandbox mounts it."""
+    """A complete request. `path` is relative to the service, without the prefix under which the sandbox mounts it."""
 
     service: str
     method: str
@@ -54,25 +54,25 @@ class Call:
 
     @property
     def body(self) -> Any:  # noqa: ANN401  what a client sends has no type
-        """JSON and forms as objects, anything else as text."""
+        """JSON and forms parsed to objects, anything else as text."""
         text = self.content.decode(errors="replace")
         if self.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             return parse_form(text)
         try:
-            # Not json.loads: it takes lone surrogates and NaN, which no answer can show.
+            # Not json.loads: it accepts lone surrogates and NaN, which no answer can contain.
             return from_json(text, allow_inf_nan=False) if text else None
         except ValueError:
             return text
 
     @property
     def text(self) -> str:
-        """Everything in the request that may name an order."""
+        """All parts of the request that may contain an order id."""
         content = unquote_plus(self.content.decode(errors="replace"))
         return "\n".join((self.path, self.query, self.key or "", content))
 
 
 def parse_form(text: str) -> dict[str, Any]:
-    """The encoding of Stripe's API, in which `metadata[order_id]=1` is a mapping inside a mapping."""
+    """Decode a form as Stripe's API does: `metadata[order_id]=1` is a mapping inside a mapping."""
     form: dict[str, Any] = {}
     for name, value in parse_qsl(text, keep_blank_values=True):
         nested = _NESTED.fullmatch(name)
@@ -84,13 +84,13 @@ def parse_form(text: str) -> dict[str, Any]:
 
 
 class Body(BaseModel):
-    """A JSON body: what the service needs must be there, what else comes along is ignored."""
+    """A JSON body: required fields must be present, unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, serialize_by_alias=True)
 
 
 class Refused(Exception):
-    """The no of a service, in the words of those that are not Stripe."""
+    """A service refuses the request. Stripe has an error format of its own: see StripeError."""
 
     def __init__(self, status: int, code: str, message: str, **more: object) -> None:
         super().__init__(message)
@@ -98,12 +98,12 @@ class Refused(Exception):
 
 
 S = TypeVar("S")
-Handler = Callable[[S, Call, Strike], Awaitable[Response]]
+Handler = Callable[[S, Call, FaultHit], Awaitable[Response]]
 Routes = tuple[tuple[str, str, Handler[S]], ...]
 
 
 def plain(act: Callable[[S, Call], Response]) -> Handler[S]:
-    """The handler of a service whose effect is one step."""
+    """Return a handler whose effect is one synchronous function."""
 
     def effect(service: S, call: Call) -> Response:
         try:
@@ -113,14 +113,14 @@ def plain(act: Callable[[S, Call], Response]) -> Handler[S]:
         except ValidationError as problem:
             return invalid(problem)
 
-    async def handle(service: S, call: Call, strike: Strike) -> Response:
-        return await strike.inside(lambda: effect(service, call))
+    async def handle(service: S, call: Call, hit: FaultHit) -> Response:
+        return await hit.inside(lambda: effect(service, call))
 
     return handle
 
 
 def invalid(problem: ValidationError) -> Response:
-    """422, with every field that is missing or wrong."""
+    """Answer 422 and name every field that is missing or wrong."""
     fields = {".".join(map(str, each["loc"])): each["msg"] for each in problem.errors()}
     return Refused(422, "invalid_request", "The request is not valid.", fields=fields).answer
 

@@ -1,4 +1,4 @@
-"""Scripted faults: what a network or an external service does to a request, for which requests, and how often."""
+"""Scripted request faults: what goes wrong with a request, which requests it affects, and how often."""
 
 import asyncio
 import contextlib
@@ -20,11 +20,11 @@ _numbers = count(1)
 
 
 class Fault(BaseModel):
-    """One scripted fault. Of several that match a request the oldest strikes.
+    """One scripted fault. If several match a request, the oldest one hits it.
 
-    `before` and `after` say on which side of the request's effect the caller is let down. `hang` ends when the caller
-    gives up; `saved_500` is answered by Stripe itself, which keeps it under the idempotency key. Of the sandbox's own
-    webhooks one may be late, come twice, never, or only after the next one; their `route` is the type of the event.
+    `before` and `after`: whether the fault comes before or after the effect of the request. A `hang` ends when the
+    caller disconnects. Stripe saves the answer of `saved_500` under the idempotency key. Faults of service `webhooks`
+    affect what the sandbox delivers: late, twice, never, or after the next one; their `route` is the event type.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,21 +36,21 @@ class Fault(BaseModel):
     status: int = Field(default=503, ge=200, le=599)
     headers: dict[str, str] = {}
     body: JsonValue = Field(default=None, description="Text is answered as HTML, anything else as JSON.")
-    seconds: float = Field(default=1, ge=0, description="Length of a delay.")
-    times: int | None = Field(default=1, ge=1, description="How often it strikes; null: until cleared.")
-    order: str | None = Field(default=None, description="Strikes only requests about the order with this in its id.")
-    after_effect: bool = Field(default=False, description="Of status and delay: they strike after the effect.")
-    effect: bool = Field(default=True, description="Of saved_500: whether the effect happens.")
+    seconds: float = Field(default=1, ge=0, description="Length of a delay, in seconds.")
+    times: int | None = Field(default=1, ge=1, description="How many requests it hits; null: all until cleared.")
+    order: str | None = Field(default=None, description="Hits only requests about orders whose id contains this.")
+    after_effect: bool = Field(default=False, description="For status and delay: fail after the effect.")
+    effect: bool = Field(default=True, description="For saved_500: whether the effect happens.")
 
     @model_validator(mode="after")
     def _suits_the_service(self) -> Self:
         if self.kind == "saved_500" and self.service != "stripe":
-            raise ValueError("only Stripe keeps an answer under the idempotency key")
+            raise ValueError("saved_500 is for service stripe only: no other service saves answers under a key")
         if self.kind != "delay" and (self.service == "webhooks") != (self.kind in get_args(DeliveryKind)):
-            raise ValueError(f"{self.kind} is no fault of {self.service}")
+            raise ValueError(f"service {self.service} cannot have a fault of kind {self.kind}")
         return self
 
-    def hits(self, service: str, request: str, text: str) -> bool:
+    def matches(self, service: str, request: str, text: str) -> bool:
         return self.service == service and fnmatchcase(request, self.route) and (self.order or "") in text
 
     def answer(self, status: int) -> Response:
@@ -60,7 +60,7 @@ class Fault(BaseModel):
 
 
 class NoAnswer(Response):
-    """The caller hears nothing: the connection is cut, or stays silent until the caller gives up."""
+    """The caller gets no answer: the connection is cut, or stays open until the caller disconnects."""
 
     def __init__(self, *, cut: bool) -> None:
         super().__init__()
@@ -73,8 +73,8 @@ class NoAnswer(Response):
             pass
 
 
-class Strike:
-    """What one request has to suffer: `before` and `after` the service, and `inside` it, where it holds its keys."""
+class FaultHit:
+    """The fault, if any, that hits one request `before` the service, `after` it, or `inside`, where it holds a key."""
 
     def __init__(self, fault: Fault | None, released: asyncio.Event) -> None:
         self.fault = fault
@@ -112,7 +112,7 @@ class Strike:
         return answer
 
     async def pause(self, seconds: float) -> None:
-        """Wait so long, or until the script is cleared."""
+        """Wait for this time, or until the script is cleared."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._released.wait()
@@ -128,7 +128,7 @@ class Strike:
 
 
 class Faults:
-    """The script: faults in the order in which they were added."""
+    """The script: all pending faults, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._pending: dict[str, Fault] = {}
@@ -139,21 +139,21 @@ class Faults:
         return fault
 
     def pending(self) -> list[dict[str, Any]]:
-        """What is still to strike; `times` is what is left."""
+        """Return the faults that may still hit; `times` is what is left."""
         return [fault.model_dump() for fault in self._pending.values()]
 
     def clear(self) -> None:
-        """Forget the script, and let go of every request that it delays."""
+        """Forget the script, and release every request that it delays."""
         self._pending.clear()
         self._released.set()
         self._released = asyncio.Event()
 
-    def strike(self, service: str, request: str, text: str) -> Strike:
-        """The fault for one request, counted: `request` is its method and path, `text` what may name an order."""
-        fault = next((each for each in self._pending.values() if each.hits(service, request, text)), None)
+    def hit(self, service: str, request: str, text: str) -> FaultHit:
+        """Use up one hit for a request: `request` is its method and path, `text` may contain an order id."""
+        fault = next((each for each in self._pending.values() if each.matches(service, request, text)), None)
         if fault and fault.times is not None:
             self._spend(fault, fault.times - 1)
-        return Strike(fault, self._released)
+        return FaultHit(fault, self._released)
 
     def _spend(self, fault: Fault, left: int) -> None:
         if left:

@@ -1,6 +1,6 @@
-"""The warehouse: one shipment per idempotency key, an address check, a memory for orders cancelled before they came.
+"""The warehouse: one shipment per idempotency key, an address check, and cancels that may arrive before their order.
 
-It does not ask whether it has an order already: whoever sends one under two keys has it shipped twice.
+It does not check for orders that it already has: an order sent under two keys is shipped twice.
 """
 
 import secrets
@@ -55,7 +55,7 @@ class Shipment(Body):
 
 @dataclass(frozen=True)
 class Kept:
-    """The answer that a key gets again, and the only request that it goes with."""
+    """The answer saved under an idempotency key, and the request that the key belongs to."""
 
     path: str
     body: JsonValue
@@ -65,10 +65,10 @@ class Kept:
 
 @dataclass
 class Fulfillment:
-    """The shipments, what was answered under which idempotency key, and the orders whose cancellation came first.
+    """The shipments, the answers saved by idempotency key, and the orders whose cancel came first.
 
-    The first shipment of an order is under the order's id, any further one under its own. An order that was cancelled
-    before it came is never shipped.
+    The key of an order's first shipment is the order id, that of any further one the shipment id. An order whose cancel
+    came first is never shipped, unless `forgets_cancels` is set.
     """
 
     shipments: PersistentDict[Shipment] = field(default_factory=lambda: PersistentDict(Shipment))
@@ -77,12 +77,12 @@ class Fulfillment:
     forgets_cancels: bool = False
 
     def create(self, call: Call) -> Response:
-        """Accept an order, once however often it is sent under one key."""
+        """Accept an order, once per idempotency key."""
         return self._once(call, lambda: self._accept(NewOrder.model_validate(call.body)))
 
     def cancel(self, call: Call) -> Response:
-        """Cancel what has not shipped. An order not seen yet is 404 now, and refused if it ever comes."""
-        return self._once(call, lambda: self._call_off(call.ids["order_id"]))
+        """Cancel what has not shipped. An unknown order is answered 404, and refused if it arrives later."""
+        return self._once(call, lambda: self._cancel_open(call.ids["order_id"]))
 
     def ship(self, call: Call) -> Response:
         return self._move_on(call, "shipped")
@@ -95,13 +95,13 @@ class Fulfillment:
         return JSONResponse(self._furthest(call.ids["order_id"]).view)
 
     def _once(self, call: Call, act: Callable[[], Response]) -> Response:
-        """Act once per key, and without one every time. A no is not kept: asked again, it may be a yes."""
+        """Act once per key, or every time without a key. Refusals are not saved: a later attempt may succeed."""
         _authenticate(call)
         if call.key is None:
             return act()
         if kept := self.keys.get(call.key):
             if (kept.path, kept.body) != (call.path, call.body):
-                raise Refused(409, "idempotency_key_reused", "This idempotency key is another request's.")
+                raise Refused(409, "idempotency_key_reused", "This idempotency key belongs to another request.")
             return Response(kept.answer, kept.status, {REPLAYED: "true"}, media_type="application/json")
         answer = act()
         self.keys[call.key] = Kept(call.path, call.body, answer.status_code, bytes(answer.body).decode())
@@ -117,7 +117,7 @@ class Fulfillment:
         self.shipments[shipment.id if known else order.order_id] = shipment
         return _answer(shipment, 201)
 
-    def _call_off(self, order_id: str) -> Response:
+    def _cancel_open(self, order_id: str) -> Response:
         if order_id not in self.shipments and not self.forgets_cancels:
             self.cancelled_unseen[order_id] = True
         for key, shipment in self._shipments(order_id).items():
@@ -129,7 +129,7 @@ class Fulfillment:
         return _answer(furthest)
 
     def _move_on(self, call: Call, status: str) -> Response:
-        """Send off, or hand over, all shipments of the order."""
+        """Set all shipments of the order that are not cancelled to this status."""
         _authenticate(call)
         order_id = call.ids["order_id"]
         if self._furthest(order_id).status == "cancelled":

@@ -1,4 +1,4 @@
-"""Where messages end up: the customers' e-mail, the analytics events, and the channel that gets the alerts."""
+"""The services that receive messages: customer e-mail, analytics events, and the Slack channel for alerts."""
 
 import secrets
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from sandbox.call import REPLAYED, Body, Call, Routes, plain
 from sandbox.persistence import PersistentDict
 
-# Slack cuts a longer text off (api.slack.com/changelog/2018-04-truncating-really-long-messages).
+# Slack truncates a longer text (api.slack.com/changelog/2018-04-truncating-really-long-messages).
 MAX_ALERT: Final = 40_000
 
 Text = Annotated[str, Field(min_length=1)]
@@ -33,14 +33,14 @@ class Alert(Body):
     blocks: tuple[dict[str, JsonValue], ...] = ()
 
 
-class Wording(Body):
+class TextObject(Body):
     type: Literal["mrkdwn", "plain_text"]
     text: str = Field(min_length=1, max_length=3000)
 
 
 class Section(Body):
     type: Literal["section"]
-    text: Wording
+    text: TextObject
 
 
 class Title(Body):
@@ -55,14 +55,14 @@ class Header(Body):
 
 class Context(Body):
     type: Literal["context"]
-    elements: tuple[Wording, ...] = Field(min_length=1, max_length=10)
+    elements: tuple[TextObject, ...] = Field(min_length=1, max_length=10)
 
 
 class Divider(Body):
     type: Literal["divider"]
 
 
-# The blocks that are taken, and their limits (docs.slack.dev/reference/block-kit/blocks).
+# The accepted blocks, and their limits (docs.slack.dev/reference/block-kit/blocks).
 Block = Annotated[Section | Header | Context | Divider, Field(discriminator="type")]
 _BLOCKS: Final = TypeAdapter(Annotated[tuple[Block, ...], Field(max_length=50)])
 
@@ -71,7 +71,7 @@ Message = Email | Event | Alert
 
 @dataclass
 class Inbox:
-    """What was delivered, oldest first. A message with a known idempotency key is acknowledged, not delivered again."""
+    """The delivered messages, oldest first. A message with a known idempotency key is answered, not delivered again."""
 
     messages: PersistentDict[Message] = field(default_factory=lambda: PersistentDict(Message))
     receipts: PersistentDict[str] = field(default_factory=lambda: PersistentDict(str))
@@ -95,9 +95,9 @@ class Inbox:
         return self._deliver(call, Event.model_validate(call.body))
 
     def alert(self, call: Call) -> Response:
-        """Slack's incoming webhook, which knows no idempotency key."""
-        if complaint := _complaint(call.body):
-            return PlainTextResponse(complaint, 400)
+        """Receive a post to Slack's incoming webhook, which has no idempotency keys."""
+        if error := _error_in(call.body):
+            return PlainTextResponse(error, 400)
         text, blocks = call.body.get("text") or "", call.body.get("blocks") or ()
         self.messages[_receipt()] = Alert(text=text[:MAX_ALERT], blocks=tuple(blocks))
         return PlainTextResponse("ok")
@@ -112,8 +112,8 @@ class Inbox:
         return JSONResponse({"id": receipt})
 
 
-def _complaint(payload: object) -> str | None:
-    """What Slack has against a payload, in the one word that it answers."""
+def _error_in(payload: object) -> str | None:
+    """Return the error code that Slack answers to a payload, or None if it is valid."""
     if not isinstance(payload, dict) or not isinstance(payload.get("text"), str | None):
         return "invalid_payload"
     if not payload.get("text") and not payload.get("blocks"):

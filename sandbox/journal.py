@@ -12,7 +12,7 @@ from sandbox.call import REPLAYED, Call
 from sandbox.faults import Fault, NoAnswer
 from sandbox.persistence import PersistentDict
 
-# Named one by one: what is not known to be harmless is not written down.
+# An allowlist: any other header may hold a secret.
 HEADERS: Final = ("content-type", "idempotency-key", "stripe-version", "user-agent")
 
 KEPT: Final = 20_000
@@ -20,7 +20,7 @@ KEPT: Final = 20_000
 
 @dataclass
 class Entry:
-    """One request. `status` stays None while it is under way, and where the caller got no answer."""
+    """One request. `status` is None while the request is open, and if the caller got no answer."""
 
     service: str
     method: str
@@ -38,13 +38,13 @@ class Entry:
 
 
 class Journal:
-    """The last entries, by request id; older ones are forgotten, so that a sandbox can run for days."""
+    """The latest entries, by request id. Older ones are dropped, so that a sandbox can run for days."""
 
     def __init__(self) -> None:
         self.lines: PersistentDict[tuple[str, Entry]] = PersistentDict(tuple[str, Entry])
 
     def open(self, call: Call, about: str, fault: Fault | None) -> str:
-        """Write the request down and give it an id; `about` is what may name an order."""
+        """Record the request and return a new id for it; `about` is text that may contain an order id."""
         headers = {name: call.headers[name] for name in HEADERS if name in call.headers}
         path = f"{call.path}?{call.query}" if call.query else call.path
         entry = Entry(call.service, call.method, path, headers, call.body, fault.kind if fault else None)
@@ -55,11 +55,11 @@ class Journal:
         return request_id
 
     def close(self, request_id: str, answer: Response) -> None:
-        """Add how the request ended, unless that is long ago."""
+        """Record the answer, unless the entry was dropped meanwhile."""
         if request_id in self.lines:
             _, entry = self.lines[request_id]
             entry.close(answer)
 
     def about(self, order: str = "") -> Iterator[dict[str, Any]]:
-        """The entries whose request names the order."""
+        """Yield the entries whose request contains the order id."""
         return (asdict(entry) for about, entry in self.lines.values() if order in about)

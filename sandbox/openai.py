@@ -1,4 +1,4 @@
-"""OpenAI's embeddings and chat completions over HTTP: its keys, its shapes, its limits, its errors."""
+"""OpenAI's embeddings and chat completions over HTTP, with its API keys, formats, limits and errors."""
 
 import base64
 import math
@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from sandbox.call import Call, Handler, Refused, Routes, plain
 from sandbox.openai_model import BadAnswer, Reply, embedding, reply
 
-# A real key has no business here, so that one that was sent to the wrong place is noticed.
+# The only key that is accepted: a real one that was sent here by mistake is refused.
 KEY: Final = "sk-sandbox"
 
 # The limits of one request for embeddings (platform.openai.com/docs/api-reference/embeddings/create).
@@ -25,7 +25,7 @@ MAX_TOKENS: Final = 8192
 MAX_TOKENS_TOGETHER: Final = 300_000
 MAX_DIMENSIONS: Final = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072}
 
-# OpenAI's own rule of thumb for English: its tokenisers need a download.
+# OpenAI's rule of thumb for English. Its tokenizers need a download.
 CHARACTERS_PER_TOKEN: Final = 4
 
 # -------------------------------------------------------------------------------------------------------- parameters
@@ -89,11 +89,11 @@ class CreateCompletion(Params):
 
     @property
     def question(self) -> str:
-        """What the user said last."""
+        """The last message of the user."""
         return next((each.content for each in reversed(self.messages) if each.role == "user"), "")
 
 
-# Pydantic's names for what is wrong with a parameter -> OpenAI's.
+# Pydantic's error types -> OpenAI's error codes.
 CODES: Final[dict[str, str]] = {
     "missing": "missing_required_parameter",
     "extra_forbidden": "unknown_parameter",
@@ -104,7 +104,7 @@ CODES: Final[dict[str, str]] = {
 
 
 def _objects(schema: object) -> Iterator[dict[str, Any]]:
-    """Every object that a JSON schema describes, however deep."""
+    """Yield every object that a JSON schema describes, at any depth."""
     if isinstance(schema, dict):
         if schema.get("type") == "object":
             yield schema
@@ -119,7 +119,7 @@ def _objects(schema: object) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class OpenAi:
-    """Both endpoints, and the bad answers on script: the next completions get them, oldest first."""
+    """Both endpoints, and the scripted bad answers: the next completions return them, oldest first."""
 
     bad_answers: deque[BadAnswer] = field(default_factory=deque)
 
@@ -129,10 +129,10 @@ class OpenAi:
     def embed(self, params: CreateEmbeddings) -> Response:
         if params.model not in MAX_DIMENSIONS:
             raise _unknown_model(params.model)
-        most = MAX_DIMENSIONS[params.model]
-        dimensions = params.dimensions or most
-        if dimensions > most:
-            raise _refusal(400, "invalid_value", f"'dimensions' must be at most {most}.", "dimensions")
+        limit = MAX_DIMENSIONS[params.model]
+        dimensions = params.dimensions or limit
+        if dimensions > limit:
+            raise _refusal(400, "invalid_value", f"'dimensions' must be at most {limit}.", "dimensions")
         tokens = _count_inputs(params.input)
         vectors = (_encoded(text, dimensions, params.encoding_format) for text in params.input)
         data = [{"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(vectors)]
@@ -140,7 +140,7 @@ class OpenAi:
         return JSONResponse({"object": "list", "data": data, "model": params.model, "usage": usage})
 
     def complete(self, params: CreateCompletion) -> Response:
-        # The names of chat models come and go too often for a list.
+        # Chat models change too often for a list of their names.
         if not params.model.startswith("gpt-"):
             raise _unknown_model(params.model)
         bad = self.bad_answers.popleft() if self.bad_answers else None
@@ -200,7 +200,7 @@ P = TypeVar("P", bound=Params)
 def _operation(model: type[P], act: Callable[[OpenAi, P], Response]) -> Handler[OpenAi]:
     def effect(openai: OpenAi, call: Call) -> Response:
         if call.bearer != KEY:
-            raise _refusal(401, "invalid_api_key", f"Incorrect API key provided. The sandbox takes {KEY} only.")
+            raise _refusal(401, "invalid_api_key", f"Incorrect API key provided. The sandbox accepts {KEY} only.")
         return act(openai, _parse(model, call))
 
     return plain(effect)

@@ -1,7 +1,7 @@
-"""What stands in for OpenAI's models: deterministic, quick, and of very little brain.
+"""Deterministic stand-ins for OpenAI's models.
 
-Embeddings are hashed words and parts of words. The chat model knows the shop's one question and recommends the
-candidates that share most words with the purchases; what it answers instead can be chosen.
+An embedding is made of hashed words and parts of words. The chat model understands one question: it recommends the
+candidates that share most words with the purchases. Tests can make it answer badly instead.
 """
 
 import json
@@ -24,7 +24,7 @@ _WORD: Final = re.compile(r"\w+")
 
 
 def embedding(text: str, dimensions: int) -> "array[float]":
-    """A vector of length 1; texts that share words, or parts of words, are near each other."""
+    """Return a vector of length 1. Texts that share words, or parts of words, are close to each other."""
     vector = [0.0] * dimensions
     for feature in _features(text):
         bits = int.from_bytes(blake2b(feature.encode(), digest_size=8).digest())
@@ -62,8 +62,8 @@ class Candidate(Product):
     product_id: str
 
 
-class Wish(Body):
-    """The question that the model understands."""
+class Request(Body):
+    """The only question that the model understands."""
 
     purchases: tuple[Product, ...]
     candidates: tuple[Candidate, ...]
@@ -95,25 +95,25 @@ BadAnswer = Literal[
 
 
 def reply(question: str, bad: BadAnswer | None = None) -> Reply | None:
-    """The answer to a `Wish` in JSON, some words to anything else, or a bad answer. None: no choice at all."""
-    wish = _understood(question)
-    ranked = _rank(wish) if wish else []
+    """Answer a `Request` in JSON, anything else in a sentence, or answer badly. None: an answer without choices."""
+    request = _understood(question)
+    ranked = _rank(request) if request else []
     if bad:
         return _BAD[bad](ranked)
-    return _recommend(ranked[:RECOMMENDED]) if wish else Reply("I can only recommend products.")
+    return _recommend(ranked[:RECOMMENDED]) if request else Reply("I can only recommend products.")
 
 
-def _understood(question: str) -> Wish | None:
+def _understood(question: str) -> Request | None:
     try:
-        return Wish.model_validate_json(question)
+        return Request.model_validate_json(question)
     except ValidationError:
         return None
 
 
-def _rank(wish: Wish) -> list[Pick]:
-    bought = {word for each in wish.purchases for word in each.words}
-    ranked = sorted(wish.candidates, key=lambda each: len(each.words & bought), reverse=True)
-    return [{"productId": each.product_id, "reason": _reason(each, wish.purchases)} for each in ranked]
+def _rank(request: Request) -> list[Pick]:
+    bought = {word for each in request.purchases for word in each.words}
+    ranked = sorted(request.candidates, key=lambda each: len(each.words & bought), reverse=True)
+    return [{"productId": each.product_id, "reason": _reason(each, request.purchases)} for each in ranked]
 
 
 def _reason(candidate: Candidate, purchases: Sequence[Product]) -> str:
@@ -149,7 +149,7 @@ def _stop_halfway(ranked: list[Pick]) -> Reply:
     return Reply(content[: len(content) // 2], "length")
 
 
-# What becomes of all candidates, best first.
+# Each function gets all candidates, best first.
 _BAD: Final[dict[BadAnswer, Callable[[list[Pick]], Reply | None]]] = {
     "not_json": lambda _: Reply("Sure! Here is what I would recommend: a lamp, and another lamp."),
     "unknown_id": lambda ranked: _recommend([_INVENTED, *ranked[1:RECOMMENDED]]),

@@ -1,4 +1,4 @@
-"""The page for people who watch: money per order, shipments, messages and the journal. No script, all text escaped."""
+"""The page at /: payments per order, shipments, messages and the journal. It has no script; all text is escaped."""
 
 import json
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from decimal import Decimal
 from html import escape
 from typing import Any, Final
 
-from sandbox.world import World
+from sandbox.world import MONEY, World
 
 LATEST: Final = 200
 ZERO_DECIMAL: Final = ("jpy",)
@@ -23,21 +23,21 @@ _PAGE: Final = """<!doctype html>
   th, td {{ text-align: left; vertical-align: top; padding: .15rem .75rem; border-top: 1px solid #ddd; }}
   td {{ font-family: ui-monospace, monospace; font-size: 12px; overflow-wrap: anywhere; }}
 </style>
-<h1>The outside world</h1>
+<h1>The sandbox: Stripe, warehouse, e-mail, analytics, Slack and OpenAI, simulated</h1>
 {tables}
 </html>
 """
 
 
 def render(world: World) -> str:
-    books = world.books()
+    records = world.provider_records()
     tables = (
-        _table("Money", ("order", "authorized", "captured", "refunded", "refund pending"), _money(books["orders"])),
-        _table("Shipments", ("order", "id", "status"), _columns(books["fulfillment"], "orderId", "id", "status")),
-        _table("E-mail", ("to", "template", "data"), _columns(books["emails"], "to", "template", "data")),
-        _table("Alerts", ("text",), _columns(books["alerts"], "text")),
-        _table("Events", ("event", "user", "properties"), _columns(books["events"], "event", "userId", "properties")),
-        _table("Journal", ("at", "service", "request", "status", "fault", "body"), _journal(world)),
+        _table("Payments (Stripe)", ("order", *(kind.replace("_", " ") for kind in MONEY)), _money(records["orders"])),
+        _table("Shipments", ("order", "id", "status"), _columns(records["fulfillment"], "orderId", "id", "status")),
+        _table("E-mail", ("to", "template", "data"), _columns(records["emails"], "to", "template", "data")),
+        _table("Alerts (Slack)", ("text",), _columns(records["alerts"], "text")),
+        _table("Analytics", ("event", "user", "data"), _columns(records["events"], "event", "userId", "properties")),
+        _table("Requests, newest first", ("at", "service", "request", "status", "fault", "body"), _journal(world)),
     )
     return _PAGE.format(tables="\n".join(tables))
 
@@ -54,8 +54,7 @@ def _text(cell: object) -> str:
 
 def _money(orders: dict[str, dict[str, Any]]) -> Iterable[Iterable[object]]:
     for order, money in orders.items():
-        kinds = ("authorized", "captured", "refunded", "refund_pending")
-        yield (order, *(_amount(money[kind], money["currency"]) for kind in kinds))
+        yield (order, *(_amount(money[kind], money["currency"]) for kind in MONEY))
 
 
 def _amount(minor: int, currency: str) -> str:

@@ -1,4 +1,4 @@
-"""What the sandbox remembers after a stop or a kill: its shelves, in one SQLite file."""
+"""The state of the sandbox, kept in one SQLite file through a stop or a kill."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,14 +9,14 @@ from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter
 
-APPLICATION_ID: Final = 0x5A4DB0C5  # in the file's header: tells our files from other programs' databases
+APPLICATION_ID: Final = 0x5A4DB0C5  # in the file header: distinguishes our files from other databases
 _PREPARE: Final = f"""
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = NORMAL;
     PRAGMA application_id = {APPLICATION_ID};
-    CREATE TABLE IF NOT EXISTS entries (shelf TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (shelf, key));
+    CREATE TABLE IF NOT EXISTS entries (dict TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (dict, key));
 """
-_KEEP: Final = "INSERT INTO entries VALUES (?, ?, ?) ON CONFLICT (shelf, key) DO UPDATE SET value = excluded.value"
+_KEEP: Final = "INSERT INTO entries VALUES (?, ?, ?) ON CONFLICT (dict, key) DO UPDATE SET value = excluded.value"
 
 T = TypeVar("T")
 
@@ -26,9 +26,9 @@ class StateError(Exception):
 
 
 class PersistentDict(dict[str, T]):
-    """A dictionary that knows what may differ from the file: what was set, deleted or looked up by key.
+    """A dictionary that tracks which keys may differ from the file: those that were set, deleted or looked up.
 
-    Looking up counts because its values are changed in place; `get` and iteration are for those who only read.
+    A look-up with `[]` counts because values are changed in place. To only read, use `get` or iterate.
     """
 
     def __init__(self, kind: Any) -> None:  # noqa: ANN401  any type that pydantic can read and write
@@ -57,25 +57,25 @@ class PersistentDict(dict[str, T]):
         self._touched[key] = None
 
     def touched(self) -> list[T]:
-        """The values that may have changed since they were written."""
+        """Return the values that may have changed since the last write."""
         return [value for key in self._touched if (value := self.get(key)) is not None]
 
     def fill(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Take over what the file has. Raises ValueError."""
+        """Load the rows of the file. Raises ValueError."""
         adapter = _adapter(self._kind)
         self.update({key: adapter.validate_json(value) for key, value in rows})
         self._replaces = False
 
     def write(self, database: sqlite3.Connection, name: str) -> None:
-        """Bring the rows of this shelf up to date."""
+        """Update the rows of this dictionary in the file."""
         if self._replaces:
-            database.execute("DELETE FROM entries WHERE shelf = ?", (name,))
+            database.execute("DELETE FROM entries WHERE dict = ?", (name,))
         for key in self._touched:
             if key in self:
                 value = _adapter(self._kind).dump_json(super().__getitem__(key))
                 database.execute(_KEEP, (name, key, value.decode()))
             else:
-                database.execute("DELETE FROM entries WHERE (shelf, key) = (?, ?)", (name, key))
+                database.execute("DELETE FROM entries WHERE (dict, key) = (?, ?)", (name, key))
 
     def written(self) -> None:
         self._touched.clear()
@@ -83,10 +83,10 @@ class PersistentDict(dict[str, T]):
 
 
 class Store:
-    """The file behind the shelves, for one sandbox at a time.
+    """The file behind the dictionaries. Only one sandbox can use it at a time.
 
     Raises:
-        StateError: the file is not a sandbox's, is damaged, in use or out of reach.
+        StateError: the file belongs to another program, is damaged, in use or unreachable.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,21 +95,21 @@ class Store:
             self._database = sqlite3.connect(path, timeout=1)
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
             if self._is_foreign():
-                raise ValueError("it is the database of another program")
+                raise ValueError("it is a database of another program")
             self._database.executescript(_PREPARE)
 
-    def restore(self, shelves: Mapping[str, PersistentDict[Any]]) -> None:
-        """Fill empty shelves. Raises StateError."""
+    def restore(self, dicts: Mapping[str, PersistentDict[Any]]) -> None:
+        """Load the file into empty dictionaries. Raises StateError."""
         with self._usable():
-            for name, shelf in shelves.items():
-                rows = "SELECT key, value FROM entries WHERE shelf = ? ORDER BY rowid"
-                shelf.fill(self._database.execute(rows, (name,)))
+            for name, each in dicts.items():
+                rows = "SELECT key, value FROM entries WHERE dict = ? ORDER BY rowid"
+                each.fill(self._database.execute(rows, (name,)))
 
-    def save(self, shelves: Mapping[str, PersistentDict[Any]]) -> None:
-        """Write what changed, all of it or nothing."""
+    def save(self, dicts: Mapping[str, PersistentDict[Any]]) -> None:
+        """Write all changes in one transaction."""
         with self._database:
-            for name, shelf in shelves.items():
-                shelf.write(self._database, name)
+            for name, each in dicts.items():
+                each.write(self._database, name)
 
     def close(self) -> None:
         self._database.close()
@@ -126,7 +126,7 @@ class Store:
         except (sqlite3.Error, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise StateError(
-                f"The sandbox cannot use {self._path}: {reason}. Move it away to start with an empty world."
+                f"The sandbox cannot use {self._path}: {reason}. Move the file away to start with an empty state."
             ) from None
 
 

@@ -1,4 +1,4 @@
-"""Serving the sandbox on 127.0.0.1, inside the running event loop: for `python -m sandbox` and for tests alike."""
+"""Serve the sandbox on 127.0.0.1 inside the running event loop, for `python -m sandbox` and for tests."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,14 +15,14 @@ from sandbox.world import World
 
 @dataclass(frozen=True)
 class Running:
-    """A sandbox that answers at `url`, and the world that it plays."""
+    """A sandbox that answers at `url`, and the world that it serves."""
 
     url: str
     world: World
 
 
 class _Connection(H11Protocol):
-    """Hands the connection to the application, so that a fault can cut it."""
+    """Passes the connection to the application, so that a fault can cut it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -31,7 +31,7 @@ class _Connection(H11Protocol):
 
 @asynccontextmanager
 async def serve(port: int = 0, world: World | None = None) -> AsyncIterator[Running]:
-    """Serve a world, by default a fresh one, until the block is left; nothing is waited for then. Port 0: a free one.
+    """Serve a world, by default a new one, until the block ends; open requests are cut then. Port 0 picks a free one.
 
     Raises:
         OSError: the port is taken.
@@ -52,5 +52,5 @@ async def _hang_up(world: World, state: ServerState) -> None:
     world.faults.clear()
     for connection in list(state.connections):
         connection.transport.abort()
-    await world.courier.close()
+    await world.webhook_sender.close()
     await asyncio.gather(*state.tasks)

@@ -1,6 +1,6 @@
-"""Stripe's PaymentIntents and refunds as a state machine: the rules of money, without HTTP.
+"""Stripe's PaymentIntents and refunds as a state machine, without HTTP.
 
-Amounts are in minor units. Whoever breaks a rule gets a `StripeError`, whose body is what Stripe answers.
+Amounts are in minor units. A call that breaks a rule raises `StripeError`, whose body is Stripe's answer.
 """
 
 import secrets
@@ -25,7 +25,7 @@ from sandbox.stripe_params import (
 
 View = dict[str, Any]
 
-# What a PaymentIntent keeps of the parameters that create it.
+# The parameters of its creation that a PaymentIntent keeps.
 KEPT: Final = {
     "amount",
     "capture_method",
@@ -42,7 +42,7 @@ CANCELABLE: Final = (*CONFIRMABLE, "requires_capture")
 
 
 class StripeError(Exception):
-    """An error of the API: the HTTP status, and the fields of its `error` object."""
+    """An error of Stripe's API: the HTTP status and the fields of the `error` object."""
 
     def __init__(self, status: int, message: str, *, kind: str = "invalid_request_error", **fields: object) -> None:
         super().__init__(message)
@@ -97,7 +97,7 @@ class Refund:
 
     @property
     def stands(self) -> bool:
-        """Its amount is, or will be, the customer's again."""
+        """Whether the customer has or will get the amount."""
         return self.status in ("pending", "succeeded")
 
     def fail(self) -> None:
@@ -112,7 +112,7 @@ Item = TypeVar("Item", PaymentIntent, Refund)
 
 @dataclass
 class Stripe:
-    """One account. Objects are kept in the order of their creation."""
+    """One account. Objects are in the order of their creation."""
 
     intents: PersistentDict[PaymentIntent] = field(default_factory=lambda: PersistentDict(PaymentIntent))
     refunds: PersistentDict[Refund] = field(default_factory=lambda: PersistentDict(Refund))
@@ -148,7 +148,7 @@ class Stripe:
         return _page("/v1/payment_intents", found, params)
 
     def confirm_intent(self, intent_id: str, params: ConfirmIntent) -> View:
-        """Authorize, charge, ask the customer to authenticate, or raise the issuer's decline (402)."""
+        """Authorize, charge, or ask the customer to authenticate. Raises StripeError (402) for a declined card."""
         intent = self._intent_in(CONFIRMABLE, intent_id, "confirmed")
         _known_card(params.payment_method)
         intent.payment_method = params.payment_method or intent.payment_method
@@ -162,7 +162,7 @@ class Stripe:
         return asdict(intent)
 
     def capture_intent(self, intent_id: str, params: CaptureIntent) -> View:
-        """Take the money, all that is authorized or less; what is left is released."""
+        """Capture the authorized amount or a part of it; the rest is released."""
         intent = self._intent_in(("requires_capture",), intent_id, "captured")
         amount = params.amount_to_capture or intent.amount_capturable
         if amount > intent.amount_capturable:
@@ -176,7 +176,7 @@ class Stripe:
         return asdict(intent)
 
     def authenticate(self, intent_id: str, *, succeeds: bool) -> View:
-        """What the customer does at the bank. A decline that follows is seen on the PaymentIntent, not raised."""
+        """Let the customer pass or fail the bank's check. A decline that follows is not raised."""
         intent = self._intent_in(("requires_action",), intent_id, "authenticated")
         intent.next_action = None
         if succeeds:
@@ -190,7 +190,7 @@ class Stripe:
         return asdict(intent)
 
     def expire(self, intent_id: str) -> View:
-        """What the days do: an authorization that nobody captured lapses."""
+        """Let an authorization lapse that was not captured in time."""
         intent = self._intent_in(("requires_capture",), intent_id, "expired")
         self._cancel(intent, "automatic")
         return asdict(intent)
@@ -198,7 +198,7 @@ class Stripe:
     # --------------------------------------------------------------------------------------------------------- refunds
 
     def create_refund(self, params: CreateRefund) -> View:
-        """Give back what was captured, all that is left of it or less, and never more."""
+        """Refund the captured amount that is not refunded yet, or a part of it; never more."""
         intent = self.intent(params.payment_intent, param="payment_intent")
         if not intent.amount_received:
             raise StripeError(400, "This PaymentIntent has no successful charge to refund.", param="payment_intent")
@@ -227,21 +227,21 @@ class Stripe:
         return _page("/v1/refunds", self._refunds_of(of) if of else list(self.refunds.values()), params)
 
     def settle(self, refund_id: str, *, succeeds: bool) -> View:
-        """What the days do: a refund ends. One that failed stays failed: its money may have been refunded anew."""
+        """Let a refund end. A failed one stays failed: its amount may have been refunded again meanwhile."""
         refund = self.refund(refund_id)
         if not refund.stands:
             raise StripeError(400, "This refund has failed.")
         (refund.succeed if succeeds else refund.fail)()
         return asdict(refund)
 
-    # ----------------------------------------------------------------------------------------------------------- books
+    # -------------------------------------------------------------------------------------------------------- records
 
-    def books(self) -> list[View]:
-        """The money of every PaymentIntent; `order` is its metadata's order_id."""
+    def records(self) -> list[View]:
+        """Return the amounts of every PaymentIntent; `order` is the order_id of its metadata."""
         refunds_of: defaultdict[str, list[Refund]] = defaultdict(list)
         for refund in self.refunds.values():
             refunds_of[refund.payment_intent].append(refund)
-        return [_book(intent, refunds_of[intent.id]) for intent in self.intents.values()]
+        return [_record(intent, refunds_of[intent.id]) for intent in self.intents.values()]
 
     # --------------------------------------------------------------------------------------------------------- details
 
@@ -299,7 +299,7 @@ class Stripe:
         return answer
 
 
-def _book(intent: PaymentIntent, refunds: Sequence[Refund]) -> View:
+def _record(intent: PaymentIntent, refunds: Sequence[Refund]) -> View:
     return {
         "id": intent.id,
         "order": intent.metadata.get("order_id"),

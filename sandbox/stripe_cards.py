@@ -1,15 +1,15 @@
-"""The test payment methods of Stripe's documentation (docs.stripe.com/testing), and what each of them does."""
+"""The test payment methods of Stripe's documentation (docs.stripe.com/testing), and how each one behaves."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
 
-# How a refund goes: `failed_later` is answered as succeeded and reads `failed` from then on, as Stripe documents it.
-RefundCourse = Literal["succeeded", "pending", "failed_later", "failed"]
+# How a refund ends. `failed_later`: the answer says succeeded, every later read says failed, as Stripe documents.
+RefundEnd = Literal["succeeded", "pending", "failed_later", "failed"]
 
 
 @dataclass(frozen=True)
 class Decline:
-    """Why an issuer says no: `code` and `decline_code` of the error, `advice` on what a merchant may do next."""
+    """Why the issuer declines: `code` and `decline_code` of the error; `advice` says what the merchant may do next."""
 
     code: str
     decline_code: str
@@ -18,11 +18,11 @@ class Decline:
 
 @dataclass(frozen=True)
 class Card:
-    """A card first asks its holder (`authenticate`), then is declined or approves."""
+    """A card asks the customer to authenticate if set so, then declines or approves."""
 
     authenticate: bool = False
     decline: Decline | None = None
-    refund: RefundCourse = "succeeded"
+    refund: RefundEnd = "succeeded"
 
 
 def _declined(decline_code: str, advice: str = "do_not_try_again", code: str = "card_declined") -> Card:
@@ -74,7 +74,7 @@ CARDS: Final[dict[str, Card]] = {
     ),
     "pm_card_pendingRefund": Card(refund="pending"),
     "pm_card_refundFail": Card(refund="failed_later"),
-    # Our own: the card of the example payload, and a refund that is refused on the spot.
+    # Not Stripe's: the card of the example payload, and one whose refunds fail at once.
     "pm_123": Card(),
     "pm_refund_failed": Card(refund="failed"),
 }

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
 from sandbox.call import REPLAYED, Call, Handler, Routes, parse_form
-from sandbox.faults import Strike
+from sandbox.faults import FaultHit
 from sandbox.persistence import PersistentDict
 from sandbox.stripe import Stripe, StripeError, View
 from sandbox.stripe_params import (
@@ -26,7 +26,7 @@ from sandbox.stripe_params import (
 
 MAX_KEY: Final = 255
 
-# From this version of the API on, payment_method_types is read only (docs.stripe.com/changelog/endive).
+# From this API version on, payment_method_types is read-only (docs.stripe.com/changelog/endive).
 ENDIVE: Final = "2026-09-30"
 
 P = TypeVar("P", bound=Params)
@@ -45,7 +45,7 @@ class Answer:
 
 @dataclass
 class Saved:
-    """What is kept under an idempotency key. Without an answer, the first request is still being executed."""
+    """The request and answer saved under an idempotency key. Without an answer, the request is still running."""
 
     path: str
     params: dict[str, Any]
@@ -57,7 +57,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Misuse:
-    """A POST without an idempotency key, or with another one's. `order` is the metadata's, if it can be told."""
+    """A POST without an idempotency key, or with the key of another request. `order` comes from the metadata."""
 
     order: str | None
     path: str
@@ -66,37 +66,36 @@ class Misuse:
 
 @dataclass
 class StripeApi:
-    """One account, the answers kept under its idempotency keys, and how keys were misused."""
+    """One account, the answers saved by idempotency key, and the misuses of keys."""
 
     account: Stripe = field(default_factory=Stripe)
     keys: PersistentDict[Saved] = field(default_factory=lambda: PersistentDict(Saved))
     misuses: PersistentDict[Misuse] = field(default_factory=lambda: PersistentDict(Misuse))
 
     def forget_unanswered(self) -> None:
-        """Requests that were under way when the sandbox stopped are no longer."""
+        """Drop the requests that were running when the sandbox stopped."""
         for key in [key for key, saved in self.keys.items() if saved.answer is None]:
             del self.keys[key]
 
-    async def once(self, call: Call, params: Params, strike: Strike, act: Callable[[], View]) -> Response:
-        """Act once per idempotency key; whoever comes again is told what was answered first, errors included."""
-        if call.method != "POST":
-            return await strike.inside(lambda: _answer(act))
-        if call.key is None:
-            self._mark(call, params, "without an idempotency key")
-            return await strike.inside(lambda: _answer(act))
+    async def once(self, call: Call, params: Params, hit: FaultHit, act: Callable[[], View]) -> Response:
+        """Act once per idempotency key; repeat the first answer to later requests, errors included."""
+        if call.method != "POST" or call.key is None:
+            if call.method == "POST":
+                self._record_misuse(call, params, "without an idempotency key")
+            return await hit.inside(lambda: _answer(act))
         if len(call.key) > MAX_KEY:
             raise StripeError(400, f"An idempotency key has at most {MAX_KEY} characters.")
         if saved := self.keys.get(call.key):
             if not saved.is_of(call.path, params):
-                self._mark(call, params, f"the key {call.key} was used for another request")
+                self._record_misuse(call, params, f"the key {call.key} was used for another request")
             return _replay(saved, call.path, params)
-        mine = self.keys[call.key] = Saved(call.path, params.model_dump(mode="json"))
-        answer = await strike.inside(lambda: _answer(act))
-        mine.answer = Answer.of(answer)
+        saved = self.keys[call.key] = Saved(call.path, params.model_dump(mode="json"))
+        answer = await hit.inside(lambda: _answer(act))
+        saved.answer = Answer.of(answer)
         self.keys.touch(call.key)
         return answer
 
-    def _mark(self, call: Call, params: Params, what: str) -> None:
+    def _record_misuse(self, call: Call, params: Params, what: str) -> None:
         given = params.model_dump(mode="json")
         intent = self.account.intents.get(call.ids.get("id") or given.get("payment_intent") or "")
         metadata = {**(intent.metadata if intent else {}), **given.get("metadata", {})}
@@ -104,13 +103,13 @@ class StripeApi:
 
 
 def _operation(model: type[P], act: Callable[[Stripe, P, str], View]) -> Handler[StripeApi]:
-    """One endpoint: its parameters, and what it does to the account, given the id in the path."""
+    """Return the handler of an endpoint: its parameters and its effect, which gets the id in the path."""
 
-    async def handle(api: StripeApi, call: Call, strike: Strike) -> Response:
+    async def handle(api: StripeApi, call: Call, hit: FaultHit) -> Response:
         try:
             _authenticate(call)
             params = _parse(model, call)
-            return await api.once(call, params, strike, lambda: act(api.account, params, call.ids.get("id", "")))
+            return await api.once(call, params, hit, lambda: act(api.account, params, call.ids.get("id", "")))
         except StripeError as refusal:
             return refused(refusal)
 
@@ -130,7 +129,7 @@ def refused(error: StripeError) -> Response:
 
 def _replay(saved: Saved, path: str, params: Params) -> Response:
     if not saved.is_of(path, params):
-        message = "An idempotency key goes with the path and the parameters of its first request only."
+        message = "This idempotency key was first used with another path or other parameters."
         raise StripeError(400, message, kind="idempotency_error")
     if saved.answer is None:
         raise StripeError(409, "The first request with this key is still running.", code="idempotency_key_in_use")
@@ -142,7 +141,7 @@ def _authenticate(call: Call) -> None:
     if not call.bearer:
         raise StripeError(401, "There is no API key in the Authorization header.")
     if not call.bearer.startswith(("sk_test_", "rk_test_")):
-        raise StripeError(401, "The sandbox takes test keys only: sk_test_… or rk_test_….")
+        raise StripeError(401, "The sandbox accepts test keys only: sk_test_… or rk_test_….")
 
 
 def _parse(model: type[P], call: Call) -> P:

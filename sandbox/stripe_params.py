@@ -1,4 +1,4 @@
-"""The parameters that the sandbox's Stripe takes. One that is unknown, missing or out of range is refused."""
+"""The parameters that the sandbox's Stripe accepts. Unknown, missing and out-of-range ones are refused."""
 
 import sys
 from typing import Annotated, Final, Literal
@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-# Least amount of a payment in minor units (docs.stripe.com/currencies): the currencies that the sandbox knows.
+# The minimum amount of a payment in minor units (docs.stripe.com/currencies), for each currency of the sandbox.
 MIN_AMOUNT: Final = {
     "aud": 50,
     "cad": 50,
@@ -67,7 +67,7 @@ class CreateIntent(ConfirmIntent):
     @classmethod
     def _amount_is_chargeable(cls, amount: int, info: ValidationInfo) -> int:
         if amount < MIN_AMOUNT.get(info.data.get("currency", ""), 0):
-            raise PydanticCustomError("amount_too_small", "The amount is below the least for its currency.")
+            raise PydanticCustomError("amount_too_small", "The amount is below the minimum of its currency.")
         if amount > MAX_AMOUNT:
             raise PydanticCustomError("amount_too_large", "The amount has more than eight digits.")
         return amount
@@ -82,7 +82,7 @@ class CancelIntent(Params):
 
 
 class Page(Params):
-    """Newest first, `limit` at a time, going on after the object whose id is `starting_after`."""
+    """Newest first, `limit` per page; a page begins after the object whose id is `starting_after`."""
 
     limit: int = Field(default=10, ge=1, le=100)
     starting_after: str | None = None
@@ -112,10 +112,10 @@ class ListRefunds(Page):
 
 
 class Nothing(Params):
-    """For operations that take no parameter."""
+    """For operations without parameters."""
 
 
-# Pydantic's names for what is wrong with a parameter -> Stripe's (docs.stripe.com/error-codes).
+# Pydantic's error types -> Stripe's error codes (docs.stripe.com/error-codes).
 CODES: Final[dict[str, str]] = {
     "missing": "parameter_missing",
     "extra_forbidden": "parameter_unknown",

@@ -1,6 +1,6 @@
-"""What the shop is told unasked: signed webhooks about payments, refunds and shipments, delivered until it takes them.
+"""Signed webhooks about payments, refunds and shipments, sent to the shop until it accepts them.
 
-Like the real ones they may come twice, late, or before an earlier one (see faults.py). After a kill they are sent anew.
+Like real ones they may arrive twice, late or out of order (see faults.py). After a kill they are sent again.
 """
 
 import asyncio
@@ -17,21 +17,21 @@ from typing import Any, Final, Literal, NamedTuple
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from sandbox.faults import Fault, Strike
+from sandbox.faults import Fault, FaultHit
 from sandbox.fulfillment import Shipment
 from sandbox.persistence import PersistentDict
 from sandbox.stripe import PaymentIntent, Refund
 
-STRIPE_SECRET: Final = "whsec_sandbox"  # noqa: S105  everybody may know it
+STRIPE_SECRET: Final = "whsec_sandbox"  # noqa: S105  not secret: it protects nothing
 FULFILLMENT_SECRET: Final = "fhsec_sandbox"  # noqa: S105
 
 FIRST_PAUSE: Final = 0.05  # seconds between two attempts; each is twice as long as the one before
 MAX_PAUSE: Final = 2.0
-PATIENCE: Final = 120.0  # seconds until an undeliverable webhook is given up
-ANSWER_WITHIN: Final = 30.0
+GIVE_UP_AFTER: Final = 120.0  # seconds until an undeliverable webhook is dropped
+MAX_WAIT: Final = 30.0  # seconds for one answer of the shop
 
-# The news in a PaymentIntent's status, as Stripe calls it (docs.stripe.com/api/events/types).
-INTENT_NEWS: Final = {
+# The status of a PaymentIntent -> the event that reports it (docs.stripe.com/api/events/types).
+INTENT_EVENTS: Final = {
     "requires_action": "requires_action",
     "processing": "processing",
     "requires_capture": "amount_capturable_updated",
@@ -39,11 +39,11 @@ INTENT_NEWS: Final = {
     "canceled": "canceled",
 }
 
-Thing = PaymentIntent | Refund | Shipment
+Subject = PaymentIntent | Refund | Shipment
 
 
 class Webhook(BaseModel):
-    """One piece of news; `content` is the body, the same in each attempt."""
+    """One event; `content` is the body, the same in each attempt."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,7 +54,7 @@ class Webhook(BaseModel):
 
 
 class Attempt(NamedTuple):
-    """`status` is None where the shop gave no answer."""
+    """One delivery attempt. `status` is None if the shop gave no answer."""
 
     id: str
     type: str
@@ -62,7 +62,7 @@ class Attempt(NamedTuple):
 
 
 class Target(BaseModel):
-    """Where webhooks go: the shop's base address, and what they are signed with."""
+    """The base address of the shop, and the secrets that sign its webhooks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,7 +71,7 @@ class Target(BaseModel):
     fulfillment_secret: str = FULFILLMENT_SECRET
 
     def request(self, webhook: Webhook) -> httpx.Request:
-        """An attempt, signed now, as Stripe signs each one anew."""
+        """Return one attempt, signed now: Stripe signs each attempt separately."""
         secret, header = {
             "stripe": (self.stripe_secret, "Stripe-Signature"),
             "fulfillment": (self.fulfillment_secret, "Fulfillment-Signature"),
@@ -86,24 +86,24 @@ def sign(content: str, secret: str) -> str:
     return f"t={now},v1={hmac.new(secret.encode(), f'{now}.{content}'.encode(), hashlib.sha256).hexdigest()}"
 
 
-class News:
-    """What is known of each object, so that every change is told once."""
+class StatusChanges:
+    """The last known status of each object, so that every change is reported once."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
 
-    def of(self, things: Iterable[Thing]) -> list[Webhook]:
-        """What is new about objects that may have changed."""
-        return [_webhook(thing, kind) for thing in things for kind in self._kinds(thing)]
+    def of(self, subjects: Iterable[Subject]) -> list[Webhook]:
+        """Return a webhook for every new status of objects that may have changed."""
+        return [_webhook(subject, kind) for subject in subjects for kind in self._kinds(subject)]
 
-    def _kinds(self, thing: Thing) -> Iterator[str]:
-        now = f"{thing.status} {thing.latest_charge}" if isinstance(thing, PaymentIntent) else thing.status
-        before, self._known[thing.id] = self._known.get(thing.id), now
+    def _kinds(self, subject: Subject) -> Iterator[str]:
+        now = f"{subject.status} {subject.latest_charge}" if isinstance(subject, PaymentIntent) else subject.status
+        before, self._known[subject.id] = self._known.get(subject.id), now
         if now == before:
             return
-        match thing:
+        match subject:
             case PaymentIntent():
-                yield from _intent_kinds(thing, new=before is None)
+                yield from _intent_kinds(subject, new=before is None)
             case Refund(status=status):
                 yield "refund.updated" if before else "refund.created"
                 if status == "failed":
@@ -115,16 +115,16 @@ class News:
 def _intent_kinds(intent: PaymentIntent, *, new: bool) -> Iterator[str]:
     if new:
         yield "payment_intent.created"
-    if intent.status in INTENT_NEWS:
-        yield f"payment_intent.{INTENT_NEWS[intent.status]}"
+    if intent.status in INTENT_EVENTS:
+        yield f"payment_intent.{INTENT_EVENTS[intent.status]}"
     elif intent.last_payment_error:
         yield "payment_intent.payment_failed"
 
 
-def _webhook(thing: Thing, kind: str) -> Webhook:
-    if isinstance(thing, Shipment):
+def _webhook(subject: Subject, kind: str) -> Webhook:
+    if isinstance(subject, Shipment):
         event_id = f"whe_{secrets.token_hex(12)}"
-        body: dict[str, Any] = {"id": event_id, "type": kind, "orderId": thing.order.order_id}
+        body: dict[str, Any] = {"id": event_id, "type": kind, "orderId": subject.order.order_id}
         return Webhook(id=event_id, source="fulfillment", type=kind, content=json.dumps(body))
     event_id = f"evt_{secrets.token_hex(12)}"
     body = {
@@ -133,55 +133,55 @@ def _webhook(thing: Thing, kind: str) -> Webhook:
         "created": int(time.time()),
         "type": kind,
         "livemode": False,
-        "data": {"object": asdict(thing)},
+        "data": {"object": asdict(subject)},
     }
     return Webhook(id=event_id, source="stripe", type=kind, content=json.dumps(body))
 
 
-class Courier:
-    """Delivers in the background, each webhook on its own: none waits for another, unless a fault says so."""
+class WebhookSender:
+    """Delivers in the background. No webhook waits for another one, unless a fault says so."""
 
     def __init__(self) -> None:
         self.target: Target | None = None
         self.pending: PersistentDict[Webhook] = PersistentDict(Webhook)
         self.attempts: deque[Attempt] = deque(maxlen=1000)
         self._deliveries: set[asyncio.Task[None]] = set()
-        self._held = asyncio.Event()
+        self._next_delivered = asyncio.Event()
         self._closed = True
         self._http: httpx.AsyncClient | None = None
 
-    def take(self, news: list[Webhook]) -> list[Webhook]:
-        """Put webhooks with those to deliver; none, where nobody listens."""
-        taken = news if self.target else []
-        for each in taken:
+    def queue(self, webhooks: list[Webhook]) -> list[Webhook]:
+        """Add webhooks to those that are pending, and return them; without a target, none."""
+        queued = webhooks if self.target else []
+        for each in queued:
             self.pending[each.id] = each
-        return taken
+        return queued
 
-    def send(self, webhook: Webhook, strike: Strike) -> None:
-        """Deliver a webhook that was taken; one that is held back goes after it."""
-        overtaken, self._held = self._held, asyncio.Event()
+    def send(self, webhook: Webhook, hit: FaultHit) -> None:
+        """Deliver a queued webhook. It releases the one before it, if a fault holds that back."""
+        overtaken, self._next_delivered = self._next_delivered, asyncio.Event()
         if self._closed or not self.target:
             return
-        delivery = asyncio.create_task(self._suffer(self.target, webhook, strike, overtaken, self._held))
+        delivery = asyncio.create_task(self._run(self.target, webhook, hit, overtaken, self._next_delivered))
         self._deliveries.add(delivery)
         delivery.add_done_callback(self._deliveries.discard)
 
     async def idle(self) -> None:
-        """Wait until nothing is left to deliver."""
+        """Wait until no delivery is running."""
         while self._deliveries:
             await asyncio.wait(self._deliveries)
 
     def open(self) -> None:
-        """From now on there is a loop to deliver in."""
+        """Allow deliveries: from now on an event loop runs."""
         self._closed = False
 
     def cancel(self) -> None:
-        """Stop all deliveries under way. What was not delivered stays pending."""
+        """Stop all running deliveries. What was not delivered stays pending."""
         for delivery in self._deliveries:
             delivery.cancel()
 
-    def forget(self) -> None:
-        """Deliver nothing of what is left."""
+    def discard(self) -> None:
+        """Drop all pending webhooks."""
         self.cancel()
         self.pending.clear()
 
@@ -193,30 +193,30 @@ class Courier:
             await self._http.aclose()
             self._http = None
 
-    async def _suffer(
-        self, target: Target, webhook: Webhook, strike: Strike, overtaken: asyncio.Event, next_one: asyncio.Event
+    async def _run(
+        self, target: Target, webhook: Webhook, hit: FaultHit, overtaken: asyncio.Event, next_delivered: asyncio.Event
     ) -> None:
-        """One delivery, with what the script has for it. Each sets what the one before it may be waiting for."""
-        match strike.fault:
+        """Deliver one webhook as the fault says, then release the one before it (`overtaken`)."""
+        match hit.fault:
             case Fault(kind="delay", seconds=seconds):
-                await strike.pause(seconds)
+                await hit.pause(seconds)
             case Fault(kind="reorder"):
-                await strike.wait_for(next_one)
-        if not (strike.fault and strike.fault.kind == "drop"):
-            times = 2 if strike.fault and strike.fault.kind == "duplicate" else 1
+                await hit.wait_for(next_delivered)
+        if not (hit.fault and hit.fault.kind == "drop"):
+            times = 2 if hit.fault and hit.fault.kind == "duplicate" else 1
             await asyncio.gather(*(self._deliver(target, webhook) for _ in range(times)))
         del self.pending[webhook.id]
         overtaken.set()
 
     async def _deliver(self, target: Target, webhook: Webhook) -> None:
-        pause, end = FIRST_PAUSE, time.monotonic() + PATIENCE
+        pause, end = FIRST_PAUSE, time.monotonic() + GIVE_UP_AFTER
         while not await self._attempt(target, webhook) and time.monotonic() < end:
             await asyncio.sleep(pause)
             pause = min(2 * pause, MAX_PAUSE)
 
     async def _attempt(self, target: Target, webhook: Webhook) -> bool:
-        """Whether the shop took it."""
-        self._http = self._http or httpx.AsyncClient(timeout=ANSWER_WITHIN, trust_env=False)
+        """Try once, and return whether the shop accepted it."""
+        self._http = self._http or httpx.AsyncClient(timeout=MAX_WAIT, trust_env=False)
         try:
             answer = await self._http.send(target.request(webhook))
         except httpx.HTTPError:

@@ -6,22 +6,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
 from sandbox.call import Call
-from sandbox.faults import Faults, Service, Strike
+from sandbox.faults import FaultHit, Faults, Service
 from sandbox.fulfillment import Fulfillment
 from sandbox.inbox import Inbox
 from sandbox.journal import Journal
 from sandbox.openai import OpenAi
 from sandbox.persistence import PersistentDict, Store
 from sandbox.stripe_http import StripeApi
-from sandbox.webhooks import Courier, News, Target, Webhook
+from sandbox.webhooks import StatusChanges, Target, Webhook, WebhookSender
 
 _STRIPE_IDS: Final = re.compile(r"\b(?:pi|re)_[0-9a-f]+\b")
-_MONEY: Final = ("authorized", "captured", "refunded", "refund_pending")
+MONEY: Final = ("authorized", "captured", "refunded", "refund_pending")
 
 
 @dataclass
 class World:
-    """State in memory, for one event loop; with a store also in a file, but for what is scripted."""
+    """The state, in memory, for one event loop. With a store it is also kept in a file, except for scripted faults."""
 
     store: Store | None = None
     stripe: StripeApi = field(default_factory=StripeApi)
@@ -30,64 +30,65 @@ class World:
     openai: OpenAi = field(default_factory=OpenAi)
     faults: Faults = field(default_factory=Faults)
     journal: Journal = field(default_factory=Journal)
-    news: News = field(default_factory=News)
-    courier: Courier = field(default_factory=Courier)
-    strikes: PersistentDict[int] = field(default_factory=lambda: PersistentDict(int))
+    status_changes: StatusChanges = field(default_factory=StatusChanges)
+    webhook_sender: WebhookSender = field(default_factory=WebhookSender)
+    fault_hits: PersistentDict[int] = field(default_factory=lambda: PersistentDict(int))
 
     @classmethod
-    def remembered(cls, store: Store) -> Self:
-        """The world that the store has. Raises StateError."""
+    def restored(cls, store: Store) -> Self:
+        """Return a world with the state of the store. Raises StateError."""
         world = cls(store)
-        store.restore(world._shelves())
+        store.restore(world._dicts())
         world.stripe.forget_unanswered()
-        for shelf in world._newsworthy():
-            world.news.of(shelf.values())
+        for each in world._with_webhooks():
+            world.status_changes.of(each.values())
         return world
 
     def save(self) -> None:
-        """Write down what changed. Whoever is to be told of a change is told after this."""
-        shelves = self._shelves()
-        webhooks = self.courier.take([each for shelf in self._newsworthy() for each in self.news.of(shelf.touched())])
+        """Save the changes, then send their webhooks."""
+        dicts = self._dicts()
+        changes = [change for each in self._with_webhooks() for change in self.status_changes.of(each.touched())]
+        webhooks = self.webhook_sender.queue(changes)
         if self.store:
-            self.store.save(shelves)
-        for shelf in shelves.values():
-            shelf.written()
+            self.store.save(dicts)
+        for each in dicts.values():
+            each.written()
         self._send(webhooks)
 
     def open(self) -> None:
-        """Begin to deliver webhooks, those left over from before included."""
-        self.courier.open()
-        self._send(self.courier.pending.values())
+        """Start to deliver webhooks, including those left by an earlier sandbox."""
+        self.webhook_sender.open()
+        self._send(self.webhook_sender.pending.values())
 
-    def tell(self, target: Target | None) -> None:
-        """From now on webhooks go there, also those still to be delivered; None: nowhere."""
-        self.courier.cancel()
-        self.courier.target = target
+    def send_webhooks_to(self, target: Target | None) -> None:
+        """Send all webhooks to this target from now on, including undelivered ones. None: drop them."""
+        self.webhook_sender.cancel()
+        self.webhook_sender.target = target
         if target is None:
-            self.courier.forget()
-        self._send(self.courier.pending.values())
+            self.webhook_sender.discard()
+        self._send(self.webhook_sender.pending.values())
 
     def reset(self) -> None:
-        """Start anew. Requests still under way end in the old world and leave no trace in this one."""
+        """Empty the state. Requests that are still running end in the old state and do not change the new one."""
         self.faults.clear()
-        self.courier.forget()
-        vars(self).update(vars(World(self.store, courier=self.courier)))
+        self.webhook_sender.discard()
+        vars(self).update(vars(World(self.store, webhook_sender=self.webhook_sender)))
 
-    def strike(self, service: Service, request: str, about: str) -> Strike:
-        """What the script does to a request. It is counted."""
-        strike = self.faults.strike(service, request, about)
-        if strike.fault:
-            kind = f"{service} {strike.fault.kind}"
-            self.strikes[kind] = self.strikes.get(kind, 0) + 1
-        return strike
+    def fault_for(self, service: Service, request: str, about: str) -> FaultHit:
+        """Use up and count one hit of the script for a request."""
+        hit = self.faults.hit(service, request, about)
+        if hit.fault:
+            kind = f"{service} {hit.fault.kind}"
+            self.fault_hits[kind] = self.fault_hits.get(kind, 0) + 1
+        return hit
 
     def about(self, call: Call) -> str:
-        """All that may name the order a request is about, also the metadata of the payments it mentions."""
+        """Return all text that may contain an order id: the request, and the metadata of the payments that it names."""
         return "\n".join((call.text, *self._metadata(call.text)))
 
-    def books(self) -> dict[str, Any]:
-        """What the invariants read. Amounts in minor units; `authorized` is held and neither captured nor released."""
-        payments = self.stripe.account.books()
+    def provider_records(self) -> dict[str, Any]:
+        """Return what the invariants read. Amounts are in minor units; `authorized` excludes captured and released."""
+        payments = self.stripe.account.records()
         return {
             "payments": payments,
             "orders": _by_order(payments),
@@ -97,11 +98,11 @@ class World:
             "alerts": [alert.model_dump(mode="json", exclude_defaults=True) for alert in self.inbox.alerts],
             "deliveries": [*self._deliveries()],
             "key_misuses": [asdict(misuse) for misuse in self.stripe.misuses.values()],
-            "strikes": dict(self.strikes),
+            "fault_hits": dict(self.fault_hits),
         }
 
     def _deliveries(self) -> Iterator[dict[str, object]]:
-        """The e-mails and events that name an order."""
+        """Yield the e-mails and analytics events that name an order."""
         for email in self.inbox.emails:
             if order := email.data.get("orderNumber"):
                 yield {"order_id": order, "kind": email.template}
@@ -109,7 +110,7 @@ class World:
             if order := event.properties.get("orderId"):
                 yield {"order_id": order, "kind": event.event}
 
-    def _shelves(self) -> dict[str, PersistentDict[Any]]:
+    def _dicts(self) -> dict[str, PersistentDict[Any]]:
         return {
             "payment_intents": self.stripe.account.intents,
             "refunds": self.stripe.account.refunds,
@@ -121,17 +122,17 @@ class World:
             "messages": self.inbox.messages,
             "receipts": self.inbox.receipts,
             "journal": self.journal.lines,
-            "webhooks": self.courier.pending,
-            "strikes": self.strikes,
+            "webhooks": self.webhook_sender.pending,
+            "fault_hits": self.fault_hits,
         }
 
-    def _newsworthy(self) -> tuple[PersistentDict[Any], ...]:
+    def _with_webhooks(self) -> tuple[PersistentDict[Any], ...]:
         return self.stripe.account.intents, self.stripe.account.refunds, self.fulfillment.shipments
 
     def _send(self, webhooks: Iterable[Webhook]) -> None:
         for webhook in webhooks:
             about = "\n".join((webhook.content, *self._metadata(webhook.content)))
-            self.courier.send(webhook, self.strike("webhooks", webhook.type, about))
+            self.webhook_sender.send(webhook, self.fault_for("webhooks", webhook.type, about))
 
     def _metadata(self, text: str) -> Iterator[str]:
         account = self.stripe.account
@@ -145,9 +146,9 @@ def _by_order(payments: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     orders: dict[str, dict[str, Any]] = {}
     for payment in payments:
         if payment["order"]:
-            empty = {**dict.fromkeys(_MONEY, 0), "currency": payment["currency"], "payment_intents": []}
+            empty = {**dict.fromkeys(MONEY, 0), "currency": payment["currency"], "payment_intents": []}
             order = orders.setdefault(payment["order"], empty)
             order["payment_intents"].append(payment["id"])
-            for kind in _MONEY:
+            for kind in MONEY:
                 order[kind] += payment[kind]
     return orders

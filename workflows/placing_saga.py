@@ -1,6 +1,6 @@
 """The saga of process-order: it claims the order row before any undo, and decides how the order will close."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError, is_cancelled_exception
@@ -38,6 +38,8 @@ class OrderMoved(ApplicationError):
 
 class PlacingSaga(OrderSaga):
     """Its claim stops late attempts of steps: they find the row claimed, and obey it."""
+
+    CLAIM: ClassVar = OrderState.claim_undo.__name__
 
     def __init__(
         self, order: ReservationRequest, timeline: OrderTimeline, steps: tuple[Step[Any, Any, Any], ...]

@@ -1,10 +1,11 @@
-"""The commands for what runs by itself."""
+"""The commands about Schedules: apply, list, pause, resume, trigger."""
 
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from app.cli.session import EXIT_STATUSES, AsJson, Exit, Session, print_json, run_connected
+from app.cli.command import EXIT_STATUSES, Environment, Exit, Result, Session, command
 from app.cli.show import duration, show, show_schedules
 from client.schedules import (
     SCHEDULES,
@@ -15,101 +16,83 @@ from client.schedules import (
     trigger_schedule,
 )
 
+Name = Annotated[str, typer.Argument(metavar="NAME", help="As `schedules list` shows it.", show_default=False)]
+
 app = typer.Typer(
     no_args_is_help=True,
-    help="What runs by itself: " + "; ".join(f"{each.workflow} {each.purpose}" for each in SCHEDULES) + ".",
+    help="The workflows that run by themselves: "
+    + "; ".join(f"{each.workflow} {each.purpose}" for each in SCHEDULES)
+    + ".",
     epilog=EXIT_STATUSES,
 )
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="As `schedules list` shows it.", show_default=False)]
+
+@command(app, "apply")
+async def apply(environment: Environment) -> Result:
+    """Create the Schedules, or change them to what the settings say. A paused Schedule stays paused."""
+    session = await environment.connect()
+    found = await apply_schedules(session.client, session.settings)
+    links = {each.name: session.schedule_link(each.name) for each in found}
+
+    def show_all(out: Console) -> None:
+        for each in found:
+            show(out, f"{each.name} is {each.change}", {"every": duration(each.every), "Web UI": links[each.name]})
+
+    return Result([each.model_dump(mode="json") | {"link": links[each.name]} for each in found], show_all)
 
 
-@app.command("apply", epilog=EXIT_STATUSES)
-def apply(*, as_json: AsJson = False) -> None:
-    """Make the schedules what the settings say. A schedule that is paused stays paused."""
-
-    async def work(session: Session) -> Exit:
-        found = await apply_schedules(session.client, session.settings)
-        if as_json:
-            print_json([each.model_dump(mode="json") | {"link": session.schedule_link(each.name)} for each in found])
-        else:
-            for each in found:
-                facts = {"every": duration(each.every), "Web UI": session.schedule_link(each.name)}
-                show(session.out, f"{each.name} is {each.change}", facts)
-        return Exit.DONE
-
-    run_connected(work, as_json=as_json)
+@command(app, "list")
+async def list_(environment: Environment) -> Result:
+    """List the Schedules: how often and when next they run, and how their last runs ended."""
+    session = await environment.connect()
+    found = await list_schedules(session.client)
+    return Result(
+        [each.model_dump(mode="json") | {"link": session.schedule_link(each.name)} for each in found],
+        lambda out: show_schedules(out, session, found),
+    )
 
 
-@app.command("list", epilog=EXIT_STATUSES)
-def list_(*, as_json: AsJson = False) -> None:
-    """List the schedules: how often, when next, and what became of the last runs."""
-
-    async def work(session: Session) -> Exit:
-        found = await list_schedules(session.client)
-        if as_json:
-            print_json([each.model_dump(mode="json") | {"link": session.schedule_link(each.name)} for each in found])
-        else:
-            show_schedules(session, found)
-        return Exit.DONE
-
-    run_connected(work, as_json=as_json)
+@command(app, "pause")
+async def pause(
+    environment: Environment, name: Name, *, reason: Annotated[str, typer.Option(help="Why, for later readers.")]
+) -> Result:
+    """Let a Schedule start no run until it is resumed. A run that is under way goes on."""
+    session = await environment.connect()
+    await pause_schedule(session.client, name, reason)
+    return _changed(session, name, paused=True, reason=reason)
 
 
-@app.command("pause", epilog=EXIT_STATUSES)
-def pause(
+@command(app, "resume")
+async def resume(
+    environment: Environment,
     name: Name,
     *,
-    reason: Annotated[str, typer.Option(help="Why, for those who look later.")],
-    as_json: AsJson = False,
-) -> None:
-    """Let a schedule start nothing until it is resumed. What runs goes on."""
-
-    async def work(session: Session) -> Exit:
-        await pause_schedule(session.client, name, reason)
-        return _said(session, name, paused=True, reason=reason, as_json=as_json)
-
-    run_connected(work, as_json=as_json)
+    reason: Annotated[str, typer.Option(help="Why, for later readers.")] = "resumed by hand",
+) -> Result:
+    """End a pause. Runs that were missed meanwhile are not made up for."""
+    session = await environment.connect()
+    await resume_schedule(session.client, name, reason)
+    return _changed(session, name, paused=False, reason=reason)
 
 
-@app.command("resume", epilog=EXIT_STATUSES)
-def resume(
-    name: Name,
-    *,
-    reason: Annotated[str, typer.Option(help="Why, for those who look later.")] = "resumed by hand",
-    as_json: AsJson = False,
-) -> None:
-    """End a pause. What was missed meanwhile stays missed."""
-
-    async def work(session: Session) -> Exit:
-        await resume_schedule(session.client, name, reason)
-        return _said(session, name, paused=False, reason=reason, as_json=as_json)
-
-    run_connected(work, as_json=as_json)
-
-
-@app.command("trigger", epilog=EXIT_STATUSES)
-def trigger(name: Name, *, as_json: AsJson = False) -> None:
-    """Start a run now, paused or not; not while a run of that schedule is under way."""
-
-    async def work(session: Session) -> Exit:
-        triggered = await trigger_schedule(session.client, name)
-        link = session.link(triggered.workflow_id)
-        if as_json:
-            print_json(triggered.model_dump(mode="json") | {"link": link})
-        elif triggered.started:
-            show(session.out, f"{triggered.workflow_id} is started", {"Web UI": link})
-        else:
-            show(session.out, f"nothing is started: {triggered.workflow_id} is under way", {"Web UI": link})
-        return Exit.DONE if triggered.started else Exit.NO
-
-    run_connected(work, as_json=as_json)
+@command(app, "trigger")
+async def trigger(environment: Environment, name: Name) -> Result:
+    """Start a run now, also of a paused Schedule; not while a run of that Schedule is under way."""
+    session = await environment.connect()
+    triggered = await trigger_schedule(session.client, name)
+    run = triggered.workflow_id
+    text = f"{run} is started" if triggered.started else f"nothing is started: {run} is under way"
+    return session.result(
+        run,
+        triggered,
+        lambda out, _, link: show(out, text, {"Web UI": link}),
+        Exit.DONE if triggered.started else Exit.NO,
+    )
 
 
-def _said(session: Session, name: str, *, paused: bool, reason: str, as_json: bool) -> Exit:
+def _changed(session: Session, name: str, *, paused: bool, reason: str) -> Result:
     link = session.schedule_link(name)
-    if as_json:
-        print_json({"name": name, "paused": paused, "note": reason, "link": link})
-    else:
-        show(session.out, f"{name} is {'paused' if paused else 'resumed'}: {reason}", {"Web UI": link})
-    return Exit.DONE
+    return Result(
+        {"name": name, "paused": paused, "note": reason, "link": link},
+        lambda out: show(out, f"{name} is {'paused' if paused else 'resumed'}: {reason}", {"Web UI": link}),
+    )

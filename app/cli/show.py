@@ -1,4 +1,4 @@
-"""Results for people, and the parts of those for scripts that are more than their model."""
+"""Results for people; and the JSON for scripts where it is more than a model."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app.cli.session import Session
-from client.orders import Run, StuckRun
-from client.schedules import Seen
+from app.cli.command import Session
+from client.runs import Run, StuckRun
+from client.schedules import ScheduleView
 from orders.models import CancelOutcome, CancelView, Model, OrderOutcome, OrderView
-from orders.names import CHECK_INVENTORY, RECONCILE_ORDERS, VERIFY_ORDERS, cancel_order_id
+from orders.names import CHECK_INVENTORY, RECONCILE_ORDERS, VERIFY_ORDERS
 from orders.recommendations import IndexProgress, RecommendationsOutcome, Source
 from orders.stock import StockReport
 from orders.verification import VerifyReport
@@ -24,131 +24,134 @@ SOURCES: Final[Mapping[Source, str]] = {
 }
 UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))  # of time, in seconds
 ADVICE: Final = {
-    CHECK_INVENTORY: "low stock could not be told:\nmend SLACK_WEBHOOK, then\nstarter.py check-inventory",
-    RECONCILE_ORDERS: "what it found could not be told:\nmend SLACK_WEBHOOK, and read the run's page",
-    VERIFY_ORDERS: "a rule is broken:\nstarter.py verify",
+    CHECK_INVENTORY: "the alert about low stock was not posted:\nmend SLACK_WEBHOOK, then\nstarter.py check-inventory",
+    RECONCILE_ORDERS: "its alerts were not posted:\nmend SLACK_WEBHOOK, and read the run's page",
+    VERIFY_ORDERS: "an invariant is broken:\nstarter.py verify",
 }
 
 # ------------------------------------------------------------------------------------------------------------- orders
 
 
-def show_order(session: Session, outcome: OrderOutcome) -> None:
+def show_order(out: Console, outcome: OrderOutcome, link: str) -> None:
     code = humanize(outcome.error_code) if outcome.error_code else ""
     show(
-        session.out,
+        out,
         f"{outcome.order_id} is placed" if outcome.success else f"{outcome.order_id} is not placed: {code}",
         {
             "why": outcome.error,
             "payment": outcome.payment_intent,
             "fulfillment": outcome.fulfillment_id,
-            "Web UI": session.link(outcome.order_id),
+            "Web UI": link,
         },
     )
 
 
-def show_cancel(session: Session, order_id: str, outcome: CancelOutcome) -> None:
+def show_cancel(out: Console, order_id: str, outcome: CancelOutcome, link: str) -> None:
     show(
-        session.out,
+        out,
         f"{order_id} is cancelled" if outcome.cancelled else f"{order_id} is not cancelled",
         {
             "reason": humanize(outcome.reason) if outcome.reason else None,
             "money": "refunded" if outcome.refunded else None,
-            "Web UI": session.link(cancel_order_id(order_id)),
+            "Web UI": link,
         },
     )
 
 
-def show_run(session: Session, run: Run, view: OrderView | CancelView | None) -> None:
-    facts = {"state": run.state, "stage": humanize(run.stage) if run.stage else None, "started": _time(run.started)}
-    if isinstance(view, OrderView):
-        facts |= {
-            "stock": "reserved or sold" if view.inventory_reserved else "nothing held",
-            "payment": f"{view.payment_intent or 'none'}, {'charged' if view.payment_processed else 'not charged'}",
-            "fulfillment": view.fulfillment_status,
-        }
-    elif view is None:
-        facts |= {"details": "no worker answers"}
-    facts |= {"parked": ", ".join(view.stuck) if view else None, "needs attention": run.needs_attention}
-    show(session.out, run.workflow_id, facts | {"Web UI": session.link(run.workflow_id, run.run_id)})
+def show_status(out: Console, session: Session, found: Iterable[tuple[Run, OrderView | CancelView | None]]) -> None:
+    for run, view in found:
+        facts = {"state": run.state, "stage": humanize(run.stage) if run.stage else None, "started": _time(run.started)}
+        if isinstance(view, OrderView):
+            facts |= {
+                "stock": "reserved or sold" if view.inventory_reserved else "nothing held",
+                "payment": f"{view.payment_intent or 'none'}, {'charged' if view.payment_processed else 'not charged'}",
+                "fulfillment": view.fulfillment_status,
+            }
+        elif view is None:
+            facts |= {"details": "no worker answers"}
+        facts |= {"parked": ", ".join(view.stuck) if view else None, "needs attention": run.needs_attention}
+        show(out, run.workflow_id, facts | {"Web UI": session.link(run.workflow_id, run.run_id)})
 
 
-def show_runs(session: Session, runs: Iterable[Run]) -> None:
+def show_runs(out: Console, session: Session, runs: Sequence[Run]) -> None:
+    if not runs:
+        out.print("There are none.")
+        return
     rows = (_named(session, run, _plain(run.stage or ""), run.state, _time(run.started)) for run in runs)
-    _table(session.out, ("run", "stage", "state", "started"), rows)
+    _table(out, ("run", "stage", "state", "started"), rows)
 
 
-def show_stuck(session: Session, found: Iterable[StuckRun]) -> None:
+def show_stuck(out: Console, session: Session, found: Sequence[StuckRun]) -> None:
+    if not found:
+        out.print("No run needs an operator.")
+        return
     rows = (_named(session, each.run, _what(each), _time(each.since), _advice(each)) for each in found)
-    _table(session.out, ("run", "what", "since", "what to do"), rows)
+    _table(out, ("run", "what", "since", "what to do"), rows)
 
 
 # -------------------------------------------------------------------------------------------- stock, recommendations
 
 
-def show_stock(session: Session, workflow_id: str, report: StockReport) -> None:
+def show_stock(out: Console, report: StockReport, link: str) -> None:
     low = len(report.low_stock_items) + report.unlisted
-    told = f"{report.alerted} now" + (", the others before" if report.alerted < low and not report.undelivered else "")
+    earlier = ", the others earlier" if report.alerted < low and not report.undelivered else ""
     if low:
         rows = (
             (_plain(item.product_id), _plain(item.product_name), str(item.quantity), str(item.reorder_level))
             for item in report.low_stock_items
         )
-        _table(session.out, ("product", "name", "units", "reorder level"), rows)
+        _table(out, ("product", "name", "units", "reorder level"), rows)
     facts = {
         "not listed": f"{report.unlisted} more" if report.unlisted else None,
-        "told": told if low else None,
-        "not told": report.undelivered,
-        "Web UI": session.link(workflow_id),
+        "alerted": f"{report.alerted} now{earlier}" if low else None,
+        "not alerted": report.undelivered,
+        "Web UI": link,
     }
-    show(session.out, f"{_count(low, 'product')} at or below the reorder level", facts)
+    show(out, f"{_count(low, 'product')} at or below the reorder level", facts)
 
 
-def show_recommendations(session: Session, workflow_id: str, customer: str, outcome: RecommendationsOutcome) -> None:
-    facts = {
-        "source": SOURCES[outcome.source],
-        "why not the model's": outcome.fallback,
-        "Web UI": session.link(workflow_id),
-    }
-    show(session.out, f"{_count(len(outcome.recommendations), 'recommendation')} for {customer}", facts)
+def show_recommendations(out: Console, customer: str, outcome: RecommendationsOutcome, link: str) -> None:
+    facts = {"source": SOURCES[outcome.source], "why not the model's": outcome.fallback, "Web UI": link}
+    show(out, f"{_count(len(outcome.recommendations), 'recommendation')} for {customer}", facts)
     if outcome.recommendations:
         rows = ((_plain(each.product_id), _plain(each.name), _plain(each.reason)) for each in outcome.recommendations)
-        _table(session.out, ("product", "name", "reason"), rows)
+        _table(out, ("product", "name", "reason"), rows)
 
 
-def show_index(session: Session, workflow_id: str, progress: IndexProgress) -> None:
+def show_index(out: Console, progress: IndexProgress, link: str) -> None:
     facts = {
         "model": f"{progress.target.model}, {progress.target.dimensions} dimensions",
         "searched": "yes" if progress.finished else "not yet: some products were not reached, the next run goes on",
-        "Web UI": session.link(workflow_id),
+        "Web UI": link,
     }
-    show(session.out, f"{progress.embedded} of {_count(progress.products, 'product')} embedded", facts)
+    show(out, f"{progress.embedded} of {_count(progress.products, 'product')} embedded", facts)
 
 
 # ---------------------------------------------------------------------------------------------------------- invariants
 
 
-def show_verdict(session: Session, workflow_id: str, report: VerifyReport) -> None:
-    """Every rule, with what breaks it."""
-    sound = "?" if report.unverified else "[green]✓[/green]"
+def show_verdict(out: Console, report: VerifyReport, link: str) -> None:
+    """Every invariant, with the orders and products that break it."""
+    intact = "?" if report.unverified else "[green]✓[/green]"
     rows = []
     for rule, meaning in report.rules.items():
         broken = [f"\n{_plain(each.subject)}: {_plain(each.what)}" for each in report.violations if each.rule == rule]
-        rows.append(("[red]✗[/red]" if broken else sound, "".join((meaning, *broken))))
-    _table(session.out, ("", "rule"), rows)
+        rows.append(("[red]✗[/red]" if broken else intact, "".join((meaning, *broken))))
+    _table(out, ("", "rule"), rows)
     unlisted = report.count - len(report.violations)
     facts = {
         "not listed": f"{unlisted} more" if unlisted else None,
-        "told": f"{report.alerted} now" if report.count else None,
+        "alerted": f"{report.alerted} now" if report.count else None,
         **{f"not verified {number}": what for number, what in enumerate(report.unverified, start=1)},
-        "Web UI": session.link(workflow_id),
+        "Web UI": link,
     }
-    show(session.out, f"{_count(report.count, 'violation')}, {_count(report.checked, 'order')} verified", facts)
+    show(out, f"{_count(report.count, 'violation')}, {_count(report.checked, 'order')} verified", facts)
 
 
 # ----------------------------------------------------------------------------------------------------------- schedules
 
 
-def show_schedules(session: Session, found: Iterable[Seen]) -> None:
+def show_schedules(out: Console, session: Session, found: Iterable[ScheduleView]) -> None:
     rows = (
         (
             f"{each.name}\n[dim]{session.schedule_link(each.name)}[/dim]",
@@ -158,11 +161,11 @@ def show_schedules(session: Session, found: Iterable[Seen]) -> None:
         )
         for each in found
     )
-    _table(session.out, ("schedule", "every", "next run", "last runs"), rows)
+    _table(out, ("schedule", "every", "next run", "last runs"), rows)
 
 
 def duration(seconds: int) -> str:
-    """In the largest unit that leaves no rest."""
+    """In the largest unit that divides it."""
     for unit, size in UNITS:
         if seconds % size == 0:
             return f"{seconds // size} {unit}"
@@ -184,7 +187,7 @@ def json_of(model: Model | None) -> dict[str, Any] | None:
 
 
 def show(out: Console, headline: str, facts: Mapping[str, str | None]) -> None:
-    """A headline, and facts; those without a value are left out."""
+    """A headline, and the facts that have a value."""
     out.print(_plain(headline), style="bold")
     grid = Table.grid(padding=(0, 2))
     for name, value in facts.items():
@@ -205,7 +208,7 @@ def _table(out: Console, header: Sequence[str], rows: Iterable[Iterable[str]]) -
 
 
 def _named(session: Session, run: Run, *cells: str) -> tuple[str, ...]:
-    """A row whose texts are only texts: any client may start a run under any id."""
+    """A row without markup: any client may start a run under any id."""
     return (f"{_plain(run.workflow_id)}\n[dim]{_plain(session.link(run.workflow_id))}[/dim]", *cells)
 
 
@@ -218,15 +221,15 @@ def _advice(found: StuckRun) -> str:
         return advice
     if found.parked:
         command = f"starter.py resolve {found.run.order_id} --step …"
-        return f"look at what exists, then\n{command}\n--retry, --skip or --resolved, and --reason"
+        return f"check what was undone, then\n{command}\n--retry, --skip or --resolved, and --reason"
     if found.run.closed and not (found.run.needs_attention or "").startswith("notification:"):
-        return "its run is gone: if none has taken it over,\nreconcile-orders does"
+        return "its run is gone:\nreconcile-orders restarts the order"
     if found.run.closed:
-        return "the message was given up:\ntell its addressee by other means"
-    return "it is tried again by itself:\nlook for the cause"
+        return "the message was given up:\nreach its addressee by other means"
+    return "the run retries by itself:\nlook for the cause"
 
 
-def _next(found: Seen) -> str:
+def _next(found: ScheduleView) -> str:
     if not found.applied:
         return "never: starter.py schedules apply"
     if found.paused:
@@ -239,7 +242,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Foreign text as itself: no markup, and nothing that a terminal would obey."""
+    """Text without markup and without characters that control a terminal."""
     return escape("".join(c if c.isprintable() else " " for c in text))
 
 

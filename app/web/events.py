@@ -4,6 +4,7 @@ An event takes effect once, because its id is kept in the transaction of its eff
 the id is not kept, and the sender delivers the event again.
 """
 
+from contextlib import suppress
 from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Final, Protocol
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Final, Protocol
 from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field
 from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.service import RPCError, RPCStatusCode
 
 from gateways.order_store import existing_row, move_row, read_row, write_event
 from gateways.postgres import Database
@@ -19,7 +19,7 @@ from gateways.refund_store import STANDING, keep_refunds
 from gateways.stripe import Intent, StripeGateway, order_of
 from gateways.temporal import reaching_temporal
 from gateways.warehouse import Warehouse
-from orders.errors import Unavailable
+from orders.errors import Unavailable, UnknownOrder
 from orders.models import CLOSED, UNFINISHED, OrderRow, Status
 from orders.names import RECONCILE_NOW, RECONCILE_ORDERS
 
@@ -128,12 +128,8 @@ class StripeEvents:
 
     async def _signal(self, order_id: str) -> None:
         """Signal the order's run to read its payment; a closed run need not."""
-        with reaching_temporal():
-            try:
-                await self._client.get_workflow_handle(order_id).signal("payment-updated", rpc_timeout=RPC_TIMEOUT)
-            except RPCError as error:
-                if error.status is not RPCStatusCode.NOT_FOUND:
-                    raise
+        with suppress(UnknownOrder), reaching_temporal(UnknownOrder(order_id)):
+            await self._client.get_workflow_handle(order_id).signal("payment-updated", rpc_timeout=RPC_TIMEOUT)
 
     async def _reconcile(self) -> None:
         """Start reconcile-orders, which alerts operators. Its schedule would do the same later."""

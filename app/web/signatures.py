@@ -9,16 +9,16 @@ UNIX_TIME: Final = re.compile(r"[0-9]{1,12}")
 
 
 class BadSignature(Exception):
-    """A delivery that is not to be believed. The argument says why, for our log alone."""
+    """The signature of a delivery is not valid. The argument says why, for the log alone."""
 
 
 def verify(header: str, body: bytes, secrets: Iterable[str], *, tolerance: int, now: float) -> None:
-    """Check that somebody who has one of the secrets signed this body at about this time.
+    """Check that the body was signed with one of the secrets, at about this time.
 
     Args:
-        header: `t=…,v1=…`, with one `v1` for every secret that the sender has while it is rotated.
-        body: as it was received, to the byte.
-        secrets: those that are accepted; with none nothing is.
+        header: `t=…,v1=…`; while the sender rotates its secret there is one `v1` for each.
+        body: the bytes as received.
+        secrets: each is accepted; without any, no delivery is.
         tolerance: seconds by which the sender's time may differ, in the past or in the future.
         now: Unix time.
 

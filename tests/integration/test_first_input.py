@@ -1,4 +1,4 @@
-"""What a run was asked for is read back as it was given, whatever stands between us and Temporal."""
+"""The input of a run is read back as it was sent, also through a payload codec."""
 
 import dataclasses
 import json
@@ -8,10 +8,10 @@ import pytest
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
 from temporalio.converter import PayloadCodec
-from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
 from gateways.temporal import request_of
+from orders.errors import NoAnswer
 from orders.names import PROCESS_ORDER
 from orders.parsing import parse_order, read_json
 from tests.support.shop import an_order, new_order_id
@@ -20,7 +20,7 @@ NOBODYS_QUEUE = "nobody-works-here"
 
 
 class Reversed(PayloadCodec):
-    """What Temporal gets is of no use to anybody else."""
+    """Temporal keeps what only this codec can read."""
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         return [Payload(metadata={"encoding": b"reversed"}, data=each.SerializeToString()[::-1]) for each in payloads]
@@ -31,7 +31,7 @@ class Reversed(PayloadCodec):
 
 @pytest.fixture
 def client(temporal: WorkflowEnvironment) -> Client:
-    """One with a codec, as shops have that keep addresses from Temporal."""
+    """A client with a codec, as of a shop that keeps addresses from Temporal."""
     config = temporal.client.config()
     config["data_converter"] = dataclasses.replace(config["data_converter"], payload_codec=Reversed())
     return Client(**config)
@@ -39,7 +39,7 @@ def client(temporal: WorkflowEnvironment) -> Client:
 
 @pytest.mark.parametrize("payload", [an_order(), {"no": "order"}, None])
 async def test_a_request_is_read_back(client: Client, payload: object) -> None:
-    """Through the codec; what is no order has no hash."""
+    """Through the codec; a payload that is no order has no hash."""
     order_id = new_order_id()
     arguments = [] if payload is None else [payload]
     handle = await client.start_workflow(PROCESS_ORDER, args=arguments, id=order_id, task_queue=NOBODYS_QUEUE)
@@ -49,13 +49,15 @@ async def test_a_request_is_read_back(client: Client, payload: object) -> None:
         await handle.terminate()
 
     wanted = parse_order(order_id, read_json(json.dumps(payload))).request_hash if payload == an_order() else None
+    assert request
     assert (request.workflow, request.payload is None) == (PROCESS_ORDER, payload is None)
     assert request.hash_of(order_id) == wanted
 
 
 async def test_a_run_that_temporal_does_not_have(client: Client) -> None:
-    """Whoever asks decides what that means."""
-    with pytest.raises(RPCError) as refusal:
-        await request_of(client, client.get_workflow_handle(new_order_id()))
+    """None, for the caller to decide what that means; a namespace that is absent is an outage."""
+    assert await request_of(client, client.get_workflow_handle(new_order_id())) is None
 
-    assert refusal.value.status is RPCStatusCode.NOT_FOUND
+    elsewhere = Client(**client.config() | {"namespace": "nowhere"})
+    with pytest.raises(NoAnswer):
+        await request_of(elsewhere, elsewhere.get_workflow_handle(new_order_id()))

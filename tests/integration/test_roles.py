@@ -1,4 +1,4 @@
-"""Least privilege: what each role of the database may do. That the app's may do all it must, every other test shows."""
+"""Least privilege: what each role of the database may do. All other tests show that orders_app may do enough."""
 
 import asyncpg
 import pytest
@@ -42,31 +42,31 @@ async def may(database_url: str, role: str, statement: str) -> bool:
 
 @pytest.mark.parametrize("statement", [*READ, *WRITE])
 async def test_the_app_reads_and_writes(database_url: str, statement: str) -> None:
-    """Orders come and go by it."""
+    """It may do what placing and cancelling orders needs."""
     assert await may(database_url, "orders_app", statement)
 
 
 @pytest.mark.parametrize("statement", NEVER)
 async def test_the_app_rewrites_no_history(database_url: str, statement: str) -> None:
-    """Nor the catalogue, nor the schema: a program that was taken over cannot hide what it did."""
+    """Nor the catalogue, nor the schema: a program that was attacked cannot hide what it did."""
     assert not await may(database_url, "orders_app", statement)
 
 
 @pytest.mark.parametrize("statement", [*WRITE, *NEVER])
 async def test_the_reader_writes_nothing(database_url: str, statement: str) -> None:
-    """Dashboards and people look; they change nothing."""
+    """Dashboards and operators only read."""
     assert not await may(database_url, "orders_readonly", statement)
 
 
 @pytest.mark.parametrize("statement", READ)
 async def test_the_reader_reads(database_url: str, statement: str) -> None:
-    """All of it."""
+    """It may read every table."""
     assert await may(database_url, "orders_readonly", statement)
 
 
 @pytest.mark.parametrize("change", ["UPDATE order_events SET why = 'nothing'", "DELETE FROM order_events"])
 async def test_not_even_the_owner_rewrites_the_events(database_url: str, change: str) -> None:
-    """Not by a slip of the hand, at least: a trigger stands in the way."""
+    """A trigger refuses the statement, at least by mistake."""
     connection = await asyncpg.connect(database_url)
     try:
         with pytest.raises(asyncpg.RaiseError, match="append-only"):

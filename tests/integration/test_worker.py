@@ -1,4 +1,4 @@
-"""The worker as a process: it says what it lacks, and it finishes what it has begun."""
+"""The worker as a process: it reports what is missing, and finishes the attempts under way."""
 
 import asyncio
 import json
@@ -13,6 +13,7 @@ import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+from app.startup_checks import CannotStart, check_search_attributes
 from config.temporal import plugin
 from deploy.local.postgres import Postgres
 from deploy.local.process import Child, Command, binary, free_ports, running
@@ -21,7 +22,6 @@ from orders.names import PROCESS_ORDER, TASK_QUEUE
 from sandbox.faults import Fault
 from sandbox.server import Running, serve
 from tests.support.shop import an_order, eventually
-from worker import CannotStart, check_search_attributes
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,7 +70,7 @@ def confirmations(sandbox: Running) -> int:
 async def test_refuses_to_start(
     environment: dict[str, str], message: str, temporal: WorkflowEnvironment, postgres: Postgres, tmp_path: Path
 ) -> None:
-    """One line that names what is wrong, no secret in it, and exit status 1."""
+    """One line names what is wrong, without secrets; the exit status is 1."""
     log, places = tmp_path / "worker.log", {"closed": closed_port(), "empty": postgres.url("postgres")}
     base = {"TEMPORAL_ADDRESS": temporal.client.service_client.config.target_host}
     given = {name: value.format(**places) for name, value in environment.items()}
@@ -86,7 +86,7 @@ async def test_refuses_to_start(
 
 
 async def test_refuses_a_server_without_the_search_attributes() -> None:
-    """Otherwise every workflow task would fail for ever."""
+    """Without them every workflow task would fail for ever."""
     async with await WorkflowEnvironment.start_local(
         plugins=[plugin()], dev_server_existing_path=binary("temporal"), dev_server_log_level="error"
     ) as bare:
@@ -95,7 +95,7 @@ async def test_refuses_a_server_without_the_search_attributes() -> None:
 
 
 class Line:
-    """A line to a server that breaks under the next thing said once it is `frail`; the ones after it hold."""
+    """A proxy to a server; once `frail` is set, the connection breaks at the next request, and later ones work."""
 
     def __init__(self, target: str) -> None:
         self.host, self.port = target.split(":")
@@ -133,7 +133,7 @@ class Line:
 
 
 async def test_a_line_to_temporal_that_breaks_is_no_reason_not_to_start(temporal: WorkflowEnvironment) -> None:
-    """The question is asked again over another connection."""
+    """The request is sent again over another connection."""
     line = Line(temporal.client.service_client.config.target_host)
     async with await asyncio.start_server(line, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
@@ -149,7 +149,7 @@ async def test_a_line_to_temporal_that_breaks_is_no_reason_not_to_start(temporal
 async def test_a_worker_told_to_stop_finishes_its_step(
     temporal: WorkflowEnvironment, database_url: str, tmp_path: Path
 ) -> None:
-    """SIGTERM drains: the confirmation under way is answered, once, and the next worker goes on at once."""
+    """SIGTERM drains: the confirmation under way is answered once, and the next worker goes on at once."""
     async with serve() as sandbox:
         environment = addresses(temporal, database_url, sandbox)
         slow = Fault(service="stripe", route="*/confirm", kind="delay", seconds=1.5, order="drained")

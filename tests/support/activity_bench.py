@@ -1,6 +1,6 @@
-"""The activities on a bench: put together as worker.py does, against a real Postgres and the sandbox, without Temporal.
+"""The activities without Temporal: wired as in app/wiring.py, with a real Postgres and the sandbox.
 
-Each call is one attempt. An attempt can be made to stand at a gate, so that a test decides what overtakes it.
+Each call is one attempt. An attempt can be stopped at a gate, so that a test decides what happens before it goes on.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from activities.fulfillment import Fulfillment
 from activities.inventory import Inventory
 from activities.order_state import OrderState
 from activities.payments import Payments
+from app.wiring import activities_of
 from config.settings import Settings
 from gateways.http import open_http
 from gateways.openai import MAX_ANSWER, openai_client
@@ -42,7 +43,6 @@ from sandbox.server import Running
 from sandbox.world import World
 from tests.support.rows import Rows
 from tests.support.shop import an_order
-from worker import activities_of
 
 if TYPE_CHECKING:
     import asyncpg
@@ -56,7 +56,7 @@ ResultT = TypeVar("ResultT")
 
 @dataclass
 class Gate:
-    """Where an attempt stands still before its transaction number `before`, counted from 1."""
+    """Stops an attempt before its transaction number `before`, counted from 1."""
 
     before: int
     reached: asyncio.Event = field(default_factory=asyncio.Event)
@@ -64,7 +64,7 @@ class Gate:
 
 
 class Watched(Database):
-    """Writes down every statement, and may stop before a transaction."""
+    """Records every statement, and stops at the gate."""
 
     def __init__(self, pool: "Pool") -> None:
         super().__init__(pool)
@@ -75,11 +75,11 @@ class Watched(Database):
     async def transaction(self) -> AsyncIterator["Connection"]:
         await self.stand()
         async with super().transaction() as connection:
-            with connection.query_logger(self._write_down):
+            with connection.query_logger(self._record):
                 yield connection
 
     async def stand(self) -> None:
-        """Every transaction comes by here before it begins."""
+        """Called before every transaction."""
         gate = self.gate
         if gate is None or gate.reached.is_set():
             return
@@ -88,13 +88,13 @@ class Watched(Database):
             gate.reached.set()
             await gate.opened.wait()
 
-    def _write_down(self, query: "LoggedQuery") -> None:
+    def _record(self, query: "LoggedQuery") -> None:
         self.statements.append(query.query)
 
 
 @dataclass
 class Bench(Rows):
-    """What a test does with activities; by default as the run `bench`."""
+    """Runs activities for a test; their workflow id is `bench` unless the test names another one."""
 
     pool: "asyncpg.Pool[asyncpg.Record]"
     sandbox: Running
@@ -108,7 +108,7 @@ class Bench(Rows):
     async def do(
         self, activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, *, run: str = "bench"
     ) -> ResultT:
-        """One attempt, called by the workflow `run`."""
+        """One attempt, called by the workflow with the id `run`."""
         environment = ActivityEnvironment()
         environment.info = replace(environment.info, workflow_id=run)
         result: ResultT = await environment.run(self.activities[activity.__name__], arg)
@@ -117,7 +117,7 @@ class Bench(Rows):
     async def stop_at(
         self, gate: Gate, activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT
     ) -> "asyncio.Task[ResultT]":
-        """An attempt that stands at the gate already."""
+        """An attempt that has reached the gate."""
         self.database.gate = gate
         attempt = asyncio.create_task(self.do(activity, arg))
         async with asyncio.timeout(10):
@@ -128,7 +128,7 @@ class Bench(Rows):
         self.world.faults.add(Fault.model_validate({"service": service, "kind": kind, "route": route, **more}))
 
     def calls(self, service: str, path: str = "") -> list[dict[str, Any]]:
-        """The POSTs that the service got, whose path ends so."""
+        """The POSTs that the service got, to paths with this end."""
         return [
             entry
             for entry in self.world.journal.about()
@@ -156,7 +156,7 @@ class Bench(Rows):
         return await self.do(OrderState.claim_undo, undo(order, closing))
 
     async def bring(self, order: Order, last: str) -> None:
-        """All steps up to this one."""
+        """Execute all steps up to the step `last`."""
         for step in (self.reserve, self.authorize, self.fulfill, self.capture, self.finalize):
             await step(order)
             if step.__name__ == last:
@@ -164,7 +164,7 @@ class Bench(Rows):
 
 
 def order_of(order_id: str = "o1", **changes: Any) -> Order:
-    """A validated order: the reference's, with changes."""
+    """A validated order: the reference's order, with changes."""
     return parse_order(order_id, read_json(json.dumps(an_order(**changes))))
 
 
@@ -182,7 +182,7 @@ def undo(order: Order, closing: Status = Status.FAILED) -> UndoClaim:
 
 @dataclass(frozen=True)
 class Clients:
-    """What is slow to open; it can be shared by tests. Nothing may ask Temporal: its client leads nowhere."""
+    """Clients, which are slow to open; tests can share them. The client of Temporal has no server."""
 
     temporal: Client
     http: httpx.AsyncClient
@@ -203,7 +203,7 @@ async def open_clients(settings: Settings) -> AsyncIterator[Clients]:
 async def open_bench(
     settings: Settings, sandbox: Running, clients: Clients, watched: type[Watched] = Watched
 ) -> AsyncIterator[Bench]:
-    """A bench of one's own."""
+    """A bench with its own connections to PostgreSQL."""
     async with await open_pool(settings.database_url.get_secret_value(), settings.database_pool_size) as pool:
         database = watched(pool)
         activities = activities_of(settings, clients.temporal, database, clients.http, clients.stripe, clients.openai)

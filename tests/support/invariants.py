@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from audit.evidence import Evidence, ProviderRecords, read_runs, read_snapshot
-from audit.invariants import SETTLED, violations
+from audit.invariants import violations
+from orders.models import SETTLED
 from sandbox.world import World
 
 if TYPE_CHECKING:
@@ -46,5 +47,5 @@ async def collect_evidence(shop: ShopRecords, *orders: str, stocked: Mapping[str
     """What the rules read about these orders."""
     client = getattr(shop, "client", None)
     snapshot = await read_snapshot(shop.pool, orders)
-    records = ProviderRecords.model_validate(shop.world.books())
+    records = ProviderRecords.model_validate(shop.world.provider_records())
     return Evidence(snapshot, records, stocked, await read_runs(client, orders) if client else None)

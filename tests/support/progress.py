@@ -14,6 +14,7 @@ import pytest
 MAX_SILENCE: Final = 60  # seconds until a line says how many tests have ended
 
 
+@pytest.hookimpl(trylast=True)  # when there is a terminal
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # the controller of pytest-xdist prints, its workers do not
         config.pluginmanager.register(Progress(config.pluginmanager))

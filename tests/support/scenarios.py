@@ -107,9 +107,9 @@ async def is_running(run: Run) -> bool:
     return (await run.describe()).status is WorkflowExecutionStatus.RUNNING
 
 
-def letters(shop: Shop, order_id: str) -> list[str]:
+def emails_to_customer(shop: Shop, order_id: str) -> list[str]:
     """What was written to the customer, oldest first."""
-    emails = shop.world.books()["emails"]
+    emails = shop.world.provider_records()["emails"]
     return [email["template"] for email in emails if email["data"]["orderNumber"] == order_id]
 
 

@@ -17,6 +17,7 @@ from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
+from app.wiring import open_worker
 from config.settings import SANDBOX_OPENAI_KEY, SANDBOX_STRIPE_KEY, Settings
 from orders.models import CancelOutcome, OrderOutcome
 from orders.names import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
@@ -25,7 +26,6 @@ from sandbox.world import World
 from tests.support.activity_hooks import ActivityHooks
 from tests.support.rows import Rows
 from tests.support.servers import copy_database, open_postgres, open_temporal, reset_database
-from worker import open_worker
 
 Payload = dict[str, Any]
 

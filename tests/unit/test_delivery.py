@@ -23,5 +23,5 @@ MONDAY, THURSDAY, FRIDAY, SATURDAY, SUNDAY = (date(2026, 11, day) for day in (16
     ],
 )
 def test_estimated_delivery(ordered: date, priority: Priority, day: int) -> None:
-    """Counted from the day after the order, over the weekend."""
+    """Days are counted from the day after the order, and skip the weekend."""
     assert estimated_delivery(ordered, priority) == date(2026, 11, day)

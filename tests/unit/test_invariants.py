@@ -1,4 +1,4 @@
-"""The invariants: silent on a shop with orders of every kind, and each of them loud when its rule alone is broken."""
+"""The invariants: a shop with orders of every kind breaks none, and each one finds what breaks it."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -30,7 +30,7 @@ Plant = Callable[["Mixed", pytest.MonkeyPatch], None]
 
 @dataclass(frozen=True)
 class Mixed:
-    """A shop with orders of every kind, none of which is touched."""
+    """A shop with orders of every kind. Tests do not change them."""
 
     shop: Shop
     orders: tuple[str, ...]
@@ -49,13 +49,13 @@ class Mixed:
         return next(each for each in self.world.stripe.account.refunds.values() if each.payment_intent == intent.id)
 
     async def evidence(self, connection: Any = None) -> Evidence:
-        """All that there is, by what `connection` sees."""
+        """All evidence, with the database as `connection` sees it."""
         snapshot = await read_snapshot(connection or self.shop.pool)
-        books = ProviderRecords.model_validate(self.world.books())
-        return Evidence(snapshot, books, SEEDED, await read_runs(self.shop.client, self.orders))
+        records = ProviderRecords.model_validate(self.world.provider_records())
+        return Evidence(snapshot, records, SEEDED, await read_runs(self.shop.client, self.orders))
 
     async def evidence_after(self, statements: str) -> Evidence:
-        """All that there would be."""
+        """All evidence as it would be after the statements, which are rolled back."""
         async with self.shop.pool.acquire() as connection:
             transaction = connection.transaction()
             await transaction.start()
@@ -72,7 +72,7 @@ async def mixed(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncItera
 
 
 async def orders_of_every_kind(shop: Shop) -> tuple[str, ...]:
-    """At rest or under way, each with its story as its id."""
+    """Settled and unfinished ones; the id of each says what happened to it."""
     await shop.place(order_id="placed")
     await shop.place(an_order(paymentMethodId="pm_card_chargeDeclined"), "declined")
     await shop.place(an_order(shippingAddress=REFUSED_ADDRESS), "refused")
@@ -117,7 +117,7 @@ def found(evidence: Evidence) -> set[tuple[str, str]]:
 
 
 async def test_orders_of_every_kind_break_no_rule(mixed: Mixed) -> None:
-    """Placed, refused, undone, cancelled, parked, waiting, settled by hand or with a goodwill refund."""
+    """Placed, refused, undone, cancelled, parked, waiting, resolved by an operator, with a goodwill refund."""
     statuses = {order.id: order.status for order in (await mixed.evidence()).snapshot.orders}
     assert len(statuses) == 12
     assert (statuses["parked"], statuses["authenticating"], statuses["settled-by-hand"]) == (
@@ -127,7 +127,7 @@ async def test_orders_of_every_kind_break_no_rule(mixed: Mixed) -> None:
     assert violations(await mixed.evidence()) == []
 
 
-IN_THE_LEDGER: Final = [
+IN_DATABASE: Final = [
     ("stock_is_conserved", "product 2", "UPDATE inventory SET quantity = quantity + 1 WHERE product_id = '2'"),
     ("stock_is_conserved", "product 2", "UPDATE inventory SET quantity = quantity - 1 WHERE product_id = '2'"),
     ("stock_is_conserved", "product 3", "DELETE FROM inventory WHERE product_id = '3'"),
@@ -167,11 +167,11 @@ IN_THE_LEDGER: Final = [
         """INSERT INTO orders (id, customer_id, request_hash, status, currency, capture_mode, terms)
         VALUES ('lost', 'cus_1', '', 'pending', 'usd', 'manual', '{}');
         INSERT INTO order_events (order_id, from_status, to_status, actor, why)
-        VALUES ('lost', 'absent', 'pending', 'a hand', 'none')""",
+        VALUES ('lost', 'absent', 'pending', 'test', 'none')""",
     ),
     (
         "every_order_is_driven",
-        "authenticating",  # process-order runs, but leaves a cancelling to cancel-order
+        "authenticating",  # process-order runs, but only cancel-order drives a cancelling order
         """UPDATE orders SET status = 'cancelling' WHERE id = 'authenticating';
         INSERT INTO order_events (order_id, from_status, to_status, actor, why) VALUES
             ('authenticating', 'pending', 'capturing', '', ''), ('authenticating', 'capturing', 'processing', '', ''),
@@ -186,22 +186,24 @@ IN_THE_LEDGER: Final = [
         "every_change_is_recorded",
         "placed",
         """INSERT INTO order_events (order_id, from_status, to_status, actor, why)
-        VALUES ('placed', 'processing', 'shipped', 'a hand', 'it was not')""",
+        VALUES ('placed', 'processing', 'shipped', 'test', 'it was not')""",
     ),
     (
         "every_change_is_recorded",
         "placed",
         """INSERT INTO order_events (order_id, from_status, to_status, actor, why)
-        VALUES ('placed', 'capturing', 'processing', 'a hand', 'it was already')""",
+        VALUES ('placed', 'capturing', 'processing', 'test', 'it was already')""",
     ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("rule", "subject", "statements"), IN_THE_LEDGER, ids=[f"{rule}-{subject}" for rule, subject, _ in IN_THE_LEDGER]
+    ("rule", "subject", "statements"),
+    IN_DATABASE,
+    ids=[f"{rule}-{subject}" for rule, subject, _ in IN_DATABASE],
 )
-async def test_a_rule_that_is_broken_in_the_ledger(mixed: Mixed, rule: str, subject: str, statements: str) -> None:
-    """A hand in PostgreSQL, or a bug: exactly that rule speaks, and names the order or product."""
+async def test_a_rule_that_is_broken_in_the_database(mixed: Mixed, rule: str, subject: str, statements: str) -> None:
+    """A manual change or a bug: exactly that rule finds it, and names the order or product."""
     assert found(await mixed.evidence_after(statements)) == {(subject, rule)}
 
 
@@ -239,7 +241,7 @@ def charge_twice(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
     patch.setitem(mixed.world.stripe.account.intents, again.id, again)
 
 
-def charge_nobody(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+def charge_without_an_order(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
     other = replace(mixed.intent("placed"), id="pi_other", metadata={"order_id": "ghost"})
     patch.setitem(mixed.world.stripe.account.intents, other.id, other)
 
@@ -261,20 +263,20 @@ def ship_twice(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
     ship(mixed, patch, "again", "placed")
 
 
-def ship_to_nobody(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+def ship_without_an_order(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
     order = mixed.world.fulfillment.shipments["placed"].order.model_copy(update={"order_id": "ghost"})
     ship(mixed, patch, "ghost", "placed", order=order)
 
 
-def write_twice(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
-    letter = next(each for each in mixed.world.inbox.emails if each.data["orderNumber"] == "placed")
-    patch.setitem(mixed.world.inbox.messages, "again", letter)
+def deliver_twice(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    email = next(each for each in mixed.world.inbox.emails if each.data["orderNumber"] == "placed")
+    patch.setitem(mixed.world.inbox.messages, "again", email)
 
 
-def lose_a_letter(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+def lose_an_email(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
     messages = mixed.world.inbox.messages
-    letters = {key: each for key, each in messages.items() if isinstance(each, Email)}
-    patch.delitem(messages, next(key for key, each in letters.items() if each.data["orderNumber"] == "placed"))
+    emails = {key: each for key, each in messages.items() if isinstance(each, Email)}
+    patch.delitem(messages, next(key for key, each in emails.items() if each.data["orderNumber"] == "placed"))
 
 
 def track_twice(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
@@ -293,29 +295,29 @@ AT_THE_EXTERNAL_SERVICES: Final[list[tuple[str, str, Plant]]] = [
     ("closed_orders_are_empty", "returned", ship_a_closed_order),
     ("closed_orders_take_no_money", "refused", authorize_a_closed_order),
     ("closed_orders_take_no_money", "declined", wait_for_a_closed_order),
-    ("nothing_without_an_order", "ghost", charge_nobody),
-    ("nothing_without_an_order", "ghost", ship_to_nobody),
+    ("nothing_without_an_order", "ghost", charge_without_an_order),
+    ("nothing_without_an_order", "ghost", ship_without_an_order),
     ("shipped_at_most_once", "placed", ship_twice),
-    ("told_at_most_once", "placed", write_twice),
-    ("told_at_most_once", "placed", track_twice),
-    ("what_is_marked_sent_arrived", "placed", lose_a_letter),
+    ("delivered_at_most_once", "placed", deliver_twice),
+    ("delivered_at_most_once", "placed", track_twice),
+    ("what_is_marked_sent_arrived", "placed", lose_an_email),
 ]
 
 
 @pytest.mark.parametrize(
     ("rule", "subject", "plant"), AT_THE_EXTERNAL_SERVICES, ids=lambda each: getattr(each, "__name__", each)
 )
-async def test_a_rule_that_is_broken_at_a_external_services(
+async def test_a_rule_that_is_broken_at_an_external_service(
     mixed: Mixed, monkeypatch: pytest.MonkeyPatch, rule: str, subject: str, plant: Plant
 ) -> None:
-    """Whatever Stripe, the warehouse or a customer's inbox has: exactly that rule speaks, and names the order."""
+    """At Stripe, the warehouse or a customer's inbox: exactly that rule finds it, and names the order."""
     plant(mixed, monkeypatch)
     assert found(await mixed.evidence()) == {(subject, rule)}
 
 
 EXCUSES: Final = {
     "given up": "UPDATE notifications SET state = 'given_up' WHERE order_id = 'placed'",
-    "told": """DELETE FROM notifications WHERE order_id = 'placed';
+    "operators were alerted": """DELETE FROM notifications WHERE order_id = 'placed';
         INSERT INTO reminders (key) VALUES ('unconfirmed:placed')""",
     "its cancel was parked": """UPDATE notifications SET state = 'dropped' WHERE order_id = 'placed';
         UPDATE orders SET status = 'shipped' WHERE id = 'placed';
@@ -325,24 +327,24 @@ EXCUSES: Final = {
 
 
 @pytest.mark.parametrize("statements", EXCUSES.values(), ids=EXCUSES)
-async def test_a_confirmation_that_a_person_knows_of(mixed: Mixed, statements: str) -> None:
-    """A customer who was not written to is a person's concern, and no broken rule."""
+async def test_a_missing_confirmation_that_operators_know_of(mixed: Mixed, statements: str) -> None:
+    """A missing confirmation breaks no rule if operators know of it."""
     assert found(await mixed.evidence_after(statements)) == set()
 
 
-async def test_nobody_knows_what_arrived(mixed: Mixed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in operation: then what is marked as sent is believed; but nothing at all that arrived is a finding."""
-    lose_a_letter(mixed, monkeypatch)
+async def test_it_is_not_known_what_arrived(mixed: Mixed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In operation the mark as sent is believed; an empty list of deliveries is a finding."""
+    lose_an_email(mixed, monkeypatch)
     evidence = await mixed.evidence()
-    unknown = evidence.books.model_copy(update={"deliveries": None})
-    assert found(evidence._replace(books=unknown)) == set()
-    nothing = evidence.books.model_copy(update={"deliveries": ()})
-    assert ("goodwill", "what_is_marked_sent_arrived") in found(evidence._replace(books=nothing))
+    unknown = evidence.records.model_copy(update={"deliveries": None})
+    assert found(evidence._replace(records=unknown)) == set()
+    nothing = evidence.records.model_copy(update={"deliveries": ()})
+    assert ("goodwill", "what_is_marked_sent_arrived") in found(evidence._replace(records=nothing))
 
 
 @pytest.mark.parametrize("key", [None, "placed:create:1"], ids=["no key", "another request's key"])
 async def test_a_misused_idempotency_key(mixed: Mixed, key: str | None) -> None:
-    """Even where nothing comes of it, the next time something may."""
+    """Also if it had no effect: the next time it may have one."""
     path = f"/payment_intents/{await payment_of(mixed.shop, 'placed')}/capture"
     await post(mixed.shop, path, {}, key=key, accepted=False)
     evidence = await mixed.evidence()
@@ -351,41 +353,41 @@ async def test_a_misused_idempotency_key(mixed: Mixed, key: str | None) -> None:
 
 
 async def test_a_workflow_task_that_fails_again_and_again(mixed: Mixed) -> None:
-    """The run neither goes on nor ends, whatever its order's state."""
+    """The run neither continues nor ends, whatever the status of its order."""
     evidence = await mixed.evidence()
 
-    def tried(times: int) -> Evidence:
+    def at_attempt(number: int) -> Evidence:
         return evidence._replace(
-            runs=(*(evidence.runs or ()), OpenRun(order_id="placed", workflow_id="w", attempt=times))
+            runs=(*(evidence.runs or ()), OpenRun(order_id="placed", workflow_id="w", attempt=number))
         )
 
-    assert found(tried(MAX_ATTEMPTS)) == {("placed", "no_run_is_stuck")}
-    assert found(tried(MAX_ATTEMPTS - 1)) == set()
+    assert found(at_attempt(MAX_ATTEMPTS)) == {("placed", "no_run_is_stuck")}
+    assert found(at_attempt(MAX_ATTEMPTS - 1)) == set()
 
 
-async def test_an_order_may_take_its_time(mixed: Mixed) -> None:
-    """Without a run it is young for a while; then nothing but a parked one is excused."""
+async def test_a_young_order_may_be_without_a_run(mixed: Mixed) -> None:
+    """A young order may be without a run for a while; later only a parked one may."""
     evidence = (await mixed.evidence())._replace(runs=())
     assert ("authenticating", "every_order_is_driven") in found(evidence)
     assert ("parked", "every_order_is_driven") not in found(evidence)
     assert "every_order_is_driven" not in {rule for _, rule in found(evidence._replace(patience=3600))}
 
 
-async def test_only_the_orders_that_were_asked_for_are_judged(mixed: Mixed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is wrong with others is not said of these; one that was asked for and is no order is."""
-    for plant in (charge_nobody, ship_twice, write_twice, refund_too_much):
+async def test_only_the_orders_that_were_asked_for_are_checked(mixed: Mixed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Findings about other orders are left out; an id that was asked for and is no order is a finding."""
+    for plant in (charge_without_an_order, ship_twice, deliver_twice, refund_too_much):
         plant(mixed, monkeypatch)
     monkeypatch.setitem(mixed.world.stripe.misuses, "1", Misuse("placed", "/v1/refunds", "without a key"))
-    books = ProviderRecords.model_validate(mixed.world.books())
-    assert found(Evidence(await read_snapshot(mixed.shop.pool, ["goodwill"]), books)) == set()
-    ghost = Evidence(await read_snapshot(mixed.shop.pool, ["ghost"]), books)
+    records = ProviderRecords.model_validate(mixed.world.provider_records())
+    assert found(Evidence(await read_snapshot(mixed.shop.pool, ["goodwill"]), records)) == set()
+    ghost = Evidence(await read_snapshot(mixed.shop.pool, ["ghost"]), records)
     assert found(ghost) == {("ghost", "nothing_without_an_order")}
 
 
-def test_every_rule_has_words_and_is_broken_here() -> None:
-    """Whoever adds a rule shows that it can speak."""
+def test_every_rule_has_a_text_and_is_broken_here() -> None:
+    """A new rule needs a text, and a test that breaks it."""
     assert all(rule.__doc__ and describe(rule) for rule in RULES)
-    broken = {rule for rule, _, _ in [*IN_THE_LEDGER, *AT_THE_EXTERNAL_SERVICES]} | {"keys_are_used_once"}
+    broken = {rule for rule, _, _ in [*IN_DATABASE, *AT_THE_EXTERNAL_SERVICES]} | {"keys_are_used_once"}
     assert {rule.__name__ for rule in RULES} == broken
 
 
@@ -398,9 +400,9 @@ async def payment_of(shop: Shop, order_id: str) -> str:
 
 
 async def post(
-    shop: Shop, path: str, data: Mapping[str, Any], *, key: str | None = "by hand", accepted: bool = True
+    shop: Shop, path: str, data: Mapping[str, Any], *, key: str | None = "manual", accepted: bool = True
 ) -> None:
-    """A request to Stripe by hand."""
+    """A request to Stripe past this program."""
     headers = {"Authorization": f"Bearer {shop.settings.stripe_secret_key.get_secret_value()}"}
     async with httpx.AsyncClient(trust_env=False, headers=headers) as http:
         answer = await http.post(

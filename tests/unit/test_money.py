@@ -13,7 +13,7 @@ from orders.money import DECIMALS, MAX_AMOUNT, show, to_decimal, to_json_number,
     [("29.99", "usd", 2999), ("29.9", "usd", 2990), ("3E+1", "usd", 3000), ("0", "usd", 0), ("30", "jpy", 30)],
 )
 def test_to_minor(amount: str, currency: str, minor: int) -> None:
-    """As many decimals as the currency has."""
+    """By the number of decimals of the currency."""
     assert to_minor(Decimal(amount), currency, "price") == minor
 
 
@@ -22,19 +22,19 @@ def test_to_minor(amount: str, currency: str, minor: int) -> None:
     [("29.999", "usd"), ("30.5", "jpy"), ("-1", "usd"), ("NaN", "usd"), ("Infinity", "usd"), ("1E+99", "usd")],
 )
 def test_to_minor_refuses(amount: str, currency: str) -> None:
-    """Nothing is rounded, and nothing that is no amount gets in; the field is named."""
+    """Nothing is rounded, anything that is not an amount is refused, and the error names the field."""
     with pytest.raises(InvalidInput, match="price: "):
         to_minor(Decimal(amount), currency, "price")
 
 
 @pytest.mark.parametrize("currency", sorted(DECIMALS))
 def test_every_amount_goes_out_as_it_came_in(currency: str) -> None:
-    """A JSON number of an amount prints its decimals exactly, up to the largest one."""
+    """The JSON number of an amount prints its exact decimals, up to the largest amount."""
     for minor in (0, 1, 2999, 10_010, MAX_AMOUNT - 1, MAX_AMOUNT):
         assert Decimal(repr(to_json_number(minor, currency))) == to_decimal(minor, currency)
         assert to_minor(to_decimal(minor, currency), currency, "price") == minor
 
 
 def test_show() -> None:
-    """For people, with all decimals."""
+    """The text has all decimals of the currency."""
     assert (show(2990, "usd"), show(30, "jpy")) == ("29.90 usd", "30 jpy")

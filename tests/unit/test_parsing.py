@@ -1,4 +1,4 @@
-"""Bad input is refused with every problem named; good input has one meaning and one fingerprint."""
+"""Bad input is refused with every problem named; input of the same meaning has the same hash."""
 
 import json
 from typing import Any
@@ -25,7 +25,7 @@ def refused(data: Any, order_id: str = "o1") -> tuple[str, ...]:
 
 
 def test_the_references_payload() -> None:
-    """Prices in minor units, the defaults filled in."""
+    """Prices are in minor units, and defaults are filled in."""
     order = parse(an_order())
 
     assert order.lines == (Line(product_id="1", quantity=2, unit_price=2999),)
@@ -73,7 +73,7 @@ def test_the_references_payload() -> None:
     ],
 )
 def test_each_wrong_field_is_named(changes: dict[str, Any], field: str) -> None:
-    """Whatever else is right; and what was sent is not repeated."""
+    """The problem names the field, and does not repeat its value."""
     problems = refused(an_order(**changes))
 
     assert any(problem.startswith(f"{field}: ") for problem in problems), problems
@@ -81,7 +81,7 @@ def test_each_wrong_field_is_named(changes: dict[str, Any], field: str) -> None:
 
 
 def test_all_problems_are_named_at_once() -> None:
-    """Nobody has to find them one by one."""
+    """One error names them all."""
     problems = refused({"items": [{"quantity": 0}]})
 
     named = {problem.split(":")[0] for problem in problems}
@@ -97,31 +97,31 @@ def test_all_problems_are_named_at_once() -> None:
 
 @pytest.mark.parametrize("data", [None, [], "text", 5, True])
 def test_what_is_no_object_is_refused(data: Any) -> None:
-    """By name all the same."""
+    """The problem names the input as a whole."""
     assert refused(data)[0].startswith("input: ")
 
 
 @pytest.mark.parametrize("text", ["", "{", "NaN", "[" * 60_000, " " * (MAX_INPUT + 1), '{"a": Infinity}'])
 def test_what_is_no_json_is_refused(text: str) -> None:
-    """So is what is too large to look at."""
+    """Input that is too large is refused too."""
     with pytest.raises(InvalidInput, match="input: must be"):
         read_json(text)
 
 
 @pytest.mark.parametrize("order_id", ["", "a:b", "a b", "x" * 65, "a/b", "é", "4242424242424242"])
 def test_an_order_id_that_cannot_be_one(order_id: str) -> None:
-    """Ids of other runs are derived from it; a card number is none."""
+    """It cannot hold a colon, which ids of other runs have, nor be a card number."""
     assert refused(an_order(), order_id)[0].startswith("orderId: ")
 
 
 def test_unicode_and_markup_are_text() -> None:
-    """They are kept as they are; what shows them must escape them."""
+    """They are kept unchanged; what shows them must escape them."""
     street = "Łódź <script>'; DROP TABLE orders; -- 🏠"
     assert parse(an_order(shippingAddress=ADDRESS | {"street": street})).shipping_address.street == street
 
 
 def test_the_same_product_twice_is_one_line() -> None:
-    """Merged before hashing, limits and SQL, in product order."""
+    """It is merged before hashing, limits and SQL, in product order."""
     two = [{"productId": "2", "quantity": 1}, ITEM, {**ITEM, "quantity": 3}]
 
     assert [(line.product_id, line.quantity) for line in parse(an_order(items=two)).lines] == [("1", 5), ("2", 1)]
@@ -138,7 +138,7 @@ def test_the_same_product_twice_is_one_line() -> None:
     ],
 )
 def test_the_same_meaning_has_the_same_fingerprint(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """However it is written."""
+    """The spelling of the input makes no difference."""
     assert parse(an_order(**one)).request_hash == parse(an_order(**other)).request_hash
 
 
@@ -155,11 +155,11 @@ def test_the_same_meaning_has_the_same_fingerprint(one: dict[str, Any], other: d
     ],
 )
 def test_another_meaning_has_another_fingerprint(change: dict[str, Any]) -> None:
-    """Each field counts."""
+    """Each field changes the hash."""
     assert parse(an_order(**change)).request_hash != parse(an_order()).request_hash
 
 
 def test_a_request_to_cancel() -> None:
-    """The address is optional."""
+    """The e-mail address is optional."""
     assert parse_cancel({"orderId": "o1"}).customer_email is None
     assert parse_cancel({"orderId": "o1", "customerEmail": "a@b"}).customer_email == "a@b"

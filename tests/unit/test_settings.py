@@ -8,7 +8,7 @@ from config.settings import SANDBOX, STRIPE, Settings
 
 @pytest.mark.parametrize("key", ["sk_live_canary", "rk_live_canary"])
 def test_a_live_key_is_refused_unless_it_is_meant(key: str) -> None:
-    """And the key is not in the message."""
+    """It needs ALLOW_LIVE_STRIPE, and is not in the message."""
     with pytest.raises(ValidationError, match="ALLOW_LIVE_STRIPE") as refusal:
         Settings(stripe_secret_key=SecretStr(key))
 
@@ -17,20 +17,20 @@ def test_a_live_key_is_refused_unless_it_is_meant(key: str) -> None:
 
 
 def test_a_live_key_goes_to_stripe_only() -> None:
-    """Any other address would get hold of it."""
+    """Any other address would receive the key."""
     with pytest.raises(ValidationError, match="leak"):
         Settings(stripe_secret_key=SecretStr("sk_live_x"), allow_live_stripe=True, stripe_api_base=SANDBOX)
 
 
 def test_where_stripe_is() -> None:
-    """The sandbox for the sandbox's key, Stripe for any other, or what is set."""
+    """It is the sandbox for the sandbox's key, Stripe for any other key, or what is set."""
     assert Settings().stripe_base == f"{SANDBOX}/stripe"
     assert Settings(stripe_secret_key=SecretStr("sk_test_other")).stripe_base == STRIPE
     assert Settings(stripe_api_base="http://127.0.0.1:1").stripe_base == "http://127.0.0.1:1"
 
 
 def test_secrets_are_not_shown() -> None:
-    """Settings may end up in a log."""
+    """Their representation, which a log may hold, has no secret in it."""
     shown = repr(Settings(fulfillment_key=SecretStr("canary"), database_url=SecretStr("postgresql://u:canary@h/d")))
 
     assert "canary" not in shown
@@ -48,7 +48,7 @@ def test_secrets_are_not_shown() -> None:
     ],
 )
 def test_a_setting_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    """Read from the environment, named by field."""
+    """The error names the field that the environment sets."""
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError, match=name.lower()):
         Settings()
@@ -88,7 +88,7 @@ EXTERNAL_SERVICES = [name for name, value in ELSEWHERE.items() if value.startswi
     ],
 )
 def test_nobody_listens_in_on_the_way_to_a_external_services(name: str, url: str) -> None:
-    """Keys and orders go by https, or stay on this machine; the setting is named, the address is not shown."""
+    """Keys and orders go by https, or stay on this machine; the error names the setting and hides the address."""
     with pytest.raises(ValidationError, match=f"{name.upper()}: must be an https address") as refusal:
         Settings.model_validate({name: url})
 
@@ -100,13 +100,13 @@ def test_nobody_listens_in_on_the_way_to_a_external_services(name: str, url: str
     "url", ["https://x.example:8443/in", "http://[::1]:1", "http://localhost", "HTTP://127.0.0.1:1"]
 )
 def test_an_address_that_nobody_listens_in_on_is_taken(name: str, url: str) -> None:
-    """By https anywhere, in the clear on this machine."""
+    """That is https anywhere, or http on this machine."""
     assert Settings.model_validate({name: url})
 
 
 @pytest.mark.parametrize("name", ["fulfillment_api", "email_service_url", "analytics_url", "slack_webhook"])
 def test_an_external_service_with_no_default_has_an_address(name: str) -> None:
-    """Empty is an address for those only that go elsewhere then."""
+    """Only a setting with another default for that case may be empty."""
     with pytest.raises(ValidationError, match=name.upper()):
         Settings.model_validate({name: ""})
     assert Settings(stripe_api_base="", openai_base_url="")
@@ -114,7 +114,7 @@ def test_an_external_service_with_no_default_has_an_address(name: str) -> None:
 
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_no_worker_crashes_on_purpose_outside_the_sandbox(name: str) -> None:
-    """Where one service is real, or the database is elsewhere, CRASH_AT is refused by name, without the secret."""
+    """CRASH_AT is refused where a service is real, or the database elsewhere; the error names the setting."""
     with pytest.raises(ValidationError, match=rf"CRASH_AT .*{name.upper()}") as refusal:
         Settings.model_validate({"crash_at": "reserve_stock:begin", name: ELSEWHERE[name]})
 
@@ -135,11 +135,11 @@ def test_no_worker_crashes_on_purpose_outside_the_sandbox(name: str) -> None:
     ],
 )
 def test_only_one_plain_loopback_address_is_here(url: str) -> None:
-    """Several hosts, or none, may lead anywhere."""
+    """An address with several hosts, or none, may be anywhere."""
     with pytest.raises(ValidationError, match=r"CRASH_AT .*DATABASE_URL"):
         Settings(crash_at="reserve_stock:begin", database_url=SecretStr(url))
 
 
 def test_a_worker_may_crash_on_purpose_in_the_sandbox() -> None:
-    """The defaults are the local stack's."""
+    """The defaults, which are the local stack's, allow it."""
     assert Settings(crash_at="reserve_stock:begin").crash_at

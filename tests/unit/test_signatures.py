@@ -1,4 +1,4 @@
-"""Which deliveries are believed: signed with one of our secrets, over these very bytes, at about this time."""
+"""Which signatures are valid: with one of the secrets, over exactly these bytes, at about this time."""
 
 import hashlib
 import hmac
@@ -38,7 +38,7 @@ def check(header: str, *, secrets: tuple[str, ...] = ("new", "old"), body: bytes
     ids=["signed", "by the old secret", "several", "in any order", "at the old end", "at the new end"],
 )
 def test_believed(header: str) -> None:
-    """By either secret while they are rotated, and by either signature while Stripe rotates."""
+    """Either secret is accepted while we rotate it, either signature while Stripe rotates its own."""
     check(header)
 
 
@@ -65,17 +65,17 @@ def test_believed(header: str) -> None:
     ],
 )
 def test_refused(header: str, why: str) -> None:
-    """Whatever is missing, odd, forged, tampered with, too old, or too far ahead."""
+    """A header that is missing, odd, forged, tampered with, too old or too far ahead is refused."""
     with pytest.raises(BadSignature, match=why):
         check(header)
 
 
 def test_without_a_secret_nothing_is_believed() -> None:
-    """Not even what is signed with an empty one."""
+    """Not even a signature with an empty secret is accepted."""
     with pytest.raises(BadSignature, match="forged"):
         check(signed(""), secrets=())
 
 
 def test_stripe_means_the_same_by_it() -> None:
-    """The SDK's own check takes what ours takes."""
+    """The check of Stripe's SDK accepts what ours accepts."""
     stripe.WebhookSignature.verify_header(BODY.decode(), signed(), "new")

@@ -148,7 +148,7 @@ async def test_while_the_customer_authenticates(shop: Shop) -> None:
 
     assert shape(await shop.cancel(O)) == VOIDED
     assert (await handle.result()).error_code == "cancelled"
-    assert shop.world.books()["payments"][0]["status"] == "canceled"
+    assert shop.world.provider_records()["payments"][0]["status"] == "canceled"
     await check_cancelled(shop)
 
 
@@ -201,7 +201,7 @@ async def test_after_shipping(shop: Shop) -> None:
     for _ in range(2):
         assert shape(await shop.cancel(O)) == (False, False, "already_shipped")
     assert await shop.status(O) == "shipped"
-    assert letters(shop) == ["order_confirmation"]
+    assert emails_to_customer(shop) == ["order_confirmation"]
     await assert_invariants(shop, O)
 
 
@@ -325,7 +325,7 @@ async def test_without_an_address_nobody_is_written_to(shop: Shop) -> None:
     await shop.place(order_id=O)
 
     assert shape(await shop.cancel(O, email=None)) == REFUNDED
-    assert "order_cancelled" not in letters(shop)
+    assert "order_cancelled" not in emails_to_customer(shop)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def shape(outcome: CancelOutcome) -> tuple[bool, bool, str | None]:
     return outcome.cancelled, outcome.refunded, outcome.reason
 
 
-def letters(shop: Shop) -> list[str]:
+def emails_to_customer(shop: Shop) -> list[str]:
     return [email.template for email in shop.world.inbox.emails]
 
 
@@ -388,7 +388,7 @@ async def check_cancelled(shop: Shop) -> None:
     await assert_invariants(shop, O)
     assert await shop.status(O) == "cancelled"
     assert await shop.stock() == (100, 0)
-    money = shop.world.books()["orders"].get(O, {"refunded": 0, "refund_pending": 0})
+    money = shop.world.provider_records()["orders"].get(O, {"refunded": 0, "refund_pending": 0})
     refunded = (money["refunded"] + money["refund_pending"]) / 100
     told = [email.data["refundAmount"] for email in shop.world.inbox.emails if email.template == "order_cancelled"]
     assert told == [refunded]

@@ -15,10 +15,10 @@ from tests.support.invariants import assert_invariants
 from tests.support.scenarios import (
     REFUSED_ADDRESS,
     Run,
+    emails_to_customer,
     ending_of,
     final_error,
     is_running,
-    letters,
     marks,
     outage,
     resolve,
@@ -42,7 +42,7 @@ class End:
     how: str
     code: str | None
     events: str
-    letter: str | None = None
+    email: str | None = None
 
     @property
     def stage(self) -> str:
@@ -51,9 +51,9 @@ class End:
 
 SUCCESS = End("completed", None, PLACED, "order_confirmation")
 CANCELLED = End("cancelled", None, f"{UNDONE} cancelled")
-CANCELLED_WITH_LETTER = End("cancelled", None, f"{UNDONE} cancelled", "order_cancelled")
+CANCELLED_WITH_EMAIL = End("cancelled", None, f"{UNDONE} cancelled", "order_cancelled")
 FAILED = End("failed", "failed", f"{UNDONE} failed")
-FAILED_WITH_LETTER = End("failed", "failed", f"{UNDONE} failed", "order_failed")
+FAILED_WITH_EMAIL = End("failed", "failed", f"{UNDONE} failed", "order_failed")
 NEVER_RESERVED = End("failed", "failed", "failed")
 
 
@@ -62,7 +62,7 @@ async def check_end(shop: Shop, run: Run, end: End) -> None:
     ending = await ending_of(run)
     assert (ending.how, ending.code) == (end.how, end.code), ending
     assert " ".join(await shop.events(O)) == end.events
-    assert letters(shop, O) == ([end.letter] if end.letter else [])
+    assert emails_to_customer(shop, O) == ([end.email] if end.email else [])
     assert await marks(run) == (end.events.split()[-1] if end is not SUCCESS else "completed", None)
     await assert_invariants(shop, O)
 
@@ -112,9 +112,9 @@ BEFORE_THE_PIVOT: dict[tuple[str, Moment], End] = {
     ("reserve_stock", "before"): NEVER_RESERVED,
     ("reserve_stock", "after"): FAILED,
     ("authorize_payment", "before"): FAILED,
-    ("authorize_payment", "after"): FAILED_WITH_LETTER,
-    ("request_fulfillment", "before"): FAILED_WITH_LETTER,
-    ("request_fulfillment", "after"): FAILED_WITH_LETTER,
+    ("authorize_payment", "after"): FAILED_WITH_EMAIL,
+    ("request_fulfillment", "before"): FAILED_WITH_EMAIL,
+    ("request_fulfillment", "after"): FAILED_WITH_EMAIL,
 }
 AFTER_THE_PIVOT: tuple[tuple[str, Moment], ...] = (
     ("capture_payment", "before"),
@@ -170,10 +170,10 @@ async def test_an_outage_after_the_pivot(shop: Shop, where: tuple[str, Moment]) 
 CANCELS: dict[tuple[str, Moment], End] = {
     ("reserve_stock", "before"): CANCELLED,
     ("reserve_stock", "after"): CANCELLED,
-    ("authorize_payment", "before"): CANCELLED_WITH_LETTER,
-    ("authorize_payment", "after"): CANCELLED_WITH_LETTER,
-    ("request_fulfillment", "before"): CANCELLED_WITH_LETTER,
-    ("request_fulfillment", "after"): CANCELLED_WITH_LETTER,
+    ("authorize_payment", "before"): CANCELLED_WITH_EMAIL,
+    ("authorize_payment", "after"): CANCELLED_WITH_EMAIL,
+    ("request_fulfillment", "before"): CANCELLED_WITH_EMAIL,
+    ("request_fulfillment", "after"): CANCELLED_WITH_EMAIL,
     ("capture_payment", "before"): SUCCESS,
     ("capture_payment", "after"): SUCCESS,
     ("finalize_order", "before"): SUCCESS,
@@ -249,7 +249,7 @@ async def test_an_operators_cancel_during_the_undo(shop: Shop, undo: str, moment
     await run.cancel()
     await eventually(lambda: has_seen_the_cancel(run), "the run has seen the cancel")
     held.let_go()
-    await check_end(shop, run, FAILED_WITH_LETTER)
+    await check_end(shop, run, FAILED_WITH_EMAIL)
 
 
 # ----------------------------------------------------------------------------------------------------- undos in trouble
@@ -264,7 +264,7 @@ async def test_an_undo_that_fails_for_a_while(shop: Shop, undo: str, moment: Mom
     run = await shop.start(order_id=O)
     await until_attempts(shop, undo, 1)
     await shop.advance(run, timedelta(minutes=5))
-    await check_end(shop, run, FAILED_WITH_LETTER)
+    await check_end(shop, run, FAILED_WITH_EMAIL)
 
 
 async def test_an_undo_in_a_long_outage_calls_for_attention(shop: Shop) -> None:
@@ -277,7 +277,7 @@ async def test_an_undo_in_a_long_outage_calls_for_attention(shop: Shop) -> None:
     await until_marked(run, "void_payment")
     shop.hooks.clear()
     await shop.advance(run, timedelta(minutes=2))
-    await check_end(shop, run, FAILED_WITH_LETTER)
+    await check_end(shop, run, FAILED_WITH_EMAIL)
     assert (await shop.row(O))["parked_step"] is None
 
 
@@ -289,7 +289,7 @@ async def test_a_claim_that_fails_for_good(shop: Shop) -> None:
     await until_marked(run, "claim_undo")
     assert await shop.status(O) == "pending"
     await shop.advance(run, timedelta(minutes=2))
-    await check_end(shop, run, FAILED_WITH_LETTER)
+    await check_end(shop, run, FAILED_WITH_EMAIL)
 
 
 def by_hand(shop: Shop, undo: str, row: Any) -> None:
@@ -314,7 +314,7 @@ async def test_an_undo_that_fails_for_good_parks_until_it_is_tried_again(shop: S
         assert (await shop.row(O))["parked_step"] == undo
         assert undo in shop.world.inbox.alerts[0].text
         await resolve(run, undo, "retry")
-    await check_end(shop, run, FAILED_WITH_LETTER)
+    await check_end(shop, run, FAILED_WITH_EMAIL)
 
 
 @pytest.mark.parametrize("undo", UNDOS[1:3])
@@ -328,7 +328,7 @@ async def test_an_undo_that_an_operator_settles(shop: Shop, undo: str, action: s
     by_hand(shop, undo, await shop.row(O))
     await resolve(run, undo, action, "done by hand")
     assert f"{undo}: {action} by operator: done by hand" in (await ending_of(run)).words
-    await check_end(shop, run, FAILED_WITH_LETTER)
+    await check_end(shop, run, FAILED_WITH_EMAIL)
     said = await shop.pool.fetch("SELECT step, action, reason, actor FROM resolutions WHERE order_id = $1", O)
     assert [tuple(each) for each in said] == [(undo, action, "done by hand", "operator")]
 
@@ -342,7 +342,7 @@ async def test_a_parked_undo_that_keeps_failing_parks_again(shop: Shop) -> None:
         await until_stuck(run)
         assert await is_running(run)
         await resolve(run, "void_payment", "retry")
-    await check_end(shop, run, FAILED_WITH_LETTER)
+    await check_end(shop, run, FAILED_WITH_EMAIL)
     assert len(shop.world.inbox.alerts) == 2
 
 
@@ -378,7 +378,7 @@ async def test_the_closing_of_the_order_cannot_be_settled_by_a_word(shop: Shop) 
         await resolve(run, "release_stock", "skip", "done by hand")
     assert "can only be tried again" in str(refused.value.cause)
     await resolve(run, "release_stock", "retry")
-    await check_end(shop, run, FAILED_WITH_LETTER)
+    await check_end(shop, run, FAILED_WITH_EMAIL)
 
 
 async def test_a_database_that_refuses_ends_no_run(shop: Shop) -> None:
@@ -405,4 +405,4 @@ async def test_a_word_that_cannot_be_kept_is_refused(shop: Shop) -> None:
     with pytest.raises(WorkflowUpdateFailedError):
         await resolve(run, "void_payment", "retry")
     await resolve(run, "void_payment", "retry")
-    await check_end(shop, run, FAILED_WITH_LETTER)
+    await check_end(shop, run, FAILED_WITH_EMAIL)

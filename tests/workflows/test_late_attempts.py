@@ -45,7 +45,7 @@ LATE_ATTEMPTS = {
 
 
 @pytest.fixture
-async def grave(shop: Shop) -> AsyncIterator[Bench]:
+async def late_bench(shop: Shop) -> AsyncIterator[Bench]:
     """Where attempts are executed of which the worker knows nothing any more."""
     patient = shop.settings.model_copy(update={"http_timeout_seconds": 6})
     async with open_clients(patient) as clients, open_bench(patient, shop.sandbox, clients) as bench:
@@ -53,57 +53,57 @@ async def grave(shop: Shop) -> AsyncIterator[Bench]:
 
 
 @pytest.mark.parametrize("late", LATE_ATTEMPTS.values(), ids=LATE_ATTEMPTS)
-async def test_before_the_pivot(shop: Shop, grave: Bench, late: LateAttempt) -> None:
+async def test_before_the_pivot(shop: Shop, late_bench: Bench, late: LateAttempt) -> None:
     """The step fails, the order is undone, and then its first attempt wakes up: nothing is kept, held or shipped."""
     order = order_of()
     attempts: list[asyncio.Task[Any]] = []
 
     async def fall_asleep() -> None:
-        attempts.append(await asleep(grave, late, order))
+        attempts.append(await asleep(late_bench, late, order))
         raise LOST
 
     shop.hooks.when(late.activity.__name__, fall_asleep)
     with pytest.raises(WorkflowFailureError):
         await shop.place(order_id=order.id)
-    await wake_up(grave, attempts[0])
+    await wake_up(late_bench, attempts[0])
 
     assert await shop.status(order.id) == "failed"
     assert await shop.stock() == (100, 0)
     await assert_invariants(shop, order.id)
 
 
-async def test_before_the_capture_is_claimed(shop: Shop, grave: Bench) -> None:
+async def test_before_the_capture_is_claimed(shop: Shop, late_bench: Bench) -> None:
     """The customer's cancel has claimed the row: the late capture takes nothing."""
     order = order_of()
     held = shop.hooks.hold("capture_payment", "before", order.id)
     run = await shop.start(order_id=order.id)
     await held.reached.wait()
-    attempt = await asleep(grave, LateAttempt(Payments.capture_payment, order_id, transaction=1), order)
+    attempt = await asleep(late_bench, LateAttempt(Payments.capture_payment, order_id, transaction=1), order)
     cancel = await shop.start_cancel(order.id)
     await eventually(lambda: has_status(shop, "undoing"), "the cancel claims the row")
     held.let_go()
     assert (await cancel.result()).cancelled
     assert not (await run.result()).success
 
-    await wake_up(grave, attempt)
+    await wake_up(late_bench, attempt)
     assert attempt.result() is False
-    assert shop.world.books()["orders"][order.id]["captured"] == 0
+    assert shop.world.provider_records()["orders"][order.id]["captured"] == 0
     await assert_invariants(shop, order.id)
 
 
 @pytest.mark.parametrize("end", ["placed", "cancelled", "expired"])
-async def test_between_the_claim_of_the_capture_and_its_call(shop: Shop, grave: Bench, end: str) -> None:
+async def test_between_the_claim_of_the_capture_and_its_call(shop: Shop, late_bench: Bench, end: str) -> None:
     """The retry has settled the order, whichever way it went: the late call takes no money a second time."""
     order = order_of()
     attempts: list[asyncio.Task[Any]] = []
 
     async def fall_asleep() -> None:
         attempts.append(
-            await asleep(grave, LateAttempt(Payments.capture_payment, order_id, route="POST */capture"), order)
+            await asleep(late_bench, LateAttempt(Payments.capture_payment, order_id, route="POST */capture"), order)
         )
-        grave.world.stripe.keys.clear()  # or the retry would be told that the first request still runs
+        late_bench.world.stripe.keys.clear()  # or the retry would be told that the first request still runs
         if end == "expired":
-            grave.world.stripe.account.expire((await shop.row(order.id))["payment_intent_id"])
+            late_bench.world.stripe.account.expire((await shop.row(order.id))["payment_intent_id"])
 
     shop.hooks.when("capture_payment", fall_asleep)
     if end == "expired":
@@ -113,47 +113,47 @@ async def test_between_the_claim_of_the_capture_and_its_call(shop: Shop, grave: 
         assert (await shop.place(order_id=order.id)).success
     if end == "cancelled":
         assert (await shop.cancel(order.id)).refunded
-    before = shop.world.books()["orders"][order.id]
-    await wake_up(grave, attempts[0])
+    before = shop.world.provider_records()["orders"][order.id]
+    await wake_up(late_bench, attempts[0])
 
-    assert shop.world.books()["orders"][order.id] == before
+    assert shop.world.provider_records()["orders"][order.id] == before
     await assert_invariants(shop, order.id)
 
 
-async def test_an_undo_of_another_time(shop: Shop, grave: Bench) -> None:
+async def test_an_undo_of_another_time(shop: Shop, late_bench: Bench) -> None:
     """A late release of a cancelled order puts its stock back once."""
     order = order_of()
     held = shop.hooks.hold("release_stock", "before", "cancel-order:o1")
     await shop.place(order_id=order.id)
     cancel = await shop.start_cancel(order.id)
     await held.reached.wait()
-    attempt = await asleep(grave, LateAttempt(Inventory.release_stock, order_id, transaction=1), order)
+    attempt = await asleep(late_bench, LateAttempt(Inventory.release_stock, order_id, transaction=1), order)
     held.let_go()
     await cancel.result()
-    await wake_up(grave, attempt)
+    await wake_up(late_bench, attempt)
 
     await assert_invariants(shop, order.id)
 
 
-async def asleep(grave: Bench, late: LateAttempt, order: Order) -> "asyncio.Task[Any]":
+async def asleep(late_bench: Bench, late: LateAttempt, order: Order) -> "asyncio.Task[Any]":
     """An attempt that has got as far as to where it sleeps."""
     if late.transaction:
-        return await grave.stop_at(Gate(late.transaction), late.activity, late.arg(order))
-    grave.fault("fulfillment" if "orders" in late.route else "stripe", "delay", late.route, seconds=60)
-    attempt = asyncio.create_task(grave.do(late.activity, late.arg(order)))
+        return await late_bench.stop_at(Gate(late.transaction), late.activity, late.arg(order))
+    late_bench.fault("fulfillment" if "orders" in late.route else "stripe", "delay", late.route, seconds=60)
+    attempt = asyncio.create_task(late_bench.do(late.activity, late.arg(order)))
 
     async def is_under_way() -> bool:
-        return any(entry["fault"] == "delay" for entry in grave.world.journal.about())
+        return any(entry["fault"] == "delay" for entry in late_bench.world.journal.about())
 
     await eventually(is_under_way, f"{late.route} is under way")
     return attempt
 
 
-async def wake_up(grave: Bench, attempt: "asyncio.Task[Any]") -> None:
+async def wake_up(late_bench: Bench, attempt: "asyncio.Task[Any]") -> None:
     """Let go of it, and of the call that it may have on its way; it may end as it likes."""
-    if grave.database.gate:
-        grave.database.gate.opened.set()
-    grave.world.faults.clear()
+    if late_bench.database.gate:
+        late_bench.database.gate.opened.set()
+    late_bench.world.faults.clear()
     await asyncio.gather(attempt, return_exceptions=True)
 
 

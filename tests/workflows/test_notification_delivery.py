@@ -12,7 +12,16 @@ from orders.models import OrderOutcome
 from orders.parsing import parse_order, read_json
 from sandbox.faults import Fault, Service
 from tests.support.invariants import assert_invariants
-from tests.support.scenarios import REFUSED_ADDRESS, Run, final_error, is_running, letters, marks, outage, until_marked
+from tests.support.scenarios import (
+    REFUSED_ADDRESS,
+    Run,
+    emails_to_customer,
+    final_error,
+    is_running,
+    marks,
+    outage,
+    until_marked,
+)
 from tests.support.shop import Payload, Shop, an_order, eventually, open_shop
 
 O = "o1"  # noqa: E741 (the one order of each test)
@@ -48,7 +57,7 @@ async def test_the_caller_does_not_wait_for_notices(shop: Shop, service: Service
     await shop.advance(run, timedelta(minutes=30))
     assert (await run.result()).success
     assert await notifications(shop) == {"order_confirmation": "sent", "order_placed": "sent"}
-    assert letters(shop, O) == ["order_confirmation"]
+    assert emails_to_customer(shop, O) == ["order_confirmation"]
 
 
 @pytest.fixture
@@ -122,7 +131,7 @@ async def test_a_confirmation_whose_answer_is_lost_is_sent_once(shop: Shop, lost
     assert (await shop.place(order_id=O)).success
     sent = [entry for entry in shop.world.journal.about(O) if entry["service"] == "email"]
     assert len({entry["headers"]["idempotency-key"] for entry in sent}) == 1
-    assert letters(shop, O) == ["order_confirmation"]
+    assert emails_to_customer(shop, O) == ["order_confirmation"]
 
 
 async def test_amounts_are_exact_json_numbers(shop: Shop) -> None:
@@ -147,7 +156,7 @@ async def test_analytics_is_told_in_the_reference_shape(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("payload", "letter"),
+    ("payload", "email"),
     [
         (an_order(paymentMethodId="pm_card_chargeDeclined"), []),
         (an_order(items=[{"productId": "5", "quantity": 2}]), []),
@@ -155,10 +164,10 @@ async def test_analytics_is_told_in_the_reference_shape(shop: Shop) -> None:
     ],
     ids=["declined", "out of stock", "refused by the warehouse"],
 )
-async def test_who_is_written_to(shop: Shop, payload: Payload, letter: list[str]) -> None:
+async def test_who_is_written_to(shop: Shop, payload: Payload, email: list[str]) -> None:
     """Only a customer whose card was asked for money hears of it by e-mail; the others have their answer."""
     await shop.place(payload, O)
-    assert letters(shop, O) == letter
+    assert emails_to_customer(shop, O) == email
     assert shop.world.inbox.events == []
 
 
@@ -178,4 +187,4 @@ async def test_a_cancel_overtakes_a_confirmation_that_waits(shop: Shop) -> None:
     await run.result()
     await cancel.result()
     assert (await notifications(shop))["order_confirmation"] == "dropped"
-    assert letters(shop, O) == ["order_cancelled"]
+    assert emails_to_customer(shop, O) == ["order_cancelled"]

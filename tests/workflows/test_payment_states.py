@@ -13,9 +13,9 @@ from tests.support.invariants import assert_invariants
 from tests.support.scenarios import (
     REFUSED_ADDRESS,
     Run,
+    emails_to_customer,
     ending_of,
     final_error,
-    letters,
     marks,
     resolve,
     seconds_to_retry,
@@ -99,9 +99,9 @@ async def test_never_authenticated(shop: Shop, waiting: Run) -> None:
     """At the deadline the payment is voided and the order rejected; a customer who never paid gets no e-mail."""
     await shop.advance(waiting, timedelta(minutes=16))
     await check(shop, waiting, "completed", "authentication_expired")
-    assert shop.world.books()["payments"][0]["status"] == "canceled"
+    assert shop.world.provider_records()["payments"][0]["status"] == "canceled"
     assert await shop.status(O) == "rejected"
-    assert letters(shop, O) == []
+    assert emails_to_customer(shop, O) == []
 
 
 async def test_authentication_fails(shop: Shop, waiting: Run) -> None:
@@ -163,7 +163,7 @@ async def test_a_decline(shop: Shop, card: str, reason: str | None) -> None:
     run = await shop.start(an_order(paymentMethodId=card), O)
     await check(shop, run, "completed", "card_declined")
     assert (await run.result()).error == ("the card was declined" + (f" ({reason})" if reason else ""))
-    assert letters(shop, O) == []
+    assert emails_to_customer(shop, O) == []
 
 
 async def test_an_unknown_payment_method(shop: Shop) -> None:
@@ -180,7 +180,7 @@ async def test_the_payment_is_cancelled_at_stripe_before_the_capture(shop: Shop)
     shop.world.stripe.account.expire((await shop.row(O))["payment_intent_id"])
     held.let_go()
     await check(shop, run, "failed", "authorization_expired")
-    assert letters(shop, O) == ["order_failed"]
+    assert emails_to_customer(shop, O) == ["order_failed"]
 
 
 # ------------------------------------------------------------------------------------------------- silence, and a pause

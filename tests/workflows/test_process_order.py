@@ -4,7 +4,7 @@ from datetime import date
 from typing import Any
 
 from tests.support.invariants import assert_invariants
-from tests.support.scenarios import ending_of, letters, look, marks
+from tests.support.scenarios import emails_to_customer, ending_of, look, marks
 from tests.support.shop import Shop, an_order
 
 # The payloads of the reference, as they stand there.
@@ -27,10 +27,10 @@ async def test_should_process_order_successfully(shop: Shop) -> None:
     assert outcome.success
     assert outcome.payment_intent == row["payment_intent_id"]
     assert outcome.fulfillment_id == row["fulfillment_id"] == shop.world.fulfillment.shipments["o1"].id
-    assert shop.world.books()["orders"]["o1"]["captured"] == 5998
+    assert shop.world.provider_records()["orders"]["o1"]["captured"] == 5998
     assert await shop.events("o1") == ["pending", "capturing", "processing"]
     assert await shop.stock() == (98, 0)
-    assert letters(shop, "o1") == ["order_confirmation"]
+    assert emails_to_customer(shop, "o1") == ["order_confirmation"]
     assert [event.event for event in shop.world.inbox.events] == ["order_placed"]
     assert await marks(run) == ("completed", None)
     await assert_invariants(shop, "o1")

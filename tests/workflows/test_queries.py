@@ -9,12 +9,12 @@ from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer
 
+from app.wiring import WORKFLOWS
 from config.replay_guard import PLAYED_AHEAD
 from config.temporal import plugin
 from orders.models import OrderOutcome, OrderView
 from tests.support.shop import open_shop
 from tests.support.split_worker import SplitWorker
-from worker import WORKFLOWS
 
 ORDERS = 20  # so that some worker gets the query of one of them before its task
 

@@ -118,8 +118,8 @@ async def test_a_cancel_terminated_on_its_way_is_finished(shop: Shop, at: str, m
     assert len(report.restarted) == (not finished_already)
     await result_of(shop, cancel_order_id(order_id))
     assert await shop.status(order_id) == "cancelled"
-    letters = [email.template for email in shop.world.inbox.emails]
-    assert letters == ["order_confirmation", *([] if finished_already else ["order_cancelled"])]
+    emails_to_customer = [email.template for email in shop.world.inbox.emails]
+    assert emails_to_customer == ["order_confirmation", *([] if finished_already else ["order_cancelled"])]
     await assert_invariants(shop, order_id)
     assert await reconcile(shop) == NOTHING
 
@@ -286,7 +286,7 @@ async def test_a_charge_for_no_order_is_a_persons_matter(shop: Shop) -> None:
     report = await reconcile(shop)
 
     assert [payment in words for words in report.alerted] == [True]
-    assert shop.world.stripe.account.books()[0]["captured"] == 5998
+    assert shop.world.stripe.account.records()[0]["captured"] == 5998
     assert not shop.world.stripe.account.refunds
     assert await reconcile(shop) == NOTHING
 

@@ -7,9 +7,9 @@ import pytest
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 
+from app.wiring import WORKFLOWS
 from config.temporal import plugin
 from tests.tools.histories import FOLDER, SCENARIOS
-from worker import WORKFLOWS
 
 HISTORIES = sorted(FOLDER.glob("*.json"))
 

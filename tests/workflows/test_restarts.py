@@ -11,7 +11,8 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 
 from client.orders import resolve
-from orders.models import OrderOutcome, Settlement
+from orders.models import OrderOutcome
+from saga import Resolution
 from tests.support.activity_hooks import Moment
 from tests.support.invariants import assert_invariants
 from tests.support.scenarios import until_stuck
@@ -162,7 +163,7 @@ async def test_expired_idempotency_keys_do_not_charge_twice(shop: Shop, at: str)
     assert (await shop.place(order_id=O)).success
     held.let_go()
 
-    assert len(shop.world.books()["payments"]) == 1
+    assert len(shop.world.provider_records()["payments"]) == 1
     await check_placed(shop)
 
 
@@ -229,8 +230,8 @@ async def test_a_park_that_is_taken_over_waits_before_anything_is_undone_again(s
     await first.terminate()
     second = await (shop.start(REFUSED, O) if taker == "process-order" else shop.start_cancel(O))
     await eventually(lambda: waits(second), "the second run waits too")
-    word = Settlement(order_id=O, step="void_payment", action="retry", reason="mended", by="ann")
-    assert await resolve(shop.client, word) == "retry: void_payment"
+    resolution = Resolution(step="void_payment", action="retry", reason="repaired", by="ann")
+    assert await resolve(shop.client, O, resolution) == "retry: void_payment"
     await second.result()
     undos = ["record_resolution", "cancel_fulfillment", "void_payment", "release_stock"]
     assert [name for name in await scheduled(second) if name in undos] == undos
@@ -262,9 +263,9 @@ async def check_placed(shop: Shop) -> None:
     await assert_invariants(shop, O)
     assert await shop.status(O) == "processing"
     assert await shop.stock() == (98, 0)
-    money = shop.world.books()["orders"][O]
+    money = shop.world.provider_records()["orders"][O]
     assert (money["captured"], money["refunded"]) == (5998, 0)
-    assert len(shop.world.books()["fulfillment"]) == 1
+    assert len(shop.world.provider_records()["fulfillment"]) == 1
 
 
 async def tasks(handle: WorkflowHandle[Any, OrderOutcome]) -> list[int]:

@@ -104,7 +104,7 @@ async def test_each_external_services_is_asked(shop: Shop) -> None:
     }
 
 
-async def test_an_order_whose_letter_is_under_way_is_whole(shop: Shop) -> None:
+async def test_an_order_whose_email_is_under_way_is_whole(shop: Shop) -> None:
     """Until its run ends the confirmation may still be sent."""
     shop.world.faults.add(Fault(service="email", kind="status", times=None))
     run = await shop.start(order_id="o1")
@@ -112,7 +112,7 @@ async def test_an_order_whose_letter_is_under_way_is_whole(shop: Shop) -> None:
     assert not (await verify(shop)).violations
     await run.terminate()
     assert [each.what for each in (await verify(shop)).violations] == [
-        "processing, but nothing tells of its confirmation"
+        "processing, but its confirmation is not recorded"
     ]
 
 

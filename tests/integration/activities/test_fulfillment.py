@@ -1,4 +1,4 @@
-"""The warehouse is asked once per order, and what was asked for can be called off."""
+"""Each order has one shipment, and the shipment can be cancelled until the goods leave."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ CANARY = "customer@example.com"
 
 
 async def test_fulfill_twice_is_one_shipment(bench: Bench) -> None:
-    """Same key, same answer, and its id on the row."""
+    """The second request has the same key, so it gets the same answer; the row has the shipment's id."""
     order = order_of(priority="express")
     await bench.bring(order, "authorize")
     first = await bench.fulfill(order)
@@ -29,11 +29,11 @@ async def test_fulfill_twice_is_one_shipment(bench: Bench) -> None:
     assert first == await bench.fulfill(order)
     assert first.state == "accepted"
     assert (await bench.row(order.id))["fulfillment_id"] == first.fulfillment_id
-    assert [shipment["id"] for shipment in bench.world.books()["fulfillment"]] == [first.fulfillment_id]
+    assert [shipment["id"] for shipment in bench.world.provider_records()["fulfillment"]] == [first.fulfillment_id]
 
 
-async def test_what_the_warehouse_is_told(bench: Bench) -> None:
-    """The lines as they were reserved, the address, the priority, under the order's key."""
+async def test_what_the_warehouse_gets(bench: Bench) -> None:
+    """The lines with the reserved prices, the address and the priority, under the key of the order."""
     order = order_of(priority="express")
     await bench.bring(order, "fulfill")
     (call,) = bench.calls("fulfillment")
@@ -48,7 +48,7 @@ async def test_what_the_warehouse_is_told(bench: Bench) -> None:
 
 
 async def test_the_mark_is_written_before_the_warehouse_is_asked(bench: Bench) -> None:
-    """A request that got no answer is one that may have to be called off."""
+    """A request without an answer may have to be cancelled."""
     order = order_of()
     await bench.bring(order, "authorize")
     bench.fault("fulfillment", "reset_before", CREATE)
@@ -59,7 +59,7 @@ async def test_the_mark_is_written_before_the_warehouse_is_asked(bench: Bench) -
 
 
 async def test_an_undone_order_is_not_requested(bench: Bench) -> None:
-    """Marked only WHERE pending, and not asked without a mark."""
+    """Only a pending row gets the mark, and without the mark the warehouse is not asked."""
     order = order_of()
     await bench.bring(order, "authorize")
     await bench.claim_undo(order)
@@ -70,8 +70,8 @@ async def test_an_undone_order_is_not_requested(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 422])
-async def test_a_refusal_is_a_business_no(bench: Bench, status: int) -> None:
-    """It names the warehouse's code, and none of its words."""
+async def test_a_refusal_is_a_business_refusal(bench: Bench, status: int) -> None:
+    """It quotes the warehouse's error code, but not its message."""
     order = order_of()
     await bench.bring(order, "authorize")
     body = {"error": {"code": "too_heavy", "message": CANARY}}
@@ -84,8 +84,8 @@ async def test_a_refusal_is_a_business_no(bench: Bench, status: int) -> None:
 @pytest.mark.parametrize(
     "body", [None, CANARY, {"error": CANARY}, {"error": {"code": CANARY}}, {"error": {"code": 7}}, [1]]
 )
-async def test_only_a_short_word_of_a_refusal_is_believed(bench: Bench, body: Any) -> None:
-    """Whatever the warehouse sends instead of a code stays outside."""
+async def test_only_a_short_code_of_a_refusal_is_quoted(bench: Bench, body: Any) -> None:
+    """Anything but a short identifier is not quoted."""
     order = order_of()
     await bench.bring(order, "authorize")
     bench.fault("fulfillment", "status", CREATE, status=422, body=body)
@@ -97,7 +97,7 @@ async def test_only_a_short_word_of_a_refusal_is_believed(bench: Bench, body: An
 
 @pytest.mark.parametrize("status", [301, 401, 403, 404, 405, 408, 409, 425, 429, 500, 502, 503])
 async def test_no_answer_to_the_order_is_an_outage(bench: Bench, status: int) -> None:
-    """Neither a yes nor a no; a wrong key or address of ours is no order's fault."""
+    """A wrong key or address is our mistake, so the order is not rejected; the next attempt succeeds."""
     order = order_of()
     await bench.bring(order, "authorize")
     bench.fault("fulfillment", "status", CREATE, status=status, headers={"Retry-After": "9"})
@@ -108,8 +108,8 @@ async def test_no_answer_to_the_order_is_an_outage(bench: Bench, status: int) ->
     assert (await bench.fulfill(order)).state == "accepted"
 
 
-async def test_a_pause_that_the_warehouse_asks_for_is_kept(bench: Bench) -> None:
-    """Retry-After becomes the time to the next attempt."""
+async def test_the_delay_that_the_warehouse_asks_for_is_kept(bench: Bench) -> None:
+    """Retry-After becomes the delay before the next attempt."""
     order = order_of()
     await bench.bring(order, "authorize")
     bench.fault("fulfillment", "status", CREATE, status=429, headers={"Retry-After": "9"})
@@ -122,7 +122,7 @@ async def test_a_pause_that_the_warehouse_asks_for_is_kept(bench: Bench) -> None
 
 @pytest.mark.parametrize("kind", ["reset_after", "hang_after"])
 async def test_a_lost_answer_makes_no_second_shipment(bench: Bench, kind: str) -> None:
-    """The next attempt gets the first one's id."""
+    """The next attempt gets the id of the first shipment."""
     order = order_of()
     await bench.bring(order, "authorize")
     bench.fault("fulfillment", kind, CREATE)
@@ -130,45 +130,45 @@ async def test_a_lost_answer_makes_no_second_shipment(bench: Bench, kind: str) -
         await bench.fulfill(order)
 
     await bench.fulfill(order)
-    assert len(bench.world.books()["fulfillment"]) == 1
+    assert len(bench.world.provider_records()["fulfillment"]) == 1
 
 
-async def test_cancel_twice_calls_it_off_once(bench: Bench) -> None:
-    """An undo with its step."""
+async def test_cancel_twice_is_one_cancel(bench: Bench) -> None:
+    """The undo of a request that arrived."""
     order = order_of()
     await bench.bring(order, "fulfill")
     await bench.claim_undo(order)
 
     for _ in range(2):
-        assert await call_off(bench, order) == UndoResult(note="the warehouse cancelled the shipment")
+        assert await cancel(bench, order) == UndoResult(note="the warehouse cancelled the shipment")
     assert shipments(bench) == ["cancelled"]
 
 
 async def test_cancel_without_the_mark_makes_no_call(bench: Bench) -> None:
-    """An undo without its step: no attempt has asked, and none ever will."""
+    """The undo of a request that never happened: no attempt has asked, and none can ask any more."""
     order = order_of()
     await bench.bring(order, "authorize")
     await bench.claim_undo(order)
 
-    assert await call_off(bench, order) == UndoResult(note="the warehouse was never asked")
+    assert await cancel(bench, order) == UndoResult(note="the warehouse was never asked")
     assert bench.calls("fulfillment") == []
 
 
 async def test_cancel_before_the_request_arrives(bench: Bench) -> None:
-    """An undo before its step: the warehouse remembers, and refuses the late request."""
+    """The undo of a request that is still to arrive: the warehouse remembers the cancel and refuses the request."""
     order = order_of()
     await bench.bring(order, "authorize")
     bench.fault("fulfillment", "reset_before", CREATE)
     with pytest.raises(Unavailable):
         await bench.fulfill(order)
 
-    assert await call_off(bench, order) == UndoResult(note="the warehouse does not know the order")
+    assert await cancel(bench, order) == UndoResult(note="the warehouse does not know the order")
     assert (await bench.fulfill(order)).state == "order_closed"
     assert shipments(bench) == []
 
 
 async def test_a_forgetful_warehouse_is_believed_late(bench: Bench) -> None:
-    """It would ship an order whose request arrives after the cancel: "unknown" counts once none can be on its way."""
+    """A warehouse that forgets cancels is believed only when no request to ship can arrive any more."""
     bench.world.fulfillment.forgets_cancels = True
     order = order_of()
     await bench.bring(order, "authorize")
@@ -191,14 +191,14 @@ async def test_a_forgetful_warehouse_is_believed_late(bench: Bench) -> None:
 
 
 async def test_cancel_after_shipping(bench: Bench) -> None:
-    """Not an error: the undo has to go forward."""
+    """This is no error: the undo has to go forward."""
     order = order_of()
     await bench.bring(order, "fulfill")
     bench.world.fulfillment.shipments[order.id] = bench.world.fulfillment.shipments[order.id].model_copy(
         update={"status": "shipped"}
     )
 
-    assert (await call_off(bench, order)).shipped
+    assert (await cancel(bench, order)).shipped
 
 
 @pytest.mark.parametrize(
@@ -212,30 +212,30 @@ async def test_cancel_after_shipping(bench: Bench) -> None:
         (401, None),
     ],
 )
-async def test_a_cancel_is_believed_only_in_the_warehouses_own_words(bench: Bench, status: int, body: Any) -> None:
-    """A 404 of some proxy does not mean that nothing ships."""
+async def test_only_the_warehouses_own_codes_end_a_cancel(bench: Bench, status: int, body: Any) -> None:
+    """A 404 of a proxy does not mean that nothing is shipped."""
     order = order_of()
     await bench.bring(order, "fulfill")
     bench.fault("fulfillment", "status", CANCEL, status=status, body=body)
     with pytest.raises(Unavailable):
-        await call_off(bench, order)
+        await cancel(bench, order)
 
-    await call_off(bench, order)
+    await cancel(bench, order)
     assert shipments(bench) == ["cancelled"]
 
 
 @pytest.mark.parametrize("status", [400, 422])
-async def test_a_cancel_that_the_warehouse_refuses_is_a_persons(bench: Bench, status: int) -> None:
-    """Asking again will not help, and only what failed for good can be settled by an operator."""
+async def test_a_cancel_that_the_warehouse_refuses_is_a_final_error(bench: Bench, status: int) -> None:
+    """Another attempt cannot help, and an operator can only resolve a step that failed for good."""
     order = order_of()
     await bench.bring(order, "fulfill")
     bench.fault("fulfillment", "status", CANCEL, status=status, body={"error": {"code": "in_customs"}})
     with pytest.raises(Permanent, match="in_customs"):
-        await call_off(bench, order)
+        await cancel(bench, order)
 
 
-async def test_an_operators_word_counts_as_called_off(bench: Bench) -> None:
-    """No call is made; the word is the note."""
+async def test_a_resolution_counts_as_cancelled(bench: Bench) -> None:
+    """No call is made; the note quotes the resolution."""
     order = order_of()
     await bench.bring(order, "fulfill")
     await bench.claim_undo(order)
@@ -245,13 +245,13 @@ async def test_an_operators_word_counts_as_called_off(bench: Bench) -> None:
     record = ResolutionRecord(order_id=order.id, key="1", resolution=resolution)
     await bench.do(OrderState.record_resolution, record)
 
-    assert await call_off(bench, order) == UndoResult(note="resolved by ann: rang them up")
+    assert await cancel(bench, order) == UndoResult(note="resolved by ann: rang them up")
     assert shipments(bench) == ["accepted"]
 
 
-async def call_off(bench: Bench, order: Order) -> UndoResult:
+async def cancel(bench: Bench, order: Order) -> UndoResult:
     return await bench.do(Fulfillment.cancel_fulfillment, order.id)
 
 
 def shipments(bench: Bench) -> list[str]:
-    return [shipment["status"] for shipment in bench.world.books()["fulfillment"]]
+    return [shipment["status"] for shipment in bench.world.provider_records()["fulfillment"]]

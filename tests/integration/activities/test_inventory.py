@@ -1,4 +1,4 @@
-"""Stock moves once per order, whatever is tried again, and never below zero."""
+"""Stock moves once for an order, however often a step is retried, and never falls below zero."""
 
 import json
 from typing import Any
@@ -29,7 +29,7 @@ async def test_reserve_twice_holds_once(bench: Bench) -> None:
 
 
 async def test_a_price_change_between_two_attempts_does_not_matter(bench: Bench) -> None:
-    """What the first attempt recorded was agreed; the price is not checked again."""
+    """The first attempt recorded the price, and no later attempt checks it again."""
     order = order_of()
     first = await bench.reserve(order)
     await bench.pool.execute("UPDATE products SET price = 3999 WHERE id = '1'")
@@ -60,7 +60,7 @@ async def test_a_cart_of_fifty_costs_as_many_statements_as_a_cart_of_one(bench: 
 
 
 @pytest.mark.parametrize(
-    ("changes", "code", "words"),
+    ("changes", "code", "texts"),
     [
         ({"items": [GLOBES, {"productId": "2", "quantity": 41}]}, "out_of_stock", ["5: 2 wanted, 1", "2: 41 wanted"]),
         ({"items": [{**ONE, "price": 19.99}]}, "price_changed", ["product 1 costs 29.99 usd"]),
@@ -70,23 +70,23 @@ async def test_a_cart_of_fifty_costs_as_many_statements_as_a_cart_of_one(bench: 
     ],
     ids=["short", "price", "unknown", "currency", "far too many"],
 )
-async def test_a_no_names_every_problem_and_holds_nothing(
-    bench: Bench, changes: dict[str, Any], code: str, words: list[str]
+async def test_a_rejection_names_every_problem_and_holds_nothing(
+    bench: Bench, changes: dict[str, Any], code: str, texts: list[str]
 ) -> None:
-    """The refusal is recorded, and stays what it is even when the stock comes back."""
+    """The rejection is recorded, and does not change when stock comes back."""
     order = order_of(**changes)
     row = await bench.reserve(order)
     await bench.pool.execute("UPDATE inventory SET quantity = quantity + 10000")
 
     assert (row.status, row.error_code) == ("rejected", code)
-    assert all(word in (row.error or "") for word in words), row.error
+    assert all(text in (row.error or "") for text in texts), row.error
     assert await bench.reserve(order) == row
     assert await bench.stock() == (10100, 0)
     assert not await bench.pool.fetchval("SELECT count(*) FROM reservations")
 
 
 async def test_an_order_beyond_stripes_largest_amount_is_refused(bench: Bench) -> None:
-    """Nobody can pay it in one payment."""
+    """One payment cannot be that large."""
     await bench.pool.execute("UPDATE products SET price = 60000000 WHERE id IN ('1', '2')")
     order = order_of(items=[{"productId": "1", "quantity": 1}, {"productId": "2", "quantity": 1}])
 
@@ -95,7 +95,7 @@ async def test_an_order_beyond_stripes_largest_amount_is_refused(bench: Bench) -
 
 
 async def test_reserve_after_its_undo_holds_nothing(bench: Bench) -> None:
-    """The tombstone: a late first attempt finds a closed row and obeys it."""
+    """A late first attempt finds the tombstone and returns it."""
     order = order_of()
     await bench.claim_undo(order)
     row = await bench.reserve(order)
@@ -106,7 +106,7 @@ async def test_reserve_after_its_undo_holds_nothing(bench: Bench) -> None:
 
 
 async def test_another_payload_gets_the_row_of_the_first(bench: Bench) -> None:
-    """The caller sees by the hash that the order is not its own."""
+    """The caller sees by the hash that the order is another one."""
     first = await bench.reserve(order_of())
     other = order_of(items=[ONE, TWO])
 
@@ -115,7 +115,7 @@ async def test_another_payload_gets_the_row_of_the_first(bench: Bench) -> None:
 
 
 async def test_finalize_twice_sells_once(bench: Bench) -> None:
-    """Reserved units are gone, none comes back."""
+    """The reserved units leave the stock once, and none comes back."""
     order = order_of()
     await bench.bring(order, "finalize")
     row = await bench.finalize(order)
@@ -127,7 +127,7 @@ async def test_finalize_twice_sells_once(bench: Bench) -> None:
 
 @pytest.mark.parametrize("before", ["reserve", "claim_undo"])
 async def test_finalize_without_a_capture_sells_nothing(bench: Bench, before: str) -> None:
-    """Only a row that says capturing is finalized."""
+    """Only a row with the status capturing is finalized."""
     order = order_of()
     await bench.reserve(order)
     if before == "claim_undo":
@@ -152,7 +152,7 @@ async def test_finalize_without_a_capture_sells_nothing(bench: Bench, before: st
 async def test_release_twice_by_what_the_reservation_is(
     bench: Bench, last: str | None, claim: str | None, stock: tuple[int, int], end: str
 ) -> None:
-    """Held units come back from reserved, sold ones to the shelf, once; without a claim nothing moves."""
+    """Held and sold units come back once; without a claim nothing moves."""
     order = order_of()
     if last:
         await bench.bring(order, last)
@@ -167,7 +167,7 @@ async def test_release_twice_by_what_the_reservation_is(
 
 
 async def test_a_parked_row_keeps_its_stock(bench: Bench) -> None:
-    """A stale attempt cannot close what waits for a person."""
+    """A late attempt cannot close an order that waits for an operator."""
     order = order_of()
     await bench.reserve(order)
     await bench.claim_undo(order)
@@ -179,7 +179,7 @@ async def test_a_parked_row_keeps_its_stock(bench: Bench) -> None:
 
 @pytest.mark.parametrize("activity", [Inventory.finalize_order, Inventory.release_stock])
 async def test_an_unknown_order_is_a_final_error(bench: Bench, activity: Any) -> None:
-    """There is nothing that another try could find."""
+    """Another attempt would not find it either."""
     with pytest.raises(Permanent, match="o1 does not exist"):
         await bench.do(activity, "o1")
 
@@ -197,7 +197,7 @@ async def test_an_unknown_order_is_a_final_error(bench: Bench, activity: Any) ->
 async def test_a_transition_that_is_not_listed_cannot_be_made(
     bench: Bench, last: str, before: Status, after: Status
 ) -> None:
-    """order_transitions is the whole life of an order."""
+    """The transaction fails if order_transitions does not list the transition."""
     order = order_of()
     await bench.bring(order, last)
 
@@ -211,7 +211,7 @@ async def test_a_transition_that_is_not_listed_cannot_be_made(
 
 
 async def test_the_terms_of_an_order_are_those_of_its_first_reservation(bench: Bench) -> None:
-    """Settings may change while an order is under way."""
+    """A retry with other settings does not change them."""
     order = order_of()
     await bench.reserve(order)
     await bench.pool.execute(
@@ -223,7 +223,7 @@ async def test_the_terms_of_an_order_are_those_of_its_first_reservation(bench: B
 
 
 async def test_nothing_of_the_cart_is_quoted_when_postgres_refuses(bench: Bench) -> None:
-    """The error names what is broken, not what was sent."""
+    """The error names the constraint, not the values."""
     request = order_of().reservation.model_copy(update={"lines": (Line(product_id="1", quantity=-5),)})
     with pytest.raises(Unavailable) as refusal:
         await bench.do(Inventory.reserve_stock, request)
@@ -233,7 +233,7 @@ async def test_nothing_of_the_cart_is_quoted_when_postgres_refuses(bench: Bench)
 
 
 async def test_a_wrong_count_of_what_was_sold_keeps_no_stock(bench: Bench) -> None:
-    """It is for statistics: stock comes back whatever it says."""
+    """The count is for statistics only, so the stock comes back."""
     order = order_of()
     await bench.bring(order, "finalize")
     assert await bench.pool.fetchval("SELECT sold FROM inventory WHERE product_id = '1'") == 2

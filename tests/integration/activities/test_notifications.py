@@ -1,4 +1,4 @@
-"""Each notification once, only when the row calls for it; none of its failures is the order's."""
+"""Each notification arrives once, if the order's status calls for it; its failure is not the order's."""
 
 from datetime import date
 from typing import Any
@@ -26,7 +26,7 @@ FAILED = Notification(order_id="o1", kind=NotificationKind.FAILED, to="customer@
 
 
 async def test_the_confirmation_is_sent_once(bench: Bench) -> None:
-    """In the reference's names, under the order's key; the second attempt asks nobody."""
+    """In the names of the reference, under the order's key; the second attempt makes no call."""
     await bench.bring(order_of(), "finalize")
     answers = [await bench.do(Notifications.send_email, CONFIRMATION) for _ in range(2)]
 
@@ -45,13 +45,13 @@ async def test_the_confirmation_is_sent_once(bench: Bench) -> None:
     }
 
 
-async def test_analytics_hear_of_the_order_once(bench: Bench) -> None:
-    """One event; it holds no address."""
+async def test_analytics_get_the_order_once(bench: Bench) -> None:
+    """One event, without an e-mail address."""
     await bench.bring(order_of(), "finalize")
     for _ in range(2):
         assert await bench.do(Notifications.track_order, ANALYTICS) == "sent"
 
-    (event,) = bench.world.books()["events"]
+    (event,) = bench.world.provider_records()["events"]
     assert event == {
         "event": "order_placed",
         "userId": "cus_123",
@@ -60,19 +60,19 @@ async def test_analytics_hear_of_the_order_once(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("kind", ["reset_after", "hang_after"])
-async def test_a_lost_answer_delivers_no_second_letter(bench: Bench, kind: str) -> None:
-    """The receiver knows the key."""
+async def test_a_lost_answer_delivers_no_second_email(bench: Bench, kind: str) -> None:
+    """The receiver knows the idempotency key."""
     await bench.bring(order_of(), "finalize")
     bench.fault("email", kind)
     with pytest.raises(Unavailable):
         await bench.do(Notifications.send_email, CONFIRMATION)
 
     assert await bench.do(Notifications.send_email, CONFIRMATION) == "sent"
-    assert letters(bench) == ["order_confirmation"]
+    assert emails(bench) == ["order_confirmation"]
 
 
-async def test_a_letter_that_was_not_taken_is_sent_again(bench: Bench) -> None:
-    """It is marked as sent when it has arrived, not before."""
+async def test_an_email_that_was_not_accepted_is_sent_again(bench: Bench) -> None:
+    """It is marked as sent only after the receiver has accepted it."""
     await bench.bring(order_of(), "finalize")
     bench.fault("email", "status")
     with pytest.raises(Unavailable):
@@ -83,19 +83,19 @@ async def test_a_letter_that_was_not_taken_is_sent_again(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("last", ["reserve", "capture", "claim_undo", "cancelling"])
-async def test_the_confirmation_waits_for_the_row_to_come_to_rest(bench: Bench, last: str) -> None:
-    """While it is undecided the attempt is worth another one."""
+async def test_the_confirmation_waits_until_the_order_is_settled(bench: Bench, last: str) -> None:
+    """Until then each attempt fails and is retried."""
     await undecided(bench, last)
     with pytest.raises(Unavailable) as wait:
         await bench.do(Notifications.send_email, CONFIRMATION)
 
     assert wait.value.type == "order_undecided"
-    assert letters(bench) == []
+    assert emails(bench) == []
 
 
 @pytest.mark.parametrize("why", ["closed", "parked"])
-async def test_the_confirmation_of_an_order_that_will_not_be_is_dropped(bench: Bench, why: str) -> None:
-    """The drop is recorded, and final."""
+async def test_the_confirmation_of_a_closed_or_parked_order_is_dropped(bench: Bench, why: str) -> None:
+    """The drop is recorded, and no later attempt sends the message."""
     order = order_of()
     await undecided(bench, "claim_undo")
     if why == "parked":
@@ -105,31 +105,31 @@ async def test_the_confirmation_of_an_order_that_will_not_be_is_dropped(bench: B
 
     for _ in range(2):
         assert await bench.do(Notifications.send_email, CONFIRMATION) == "dropped"
-    assert letters(bench) == []
+    assert emails(bench) == []
     assert await bench.pool.fetchval("SELECT state FROM notifications") == "dropped"
 
 
 @pytest.mark.parametrize(("last", "amount"), [("authorize", 0), ("finalize", 59.98)])
-async def test_the_letter_on_a_cancel_names_what_was_refunded(bench: Bench, last: str, amount: float) -> None:
-    """Nothing for a void, all of it for a refund."""
+async def test_the_email_about_a_cancel_names_the_refund(bench: Bench, last: str, amount: float) -> None:
+    """The amount is 0 after a void, and the total after a refund."""
     await bench.bring(order_of(), last)
     await bench.do(OrderState.claim_cancellation, "o1")
     await bench.do(Payments.void_payment, "o1")
     await bench.do(Notifications.send_email, CANCELLED)
 
-    (letter,) = bench.world.books()["emails"]
-    assert letter["data"] == {"orderNumber": "o1", "refundAmount": amount}
+    (email,) = bench.world.provider_records()["emails"]
+    assert email["data"] == {"orderNumber": "o1", "refundAmount": amount}
 
 
-async def test_the_letter_on_a_failure_names_the_reason(bench: Bench) -> None:
-    """In the words of the row."""
+async def test_the_email_about_a_failure_names_the_reason(bench: Bench) -> None:
+    """The reason is the error text of the row."""
     order = order_of()
     await bench.bring(order, "authorize")
     await bench.claim_undo(order)
     await bench.do(Notifications.send_email, FAILED)
 
-    (letter,) = bench.world.books()["emails"]
-    assert letter["data"] == {"orderNumber": "o1", "reason": "it failed"}
+    (email,) = bench.world.provider_records()["emails"]
+    assert email["data"] == {"orderNumber": "o1", "reason": "it failed"}
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ async def test_the_letter_on_a_failure_names_the_reason(bench: Bench) -> None:
         (503, Unavailable),
     ],
 )
-async def test_a_receivers_no(bench: Bench, status: int, error: type[Exception]) -> None:
-    """Final or not; the address is in no message."""
+async def test_errors_of_a_receiver(bench: Bench, status: int, error: type[Exception]) -> None:
+    """A refusal is final, anything else is retried; no error quotes the address."""
     await bench.bring(order_of(), "finalize")
     bench.fault("email", "status", status=status, body={"error": "customer@example.com is unknown"})
     with pytest.raises(error) as raised:
@@ -157,8 +157,8 @@ async def test_a_receivers_no(bench: Bench, status: int, error: type[Exception])
     assert await bench.pool.fetchval("SELECT count(*) FROM notifications") == 0
 
 
-async def test_a_notice_that_was_given_up_is_recorded(bench: Bench) -> None:
-    """And a later run may still deliver it, once."""
+async def test_a_notification_that_was_given_up_is_recorded(bench: Bench) -> None:
+    """A later run may still deliver it, once."""
     await bench.bring(order_of(), "finalize")
     await bench.do(Notifications.give_up_notification, CONFIRMATION)
     assert await bench.pool.fetchval("SELECT state FROM notifications") == "given_up"
@@ -173,12 +173,12 @@ async def test_an_alert_is_posted(bench: Bench) -> None:
     """Slack gets the text."""
     await bench.do(Notifications.post_alert, Alert(order_id="o1", key="k", text="o1: it is stuck"))
 
-    assert bench.world.books()["alerts"] == [{"text": ":warning: o1: it is stuck"}]
+    assert bench.world.provider_records()["alerts"] == [{"text": ":warning: o1: it is stuck"}]
 
 
 @pytest.mark.parametrize("status", [404, 410])
-async def test_an_alert_waits_for_a_webhook_that_is_gone(bench: Bench, status: int) -> None:
-    """It is worth another attempt: the webhook may be back before the alert is out of time."""
+async def test_an_alert_is_retried_while_the_webhook_does_not_exist(bench: Bench, status: int) -> None:
+    """The webhook may be back before the alert is given up."""
     bench.fault("slack", "status", status=status)
     with pytest.raises(Unavailable):
         await bench.do(Notifications.post_alert, Alert(order_id="o1", key="k", text="o1: it is stuck"))
@@ -195,5 +195,5 @@ async def undecided(bench: Bench, last: str) -> None:
         await bench.do(OrderState.claim_cancellation, order.id)
 
 
-def letters(bench: Bench) -> list[Any]:
-    return [letter["template"] for letter in bench.world.books()["emails"]]
+def emails(bench: Bench) -> list[Any]:
+    return [email["template"] for email in bench.world.provider_records()["emails"]]

@@ -1,4 +1,4 @@
-"""The order row as arbiter: each claim is won once, and whoever loses gets the row."""
+"""Each claim on an order row is won once, and a caller that loses it gets the row."""
 
 import asyncio
 from typing import Any
@@ -16,7 +16,7 @@ PARK = Park(order_id="o1", step="void_payment", reason="the refund failed", work
 
 
 async def test_claim_undo_twice_is_one_claim(bench: Bench) -> None:
-    """The reason of the first stands."""
+    """The reason of the first claim stays."""
     order = order_of()
     await bench.bring(order, "authorize")
     first = await bench.claim_undo(order, Status.FAILED)
@@ -29,7 +29,7 @@ async def test_claim_undo_twice_is_one_claim(bench: Bench) -> None:
 
 @pytest.mark.parametrize("closing", [Status.FAILED, Status.REJECTED, Status.CANCELLED])
 async def test_an_order_without_a_row_gets_a_tombstone(bench: Bench, closing: Status) -> None:
-    """Closed at once, so that a late reservation holds nothing."""
+    """It is closed at once, so that a late reservation holds nothing."""
     order = order_of()
     for _ in range(2):
         row = await bench.claim_undo(order, closing)
@@ -40,7 +40,7 @@ async def test_an_order_without_a_row_gets_a_tombstone(bench: Bench, closing: St
 
 
 async def test_another_payload_cannot_undo_the_order(bench: Bench) -> None:
-    """Its claim gets the row, untouched."""
+    """Its claim gets the row, unchanged."""
     order = order_of()
     await bench.reserve(order)
     row = await bench.claim_undo(order_of(items=[{"productId": "2", "quantity": 1}]))
@@ -53,7 +53,7 @@ async def test_another_payload_cannot_undo_the_order(bench: Bench) -> None:
     [("reserve", "undoing"), ("capture", "capturing"), ("finalize", "cancelling")],
 )
 async def test_a_customers_cancel_by_what_the_row_says(bench: Bench, last: str, after: str) -> None:
-    """Twice the same; while the capture is claimed it changes nothing."""
+    """A second claim changes nothing, nor does one while the capture is claimed."""
     await bench.bring(order_of(), last)
     for _ in range(2):
         row = await bench.do(OrderState.claim_cancellation, "o1")
@@ -62,14 +62,14 @@ async def test_a_customers_cancel_by_what_the_row_says(bench: Bench, last: str, 
 
 
 async def test_a_cancel_of_an_absent_order_writes_nothing(bench: Bench) -> None:
-    """No tombstone: it is not the order's own undo."""
+    """Only the order's own undo writes a tombstone."""
     assert await bench.do(OrderState.claim_cancellation, "o1") is None
     assert await bench.do(OrderState.read_order, "o1") is None
     assert await bench.pool.fetchval("SELECT count(*) FROM orders") == 0
 
 
 async def test_undo_and_capture_at_once(bench: Bench) -> None:
-    """Of two claims exactly one wins, and both callers are told the same."""
+    """Exactly one of the two claims wins, and both callers get the same answer."""
     for n in range(10):
         order = order_of(f"o{n}")
         await bench.bring(order, "fulfill")
@@ -79,7 +79,7 @@ async def test_undo_and_capture_at_once(bench: Bench) -> None:
 
 
 async def test_a_parked_row_does_not_move(bench: Bench) -> None:
-    """No late attempt of any kind gets past the mark."""
+    """No late attempt of any activity gets past the mark."""
     order = order_of()
     await bench.bring(order, "finalize")
     await bench.do(OrderState.claim_cancellation, order.id)
@@ -92,7 +92,7 @@ async def test_a_parked_row_does_not_move(bench: Bench) -> None:
 
 
 async def test_park_twice_keeps_the_first(bench: Bench) -> None:
-    """One mark, by whoever set it."""
+    """The first mark stays, also if another run parks the order later."""
     order = order_of()
     await bench.reserve(order)
     await bench.claim_undo(order)
@@ -105,15 +105,15 @@ async def test_park_twice_keeps_the_first(bench: Bench) -> None:
 
 @pytest.mark.parametrize("last", ["reserve", "capture", "finalize"])
 async def test_only_an_undo_can_be_parked(bench: Bench, last: str) -> None:
-    """A stale attempt cannot park an order that goes forward."""
+    """A late attempt cannot park an order that goes forward."""
     await bench.bring(order_of(), last)
 
     assert (await bench.do(OrderState.park_order, PARK)).parked_step is None
 
 
 @pytest.mark.parametrize("action", ["retry", "skip", "resolved"])
-async def test_settle_twice_is_one_word(bench: Bench, action: Any) -> None:
-    """The mark is off, the word kept once, and in the story."""
+async def test_resolve_twice_is_one_resolution(bench: Bench, action: Any) -> None:
+    """The mark is removed, the resolution is kept once, and the event says so."""
     order = order_of()
     await bench.reserve(order)
     await bench.claim_undo(order)
@@ -125,12 +125,12 @@ async def test_settle_twice_is_one_word(bench: Bench, action: Any) -> None:
 
     assert (await bench.row("o1"))["parked_step"] is None
     assert [row["action"] for row in await bench.pool.fetch("SELECT action FROM resolutions")] == [action]
-    told = await bench.pool.fetchval("SELECT why FROM order_events ORDER BY id DESC LIMIT 1")
-    assert told == f"{action} of void_payment by ann: looked"
+    why = await bench.pool.fetchval("SELECT why FROM order_events ORDER BY id DESC LIMIT 1")
+    assert why == f"{action} of void_payment by ann: looked"
 
 
-async def test_a_word_on_another_step_changes_nothing(bench: Bench) -> None:
-    """The operator must name what is parked."""
+async def test_a_resolution_of_another_step_changes_nothing(bench: Bench) -> None:
+    """The operator must name the parked step."""
     order = order_of()
     await bench.reserve(order)
     await bench.claim_undo(order)
@@ -143,33 +143,33 @@ async def test_a_word_on_another_step_changes_nothing(bench: Bench) -> None:
     assert await bench.pool.fetchval("SELECT count(*) FROM resolutions") == 0
 
 
-async def test_nothing_is_parked_on_what_was_seen_before_a_word(bench: Bench) -> None:
-    """An attempt that was given up does not park the row anew; a run that has heard the word does."""
+async def test_a_run_that_has_not_seen_a_resolution_cannot_park(bench: Bench) -> None:
+    """A late attempt does not park the row again; a run that has seen the resolution does."""
     order = order_of()
     await bench.reserve(order)
     await bench.claim_undo(order)
     await bench.do(OrderState.park_order, PARK)
     resolution = Resolution(step="void_payment", action="retry", reason="looked", by="ann")
     record = ResolutionRecord(order_id="o1", key="1", resolution=resolution)
-    heard = await bench.do(OrderState.record_resolution, record)
+    resolved = await bench.do(OrderState.record_resolution, record)
 
-    assert heard is not None
-    assert heard.resolution_count == 1
+    assert resolved is not None
+    assert resolved.resolution_count == 1
     assert (await bench.do(OrderState.park_order, PARK)).parked_step is None
-    again = PARK.model_copy(update={"resolution_count": heard.resolution_count})
+    again = PARK.model_copy(update={"resolution_count": resolved.resolution_count})
     assert (await bench.do(OrderState.park_order, again)).parked_step == "void_payment"
 
 
 @pytest.mark.parametrize("statement", ["DELETE FROM order_events", "UPDATE order_events SET why = 'nothing'"])
 async def test_events_are_append_only(bench: Bench, statement: str) -> None:
-    """What happened stays written down."""
+    """No statement changes or deletes an event."""
     await bench.reserve(order_of())
     with pytest.raises(asyncpg.RaiseError, match="append-only"):
         await bench.pool.execute(statement)
 
 
 async def test_events_name_who_acted(bench: Bench) -> None:
-    """The workflow id of the run that called."""
+    """The actor is the workflow id of the run that called the activity."""
     await bench.reserve(order_of())
     await bench.do(OrderState.claim_cancellation, "o1", run="cancel-order:o1")
     rows = await bench.pool.fetch("SELECT from_status, to_status, actor FROM order_events ORDER BY id")

@@ -1,4 +1,4 @@
-"""One PaymentIntent per order, known to its row before it is confirmed; however often, one charge and one refund."""
+"""One PaymentIntent for an order, with its id on the row before it is confirmed; one charge and one refund."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ async def test_authorize_twice_is_one_authorization(bench: Bench) -> None:
 
 
 async def test_a_payment_whose_answer_is_lost_is_not_made_twice(bench: Bench) -> None:
-    """The next attempt asks under the same key, and is told of the PaymentIntent that there is."""
+    """The next attempt uses the same key, and Stripe answers with the existing PaymentIntent."""
     order = order_of()
     await bench.reserve(order)
     bench.fault("stripe", "reset_after", "POST /v1/payment_intents")
@@ -50,13 +50,13 @@ async def test_a_payment_whose_answer_is_lost_is_not_made_twice(bench: Bench) ->
     assert money(bench) == [("requires_capture", 5998, 0, 0)]
 
 
-async def test_what_stripe_is_told(bench: Bench) -> None:
-    """Created unconfirmed with the catalogue's amount and the order's id; every POST under a key of its own."""
+async def test_what_stripe_gets(bench: Bench) -> None:
+    """It is created unconfirmed, with the catalogue's amount and the order id; every POST has its own key."""
     order = order_of()
     await bench.bring(order, "capture")
     posts = bench.calls("stripe")
 
-    book = str(await bench.pool.fetchval("SELECT id FROM shop"))
+    shop_id = str(await bench.pool.fetchval("SELECT id FROM shop"))
     assert posts[0]["body"] == {
         "amount": "5998",
         "currency": "usd",
@@ -64,27 +64,27 @@ async def test_what_stripe_is_told(bench: Bench) -> None:
         "payment_method": "pm_123",
         "allowed_payment_method_types": {"0": "card"},
         "capture_method": "manual",
-        "metadata": {"order_id": order.id, "shop_id": book},
+        "metadata": {"order_id": order.id, "shop_id": shop_id},
     }
     keys = [post["headers"]["idempotency-key"] for post in posts]
     assert keys == ["o1:create:1", "o1:confirm:1", "o1:capture:1"]
 
 
 async def test_the_id_is_on_the_row_before_the_confirm(bench: Bench) -> None:
-    """A confirm that gets no answer leaves a row that knows what to undo."""
+    """After a confirm without an answer the row names the payment to undo."""
     order = order_of()
     await bench.reserve(order)
     bench.fault("stripe", "reset_before", CONFIRM)
     with pytest.raises(Unavailable):
         await bench.authorize(order)
 
-    assert (await bench.row(order.id))["payment_intent_id"] == bench.world.books()["payments"][0]["id"]
+    assert (await bench.row(order.id))["payment_intent_id"] == bench.world.provider_records()["payments"][0]["id"]
     assert (await bench.authorize(order)).state == "authorized"
     assert len(money(bench)) == 1
 
 
 async def test_a_second_payment_intent_is_never_confirmed(bench: Bench) -> None:
-    """Two attempts with keys that Stripe forgot in between: the id that was written first is the one."""
+    """Two attempts, and Stripe forgets the keys in between: both use the id that was written first."""
     order = order_of()
     await bench.reserve(order)
     late = await bench.stop_at(Gate(2), Payments.authorize_payment, payment(order))
@@ -98,7 +98,7 @@ async def test_a_second_payment_intent_is_never_confirmed(bench: Bench) -> None:
 
 @pytest.mark.parametrize("when", ["before", "while it is created"])
 async def test_an_order_that_is_undone_is_not_authorized(bench: Bench, when: str) -> None:
-    """The id is written only WHERE pending, and what was not written is not confirmed."""
+    """The id is written only on a pending row, and a PaymentIntent without its id on the row is not confirmed."""
     order = order_of()
     await bench.reserve(order)
     if when == "before":
@@ -117,7 +117,7 @@ async def test_an_order_that_is_undone_is_not_authorized(bench: Bench, when: str
 
 
 @pytest.mark.parametrize(
-    ("card", "code", "words"),
+    ("card", "code", "text"),
     [
         ("pm_card_chargeDeclined", "card_declined", "the card was declined (generic_decline)"),
         ("pm_card_chargeDeclinedInsufficientFunds", "card_declined", "the card was declined (insufficient_funds)"),
@@ -128,13 +128,13 @@ async def test_an_order_that_is_undone_is_not_authorized(bench: Bench, when: str
         ("pm_unknown", "payment_refused", "the payment was refused (resource_missing)"),
     ],
 )
-async def test_a_card_that_says_no(bench: Bench, card: str, code: str, words: str) -> None:
-    """A result, not an error, twice the same; what the customer must not learn is not said."""
+async def test_a_card_that_is_declined(bench: Bench, card: str, code: str, text: str) -> None:
+    """A decline is a result, not an error, and a retry gets the same; a reason that must stay secret is left out."""
     order = order_of(paymentMethodId=card)
     await bench.reserve(order)
     for _ in range(2):
         answer = await bench.authorize(order)
-        assert (answer.state, answer.error_code, answer.error) == ("declined", code, words)
+        assert (answer.state, answer.error_code, answer.error) == ("declined", code, text)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ async def test_a_card_that_says_no(bench: Bench, card: str, code: str, words: st
 async def test_a_customer_who_must_authenticate(
     bench: Bench, card: str, state: str, code: str | None, *, succeeds: bool
 ) -> None:
-    """The PaymentIntent tells how it went; trying again does not disturb the customer."""
+    """The PaymentIntent says how it ended; a retry does not ask the customer again."""
     order = order_of(paymentMethodId=card)
     await bench.reserve(order)
     for _ in range(2):
@@ -183,10 +183,10 @@ async def test_a_customer_who_must_authenticate(
         ({"kind": "hang_before"}, Unavailable, "stripe_unavailable", None),
     ],
 )
-async def test_stripes_errors_in_our_words(
+async def test_errors_of_stripe(
     bench: Bench, fault: dict[str, Any], error: type[Exception], kind: str, wait: int | None
 ) -> None:
-    """Worth another try or not, how long to wait; no word of Stripe's message gets out. The next attempt succeeds."""
+    """Each is retried or final, with Stripe's delay; its message is not quoted; the next attempt works."""
     order = order_of()
     await bench.reserve(order)
     body = fault.get("body")
@@ -199,7 +199,7 @@ async def test_stripes_errors_in_our_words(
     assert raised.value.type == kind  # type: ignore[attr-defined]
     delay = raised.value.next_retry_delay  # type: ignore[attr-defined]
     assert (delay.total_seconds() if delay else None) == wait
-    assert not any(word in repr(raised.value) + str(raised.value) for word in CANARY.split())
+    assert not any(part in repr(raised.value) + str(raised.value) for part in CANARY.split())
     assert (await bench.authorize(order)).state == "authorized"
     assert len(money(bench)) == 1
 
@@ -208,7 +208,7 @@ async def test_stripes_errors_in_our_words(
 
 
 async def test_capture_twice_takes_the_money_once(bench: Bench) -> None:
-    """The claim and the charge happen once; both attempts say that the order is paid."""
+    """The claim and the charge happen once; both attempts answer that the order is paid."""
     order = order_of()
     await bench.bring(order, "fulfill")
 
@@ -219,7 +219,7 @@ async def test_capture_twice_takes_the_money_once(bench: Bench) -> None:
 
 @pytest.mark.parametrize("kind", ["reset_after", "hang_after"])
 async def test_a_capture_whose_answer_is_lost(bench: Bench, kind: str) -> None:
-    """It is neither captured nor not: the next attempt finds out."""
+    """The next attempt finds out whether it took effect."""
     order = order_of()
     await bench.bring(order, "fulfill")
     bench.fault("stripe", kind, CAPTURE)
@@ -233,7 +233,7 @@ async def test_a_capture_whose_answer_is_lost(bench: Bench, kind: str) -> None:
 
 
 async def test_an_undone_order_is_not_captured(bench: Bench) -> None:
-    """Exactly one of the two claims wins."""
+    """The claim of the undo came first."""
     order = order_of()
     await bench.bring(order, "fulfill")
     await bench.claim_undo(order)
@@ -243,7 +243,7 @@ async def test_an_undone_order_is_not_captured(bench: Bench) -> None:
 
 
 async def test_a_captured_order_is_not_undone(bench: Bench) -> None:
-    """The other way round."""
+    """The claim of the capture came first."""
     order = order_of()
     await bench.bring(order, "capture")
 
@@ -252,7 +252,7 @@ async def test_a_captured_order_is_not_undone(bench: Bench) -> None:
 
 @pytest.mark.parametrize("found", ["by the call", "after the call was lost"])
 async def test_an_authorization_that_expired(bench: Bench, found: str) -> None:
-    """Only a PaymentIntent that reads canceled turns a claimed row to its undo."""
+    """Only a PaymentIntent with the status canceled turns a claimed row to undoing."""
     order = order_of()
     await bench.bring(order, "fulfill")
     if found != "by the call":
@@ -268,7 +268,7 @@ async def test_an_authorization_that_expired(bench: Bench, found: str) -> None:
 
 
 async def test_automatic_capture_charges_at_the_confirm(bench: Bench) -> None:
-    """The capture step is the claim alone; the undo is a refund."""
+    """The capture step is only the claim; the undo is a refund."""
     order = order_of()
     await bench.reserve(order)
     await bench.pool.execute("UPDATE orders SET capture_mode = 'automatic', terms = '{\"captureMode\": \"automatic\"}'")
@@ -292,8 +292,8 @@ async def test_automatic_capture_charges_at_the_confirm(bench: Bench) -> None:
     ],
     ids=["requires_payment_method", "requires_action", "requires_capture", "succeeded"],
 )
-async def test_undo_twice_by_the_real_state(bench: Bench, card: str, last: str, end: tuple[Any, ...]) -> None:
-    """Voided while nothing was taken, refunded once it was; the second time finds it done."""
+async def test_undo_twice_by_the_status_at_stripe(bench: Bench, card: str, last: str, end: tuple[Any, ...]) -> None:
+    """The payment is voided before the capture and refunded after it; the second undo finds it done."""
     order = order_of(paymentMethodId=card)
     await bench.bring(order, last)
     await undone(bench, order)
@@ -303,7 +303,7 @@ async def test_undo_twice_by_the_real_state(bench: Bench, card: str, last: str, 
 
 
 async def test_undo_of_an_unconfirmed_payment(bench: Bench) -> None:
-    """It is cancelled, so that a late confirm is refused."""
+    """It is voided, so that Stripe refuses a late confirm."""
     order = order_of()
     await bench.reserve(order)
     bench.fault("stripe", "reset_before", CONFIRM)
@@ -316,7 +316,7 @@ async def test_undo_of_an_unconfirmed_payment(bench: Bench) -> None:
 
 
 async def test_undo_without_a_payment_makes_no_call(bench: Bench) -> None:
-    """It accepts that its step never happened."""
+    """Its step never happened."""
     order = order_of()
     await bench.reserve(order)
     await undone(bench, order)
@@ -326,7 +326,7 @@ async def test_undo_without_a_payment_makes_no_call(bench: Bench) -> None:
 
 
 async def test_undo_waits_for_a_payment_that_is_processing(bench: Bench) -> None:
-    """Neither void nor refund is possible yet."""
+    """Stripe can neither void nor refund it yet."""
     order = order_of()
     await bench.bring(order, "authorize")
     await undone(bench, order)
@@ -343,7 +343,7 @@ async def test_undo_waits_for_a_payment_that_is_processing(bench: Bench) -> None
 @pytest.mark.parametrize("kind", ["reset_after", "hang_after"])
 @pytest.mark.parametrize(("last", "route"), [("authorize", VOID), ("finalize", REFUND)])
 async def test_an_undo_whose_answer_is_lost(bench: Bench, kind: str, last: str, route: str) -> None:
-    """The next attempt sees what was done, even when Stripe has forgotten the key."""
+    """The next attempt reads what was done, even if Stripe has forgotten the key."""
     order = order_of()
     await bench.bring(order, last)
     await undone(bench, order)
@@ -353,13 +353,13 @@ async def test_an_undo_whose_answer_is_lost(bench: Bench, kind: str, last: str, 
     bench.world.stripe.keys.clear()
     await void(bench, order)
 
-    (book,) = bench.world.books()["payments"]
-    assert (book["authorized"], book["captured"]) == (0, book["refunded"])
+    (found,) = bench.world.provider_records()["payments"]
+    assert (found["authorized"], found["captured"]) == (0, found["refunded"])
     assert len(bench.world.stripe.account.refunds) == (last == "finalize")
 
 
 async def test_a_pending_refund_is_kept_as_such(bench: Bench) -> None:
-    """It stands; the row of refunds follows what Stripe says later."""
+    """It counts as refunded, and the row of the refund gets the status that Stripe has later."""
     order = order_of(paymentMethodId="pm_card_pendingRefund")
     await bench.bring(order, "finalize")
     await undone(bench, order)
@@ -373,8 +373,8 @@ async def test_a_pending_refund_is_kept_as_such(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("card", ["pm_refund_failed", "pm_card_refundFail"])
-async def test_a_failed_refund_is_tried_again_only_on_a_persons_word(bench: Bench, card: str) -> None:
-    """One more attempt per word, each kept with its number."""
+async def test_a_failed_refund_is_tried_again_only_after_a_retry(bench: Bench, card: str) -> None:
+    """Each retry allows one more attempt, which is kept with its number."""
     order = order_of(paymentMethodId=card)
     await bench.bring(order, "finalize")
     await undone(bench, order)
@@ -387,7 +387,7 @@ async def test_a_failed_refund_is_tried_again_only_on_a_persons_word(bench: Benc
     assert len(bench.calls("stripe", "/v1/refunds")) == 1
 
     await park(bench, order)
-    await settle(bench, order, "retry")
+    await resolve(bench, order, "retry")
     bench.world.stripe.account.intents[(await bench.row(order.id))["payment_intent_id"]].payment_method = "pm_123"
     await void(bench, order)
     await void(bench, order)
@@ -399,7 +399,7 @@ async def test_a_failed_refund_is_tried_again_only_on_a_persons_word(bench: Benc
 
 
 async def test_a_retry_of_a_refused_refund_is_a_new_one_to_stripe(bench: Bench) -> None:
-    """A refusal that left no refund behind is saved under its key: only an operator's word gets another one."""
+    """Stripe saves the refusal under its key: only an operator's retry leads to another key."""
     order = order_of()
     await bench.bring(order, "finalize")
     await undone(bench, order)
@@ -408,7 +408,7 @@ async def test_a_retry_of_a_refused_refund_is_a_new_one_to_stripe(bench: Bench) 
         await void(bench, order)
 
     await park(bench, order)
-    await settle(bench, order, "retry")
+    await resolve(bench, order, "retry")
     await void(bench, order)
     assert [post["headers"]["idempotency-key"] for post in bench.calls("stripe", "/v1/refunds")] == [
         "o1:refund:1:1",
@@ -416,8 +416,8 @@ async def test_a_retry_of_a_refused_refund_is_a_new_one_to_stripe(bench: Bench) 
     ]
 
 
-async def test_the_word_that_a_refusal_got_is_none_for_a_later_failure(bench: Bench) -> None:
-    """What it led to fails days later: that is no success, nor tried again, whether or not Stripe has the key."""
+async def test_a_retry_after_a_refusal_allows_none_after_a_later_failure(bench: Bench) -> None:
+    """The refund after the retry fails days later: it is not tried again, whether or not Stripe has the key."""
     order = order_of()
     await bench.bring(order, "finalize")
     await undone(bench, order)
@@ -425,7 +425,7 @@ async def test_the_word_that_a_refusal_got_is_none_for_a_later_failure(bench: Be
     with pytest.raises(Permanent):
         await void(bench, order)
     await park(bench, order)
-    await settle(bench, order, "retry")
+    await resolve(bench, order, "retry")
     await void(bench, order)
     [refund] = bench.world.stripe.account.refunds.values()
     bench.world.stripe.account.settle(refund.id, succeeds=False)
@@ -438,8 +438,8 @@ async def test_the_word_that_a_refusal_got_is_none_for_a_later_failure(bench: Be
     assert [*bench.world.stripe.account.refunds] == [refund.id]
 
 
-async def test_a_void_that_was_refused_for_a_moment(bench: Bench) -> None:
-    """Stripe saved the refusal under the key; the payment can be voided now, and is, under the next key."""
+async def test_a_void_that_was_refused_once(bench: Bench) -> None:
+    """Stripe saved the refusal under the key, so the payment is voided under the next key."""
     order = order_of(paymentMethodId="pm_card_authenticationRequired")
     await bench.bring(order, "authorize")
     await bench.claim_undo(order)
@@ -456,8 +456,8 @@ async def test_a_void_that_was_refused_for_a_moment(bench: Bench) -> None:
     assert await void(bench, order) == f"{intent_id} voided"
 
 
-async def test_what_somebody_refunded_by_hand_counts(bench: Bench) -> None:
-    """Only what is left of the charge is refunded."""
+async def test_a_manual_refund_counts(bench: Bench) -> None:
+    """Only the rest of the charge is refunded."""
     order = order_of()
     await bench.bring(order, "finalize")
     by_hand = {"payment_intent": (await bench.row(order.id))["payment_intent_id"], "amount": 1000}
@@ -470,13 +470,13 @@ async def test_what_somebody_refunded_by_hand_counts(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("action", ["skip", "resolved"])
-async def test_an_operators_word_counts_as_done(bench: Bench, action: Any) -> None:
-    """Whoever drives the order afterwards makes no call."""
+async def test_a_resolution_counts_as_done(bench: Bench, action: Any) -> None:
+    """A run that drives the order later makes no call."""
     order = order_of()
     await bench.bring(order, "authorize")
     await undone(bench, order)
     await park(bench, order)
-    await settle(bench, order, action)
+    await resolve(bench, order, action)
     calls = len(bench.calls("stripe"))
 
     assert await void(bench, order) == f"{action} by ann: looked at it"
@@ -484,7 +484,7 @@ async def test_an_operators_word_counts_as_done(bench: Bench, action: Any) -> No
 
 
 async def test_shipped_before_the_undo_goes_forward(bench: Bench) -> None:
-    """From undoing back to capturing, twice the same."""
+    """The row moves from undoing to capturing, once."""
     order = order_of()
     await bench.bring(order, "fulfill")
     await undone(bench, order)
@@ -495,8 +495,8 @@ async def test_shipped_before_the_undo_goes_forward(bench: Bench) -> None:
     assert await bench.events(order.id) == ["pending", "undoing", "capturing"]
 
 
-async def test_shipped_but_the_authorization_is_gone(bench: Bench) -> None:
-    """A person must decide."""
+async def test_shipped_but_the_authorization_is_lost(bench: Bench) -> None:
+    """An operator must decide."""
     order = order_of()
     await bench.bring(order, "fulfill")
     await undone(bench, order)
@@ -509,7 +509,7 @@ async def test_shipped_but_the_authorization_is_gone(bench: Bench) -> None:
 
 
 async def test_a_parked_undo_does_not_go_forward(bench: Bench) -> None:
-    """The parked row is a person's; the mark is in the same WHERE."""
+    """A parked row waits for an operator."""
     order = order_of()
     await bench.bring(order, "fulfill")
     await undone(bench, order)
@@ -521,7 +521,7 @@ async def test_a_parked_undo_does_not_go_forward(bench: Bench) -> None:
 @pytest.mark.parametrize("effect", [True, False], ids=["took effect", "did not"])
 @pytest.mark.parametrize("route", [CREATE, CONFIRM, CAPTURE, VOID, REFUND])
 async def test_a_saved_500_is_settled_by_reading(bench: Bench, route: str, *, effect: bool) -> None:
-    """Stripe repeats it for ever: only if the effect is seen not to have happened is the next key used."""
+    """Stripe repeats it for ever, so the next key is used once the gateway has read that nothing happened."""
     order = order_of()
     bench.fault("stripe", "saved_500", route, effect=effect)
     await bench.reserve(order)
@@ -545,12 +545,12 @@ async def test_a_saved_500_is_settled_by_reading(bench: Bench, route: str, *, ef
 
 def money(bench: Bench) -> list[tuple[str, int, int, int]]:
     """Of every PaymentIntent: status, authorized, captured, refunded."""
-    books = bench.world.books()["payments"]
-    return [(book["status"], book["authorized"], book["captured"], book["refunded"]) for book in books]
+    payments = bench.world.provider_records()["payments"]
+    return [(each["status"], each["authorized"], each["captured"], each["refunded"]) for each in payments]
 
 
 async def twice(act: Any, order: Order) -> None:
-    """The attempt that meets the fault may fail; the next one does not."""
+    """The attempt that meets the fault may fail; the next one must not."""
     try:
         await act(order)
     except Unavailable:
@@ -558,7 +558,7 @@ async def twice(act: Any, order: Order) -> None:
 
 
 async def undone(bench: Bench, order: Order) -> None:
-    """Claimed for its undo, or by the customer's cancel."""
+    """Claim the order for its undo or its cancellation."""
     await bench.do(OrderState.claim_cancellation, order.id)
 
 
@@ -575,7 +575,7 @@ async def park(bench: Bench, order: Order) -> None:
     await bench.do(OrderState.park_order, Park(order_id=order.id, step="void_payment", reason="stuck", workflow_id="w"))
 
 
-async def settle(bench: Bench, order: Order, action: Any) -> None:
+async def resolve(bench: Bench, order: Order, action: Any) -> None:
     resolution = Resolution(step="void_payment", action=action, reason="looked at it", by="ann")
     record = ResolutionRecord(order_id=order.id, key="1", resolution=resolution)
     await bench.do(OrderState.record_resolution, record)

@@ -1,4 +1,4 @@
-"""The embeddings of the catalogue: only what is new or changed is asked for, and one index always answers."""
+"""The embeddings of the catalogue: only new and changed products are embedded, and one index is always in use."""
 
 import asyncio
 import hashlib
@@ -45,14 +45,14 @@ def asked(bench: Bench) -> list[list[str]]:
 
 
 async def test_the_plan_names_the_settings_model_and_counts_the_catalogue(bench: Bench) -> None:
-    """It is what the run's status answers at first."""
+    """It is the first answer of the run's status query."""
     plan = await bench.do(ProductIndex.plan_index, None)
 
     assert plan == IndexProgress(target=SMALL, products=5)
 
 
 async def test_new_products_are_embedded_in_one_request(bench: Bench, catalogue: Catalogue) -> None:
-    """Name and description, in the order of the ids; each vector is kept with the hash of its text."""
+    """Each text is name and description, in the order of the ids; each vector is kept with the hash of its text."""
     assert await embed(bench) == IndexedBatch(embedded=5, last=None)
 
     ((first, *_),) = asked(bench)
@@ -64,8 +64,8 @@ async def test_new_products_are_embedded_in_one_request(bench: Bench, catalogue:
     assert content_hash == hashlib.sha256(first.encode()).hexdigest()
 
 
-async def test_an_unchanged_catalogue_asks_nobody(bench: Bench) -> None:
-    """Nor does a new price."""
+async def test_an_unchanged_catalogue_makes_no_request(bench: Bench) -> None:
+    """Also after a change of price."""
     await embed(bench)
     await bench.pool.execute("UPDATE products SET price = price + 1")
 
@@ -75,7 +75,7 @@ async def test_an_unchanged_catalogue_asks_nobody(bench: Bench) -> None:
 
 @pytest.mark.parametrize("column", ["name", "description"])
 async def test_only_what_changed_is_embedded_anew(bench: Bench, catalogue: Catalogue, column: str) -> None:
-    """And what is new since."""
+    """And new products."""
     await embed(bench)
     before = await catalogue.vectors()
     await bench.pool.execute(f"UPDATE products SET {column} = 'Something else' WHERE id = '3'")  # noqa: S608
@@ -88,7 +88,7 @@ async def test_only_what_changed_is_embedded_anew(bench: Bench, catalogue: Catal
 
 
 async def test_batches_go_through_the_catalogue(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each goes on after the last product that the one before looked at, up to date or not, to the end."""
+    """Each begins after the last product that the batch before has read, up to date or not."""
     monkeypatch.setattr(product_index, "BATCH", 2)
     monkeypatch.setattr(product_index, "WINDOW", 3)
     after: str | None = ""
@@ -105,7 +105,7 @@ async def test_batches_go_through_the_catalogue(bench: Bench, monkeypatch: pytes
 
 
 async def test_an_empty_catalogue_is_indexed_at_once(bench: Bench) -> None:
-    """There is nothing to wait for."""
+    """It is complete at once."""
     await bench.pool.execute("TRUNCATE products CASCADE")
 
     assert await embed(bench) == IndexedBatch(embedded=0, last=None)
@@ -113,7 +113,7 @@ async def test_an_empty_catalogue_is_indexed_at_once(bench: Bench) -> None:
 
 
 async def test_a_long_text_is_cut(bench: Bench) -> None:
-    """A batch stays below what one request may hold."""
+    """A batch stays below the limit of one request."""
     await bench.pool.execute("UPDATE products SET description = repeat('x', 100000)")
     await embed(bench)
 
@@ -123,7 +123,7 @@ async def test_a_long_text_is_cut(bench: Bench) -> None:
 
 
 async def test_short_vectors_are_filled_up(bench: Bench, catalogue: Catalogue) -> None:
-    """Zeros change no cosine."""
+    """Zeros do not change a cosine."""
     await embed(bench, SHORT)
 
     vector = (await catalogue.vectors())["1", SHORT.model]
@@ -133,7 +133,7 @@ async def test_short_vectors_are_filled_up(bench: Bench, catalogue: Catalogue) -
 
 
 async def test_an_index_is_used_once_it_is_complete(bench: Bench, catalogue: Catalogue) -> None:
-    """As long as one product lacks its embedding, the old index stays, with its rows."""
+    """The old index stays, with its rows, as long as one product lacks its embedding."""
     await embed(bench)
     assert await activate(bench)
     await embed(bench, LARGE)
@@ -150,7 +150,7 @@ async def test_an_index_is_used_once_it_is_complete(bench: Bench, catalogue: Cat
 
 
 async def test_the_index_in_use_stays_in_use(bench: Bench, catalogue: Catalogue) -> None:
-    """A product that has just been added is no reason to search another one."""
+    """A product that was just added does not end its use."""
     await embed(bench)
     assert await activate(bench)
     await catalogue.sell("late")
@@ -161,7 +161,7 @@ async def test_the_index_in_use_stays_in_use(bench: Bench, catalogue: Catalogue)
 async def test_old_rows_are_deleted_in_small_transactions(
     bench: Bench, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An attempt that dies after the switch leaves rows that nobody reads; the next one deletes them."""
+    """An attempt that dies after the switch leaves rows that nothing reads; the next attempt deletes them."""
     monkeypatch.setattr(product_index, "SWEEP", 2)
     await embed(bench)
     await activate(bench)
@@ -177,7 +177,7 @@ async def test_old_rows_are_deleted_in_small_transactions(
 
 
 async def test_bad_vectors_leave_nothing_behind(bench: Bench, catalogue: Catalogue) -> None:
-    """Not even those that were good."""
+    """Not even the good ones."""
     body = {"data": [{"index": index, "embedding": [float(index)] * 8} for index in range(5)]}
     bench.fault("openai", "status", status=200, body=body)
     with pytest.raises(Permanent) as refused:
@@ -188,7 +188,7 @@ async def test_bad_vectors_leave_nothing_behind(bench: Bench, catalogue: Catalog
 
 
 async def test_runs_at_the_same_time_do_no_harm(bench: Bench, catalogue: Catalogue) -> None:
-    """Whoever is second writes the same rows again."""
+    """The second one writes the same rows again."""
     gate = Gate(before=2)
     late = await bench.stop_at(gate, ProductIndex.embed_batch, IndexBatch(target=SMALL))
     await embed(bench)
@@ -202,8 +202,8 @@ async def test_runs_at_the_same_time_do_no_harm(bench: Bench, catalogue: Catalog
     assert len(await catalogue.vectors()) == 5
 
 
-async def test_a_product_that_goes_meanwhile(bench: Bench, catalogue: Catalogue) -> None:
-    """The batch fails as a whole, and is right the next time."""
+async def test_a_product_that_is_deleted_meanwhile(bench: Bench, catalogue: Catalogue) -> None:
+    """The batch fails as a whole, and the next attempt succeeds."""
     await catalogue.sell("gone")
     gate = Gate(before=2)
     late = await bench.stop_at(gate, ProductIndex.embed_batch, IndexBatch(target=SMALL))
@@ -217,7 +217,7 @@ async def test_a_product_that_goes_meanwhile(bench: Bench, catalogue: Catalogue)
 
 
 async def test_without_a_key_what_is_up_to_date_stays_so(bench: Bench, without_key: ProductIndex) -> None:
-    """Only a product to embed is a reason to fail."""
+    """It fails only if there is a product to embed."""
     await embed(bench)
     assert (await without_key.embed_batch(IndexBatch(target=SMALL))).embedded == 0
 
@@ -235,7 +235,7 @@ HOSTILE: dict[str, Any] = {
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 async def test_any_text_is_a_text(bench: Bench, text: str) -> None:
-    """It arrives as it was written, and does nothing on the way."""
+    """It arrives unchanged, and nothing executes it."""
     await bench.pool.execute("UPDATE products SET name = $1, description = '' WHERE id = '1'", text)
     assert (await embed(bench)).embedded == 5
     assert asked(bench)[0][0] == f"{text}\n"

@@ -1,4 +1,4 @@
-"""Candidates by similarity, from PostgreSQL alone; and of what the model makes of them nothing is believed."""
+"""Candidates by similarity, from PostgreSQL alone; the answer of the model is checked."""
 
 import json
 from collections.abc import AsyncIterator
@@ -38,7 +38,7 @@ NORTH_EAST, NEARLY_EAST = (1.0, 1.0), (1.0, 0.1)
 
 @pytest.fixture
 async def catalogue(bench: Bench) -> Catalogue:
-    """Nothing is for sale yet."""
+    """An empty catalogue."""
     await bench.pool.execute("TRUNCATE products CASCADE")
     return Catalogue(bench.pool)
 
@@ -57,7 +57,7 @@ async def candidates(bench: Bench) -> list[str]:
 
 
 async def test_the_nearest_come_first(bench: Bench, catalogue: Catalogue) -> None:
-    """By the cosine to the average of what was bought, each with the nearest of the purchases; nobody is asked."""
+    """By the cosine to the average purchase, each with the nearest of the purchases; the model is not asked."""
     await catalogue.indexed(
         {"lamp": EAST, "pen": NORTH, "bulb": NEARLY_EAST, "globe": WEST, "desk": NORTH_EAST, "ink": (0.2, 1.0)}
     )
@@ -75,7 +75,7 @@ async def test_the_nearest_come_first(bench: Bench, catalogue: Catalogue) -> Non
 
 
 async def test_at_most_ten(bench: Bench, catalogue: Catalogue) -> None:
-    """However many there are."""
+    """However many products there are."""
     await catalogue.indexed({"lamp": EAST} | {f"p{number:02}": (1.0, number / 100) for number in range(1, 30)})
     await catalogue.bought("lamp")
 
@@ -83,7 +83,7 @@ async def test_at_most_ten(bench: Bench, catalogue: Catalogue) -> None:
 
 
 async def test_the_last_ten_distinct_purchases_count(bench: Bench, catalogue: Catalogue) -> None:
-    """The newest first, each once; but nothing older that is owned is recommended either."""
+    """The newest first, each once; older purchases are not recommended either."""
     await catalogue.indexed(
         {"oldest": WEST, "near-oldest": (-1.0, 0.1), "lamp": NEARLY_EAST} | {f"p{at}": EAST for at in range(10)}
     )
@@ -108,7 +108,7 @@ async def test_what_was_paid_for_is_owned(bench: Bench, catalogue: Catalogue, st
 
 @pytest.mark.parametrize("status", ["pending", "capturing", "undoing", "cancelling", "rejected", "failed", "cancelled"])
 async def test_what_was_not_kept_is_not_owned(bench: Bench, catalogue: Catalogue, status: str) -> None:
-    """It says nothing about the customer, and can be recommended."""
+    """It is no purchase, and can be recommended."""
     await catalogue.indexed({"lamp": EAST, "bulb": NEARLY_EAST, "globe": WEST})
     await catalogue.bought("lamp", days_ago=1)
     await catalogue.bought("globe", status=status)
@@ -128,7 +128,7 @@ async def test_out_of_stock_is_no_candidate(bench: Bench, catalogue: Catalogue) 
 
 
 async def test_only_the_active_index_is_searched(bench: Bench, catalogue: Catalogue) -> None:
-    """Not what another model has said so far."""
+    """Embeddings of another model are not used."""
     await catalogue.indexed({"lamp": EAST, "bulb": NEARLY_EAST, "globe": WEST})
     await catalogue.place({"lamp": EAST, "bulb": WEST, "globe": EAST}, ("another-model", 2))
     await catalogue.place({"lamp": EAST, "bulb": WEST, "globe": EAST}, ("a-model", 3))
@@ -140,7 +140,7 @@ async def test_only_the_active_index_is_searched(bench: Bench, catalogue: Catalo
 
 
 async def test_a_customer_without_history_gets_what_is_popular(bench: Bench, catalogue: Catalogue) -> None:
-    """By the units that orders keep; in stock only."""
+    """By the units that orders keep; only products in stock."""
     await catalogue.indexed({"lamp": EAST, "bulb": NEARLY_EAST, "globe": WEST})
     await catalogue.bought("lamp", by="cus_2")
     await bench.pool.execute(
@@ -155,7 +155,7 @@ async def test_a_customer_without_history_gets_what_is_popular(bench: Bench, cat
 
 
 async def test_without_an_index_the_popular_are_recommended(bench: Bench, catalogue: Catalogue) -> None:
-    """Of those that the customer does not own."""
+    """Only products that the customer does not own."""
     await catalogue.sell("lamp", "bulb")
     await catalogue.bought("lamp")
     choice = await choose(bench)
@@ -165,7 +165,7 @@ async def test_without_an_index_the_popular_are_recommended(bench: Bench, catalo
 
 
 async def test_purchases_that_are_not_indexed_yet(bench: Bench, catalogue: Catalogue) -> None:
-    """Without a direction to look in there is no similarity."""
+    """Similarity needs the embedding of a purchase."""
     await catalogue.indexed({"bulb": NEARLY_EAST})
     await catalogue.sell("lamp")
     await catalogue.bought("lamp")
@@ -182,7 +182,7 @@ async def test_a_customer_who_owns_everything(bench: Bench, catalogue: Catalogue
 
 
 async def test_descriptions_are_cut(bench: Bench, catalogue: Catalogue) -> None:
-    """A run's history, and the model's bill, stay small."""
+    """The history of the run and the cost of the model stay small."""
     await catalogue.indexed({"lamp": EAST, "bulb": NEARLY_EAST})
     await catalogue.bought("lamp")
     await bench.pool.execute("UPDATE products SET description = repeat('x', 10000)")
@@ -213,7 +213,7 @@ FIVE = [(f"p{number}", "It suits your lamp.") for number in range(5)]
 
 
 async def test_the_model_chooses_five(bench: Bench) -> None:
-    """Under the names of the catalogue."""
+    """Their names are the catalogue's."""
     ranking = await bench.do(Recommendations.rank_candidates, A_CHOICE)
 
     assert ranking.problem is None
@@ -221,8 +221,8 @@ async def test_the_model_chooses_five(bench: Bench) -> None:
     assert all(each.name == f"Lamp {each.product_id[1:]}" for each in ranking.recommendations)
 
 
-async def test_what_the_model_is_asked(bench: Bench) -> None:
-    """Products and nothing else, under a strict schema and a cap; OpenAI keeps nothing."""
+async def test_what_the_model_gets(bench: Bench) -> None:
+    """Only products, with a strict schema and a limit of tokens; OpenAI must not store it."""
     await bench.do(Recommendations.rank_candidates, A_CHOICE)
 
     (call,) = bench.calls("openai", "/chat/completions")
@@ -246,22 +246,22 @@ async def test_what_the_model_is_asked(bench: Bench) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in get_args(BadAnswer) if kind != "long_reason"])
 async def test_a_bad_answer_is_a_problem(bench: Bench, kind: BadAnswer) -> None:
-    """Named in a few words that quote nothing of it."""
+    """The problem is named in short, and nothing of the answer is quoted."""
     bench.world.openai.script(kind)
     ranking = await bench.do(Recommendations.rank_candidates, A_CHOICE)
 
     assert not ranking.recommendations
     assert ranking.problem
     assert len(ranking.problem) < 80
-    for foreign in ("no-such-product", "evil", "script", "Sure!"):
-        assert foreign not in ranking.problem
+    for quoted in ("no-such-product", "evil", "script", "Sure!"):
+        assert quoted not in ranking.problem
 
 
 @pytest.mark.parametrize(
     ("status", "error"), [(401, Unavailable), (429, Unavailable), (503, Unavailable), (400, Permanent)]
 )
 async def test_a_model_out_of_reach(bench: Bench, status: int, error: type[Exception]) -> None:
-    """It is for the run to decide how long it is asked."""
+    """The run decides how long it retries."""
     bench.fault("openai", "status", status=status)
     with pytest.raises(error):
         await bench.do(Recommendations.rank_candidates, A_CHOICE)
@@ -285,7 +285,7 @@ BAD: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize(("answer", "problem"), BAD.values(), ids=BAD)
 def test_answers_that_are_refused(answer: str, problem: str) -> None:
-    """As a whole: what is wrong in one place is not believed in another."""
+    """One mistake makes the whole answer unusable."""
     with pytest.raises(Unusable, match=problem):
         parse_ranking(answer, A_CHOICE.candidates)
 
@@ -310,7 +310,7 @@ BAD_REASONS: dict[str, str] = {
 
 @pytest.mark.parametrize("reason", BAD_REASONS.values(), ids=BAD_REASONS)
 def test_reasons_that_are_refused(reason: str) -> None:
-    """One is enough to refuse the answer."""
+    """One bad reason makes the whole answer unusable."""
     with pytest.raises(Unusable, match="a reason"):
         parse_ranking(picks(*FIVE[:4], ("p4", reason)), A_CHOICE.candidates)
 
@@ -327,7 +327,7 @@ GOOD_REASONS: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize(("reason", "shown"), GOOD_REASONS.values(), ids=GOOD_REASONS)
 def test_reasons_are_trimmed(reason: str, shown: str) -> None:
-    """To one line of at most 200 characters, cut at a word."""
+    """Each becomes one line of at most 200 characters, cut at a word."""
     (*_, last) = parse_ranking(picks(*FIVE[:4], ("p4", reason)), A_CHOICE.candidates)
 
     assert last.reason == shown
@@ -335,14 +335,14 @@ def test_reasons_are_trimmed(reason: str, shown: str) -> None:
 
 
 def test_as_many_as_there_are() -> None:
-    """Of three candidates three are wanted."""
+    """The model must choose all of three candidates."""
     assert len(parse_ranking(picks(*FIVE[:3]), A_CHOICE.candidates[:3])) == 3
     with pytest.raises(Unusable, match="2 products, not 3"):
         parse_ranking(picks(*FIVE[:2]), A_CHOICE.candidates[:3])
 
 
 def test_a_line_that_fits_is_not_cut() -> None:
-    """Not even by its last character."""
+    """A line of exactly 200 characters stays whole."""
     assert shorten("x" * 200) == "x" * 200
 
 
@@ -387,7 +387,7 @@ ADD_OTHERS = """
 
 @pytest.fixture(scope="module")
 async def large(postgres: Postgres) -> AsyncIterator["Connection"]:
-    """A large shop, its graph built at once by the schema's own definition."""
+    """A large shop; its graph is built at once, by the definition in the schema."""
     async with (
         copy_database(postgres) as url,
         asyncpg.create_pool(url, min_size=1) as pool,
@@ -431,7 +431,7 @@ def buffers(node: dict[str, Any]) -> int:
 
 @pytest.mark.timeout(300)  # the graph of so many products takes a minute to build where others build too
 async def test_ten_thousand_products(large: "Connection", capsys: pytest.CaptureFixture[str]) -> None:
-    """The walk finds at least 95 % of what computing every distance finds; where it ends too soon, all is computed."""
+    """The walk finds 95 % of the nearest products; if it ends too soon, every distance is computed."""
     found = wanted = 0
     for customer in range(30):
         owned = [f"p{1 + (customer * 211 + place * (100 if customer % 2 else 737)) % PRODUCTS}" for place in range(10)]
@@ -464,7 +464,7 @@ async def test_ten_thousand_products(large: "Connection", capsys: pytest.Capture
 async def test_other_customers_orders_cost_nothing(
     bench: Bench, catalogue: Catalogue, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The customer's orders are found by the index on them; of the orders of others no row is touched."""
+    """The index finds the customer's orders; no row of another customer's order is read."""
     owned = [f"p{number}" for number in range(1, 13)]
     await catalogue.indexed(dict.fromkeys(owned, EAST))
     for days_ago, product_id in enumerate(owned):

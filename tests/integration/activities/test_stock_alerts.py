@@ -1,4 +1,4 @@
-"""Each shortage is told once, in words that Slack accepts and that no product name can bend."""
+"""Each shortage is in one message, whose form Slack accepts and no product name can change."""
 
 import asyncio
 import re
@@ -13,7 +13,7 @@ from orders.errors import Permanent, Unavailable
 from orders.stock import Posted, StockReport
 from tests.support.activity_bench import Bench, Gate
 
-MOST = 100
+LIMIT = 100
 
 LINE = re.compile(r"^• (.+): (\d+) units \(reorder level (\d+)\)$", re.MULTILINE)
 
@@ -28,8 +28,8 @@ ADD_PRODUCTS = """
 
 
 @pytest.fixture
-async def shelf(bench: Bench) -> Bench:
-    """A bench where nothing is low."""
+async def stocked(bench: Bench) -> Bench:
+    """A bench where no product is low."""
     await bench.pool.execute("UPDATE inventory SET quantity = 100")
     return bench
 
@@ -45,16 +45,16 @@ async def add(bench: Bench, *names: str, quantity: int = 3) -> None:
     await bench.pool.execute(ADD_PRODUCTS, ids, names, quantity)
 
 
-async def find(bench: Bench, most: int = 5_000) -> StockReport:
-    return await bench.do(StockAlerts.find_shortages, most)
+async def find(bench: Bench, limit: int = 5_000) -> StockReport:
+    return await bench.do(StockAlerts.find_shortages, limit)
 
 
-async def post(bench: Bench, most: int = MOST) -> Posted | None:
-    return await bench.do(StockAlerts.post_shortages, most)
+async def post(bench: Bench, limit: int = LIMIT) -> Posted | None:
+    return await bench.do(StockAlerts.post_shortages, limit)
 
 
 async def post_all(bench: Bench) -> int:
-    """How many products were told of until there was nothing left to tell."""
+    """The number of products in all messages, until no unsent shortage is left."""
     total = 0
     while posted := await post(bench):
         total += posted.products
@@ -62,20 +62,20 @@ async def post_all(bench: Bench) -> int:
 
 
 def messages(bench: Bench) -> list[dict[str, Any]]:
-    """What Slack took, oldest first; each within its limits."""
-    taken = [entry["body"] for entry in bench.calls("slack") if entry["status"] == 200]
-    for body in taken:
+    """The messages that Slack accepted, oldest first; each within its limits."""
+    accepted = [entry["body"] for entry in bench.calls("slack") if entry["status"] == 200]
+    for body in accepted:
         assert body["text"].startswith("⚠️ Low Stock Alert")
         assert 1 <= len(body["blocks"]) <= 50
         assert all(block["type"] == "section" and block["text"]["type"] == "mrkdwn" for block in body["blocks"])
         assert all(0 < len(block["text"]["text"].encode("utf-16-le")) // 2 <= 3000 for block in body["blocks"])
         assert sum(len(block["text"]["text"].encode("utf-16-le")) // 2 for block in body["blocks"]) <= 9000
         assert body["blocks"][0]["text"]["text"].startswith("*Low Stock Items*\n")
-    return taken
+    return accepted
 
 
-def told(bench: Bench) -> list[str]:
-    """The names in all messages, as they are written there."""
+def named(bench: Bench) -> list[str]:
+    """The product names in all messages."""
     texts = (block["text"]["text"] for body in messages(bench) for block in body["blocks"])
     return [name for text in texts for name, _, _ in LINE.findall(text)]
 
@@ -91,24 +91,24 @@ async def leases(bench: Bench) -> int:
 
 
 async def later(bench: Bench, time: timedelta) -> None:
-    """Let time pass for what was told and leased."""
+    """Let time pass for what was sent and leased."""
     await bench.pool.execute(
         "UPDATE stock_alerts SET sent_at = sent_at - $1::interval, leased_until = leased_until - $1::interval", time
     )
 
 
-# ---------------------------------------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------------------------------------- the messages
 
 
-async def test_nothing_is_low(shelf: Bench) -> None:
+async def test_nothing_is_low(stocked: Bench) -> None:
     """An empty list, and no message."""
-    assert await find(shelf) == StockReport(low_stock_items=[])
-    assert await post(shelf) is None
-    assert shelf.calls("slack") == []
+    assert await find(stocked) == StockReport(low_stock_items=[])
+    assert await post(stocked) is None
+    assert stocked.calls("slack") == []
 
 
 async def test_one_product_is_low(globe: Bench) -> None:
-    """Listed with what the catalogue knows of it, and told in one message."""
+    """It is listed with its data from the catalogue, and named in one message."""
     report = await find(globe)
     assert report.model_dump(mode="json") == {
         "lowStockItems": [
@@ -142,53 +142,53 @@ async def test_one_product_is_low(globe: Bench) -> None:
     }
 
 
-async def test_exactly_at_the_level_is_low(shelf: Bench) -> None:
+async def test_exactly_at_the_level_is_low(stocked: Bench) -> None:
     """Ten left with a level of ten are low, eleven are not."""
-    await shelf.pool.execute("UPDATE inventory SET quantity = 10 WHERE product_id = '1'")
-    await shelf.pool.execute("UPDATE inventory SET quantity = 11 WHERE product_id = '2'")
-    assert [item.product_id for item in (await find(shelf)).low_stock_items] == ["1"]
+    await stocked.pool.execute("UPDATE inventory SET quantity = 10 WHERE product_id = '1'")
+    await stocked.pool.execute("UPDATE inventory SET quantity = 11 WHERE product_id = '2'")
+    assert [item.product_id for item in (await find(stocked)).low_stock_items] == ["1"]
 
 
 NASTY = "&<>" * 60
 
 
 @pytest.mark.parametrize(
-    ("name", "most_messages"),
+    ("name", "max_messages"),
     [("Lamp", 5), ("L" * 300, 12), (NASTY, 60), ("😀" * 300, 20), ("`*_~" * 80, 12)],
     ids=["short", "long", "escaped", "astral", "markup"],
 )
-async def test_five_hundred_products_are_each_named_once(shelf: Bench, name: str, most_messages: int) -> None:
-    """Over messages that keep Slack's limits, however long the names become."""
+async def test_five_hundred_products_are_each_named_once(stocked: Bench, name: str, max_messages: int) -> None:
+    """The messages keep Slack's limits, however long the names become."""
     names = [f"{number:03} {name}" for number in range(500)]
-    await add(shelf, *names)
+    await add(stocked, *names)
 
-    assert len((await find(shelf)).low_stock_items) == 500
-    assert await post_all(shelf) == 500
-    assert sorted(each[:3] for each in told(shelf)) == [each[:3] for each in names]
-    assert len(messages(shelf)) <= most_messages
-    assert await sent(shelf) == 500
-    assert await leases(shelf) == 0
-
-
-async def test_the_scarcest_come_first(shelf: Bench) -> None:
-    """In the list and in the messages."""
-    await shelf.pool.execute("UPDATE inventory SET quantity = 10 - product_id::integer")
-    assert [item.product_id for item in (await find(shelf)).low_stock_items] == ["5", "4", "3", "2", "1"]
-    await post(shelf, most=2)
-    assert told(shelf) == ["Last-of-its-kind globe", "Ceramic pen cup"]
+    assert len((await find(stocked)).low_stock_items) == 500
+    assert await post_all(stocked) == 500
+    assert sorted(each[:3] for each in named(stocked)) == [each[:3] for each in names]
+    assert len(messages(stocked)) <= max_messages
+    assert await sent(stocked) == 500
+    assert await leases(stocked) == 0
 
 
-async def test_the_list_has_an_end(shelf: Bench) -> None:
-    """What does not fit, by number or by size, is counted."""
-    await add(shelf, "Lamp", "Lamp", "x" * 2_000_000)
-    report = await find(shelf, most=2)
+async def test_the_scarcest_come_first(stocked: Bench) -> None:
+    """Both in the list and in the messages."""
+    await stocked.pool.execute("UPDATE inventory SET quantity = 10 - product_id::integer")
+    assert [item.product_id for item in (await find(stocked)).low_stock_items] == ["5", "4", "3", "2", "1"]
+    await post(stocked, limit=2)
+    assert named(stocked) == ["Last-of-its-kind globe", "Ceramic pen cup"]
+
+
+async def test_the_list_has_a_limit(stocked: Bench) -> None:
+    """Products beyond the limit of number or size are only counted."""
+    await add(stocked, "Lamp", "Lamp", "x" * 2_000_000)
+    report = await find(stocked, limit=2)
     assert (len(report.low_stock_items), report.unlisted) == (2, 1)
-    report = await find(shelf)
+    report = await find(stocked)
     assert (len(report.low_stock_items), report.unlisted) == (2, 1)
 
 
-async def test_a_currency_that_is_not_known_here(globe: Bench) -> None:
-    """Leaves the price out, not the product."""
+async def test_an_unknown_currency(globe: Bench) -> None:
+    """The product is listed without its price."""
     await globe.pool.execute("UPDATE products SET currency = 'kwd' WHERE id = '5'")
     [item] = (await find(globe)).low_stock_items
     assert (item.price, item.currency) == (None, "kwd")
@@ -210,25 +210,25 @@ async def test_a_currency_that_is_not_known_here(globe: Bench) -> None:
         ("Gläser für Öl 油 😀", "Gläser für Öl 油 😀"),
     ],
 )
-async def test_a_name_is_data(shelf: Bench, name: str, shown: str) -> None:
-    """No markup, no mention and no line break of a name gets through; it is cut before it is escaped."""
+async def test_a_name_is_data(stocked: Bench, name: str, shown: str) -> None:
+    """A name cannot contain markup, a mention or a line break; it is cut before it is escaped."""
     assert plain(name) == shown
-    await add(shelf, name)
-    await post(shelf)
-    [message] = messages(shelf)
+    await add(stocked, name)
+    await post(stocked)
+    [message] = messages(stocked)
     assert message["blocks"][0]["text"]["text"] == f"*Low Stock Items*\n• {shown}: 3 units (reorder level 10)"
-    assert message["blocks"][0]["text"]["verbatim"], "or Slack would make a mention of @here"
+    assert message["blocks"][0]["text"]["verbatim"], "otherwise Slack turns @here into a mention"
 
 
-async def test_a_name_of_which_nothing_is_left(shelf: Bench) -> None:
-    """Gives way to the id: the product must be told by something."""
-    await add(shelf, " \t\n")
-    await post(shelf)
-    assert told(shelf) == ["low-0000"]
+async def test_a_name_without_printable_characters(stocked: Bench) -> None:
+    """The message shows the product id instead."""
+    await add(stocked, " \t\n")
+    await post(stocked)
+    assert named(stocked) == ["low-0000"]
 
 
-def test_at_least_one_line_is_named() -> None:
-    """Or the rest would never be told: the longest line fits."""
+def test_at_least_one_line_fits() -> None:
+    """Even the longest line fits, so that every message makes progress."""
     line = f"• {plain('&' * 500)}: {2**31} units (reorder level {2**31})"
     _, named = compose("text", "title", [line] * 100)
     assert named > 5
@@ -237,8 +237,8 @@ def test_at_least_one_line_is_named() -> None:
 # ------------------------------------------------------------------------------------------------------- how often
 
 
-async def test_a_shortage_is_told_once(globe: Bench) -> None:
-    """However often somebody looks, and whatever moves as long as it lasts."""
+async def test_a_shortage_is_sent_once(globe: Bench) -> None:
+    """However often the stock is checked, and however it changes while the shortage lasts."""
     assert await post_all(globe) == 1
     await globe.pool.execute("UPDATE inventory SET quantity = 0 WHERE product_id = '5'")
     assert await post_all(globe) == 0
@@ -249,7 +249,7 @@ async def test_a_shortage_is_told_once(globe: Bench) -> None:
 
 @pytest.mark.parametrize("above", ["quantity = 11", "reorder_level = 0"])
 async def test_the_next_shortage_is_another_one(globe: Bench, above: str) -> None:
-    """Also where it was above its level only between two looks, and whichever of the two was moved."""
+    """Also if the product was above its level only between two checks; quantity or level may have changed."""
     assert await post_all(globe) == 1
     await globe.pool.execute(f"UPDATE inventory SET {above} WHERE product_id = '5'")  # noqa: S608
     await globe.pool.execute("UPDATE inventory SET quantity = 1, reorder_level = 10 WHERE product_id = '5'")
@@ -257,8 +257,8 @@ async def test_the_next_shortage_is_another_one(globe: Bench, above: str) -> Non
     assert await post_all(globe) == 0
 
 
-async def test_a_shortage_that_goes_on_is_told_again_in_time(globe: Bench) -> None:
-    """After the re-alert interval of a day, and not a minute before."""
+async def test_a_shortage_that_lasts_is_sent_again(globe: Bench) -> None:
+    """It is sent again after the re-alert interval of a day, and not a minute before."""
     assert await post_all(globe) == 1
     await later(globe, timedelta(hours=23, minutes=59))
     assert await post_all(globe) == 0
@@ -267,33 +267,33 @@ async def test_a_shortage_that_goes_on_is_told_again_in_time(globe: Bench) -> No
     assert await post_all(globe) == 0
 
 
-async def test_twenty_at_once_tell_each_product_once(shelf: Bench) -> None:
-    """Those who find everything leased look again, until it is told."""
-    await add(shelf, *(f"Lamp {number}" for number in range(250)))
+async def test_twenty_at_once_name_each_product_once(stocked: Bench) -> None:
+    """An attempt that finds everything leased is retried until everything is sent."""
+    await add(stocked, *(f"Lamp {number}" for number in range(250)))
 
     async def one() -> int:
         total = 0
-        while posted := await post_or_wait(shelf):
+        while posted := await post_or_wait(stocked):
             total += posted.products
         return total
 
     async with asyncio.timeout(30):
         assert sum(await asyncio.gather(*(one() for _ in range(20)))) == 250
-    assert len(told(shelf)) == len(set(told(shelf))) == 250
+    assert len(named(stocked)) == len(set(named(stocked))) == 250
 
 
-async def test_two_tell_different_products(shelf: Bench) -> None:
-    """Whoever comes second does not wait where there is something else to tell."""
-    await add(shelf, "Lamp", "Chair", "Table")
-    first = await shelf.stop_at(Gate(2), StockAlerts.post_shortages, 2)
-    assert await post(shelf, most=2) == Posted(products=1)
-    go_on(shelf)
+async def test_two_at_once_name_different_products(stocked: Bench) -> None:
+    """The second attempt takes the shortages that the first one has not leased."""
+    await add(stocked, "Lamp", "Chair", "Table")
+    first = await stocked.stop_at(Gate(2), StockAlerts.post_shortages, 2)
+    assert await post(stocked, limit=2) == Posted(products=1)
+    go_on(stocked)
     assert await first == Posted(products=2)
-    assert sorted(told(shelf)) == ["Chair", "Lamp", "Table"]
+    assert sorted(named(stocked)) == ["Chair", "Lamp", "Table"]
 
 
-async def test_what_was_told_while_somebody_looked(globe: Bench) -> None:
-    """The row counts as it is now, not as it was when the statement began to read."""
+async def test_what_was_sent_during_the_statement(globe: Bench) -> None:
+    """The statement checks the row again after it has waited for its lock."""
     async with globe.pool.acquire() as connection, connection.transaction():
         await connection.execute("INSERT INTO stock_alerts VALUES ('5', 0, now())")
         attempt = asyncio.create_task(post(globe))
@@ -302,20 +302,20 @@ async def test_what_was_told_while_somebody_looked(globe: Bench) -> None:
     assert globe.calls("slack") == []
 
 
-async def test_what_another_is_telling_is_waited_for(globe: Bench) -> None:
-    """Nobody says that all is told while the one who tells it may yet fail."""
-    alerts = await globe.stop_at(Gate(2), StockAlerts.post_shortages, MOST)
+async def test_what_another_has_leased_is_waited_for(globe: Bench) -> None:
+    """An attempt fails while another one has leased the rest, because that one may still fail."""
+    leased = await globe.stop_at(Gate(2), StockAlerts.post_shortages, LIMIT)
     with pytest.raises(Unavailable) as busy:
         await post(globe)
     assert busy.value.type == "shortages_leased"
     assert busy.value.next_retry_delay
     go_on(globe)
-    assert await alerts == Posted(products=1)
+    assert await leased == Posted(products=1)
     assert await post(globe) is None
     assert len(messages(globe)) == 1
 
 
-# --------------------------------------------------------------------------------------------------- what may fail
+# -------------------------------------------------------------------------------------------------------- failures
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ async def test_what_another_is_telling_is_waited_for(globe: Bench) -> None:
     [(400, Permanent), (404, Permanent), (410, Permanent), (403, Unavailable), (429, Unavailable), (503, Unavailable)],
 )
 async def test_a_post_that_failed_is_not_marked_as_sent(globe: Bench, status: int, error: type[Exception]) -> None:
-    """The next attempt is free to tell it at once, and the error does not name the webhook."""
+    """The next attempt can send it at once, and the error does not contain the webhook's address."""
     globe.fault("slack", "status", status=status)
     with pytest.raises(error) as raised:
         await post(globe)
@@ -335,7 +335,7 @@ async def test_a_post_that_failed_is_not_marked_as_sent(globe: Bench, status: in
 
 
 async def test_a_failed_post_of_the_next_shortage_forgets_the_last(globe: Bench) -> None:
-    """That the one before was told says nothing of this one."""
+    """The message about the last shortage does not count for this one."""
     await post(globe)
     await globe.pool.execute("UPDATE inventory SET quantity = 50 WHERE product_id = '5'")
     await globe.pool.execute("UPDATE inventory SET quantity = 2 WHERE product_id = '5'")
@@ -345,8 +345,8 @@ async def test_a_failed_post_of_the_next_shortage_forgets_the_last(globe: Bench)
     assert await post(globe) == Posted(products=1)
 
 
-async def test_the_wait_that_slack_asks_for_is_kept(globe: Bench) -> None:
-    """429 with Retry-After."""
+async def test_the_delay_that_slack_asks_for_is_kept(globe: Bench) -> None:
+    """A 429 with Retry-After."""
     globe.fault("slack", "status", status=429, headers={"Retry-After": "17"})
     with pytest.raises(Unavailable) as limit:
         await post(globe)
@@ -356,7 +356,7 @@ async def test_the_wait_that_slack_asks_for_is_kept(globe: Bench) -> None:
 
 @pytest.mark.parametrize("kind", ["reset_before", "hang_before"])
 async def test_slack_does_not_answer(globe: Bench, kind: str) -> None:
-    """It never got the message: the next attempt tells it, once."""
+    """It did not get the message: the next attempt sends it, once."""
     globe.fault("slack", kind)
     with pytest.raises(Unavailable):
         await post(globe)
@@ -365,7 +365,7 @@ async def test_slack_does_not_answer(globe: Bench, kind: str) -> None:
 
 
 async def test_slacks_answer_is_lost(globe: Bench) -> None:
-    """It has the message and we do not know: it is told again, for Slack knows no idempotency key."""
+    """It has the message, but we do not know that: the message is sent again, because Slack has no idempotency key."""
     globe.fault("slack", "reset_after")
     with pytest.raises(Unavailable):
         await post(globe)
@@ -373,20 +373,20 @@ async def test_slacks_answer_is_lost(globe: Bench) -> None:
     assert len(globe.world.inbox.alerts) == 2
 
 
-async def test_a_product_that_recovered_meanwhile_is_not_told(shelf: Bench) -> None:
-    """An outage later the message says what is the case then."""
-    await add(shelf, "Lamp", "Chair")
-    shelf.fault("slack", "status")
+async def test_a_product_that_recovered_meanwhile_is_not_named(stocked: Bench) -> None:
+    """After an outage the message says what is true then."""
+    await add(stocked, "Lamp", "Chair")
+    stocked.fault("slack", "status")
     with pytest.raises(Unavailable):
-        await post(shelf)
-    await shelf.pool.execute("UPDATE inventory SET quantity = 50 WHERE product_id = 'low-0000'")
-    await shelf.pool.execute("UPDATE inventory SET quantity = 1 WHERE product_id = 'low-0001'")
-    assert await post_all(shelf) == 1
-    assert "Chair: 1 units" in messages(shelf)[0]["blocks"][0]["text"]["text"]
+        await post(stocked)
+    await stocked.pool.execute("UPDATE inventory SET quantity = 50 WHERE product_id = 'low-0000'")
+    await stocked.pool.execute("UPDATE inventory SET quantity = 1 WHERE product_id = 'low-0001'")
+    assert await post_all(stocked) == 1
+    assert "Chair: 1 units" in messages(stocked)[0]["blocks"][0]["text"]["text"]
 
 
-async def test_the_lease_of_a_dead_attempt_lapses(globe: Bench) -> None:
-    """A worker died before it posted: after a minute somebody else tells it."""
+async def test_the_lease_of_a_dead_attempt_ends(globe: Bench) -> None:
+    """A worker died before it posted: after a minute another attempt posts."""
     globe.fault("slack", "hang_before")
     attempt = asyncio.create_task(post(globe))
     await until_asked(globe)
@@ -401,8 +401,8 @@ async def test_the_lease_of_a_dead_attempt_lapses(globe: Bench) -> None:
 
 
 async def test_a_worker_that_dies_between_post_and_mark(globe: Bench) -> None:
-    """The message is told again when the lease has lapsed, and then marked: the one repeat that is left."""
-    attempt = await globe.stop_at(Gate(2), StockAlerts.post_shortages, MOST)
+    """The message is sent again when the lease has ended: this repeat cannot be avoided."""
+    attempt = await globe.stop_at(Gate(2), StockAlerts.post_shortages, LIMIT)
     attempt.cancel()
     await asyncio.wait([attempt])
     globe.database.gate = None
@@ -414,8 +414,8 @@ async def test_a_worker_that_dies_between_post_and_mark(globe: Bench) -> None:
 
 
 async def test_an_attempt_that_outlives_its_lease_marks_nothing(globe: Bench) -> None:
-    """Another one has the lease by then, and its word counts."""
-    late = await globe.stop_at(Gate(2), StockAlerts.post_shortages, MOST)
+    """Another attempt has the lease by then, and only its result counts."""
+    late = await globe.stop_at(Gate(2), StockAlerts.post_shortages, LIMIT)
     await later(globe, timedelta(seconds=60))
     globe.fault("slack", "status")
     with pytest.raises(Unavailable):
@@ -426,34 +426,34 @@ async def test_an_attempt_that_outlives_its_lease_marks_nothing(globe: Bench) ->
     assert await post_all(globe) == 1
 
 
-async def test_telling_locks_no_shelf(globe: Bench) -> None:
-    """An order that holds the product's row does not hold up the alert."""
+async def test_posting_locks_no_stock(globe: Bench) -> None:
+    """An order that locks the product's stock does not delay the alert."""
     async with globe.pool.acquire() as connection, connection.transaction():
         await connection.execute("SELECT 1 FROM inventory FOR UPDATE")
         async with asyncio.timeout(4):
             assert await post(globe) == Posted(products=1)
 
 
-async def test_leases_and_marks_never_deadlock(shelf: Bench) -> None:
-    """Both lock in product order, whichever rows they have in common."""
-    await add(shelf, *(f"Lamp {number}" for number in range(300)))
-    await shelf.pool.execute("UPDATE inventory SET quantity = hashtext(product_id) & 7 WHERE product_id LIKE 'low-%'")
+async def test_leases_and_marks_never_deadlock(stocked: Bench) -> None:
+    """Both lock rows in product order, whichever rows they share."""
+    await add(stocked, *(f"Lamp {number}" for number in range(300)))
+    await stocked.pool.execute("UPDATE inventory SET quantity = hashtext(product_id) & 7 WHERE product_id LIKE 'low-%'")
 
-    async def keep_posting(most: int) -> None:
+    async def keep_posting(limit: int) -> None:
         for _ in range(20):
-            await post_or_wait(shelf, most)
+            await post_or_wait(stocked, limit)
 
-    posters = [asyncio.create_task(keep_posting(most)) for most in (7, 40, 100, 7, 40, 100)]
+    posters = [asyncio.create_task(keep_posting(limit)) for limit in (7, 40, 100, 7, 40, 100)]
     while not all(poster.done() for poster in posters):
-        await shelf.pool.execute("UPDATE inventory SET shortage = shortage + 1")
+        await stocked.pool.execute("UPDATE inventory SET shortage = shortage + 1")
     await asyncio.gather(*posters)
 
 
-async def post_or_wait(bench: Bench, most: int = MOST) -> Posted | None:
-    """One attempt, and another one as long as somebody else holds what is left."""
+async def post_or_wait(bench: Bench, limit: int = LIMIT) -> Posted | None:
+    """One attempt, repeated as long as another one has leased the rest."""
     while True:
         try:
-            return await post(bench, most)
+            return await post(bench, limit)
         except Unavailable as busy:
             if busy.type != "shortages_leased":
                 raise
@@ -461,7 +461,7 @@ async def post_or_wait(bench: Bench, most: int = MOST) -> Posted | None:
 
 
 async def until_blocked(bench: Bench) -> None:
-    """Until a statement waits for a lock that another transaction holds."""
+    """Wait until a statement waits for a lock of another transaction."""
     blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     async with asyncio.timeout(4):
         while not await bench.pool.fetchval(blocked):
@@ -475,7 +475,7 @@ async def until_asked(bench: Bench) -> None:
 
 
 def go_on(bench: Bench) -> None:
-    """Let go of the attempt at the gate."""
+    """Let the attempt at the gate go on."""
     gate = bench.database.gate
     assert gate is not None
     gate.opened.set()

@@ -13,15 +13,15 @@ from structlog.testing import capture_logs
 from temporalio.testing import WorkflowEnvironment
 from typer.testing import CliRunner
 
+from app.cli.main import app
 from deploy.local.process import ROOT
 from orders.names import TASK_QUEUE
-from starter import app
 from tests.support.shop import Shop, open_shop
 
 
 @dataclass(frozen=True)
 class Said:
-    """How a run of starter.py ended, and what it said."""
+    """The exit status of a command, and its output."""
 
     status: int
     out: str
@@ -37,28 +37,28 @@ Starter = Callable[..., Awaitable[Said]]
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """The worker is in this process too, and its log is not what the command line says."""
+    """The worker runs in this process too: keep its log out of the command's output."""
     with capture_logs():
         yield
 
 
 @pytest.fixture
 async def shop(database_url: str, temporal: WorkflowEnvironment) -> AsyncIterator[Shop]:
-    """A shop that is open, on the queue `orders`."""
+    """An open shop on the queue `orders`."""
     async with open_shop(database_url, temporal, TASK_QUEUE) as opened:
         yield opened
 
 
 @pytest.fixture
 def environment(temporal: WorkflowEnvironment) -> dict[str, str]:
-    """What leads the command line to the tests' Temporal."""
+    """The environment variables that connect the command line to the tests' Temporal."""
     address = temporal.client.service_client.config.target_host
     return {"TEMPORAL_ADDRESS": address, "TEMPORAL_CONFIG_FILE": os.devnull}
 
 
 @pytest.fixture
 def starter(environment: dict[str, str]) -> Starter:
-    """The command line in this process; keywords are its environment."""
+    """Run the command line in this process; keywords are environment variables."""
 
     async def run(*arguments: str, stdin: str | bytes = b"", **changes: str) -> Said:
         result = await asyncio.to_thread(
@@ -71,7 +71,7 @@ def starter(environment: dict[str, str]) -> Starter:
 
 @pytest.fixture
 def program(environment: dict[str, str]) -> Starter:
-    """The command line as a process of its own."""
+    """Run the command line as a process of its own."""
 
     async def run(*arguments: str, stdin: str | bytes = b"", **changes: str) -> Said:
         process = await asyncio.create_subprocess_exec(

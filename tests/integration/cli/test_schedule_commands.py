@@ -1,4 +1,4 @@
-"""starter.py schedules: what an operator types, and what the exit status says."""
+"""starter.py schedules: its commands, output and exit statuses."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -23,7 +23,7 @@ async def schedules(temporal: WorkflowEnvironment) -> AsyncIterator[None]:
 
 
 async def test_applying_says_what_it_did(starter: Starter) -> None:
-    """By the settings of the environment: created, then unchanged, then changed."""
+    """It reads the settings of the environment: created, then unchanged, then changed."""
     first = await starter("schedules", "apply")
     assert first.status == 0, first
     assert f"{CHECK_INVENTORY} is created" in first.out
@@ -44,7 +44,7 @@ async def test_applying_says_what_it_did(starter: Starter) -> None:
 
 
 async def test_a_bad_interval_is_refused(starter: Starter) -> None:
-    """By the name of the setting, and nothing is applied."""
+    """The error names the setting, and no Schedule is applied."""
     said = await starter("schedules", "apply", CHECK_INVENTORY_EVERY_SECONDS="0")
     assert said.status == 2, said
     assert said.err.startswith("CHECK_INVENTORY_EVERY_SECONDS: ")
@@ -52,7 +52,7 @@ async def test_a_bad_interval_is_refused(starter: Starter) -> None:
 
 
 async def test_the_list_is_for_people(shop: Shop, starter: Starter) -> None:
-    """Not applied yet; then how often, when, and how it went; then paused, with the reason as it was written."""
+    """It shows what is not applied; then interval, times and last runs; then a pause with its reason, unchanged."""
     assert "never: starter.py schedules apply" in (await starter("schedules", "list")).out
 
     await starter("schedules", "apply")
@@ -67,12 +67,12 @@ async def test_the_list_is_for_people(shop: Shop, starter: Starter) -> None:
 
 
 async def test_a_pause_and_its_end(starter: Starter) -> None:
-    """Both are seen in the list for scripts."""
+    """The list for scripts shows both."""
     await starter("schedules", "apply")
     said = await starter("schedules", "pause", INDEX_PRODUCTS, "--reason", "maintenance")
     assert (said.status, said.out.splitlines()[0]) == (0, f"{INDEX_PRODUCTS} is paused: maintenance")
     found = await pauses(starter)
-    assert (found[CHECK_INVENTORY], found[INDEX_PRODUCTS]) == ((False, "tells of low stock"), (True, "maintenance"))
+    assert (found[CHECK_INVENTORY], found[INDEX_PRODUCTS]) == ((False, "reports low stock"), (True, "maintenance"))
 
     said = await starter("schedules", "resume", INDEX_PRODUCTS, "--json")
     assert (said.status, said.json["paused"]) == (0, False)
@@ -85,7 +85,7 @@ async def pauses(starter: Starter) -> dict[str, tuple[bool, str]]:
 
 
 async def test_a_trigger_starts_a_run_or_says_why_not(shop: Shop, starter: Starter) -> None:
-    """Exit status 0 with the run's link; 1 while one is under way."""
+    """The exit status is 0 with the run's link; 1 while a run is under way."""
     held = shop.hooks.hold("find_shortages")
     await starter("schedules", "apply")
     said = await starter("schedules", "trigger", CHECK_INVENTORY)
@@ -107,19 +107,19 @@ async def result(client: Client, workflow_id: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("verb", [("pause", "--reason", "so"), ("resume",), ("trigger",)], ids=lambda verb: verb[0])
 async def test_a_wrong_name_is_refused(starter: Starter, verb: tuple[str, ...]) -> None:
-    """One that is none is bad input, and those that are are named; one that was never applied is a no."""
+    """An unknown name is bad input, and the error lists the names; a Schedule that was never applied is a refusal."""
     said = await starter("schedules", *verb, "nightly", "--json")
     assert (said.status, said.json["error"]) == (2, f"name: must be one of {NAMES}")
 
     said = await starter("schedules", *verb, INDEX_PRODUCTS)
     assert (said.status, said.err.strip()) == (
         1,
-        f"{INDEX_PRODUCTS} is no Schedule yet: `starter.py schedules apply` makes it one",
+        f"{INDEX_PRODUCTS} is not a Schedule yet: create it with `starter.py schedules apply`",
     )
 
 
 async def test_a_reason_is_asked_for(starter: Starter) -> None:
-    """Whoever pauses says why."""
+    """A pause needs a reason."""
     await starter("schedules", "apply")
     assert (await starter("schedules", "pause", INDEX_PRODUCTS)).status == 2
     said = await starter("schedules", "pause", INDEX_PRODUCTS, "--reason", "")
@@ -128,6 +128,6 @@ async def test_a_reason_is_asked_for(starter: Starter) -> None:
 
 
 async def test_the_help_says_what_there_is(starter: Starter) -> None:
-    """The verbs, the schedules, and the exit statuses."""
+    """The help lists commands, Schedules and exit statuses."""
     said = await starter("schedules", "--help")
     assert all(words in said.out for words in ("apply", "trigger", CHECK_INVENTORY, INDEX_PRODUCTS, "Exit status"))

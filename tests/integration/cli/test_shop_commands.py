@@ -1,4 +1,4 @@
-"""Stock and recommendations from the command line: what it starts, what it says, how it ends."""
+"""Stock and recommendations on the command line: what it starts, its output, its exit status."""
 
 import asyncio
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
-from client.orders import index_products, stuck_runs, view_index, view_timeline
+from client.reports import index_products, view_index
+from client.runs import stuck_runs, view_timeline
 from orders.errors import Permanent
 from orders.names import CHECK_INVENTORY, INDEX_RUN, PRODUCT_RECOMMENDATIONS
 from sandbox.faults import Fault
@@ -22,25 +23,25 @@ GLOBE = "Last-of-its-kind globe"  # of which the seed has one, below its reorder
 
 
 async def test_low_stock_is_shown_and_told_once(shop: Shop, starter: Starter) -> None:
-    """Who runs short, in units; how many were told now, and that the others had been before."""
+    """The low products in units; how many were alerted now, and that the others were alerted earlier."""
     said = await starter("check-inventory")
 
     assert said.status == 0, said
     header, row, headline = (" ".join(line.split()) for line in said.out.splitlines()[:3])
     assert (header, row) == ("product name units reorder level", f"5 {GLOBE} 1 10")
     assert headline == "1 product at or below the reorder level"
-    assert "told    1 now" in said.out
+    assert "alerted  1 now" in said.out
     assert f"{RUNS}/{CHECK_INVENTORY}:" in said.out
     assert len(shop.world.inbox.alerts) == 1
 
     again = await starter("check-inventory")
     assert again.status == 0, again
-    assert "told    0 now, the others before" in again.out
+    assert "alerted  0 now, the others earlier" in again.out
     assert len(shop.world.inbox.alerts) == 1
 
 
 async def test_low_stock_for_scripts(shop: Shop, starter: Starter) -> None:
-    """The report in the workflow's own names, and the link of its run."""
+    """JSON is the report in the workflow's own names, with the link to its run."""
     said = await starter("check-inventory", "--json")
 
     assert said.status == 0, said
@@ -51,7 +52,7 @@ async def test_low_stock_for_scripts(shop: Shop, starter: Starter) -> None:
 
 
 async def test_nothing_is_low(shop: Shop, starter: Starter) -> None:
-    """One line and the link; no table."""
+    """The output is one line and the link, without a table."""
     await shop.set_stock(50, "5")
     said = await starter("check-inventory")
 
@@ -61,7 +62,7 @@ async def test_nothing_is_low(shop: Shop, starter: Starter) -> None:
 
 
 async def test_a_products_name_is_only_text(shop: Shop, starter: Starter) -> None:
-    """Neither the terminal nor the table obeys it."""
+    """Neither the terminal nor the table interprets it."""
     await shop.pool.execute("UPDATE products SET name = $1 WHERE id = '5'", "[red]globe[/red]\x1b[2J\n")
     said = await starter("check-inventory")
 
@@ -71,12 +72,12 @@ async def test_a_products_name_is_only_text(shop: Shop, starter: Starter) -> Non
 
 
 async def test_low_stock_that_nobody_hears_of_needs_a_person(shop: Shop, starter: Starter) -> None:
-    """Exit status 5 and why; `stuck` says what to do, until a later check has told it."""
+    """Exit status 5 and the cause; `stuck` says what to do, until a later check has alerted."""
     shop.world.faults.add(Fault(service="slack", kind="status", status=404, times=None))
     said = await starter("check-inventory")
     assert said.status == 5, said
-    assert "told      0 now" in said.out
-    assert "not told  slack" in said.out
+    assert "alerted      0 now" in said.out
+    assert "not alerted  slack" in said.out
 
     await eventually(lambda: untold(shop), "the run is listed as stuck")
     shown, listed = await starter("stuck"), await starter("stuck", "--json")
@@ -87,7 +88,7 @@ async def test_low_stock_that_nobody_hears_of_needs_a_person(shop: Shop, starter
     assert CHECK_INVENTORY not in (await starter("list")).out
 
     shop.world.faults.clear()
-    assert "told    1 now" in (await starter("check-inventory")).out
+    assert "alerted  1 now" in (await starter("check-inventory")).out
 
     async def is_settled() -> bool:
         return not await untold(shop)
@@ -100,7 +101,7 @@ async def untold(shop: Shop) -> bool:
 
 
 async def test_what_the_check_is_at_can_be_seen(shop: Shop, starter: Starter) -> None:
-    """The last line of its story, while it waits."""
+    """The client reads the last line of its timeline while it waits."""
     held = shop.hooks.hold("post_shortages")
     checking = asyncio.ensure_future(starter("check-inventory"))
     await held.reached.wait()
@@ -112,7 +113,7 @@ async def test_what_the_check_is_at_can_be_seen(shop: Shop, starter: Starter) ->
 
 
 async def test_restocking(shop: Shop, starter: Starter) -> None:
-    """The new quantity, for people and for scripts."""
+    """The output is the new quantity, for people and for scripts."""
     database = shop.settings.database_url.get_secret_value()
     said = await starter("restock", "5", "20", DATABASE_URL=database, TEMPORAL_ADDRESS=NOBODY)
     assert (said.status, said.out.splitlines()[0]) == (0, f"5 ({GLOBE}) is restocked")
@@ -129,7 +130,7 @@ async def test_restocking(shop: Shop, starter: Starter) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("99", "1"), 1, "the inventory knows no product 99"),
+        (("99", "1"), 1, "the inventory has no product 99"),
         (("5", "0"), 2, "quantity: must be greater than or equal to 1"),
         (("5", "10001"), 2, "quantity: must be less than or equal to 10000"),
         (("5", "some"), 2, "Invalid value for 'QUANTITY'"),
@@ -140,14 +141,14 @@ async def test_restocking(shop: Shop, starter: Starter) -> None:
 async def test_a_restock_that_cannot_be_is_refused(
     database_url: str, starter: Starter, arguments: tuple[str, ...], status: int, message: str
 ) -> None:
-    """By name: an unknown product is a no, the rest bad input."""
+    """An unknown product is a refusal, all else is bad input; the field is named."""
     said = await starter("restock", *arguments, DATABASE_URL=database_url)
     assert said.status == status, said
     assert message in said.err
 
 
 async def test_restocking_without_postgres_is_no_answer(starter: Starter) -> None:
-    """Exit status 4, one line, without the password."""
+    """Exit status 4 with one line, which does not hold the password."""
     said = await starter("restock", "5", "1", DATABASE_URL="postgresql://orders:secret@127.0.0.1:1/orders")
     assert said.status == 4, said
     assert said.err.strip() == "PostgreSQL at DATABASE_URL cannot be used: ConnectionRefusedError"
@@ -158,7 +159,7 @@ async def test_restocking_without_postgres_is_no_answer(starter: Starter) -> Non
 
 @pytest.mark.usefixtures("shop")
 async def test_the_index_is_filled(starter: Starter) -> None:
-    """How many were embedded: all of them, then none."""
+    """The output says how many were embedded: all products, then none."""
     said = await starter("index-products")
     assert (said.status, said.out.splitlines()[0]) == (0, "5 of 5 products embedded")
     assert "searched  yes" in said.out
@@ -170,7 +171,7 @@ async def test_the_index_is_filled(starter: Starter) -> None:
 
 
 async def test_whoever_indexes_meanwhile_joins(shop: Shop) -> None:
-    """One run, the same answer for all; how far it is can be seen."""
+    """All callers share one run and get the same answer; its progress can be read."""
     held = shop.hooks.hold("activate_index")
     asked = [asyncio.create_task(index_products(shop.client)) for _ in range(3)]
     await held.reached.wait()
@@ -184,7 +185,7 @@ async def test_whoever_indexes_meanwhile_joins(shop: Shop) -> None:
 
 
 async def test_an_index_run_that_fails_is_exit_status_3(shop: Shop, starter: Starter) -> None:
-    """In the words of what failed, for people and for scripts."""
+    """The error is the activity's message, for people and for scripts."""
     shop.hooks.fail("embed_batch", Permanent("the model knows no such dimensions", type="openai_refused"))
     said = await starter("index-products", "--json")
     assert (said.status, said.json["error"]) == (
@@ -195,7 +196,7 @@ async def test_an_index_run_that_fails_is_exit_status_3(shop: Shop, starter: Sta
 
 
 async def a_customer(shop: Shop) -> str:
-    """Who has bought a desk lamp, in a shop whose products are indexed."""
+    """A customer who has bought a desk lamp."""
     await shop.place(an_order(items=[{"productId": "2", "quantity": 1}], customerId="cus_lamp"))
     return "cus_lamp"
 
@@ -207,7 +208,7 @@ async def recommend(starter: Starter, customer: str, *more: str) -> Said:
 
 
 async def test_recommendations_by_the_model(shop: Shop, starter: Starter) -> None:
-    """A table with reasons; where they come from, in words; for scripts in the workflow's own names."""
+    """A table with reasons and their source; for scripts JSON in the workflow's own names."""
     await starter("index-products")
     customer = await a_customer(shop)
     said = await recommend(starter, customer)
@@ -224,7 +225,7 @@ async def test_recommendations_by_the_model(shop: Shop, starter: Starter) -> Non
 
 
 async def test_recommendations_without_the_model(shop: Shop, starter: Starter) -> None:
-    """By similarity, and why the model had no say; exit status 0, since nothing is wrong for the customer."""
+    """By similarity, and why not by the model; exit status 0, since the customer gets recommendations."""
     await starter("index-products")
     customer = await a_customer(shop)
     shop.world.openai.script("not_json", 2)
@@ -235,7 +236,7 @@ async def test_recommendations_without_the_model(shop: Shop, starter: Starter) -
 
 
 async def test_recommendations_for_somebody_new(shop: Shop, starter: Starter) -> None:
-    """What is popular; without anything in stock, none."""
+    """They are the popular products; with nothing in stock there are none."""
     said = await recommend(starter, "cus_new")
     assert "what is popular with other customers" in said.out
 
@@ -245,7 +246,7 @@ async def test_recommendations_for_somebody_new(shop: Shop, starter: Starter) ->
 
 @pytest.mark.parametrize("customer", ["", "a b", "x" * 65, "4242424242424242"])
 async def test_a_bad_customer_is_refused(starter: Starter, customer: str) -> None:
-    """By name, before anything: Temporal, which is out of reach here, is not even asked."""
+    """The field is named, without a call to Temporal, which is out of reach here."""
     said = await starter("recommend", customer, "--json", TEMPORAL_ADDRESS=NOBODY)
     assert said.status == 2, said
     assert all(problem.startswith("customerId: ") for problem in said.json["problems"])
@@ -259,7 +260,7 @@ async def test_a_bad_customer_is_refused(starter: Starter, customer: str) -> Non
 async def test_without_a_worker_it_says_so(
     temporal: WorkflowEnvironment, starter: Starter, command: tuple[str, ...]
 ) -> None:
-    """Exit status 4; the run waits for one."""
+    """Exit status 4; the run waits for a worker."""
     namespace = await an_empty_namespace(temporal)
     said = await starter(*command, TEMPORAL_NAMESPACE=namespace)
     assert said.status == 4, said
@@ -267,6 +268,6 @@ async def test_without_a_worker_it_says_so(
 
 
 async def test_the_help_says_that_restock_is_for_trying_out(starter: Starter) -> None:
-    """It is no stock management."""
+    """The command is no stock management."""
     said = await starter("restock", "--help")
     assert "for trying things out" in said.out

@@ -1,4 +1,4 @@
-"""The command line: what it starts, what it says, how it ends."""
+"""The command line: what it starts, its output, its exit status."""
 
 import json
 import uuid
@@ -25,7 +25,7 @@ def a_file(folder: Path, **changes: object) -> str:
 
 
 async def test_an_order_is_placed_from_a_file(shop: Shop, program: Starter, tmp_path: Path) -> None:
-    """The outcome and the link for people, exit status 0."""
+    """The output is the outcome and the link, the exit status 0."""
     order_id = new_order_id()
     said = await program("process-order", a_file(tmp_path), "--order-id", order_id)
 
@@ -36,7 +36,7 @@ async def test_an_order_is_placed_from_a_file(shop: Shop, program: Starter, tmp_
 
 
 async def test_an_order_is_placed_from_standard_input(shop: Shop, starter: Starter) -> None:
-    """With --json standard output is the outcome in the reference's names, with an order id of our making."""
+    """With --json standard output is the outcome as JSON, with a new order id."""
     said = await starter("process-order", "-", "--json", stdin=json.dumps(an_order()))
 
     assert said.status == 0, said
@@ -47,7 +47,7 @@ async def test_an_order_is_placed_from_standard_input(shop: Shop, starter: Start
 
 
 async def test_a_business_no_is_exit_status_1(shop: Shop, starter: Starter, tmp_path: Path) -> None:
-    """Why, for people and for scripts."""
+    """The output says why, for people and for scripts."""
     order_id, file = new_order_id(), a_file(tmp_path, paymentMethodId=DECLINED)
     said = await starter("process-order", file, "--order-id", order_id)
     assert (said.status, said.out.splitlines()[0]) == (1, f"{order_id} is not placed: card declined")
@@ -58,7 +58,7 @@ async def test_a_business_no_is_exit_status_1(shop: Shop, starter: Starter, tmp_
 
 
 async def test_a_technical_failure_is_exit_status_3(shop: Shop, starter: Starter, tmp_path: Path) -> None:
-    """The order failed and was undone; the link leads to its story."""
+    """The order failed, and was undone."""
     shop.hooks.fail("request_fulfillment", Permanent("no", type="fulfillment_refuses_us"))
     said = await starter("process-order", a_file(tmp_path))
 
@@ -82,7 +82,7 @@ async def test_a_technical_failure_is_exit_status_3(shop: Shop, starter: Starter
     ],
 )
 async def test_bad_input_is_refused_before_anything(starter: Starter, content: bytes, problems: list[str]) -> None:
-    """Exit status 2, a line for each field, and Temporal, which is out of reach here, is not even asked."""
+    """Exit status 2 and a line for each field, without a call to Temporal, which is out of reach here."""
     said = await starter("process-order", "-", stdin=content, TEMPORAL_ADDRESS=NOBODY)
 
     lines = said.err.splitlines()
@@ -93,7 +93,7 @@ async def test_bad_input_is_refused_before_anything(starter: Starter, content: b
 
 @pytest.mark.parametrize(("name", "problem"), [("absent.json", "No such file"), (".", "Is a directory")])
 async def test_a_bad_file_is_one_line(starter: Starter, name: str, problem: str) -> None:
-    """What is wrong with which file."""
+    """The line says what is wrong with which file."""
     said = await starter("process-order", name, TEMPORAL_ADDRESS=NOBODY)
 
     assert said.status == 2, said
@@ -114,7 +114,7 @@ async def test_a_bad_file_is_one_line(starter: Starter, name: str, problem: str)
     ],
 )
 async def test_bad_arguments_are_exit_status_2(starter: Starter, arguments: tuple[str, ...]) -> None:
-    """Nothing is asked of Temporal, and something is said."""
+    """There is an error message, and no call to Temporal."""
     said = await starter(*arguments, stdin=json.dumps(an_order()), TEMPORAL_ADDRESS=NOBODY)
 
     assert said.status == 2, said
@@ -143,7 +143,7 @@ async def test_bad_arguments_are_exit_status_2(starter: Starter, arguments: tupl
     ids=" ".join,
 )
 async def test_temporal_out_of_reach_is_one_line(starter: Starter, command: tuple[str, ...]) -> None:
-    """Exit status 4; with --json the error is JSON."""
+    """Exit status 4 with one line; with --json the error is JSON too."""
     said = await starter(*command, "--json", stdin=json.dumps(an_order()), TEMPORAL_ADDRESS=NOBODY)
 
     assert said.status == 4, said
@@ -153,7 +153,7 @@ async def test_temporal_out_of_reach_is_one_line(starter: Starter, command: tupl
 
 
 async def test_the_program_ends_with_that_status(program: Starter) -> None:
-    """A process of its own, with all it had to say and no traceback."""
+    """A process of its own prints all its output, and no traceback."""
     said = await program("list", "--json", TEMPORAL_ADDRESS=NOBODY)
 
     assert said.status == 4, said
@@ -162,14 +162,14 @@ async def test_the_program_ends_with_that_status(program: Starter) -> None:
 
 
 async def test_a_bad_setting_is_named(starter: Starter) -> None:
-    """A setting that cannot be is bad input."""
+    """An invalid setting is bad input."""
     said = await starter("list", HTTP_TIMEOUT_SECONDS="never")
     assert said.status == 2
     assert said.err.startswith("HTTP_TIMEOUT_SECONDS: ")
 
 
 async def test_without_a_worker_it_says_so(temporal: WorkflowEnvironment, starter: Starter) -> None:
-    """Exit status 4, and the run exists."""
+    """Exit status 4; the run exists."""
     namespace = await an_empty_namespace(temporal)
     said = await starter(
         "process-order", "-", "--order-id", "o1", stdin=json.dumps(an_order()), TEMPORAL_NAMESPACE=namespace
@@ -184,7 +184,7 @@ async def test_without_a_worker_it_says_so(temporal: WorkflowEnvironment, starte
 
 
 async def an_empty_namespace(temporal: WorkflowEnvironment) -> str:
-    """One in which no worker ever was."""
+    """A namespace without workers."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     request = RegisterNamespaceRequest(namespace=name, workflow_execution_retention_period=Duration(seconds=86_400))
     await temporal.client.workflow_service.register_namespace(request)
@@ -203,7 +203,7 @@ async def an_empty_namespace(temporal: WorkflowEnvironment) -> str:
 
 
 async def test_a_parked_order_from_the_alarm_to_the_end(shop: Shop, starter: Starter, tmp_path: Path) -> None:
-    """Exit status 5 while it is parked; `stuck` says what to do; a retry ends it."""
+    """Exit status 5 while it is parked; `stuck` says what to do; a retry ends the order."""
     order_id = new_order_id()
     shop.hooks.fail("void_payment", Permanent("the bank is closed", type="refund_failed"))
     said = await starter("process-order", a_file(tmp_path, paymentMethodId=DECLINED), "--order-id", order_id)
@@ -235,7 +235,7 @@ async def test_a_parked_order_from_the_alarm_to_the_end(shop: Shop, starter: Sta
 
 
 async def test_a_parked_cancel_is_resolved_where_it_is_parked(shop: Shop, starter: Starter) -> None:
-    """The run that waits is cancel-order's, and a skip ends it; the operator is on record."""
+    """The parked run is that of cancel-order, and a skip ends it; the operator's name is kept."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
     shop.hooks.fail("void_payment", Permanent("no", type="refund_failed"))
@@ -250,7 +250,7 @@ async def test_a_parked_cancel_is_resolved_where_it_is_parked(shop: Shop, starte
 
 
 async def test_an_order_is_cancelled(shop: Shop, starter: Starter) -> None:
-    """Exit status 0 the first time, 1 with the reason the second."""
+    """Exit status 0 the first time, 1 with the reason the second time."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
     said = await starter("cancel-order", order_id, "--email", "customer@example.com")
@@ -267,7 +267,7 @@ async def test_an_order_is_cancelled(shop: Shop, starter: Starter) -> None:
 
 
 async def test_an_order_is_listed_with_its_link(shop: Shop, starter: Starter) -> None:
-    """The newest runs, of one stage if asked."""
+    """The list has the newest runs, or those of one stage."""
     order_id = new_order_id()
     await shop.place(an_order(paymentMethodId=DECLINED), order_id)
 
@@ -282,7 +282,7 @@ async def test_an_order_is_listed_with_its_link(shop: Shop, starter: Starter) ->
 
 
 async def test_an_unknown_order_is_exit_status_1(shop: Shop, starter: Starter) -> None:
-    """For a look and for a cancel alike."""
+    """`status` and `cancel-order` both refuse it."""
     order_id = new_order_id()
     said = await starter("status", order_id)
     assert (said.status, said.err.strip()) == (1, f"Temporal knows no order {order_id}")
@@ -292,6 +292,6 @@ async def test_an_unknown_order_is_exit_status_1(shop: Shop, starter: Starter) -
 
 
 async def test_the_help_says_what_the_exit_statuses_mean(starter: Starter) -> None:
-    """Of every command."""
+    """The help of every command lists them."""
     assert "Exit status" in (await starter("--help")).out
     assert "Exit status" in (await starter("process-order", "--help")).out

@@ -1,4 +1,4 @@
-"""`starter.py verify`: every rule with a mark, what breaks it, and an exit status that scripts can rely on."""
+"""`starter.py verify`: a mark for each invariant, what breaks it, and the exit status."""
 
 from audit.invariants import IN_OPERATION, describe
 from tests.integration.cli.conftest import Starter
@@ -9,7 +9,7 @@ RULES = [describe(rule) for rule in IN_OPERATION]
 
 
 async def test_all_is_well(shop: Shop, starter: Starter) -> None:
-    """Every rule is ticked off."""
+    """Every invariant has a tick."""
     await shop.place(order_id="o1")
     said = await starter("verify")
     assert said.status == 0, said
@@ -19,7 +19,7 @@ async def test_all_is_well(shop: Shop, starter: Starter) -> None:
 
 
 async def test_a_broken_rule(shop: Shop, starter: Starter) -> None:
-    """It is crossed out, with the order and what is wrong with it; scripts get the same, and status 1."""
+    """It has a cross, with the order and what is wrong; scripts get the same, and exit status 1."""
     await shop.place(order_id="o1")
     await shop.pool.execute("UPDATE orders SET total = 6000")
     shown, listed = await starter("verify"), await starter("verify", "--json")
@@ -34,7 +34,7 @@ async def test_a_broken_rule(shop: Shop, starter: Starter) -> None:
 
 
 async def test_what_could_not_be_verified(shop: Shop, starter: Starter) -> None:
-    """No rule is ticked off, and the status is that of no answer."""
+    """No invariant has a tick, and the exit status is that of no answer."""
     await shop.place(order_id="o1")
     shop.hooks.fail("check_orders", final_error(), times=None)
     said = await starter("verify")

@@ -1,4 +1,4 @@
-"""client/orders.py, as a program uses it."""
+"""The client, as a program uses it: orders and runs."""
 
 import asyncio
 import json
@@ -23,8 +23,9 @@ from temporalio.client import (
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
-import client.orders
-from client.orders import cancel_order, list_runs, order_status, submit_order
+import client.waiting
+from client.orders import cancel_order, submit_order
+from client.runs import list_runs, order_status
 from orders.errors import InvalidInput, NoAnswer, Permanent, UnknownOrder
 from orders.models import CancelReason, ErrorCode, OrderOutcome, Stage
 from orders.names import PROCESS_ORDER, cancel_order_id
@@ -41,7 +42,7 @@ async def submit(shop: Shop, order_id: str, **changes: object) -> OrderOutcome:
 
 @asynccontextmanager
 async def a_waiting_order(shop: Shop, order_id: str) -> AsyncIterator[asyncio.Task[OrderOutcome]]:
-    """A submit that waits for its customer, until the block or the order ends."""
+    """A submit whose order waits for the customer, until the block or the order ends."""
     task = asyncio.create_task(submit(shop, order_id, paymentMethodId=ASKS_THE_CUSTOMER))
     try:
         await eventually(lambda: is_waiting(shop, order_id), "the customer is asked")
@@ -71,7 +72,7 @@ async def authenticate(shop: Shop, order_id: str) -> None:
 
 
 async def test_twenty_at_once_are_one_order(shop: Shop) -> None:
-    """Whoever submits the same order joins it: one answer, one update (a run takes ten at a time), one payment."""
+    """Later submits of an order join the first: one answer, one update (a run takes ten at a time), one payment."""
     order_id = new_order_id()
     answers = await asyncio.gather(*(submit(shop, order_id) for _ in range(20)))
 
@@ -80,13 +81,13 @@ async def test_twenty_at_once_are_one_order(shop: Shop) -> None:
     history = await shop.client.get_workflow_handle(order_id).fetch_history()
     kinds = [event.WhichOneof("attributes") for event in history.events]
     assert kinds.count("workflow_execution_update_accepted_event_attributes") == 1
-    assert len(shop.world.books()["orders"][order_id]["payment_intents"]) == 1
+    assert len(shop.world.provider_records()["orders"][order_id]["payment_intents"]) == 1
     assert await shop.stock() == (98, 0)
 
 
 @pytest.mark.parametrize("payment_method", ["pm_123", "pm_card_chargeDeclined"])
 async def test_submitting_again_gives_the_first_answer(shop: Shop, payment_method: str) -> None:
-    """A run that is closed answers for ever what it answered first."""
+    """A closed run gives its first answer for ever."""
     order_id = new_order_id()
     first = await submit(shop, order_id, paymentMethodId=payment_method)
     await asyncio.wait([asyncio.ensure_future(shop.client.get_workflow_handle(order_id).result())])
@@ -95,7 +96,7 @@ async def test_submitting_again_gives_the_first_answer(shop: Shop, payment_metho
 
 
 async def test_another_payload_is_a_conflict_while_the_first_runs(shop: Shop) -> None:
-    """The first order stands, and ends as if nobody had asked."""
+    """The first order stays, and ends as without the second submit."""
     order_id = new_order_id()
     async with a_waiting_order(shop, order_id) as first:
         other = await submit(shop, order_id, customerId="cus_other")
@@ -107,7 +108,7 @@ async def test_another_payload_is_a_conflict_while_the_first_runs(shop: Shop) ->
 
 
 async def test_another_payload_is_a_conflict_when_the_first_is_closed(shop: Shop) -> None:
-    """The closed run is recognized by the payload that it was started with, and where it is another's the row tells."""
+    """The client compares the payload of the closed run; where it is another payload, the row decides."""
     order_id = new_order_id()
     first = await shop.place(order_id=order_id)
 
@@ -116,7 +117,7 @@ async def test_another_payload_is_a_conflict_when_the_first_is_closed(shop: Shop
 
 
 async def test_an_id_that_was_wasted_on_bad_input_can_be_used(shop: Shop) -> None:
-    """A run that refused its input has left no row."""
+    """A run that refuses its input leaves no row."""
     order_id = new_order_id()
     assert (await shop.place({"customerId": "cus_123"}, order_id)).error_code is ErrorCode.INVALID_ORDER
 
@@ -135,7 +136,7 @@ async def test_a_technical_failure_is_answered_before_and_after_its_run_closes(s
 
 
 async def test_an_operators_cancel_is_answered_before_and_after_its_run_closes(shop: Shop) -> None:
-    """A cancelled run has no result, and is answered all the same."""
+    """A cancelled run has no result, but the client returns an outcome."""
     order_id = new_order_id()
     async with a_waiting_order(shop, order_id) as first:
         await shop.client.get_workflow_handle(order_id).cancel()
@@ -146,7 +147,7 @@ async def test_an_operators_cancel_is_answered_before_and_after_its_run_closes(s
 
 
 async def test_a_terminated_run_is_taken_up(shop: Shop) -> None:
-    """Whoever still waits for a terminated run starts another, which goes on from the row: one charge."""
+    """A submit that waits for a terminated run starts another, which goes on from the row: one charge."""
     order_id = new_order_id()
     async with a_waiting_order(shop, order_id) as first:
         await shop.client.get_workflow_handle(order_id).terminate()
@@ -158,7 +159,7 @@ async def test_a_terminated_run_is_taken_up(shop: Shop) -> None:
 
 
 async def test_a_run_that_had_too_little_time_is_taken_up(shop: Shop) -> None:
-    """Any client may give a run a time-out; who submits the order then starts another, which goes on from the row."""
+    """Any client may give a run a time-out; the next submit starts another run, which goes on from the row."""
     order_id = new_order_id()
     payload = an_order(paymentMethodId=ASKS_THE_CUSTOMER)
     run = await shop.client.start_workflow(
@@ -175,7 +176,7 @@ async def test_a_run_that_had_too_little_time_is_taken_up(shop: Shop) -> None:
 
 
 class Forgetful(Interceptor):
-    """Temporal says once that it has no history of a run; a server that stalls does so, and one past retention."""
+    """Temporal answers once that it does not have a run, as when it stalls, or when retention is over."""
 
     def __init__(self) -> None:
         self.forgot: list[str] = []
@@ -200,7 +201,7 @@ class Forgetting(OutboundInterceptor):
 
 
 async def test_a_run_that_is_gone_when_it_is_asked_is_no_unknown_order(shop: Shop) -> None:
-    """Another run asks the order's row, and is answered what the first one was."""
+    """Another run reads the order's row, and returns the first outcome."""
     order_id = new_order_id()
     first = await shop.place(order_id=order_id)
     temporal = Forgetful()
@@ -212,7 +213,7 @@ async def test_a_run_that_is_gone_when_it_is_asked_is_no_unknown_order(shop: Sho
 
 
 async def test_a_reset_is_followed(shop: Shop) -> None:
-    """A submit that waits while its run is reset gets the answer of the run that goes on."""
+    """A submit that waits while its run is reset gets the answer of the new run."""
     order_id = new_order_id()
     async with a_waiting_order(shop, order_id) as first:
         await shop.client.workflow_service.reset_workflow_execution(
@@ -230,7 +231,7 @@ async def test_a_reset_is_followed(shop: Shop) -> None:
 
 
 async def test_numbers_stay_exact(shop: Shop) -> None:
-    """A Decimal goes out as the JSON number that it is written as; one that is none is refused."""
+    """A Decimal is sent as the JSON number that it prints as; one without such a number is refused."""
     order_id = new_order_id()
     items = [{"productId": "1", "quantity": 1, "price": Decimal("29.99")}]
     assert (await submit(shop, order_id, items=items)).success
@@ -245,7 +246,7 @@ async def test_numbers_stay_exact(shop: Shop) -> None:
 
 
 async def test_nothing_is_started_with_bad_input(shop: Shop) -> None:
-    """Every field is named, and Temporal hears nothing."""
+    """Every field is named, and Temporal gets no request."""
     order_id = new_order_id()
     with pytest.raises(InvalidInput, match=r"customerEmail.*items\[0\]\.quantity"):
         await submit(shop, order_id, customerEmail="nobody", items=[{"productId": "1", "quantity": 0}])
@@ -254,7 +255,7 @@ async def test_nothing_is_started_with_bad_input(shop: Shop) -> None:
 
 
 async def test_no_address_is_in_what_lists_show(shop: Shop) -> None:
-    """The summary says what the order is, not whose."""
+    """The summary says what is ordered, not by whom."""
     order_id = new_order_id()
     await submit(shop, order_id)
 
@@ -265,8 +266,8 @@ async def test_no_address_is_in_what_lists_show(shop: Shop) -> None:
 async def test_without_a_worker_it_says_so_and_the_order_waits(
     shop: Shop, temporal: WorkflowEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run exists; a worker that comes later does it, and a second submit joins."""
-    monkeypatch.setattr(client.orders, "FIRST_DOUBT", 0.2)
+    """The run exists; a later worker does it, and a second submit joins."""
+    monkeypatch.setattr(client.waiting, "FIRST_DOUBT", 0.2)
     order_id, queue = new_order_id(), f"orders-{uuid.uuid4().hex[:8]}"
     with pytest.raises(NoAnswer, match=f"no worker polls the task queue `{queue}`"):
         await submit_order(shop.client, order_id, an_order(), task_queue=queue)
@@ -276,8 +277,8 @@ async def test_without_a_worker_it_says_so_and_the_order_waits(
 
 
 async def test_patience_has_an_end(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller that waited long enough is told that the order goes on."""
-    monkeypatch.setattr(client.orders, "FIRST_DOUBT", 0.2)
+    """When the caller's time is over, the error says that the order goes on."""
+    monkeypatch.setattr(client.waiting, "FIRST_DOUBT", 0.2)
     order_id = new_order_id()
     with pytest.raises(NoAnswer, match="still under way after 0 seconds; it goes on"):
         await submit_order(
@@ -292,8 +293,8 @@ async def test_patience_has_an_end(shop: Shop, monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_cancel_that_is_parked_is_answered(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller is not kept waiting for a person."""
-    monkeypatch.setattr(client.orders, "FIRST_DOUBT", 0.2)
+    """The caller does not wait for an operator."""
+    monkeypatch.setattr(client.waiting, "FIRST_DOUBT", 0.2)
     order_id = new_order_id()
     await submit(shop, order_id)
     shop.hooks.fail("void_payment", Permanent("no", type="refund_failed"))
@@ -304,8 +305,8 @@ async def test_a_cancel_that_is_parked_is_answered(shop: Shop, monkeypatch: pyte
 
 
 async def test_a_cancel_is_answered_before_its_email(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The e-mail service is out: the order is cancelled and its caller knows, while the run still tries to write."""
-    monkeypatch.setattr(client.orders, "FIRST_DOUBT", 0.2)
+    """While the e-mail service is out, the caller gets the outcome and the run retries the e-mail."""
+    monkeypatch.setattr(client.waiting, "FIRST_DOUBT", 0.2)
     order_id = new_order_id()
     await submit(shop, order_id)
     shop.world.faults.add(Fault(service="email", kind="status", times=None))
@@ -318,7 +319,7 @@ async def test_a_cancel_is_answered_before_its_email(shop: Shop, monkeypatch: py
 
 
 async def test_runs_are_listed_by_stage(shop: Shop) -> None:
-    """A run is found under the stage that it is at."""
+    """A run is listed under its stage, and under no other."""
     order_id = new_order_id()
     await submit(shop, order_id)
 

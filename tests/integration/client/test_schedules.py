@@ -1,4 +1,4 @@
-"""client/schedules.py: what runs by itself, as the real server keeps it."""
+"""client/schedules.py: the Schedules, as the real server keeps them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ from client import schedules
 from client.schedules import (
     SCHEDULES,
     Change,
-    Seen,
+    ScheduleView,
     apply_schedules,
     list_schedules,
     pause_schedule,
@@ -50,22 +50,22 @@ async def client(temporal: WorkflowEnvironment) -> AsyncIterator[Client]:
 
 
 async def apply(client: Client, task_queue: str = "nobody", **settings: Any) -> dict[str, Change]:
-    """What became of which."""
+    """The change of each Schedule."""
     applied = await apply_schedules(client, Settings(**settings), task_queue=task_queue)
     return {each.name: each.change for each in applied}
 
 
 async def kept(client: Client, name: str = CHECK_INVENTORY) -> Schedule:
-    """As the server has it."""
+    """The Schedule as the server has it."""
     return (await client.get_schedule_handle(name).describe()).schedule
 
 
-async def seen(client: Client, name: str = CHECK_INVENTORY) -> Seen:
+async def seen(client: Client, name: str = CHECK_INVENTORY) -> ScheduleView:
     return next(each for each in await list_schedules(client) if each.name == name)
 
 
 async def test_applying_makes_them(client: Client) -> None:
-    """Each has the id of its workflow's type and starts it, without input, on our queue; never two at a time."""
+    """Each has the id of its workflow's type and starts it, without input, on the queue; never two at a time."""
     assert await apply(client, check_inventory_every_seconds=900) == CREATED
 
     made = await kept(client)
@@ -77,7 +77,7 @@ async def test_applying_makes_them(client: Client) -> None:
     )
     assert made.policy == SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(minutes=15))
     assert not made.state.paused
-    assert made.state.note == "tells of low stock"
+    assert made.state.note == "reports low stock"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ async def test_applying_makes_them(client: Client) -> None:
 async def test_jitter_and_catch_up_have_bounds(
     client: Client, every: int, jitter: timedelta, catch_up: timedelta
 ) -> None:
-    """A short interval survives a short outage; a long one is not blurred by hours."""
+    """A short interval survives a short outage; a long one is not shifted by hours."""
     await apply(client, index_products_every_seconds=every)
 
     made = await kept(client, INDEX_PRODUCTS)
@@ -95,7 +95,7 @@ async def test_jitter_and_catch_up_have_bounds(
 
 
 async def test_applying_again_changes_nothing(client: Client) -> None:
-    """Nor does an operator's pause, or what is written beside it, make a difference."""
+    """An operator's pause and its note make no difference."""
     odd: dict[str, Any] = {"check_inventory_every_seconds": 61, "index_products_every_seconds": 86_399}
     await apply(client, **odd)
     assert await apply(client, **odd) == UNCHANGED
@@ -105,7 +105,7 @@ async def test_applying_again_changes_nothing(client: Client) -> None:
 
 
 async def test_changed_settings_change_what_they_are_about(client: Client) -> None:
-    """The other schedule stays as it is, and the server has the new interval."""
+    """The other Schedules stay as they are, and the server has the new interval."""
     await apply(client, check_inventory_every_seconds=900)
     assert await apply(client, check_inventory_every_seconds=1200) == UNCHANGED | {CHECK_INVENTORY: Change.CHANGED}
 
@@ -128,7 +128,7 @@ async def test_what_somebody_changed_is_set_right(client: Client) -> None:
 
 
 async def test_a_pause_outlives_a_change(client: Client) -> None:
-    """The settings say how often; whether at all is the operators'."""
+    """The settings decide the interval; only operators pause and resume."""
     await apply(client, check_inventory_every_seconds=900)
     await pause_schedule(client, CHECK_INVENTORY, "stocktaking")
 
@@ -138,13 +138,13 @@ async def test_a_pause_outlives_a_change(client: Client) -> None:
 
 
 async def test_applying_at_the_same_time_is_harmless(client: Client) -> None:
-    """Of several who apply at once, one creates."""
+    """Of several calls at the same time, one creates each Schedule."""
     changes = await asyncio.gather(*(apply(client) for _ in range(5)))
     assert sorted(change[CHECK_INVENTORY] for change in changes) == [Change.CREATED] + [Change.UNCHANGED] * 4
 
 
 async def test_a_pause_and_its_end(client: Client) -> None:
-    """Each with its reason, for those who look later."""
+    """Both keep their reason."""
     await apply(client)
     await pause_schedule(client, CHECK_INVENTORY, "stocktaking")
     found = await seen(client)
@@ -158,7 +158,7 @@ async def test_a_pause_and_its_end(client: Client) -> None:
 
 @pytest.mark.parametrize("paused", [False, True])
 async def test_a_triggered_run_completes(shop: Shop, client: Client, *, paused: bool) -> None:
-    """Now, paused or not; it is in the list with its state."""
+    """It starts at once, also while paused, and is listed with its state."""
     await apply(client, shop.task_queue)
     if paused:
         await pause_schedule(client, CHECK_INVENTORY, "stocktaking")
@@ -170,7 +170,7 @@ async def test_a_triggered_run_completes(shop: Shop, client: Client, *, paused: 
 
 
 async def test_a_forgotten_run_is_shown_as_such(client: Client) -> None:
-    """Temporal forgets closed runs after a while; that there was one is still known."""
+    """After its retention a run is listed as forgotten."""
     await apply(client)
     triggered = await trigger_schedule(client, CHECK_INVENTORY)
     assert [run.state for run in (await seen(client)).runs] == ["running"]
@@ -186,7 +186,7 @@ async def test_a_forgotten_run_is_shown_as_such(client: Client) -> None:
 
 
 async def test_a_trigger_is_skipped_while_a_run_is_under_way(shop: Shop, client: Client) -> None:
-    """Whoever triggers is told so, and which run it is."""
+    """The answer says so, and names the run that is under way."""
     held = shop.hooks.hold("find_shortages")
     await apply(client, shop.task_queue)
     first = await trigger_schedule(client, CHECK_INVENTORY)
@@ -200,7 +200,7 @@ async def test_a_trigger_is_skipped_while_a_run_is_under_way(shop: Shop, client:
 
 
 async def test_the_last_runs_are_shown(shop: Shop, client: Client) -> None:
-    """Three of them, the newest first."""
+    """Three runs, the newest first."""
     await apply(client, shop.task_queue)
     started = []
     for _ in range(4):
@@ -215,7 +215,7 @@ async def test_the_last_runs_are_shown(shop: Shop, client: Client) -> None:
 
 
 async def test_a_trigger_that_shows_no_effect_is_no_success(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever triggers is not told of a run that nobody saw."""
+    """The client reports no run that it has not seen."""
     monkeypatch.setattr(schedules, "SEEN_WITHIN", 0.0)
     await apply(client)
     with pytest.raises(NoAnswer, match=f"{CHECK_INVENTORY} was triggered, and Temporal has not started it yet"):
@@ -223,19 +223,21 @@ async def test_a_trigger_that_shows_no_effect_is_no_success(client: Client, monk
 
 
 async def test_what_was_never_applied_is_said(client: Client) -> None:
-    """It is listed as such, and an operator is told what to do."""
+    """It is listed as not applied, and errors say what to do."""
     assert [(each.name, each.applied) for each in await list_schedules(client)] == [(name, False) for name in NAMES]
     for ask in (
         pause_schedule(client, INDEX_PRODUCTS, "so"),
         resume_schedule(client, INDEX_PRODUCTS, "so"),
         trigger_schedule(client, INDEX_PRODUCTS),
     ):
-        with pytest.raises(NotFound, match=r"index-products is no Schedule yet: `starter\.py schedules apply`"):
+        with pytest.raises(
+            NotFound, match=r"index-products is not a Schedule yet: create it with `starter\.py schedules apply`"
+        ):
             await ask
 
 
 async def test_bad_words_are_refused(client: Client) -> None:
-    """A name that is none names those that are; a reason has a length."""
+    """For an unknown name the error lists the names; a reason has a maximum length."""
     with pytest.raises(InvalidInput, match=f"name: must be one of {', '.join(NAMES)}"):
         await trigger_schedule(client, "process-order")
     for reason in ("", "x" * 501):
@@ -244,7 +246,7 @@ async def test_bad_words_are_refused(client: Client) -> None:
 
 
 async def test_what_temporal_answers_instead_is_no_answer(client: Client) -> None:
-    """In our words: here it is a namespace that does not exist, and not a schedule that does not."""
+    """A namespace that does not exist is an outage, not a missing Schedule."""
     nowhere = Client(client.service_client, namespace="nowhere")
     with pytest.raises(NoAnswer, match="Temporal does not answer"):
         await list_schedules(nowhere)

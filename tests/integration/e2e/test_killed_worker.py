@@ -145,7 +145,7 @@ async def _waiting_for_locks(pool: "asyncpg.Pool[asyncpg.Record]") -> bool:
 
 
 async def _check_books(sandbox: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]", placed: set[str]) -> None:
-    books = (await sandbox.get("/_sandbox/books")).json()
+    books = (await sandbox.get("/_sandbox/records")).json()
     totals = {row["id"]: row["total"] for row in await pool.fetch("SELECT id, total FROM orders")}
     for order_id, money in books["orders"].items():
         due = totals[order_id] if order_id.removeprefix("kill-") in placed else 0

@@ -1,4 +1,4 @@
-"""The client for the external services: what an external service gone mad, or taken over, can do to the worker."""
+"""The HTTP client: what a broken or malicious external service can do to the worker."""
 
 import asyncio
 import gzip
@@ -20,9 +20,9 @@ from orders.errors import Permanent, Unavailable
 async def an_external_service(
     head: str, chunk: bytes = b"", *, endless: bool = False, pause: float = 0
 ) -> AsyncIterator[tuple[str, list[str]]]:
-    """Answers every request with that head and body: its address, and the lines it was asked with.
+    """Answers every request with this head and body. Yields its address and the heads of the requests.
 
-    With `endless` the body is that chunk again and again, after a `pause` in seconds each time.
+    With `endless` the body repeats the chunk for ever, with a `pause` in seconds before each.
     """
     asked: list[str] = []
 
@@ -46,14 +46,14 @@ async def an_external_service(
 
 
 async def test_an_endless_answer_is_an_outage() -> None:
-    """It is given up long before it fills the memory."""
+    """The client stops reading long before the memory is full."""
     async with an_external_service("200 OK", b"x" * 65_536, endless=True) as (url, _), open_http(10) as http:
         with pytest.raises(Unavailable, match="ReadError"):
             await get_json(http, "fulfillment", url, {})
 
 
-async def test_so_it_is_for_those_who_speak_through_an_sdk() -> None:
-    """Stripe and the language model are external services like the others."""
+async def test_an_endless_answer_to_an_sdk_is_an_outage() -> None:
+    """Stripe's and OpenAI's SDKs use the same client."""
     async with an_external_service("200 OK", b"x" * 65_536, endless=True) as (url, _), open_http(10) as http:
         payments = StripeGateway(stripe_client(http, SANDBOX_STRIPE_KEY, url))
         with pytest.raises(Unavailable, match="APIConnectionError"):
@@ -64,8 +64,8 @@ async def test_so_it_is_for_those_who_speak_through_an_sdk() -> None:
             await model.answer("Say it.", "the text", {})
 
 
-async def test_an_answer_in_drops_is_not_waited_for() -> None:
-    """The time-out is of the whole answer, not of each of its parts; for Stripe and the language model as well."""
+async def test_a_slow_answer_is_an_outage() -> None:
+    """The time-out is for the whole answer, not for each part of it; also for Stripe and the language model."""
     drops = an_external_service("200 OK", b" ", endless=True, pause=0.05)
     async with drops as (url, _), open_http(0.5) as http, asyncio.timeout(20):
         with pytest.raises(Unavailable, match="fulfillment: ReadTimeout"):
@@ -77,8 +77,8 @@ async def test_an_answer_in_drops_is_not_waited_for() -> None:
             await model.answer("Say it.", "the text", {})
 
 
-async def test_an_answer_that_is_packed_is_an_outage() -> None:
-    """A kilobyte of it may become a gigabyte."""
+async def test_a_compressed_answer_is_an_outage() -> None:
+    """A kilobyte may become a gigabyte."""
     packed = gzip.compress(b"x" * 1024)
     async with an_external_service("200 OK\r\nContent-Encoding: gzip", packed) as (url, asked), open_http(10) as http:
         with pytest.raises(Unavailable, match="DecodingError"):
@@ -87,13 +87,13 @@ async def test_an_answer_that_is_packed_is_an_outage() -> None:
 
 
 async def test_the_largest_answer_is_read() -> None:
-    """What is allowed is not cut."""
+    """An answer of exactly the maximum is read whole."""
     async with an_external_service("200 OK", b"x" * MAX_ANSWER) as (url, _), open_http(10) as http:
         assert len((await get_json(http, "fulfillment", url, {})).content) == MAX_ANSWER
 
 
 async def test_a_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An external service does not choose whom the worker speaks to; nor does the environment."""
+    """Neither a service nor the environment chooses which address the worker calls."""
     async with an_external_service("200 OK") as (inside, asked_inside):
         monkeypatch.setenv("HTTP_PROXY", inside)
         async with an_external_service(f"302 Found\r\nLocation: {inside}") as (url, asked), open_http(10) as http:
@@ -103,7 +103,7 @@ async def test_a_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_no_cookie_is_kept() -> None:
-    """What one external service hands out is shown to nobody, not even to itself."""
+    """A cookie is not sent back, not even to the service that set it."""
     head = "200 OK\r\nSet-Cookie: a=b; Path=/\r\nSet-Cookie: c=d"
     async with an_external_service(head) as (url, asked), open_http(10) as http:
         for _ in range(2):
@@ -112,8 +112,8 @@ async def test_no_cookie_is_kept() -> None:
     assert "cookie" not in "".join(asked).lower()
 
 
-async def test_an_address_that_is_none_is_an_outage() -> None:
-    """It heals when the setting is mended."""
+async def test_an_invalid_address_is_an_outage() -> None:
+    """It ends when an operator corrects the setting."""
     async with open_http(10) as http:
         with pytest.raises(Unavailable, match="InvalidURL"):
             await get_json(http, "fulfillment", "http://127.0.0.1\n", {})
@@ -126,22 +126,22 @@ async def test_an_address_that_is_none_is_an_outage() -> None:
     [("7", 7), ("9" * 5000, MAX_RETRY_AFTER), ("²", None), ("-1", None), ("Wed, 21 Oct 2026 07:28:00 GMT", None)],
     ids=["seconds", "too many", "no decimal", "negative", "a date"],
 )
-def test_the_wait_that_an_external_service_asks_for(value: str, seconds: int | None) -> None:
-    """In seconds, within reason; anything else is as if it had not been said."""
+def test_the_delay_that_a_service_asks_for(value: str, seconds: int | None) -> None:
+    """A number of seconds, up to a maximum; anything else is ignored."""
     wait = retry_after({"Retry-After": value})
     assert (wait and wait.total_seconds()) == seconds
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_refusal_of_the_request_is_final(status: int) -> None:
-    """The same request would be refused again."""
+    """The service would refuse the same request again."""
     with pytest.raises(Permanent, match=f"email: HTTP {status}"):
         raise_for_refusal("email", httpx.Response(status))
 
 
 @pytest.mark.parametrize("status", [302, 404, 409, 410])
-def test_anything_else_but_a_yes_is_an_outage(status: int) -> None:
-    """Also an attempt of ours that is still under way, and an address that is wrong; the wait asked for is kept."""
+def test_any_other_failure_is_an_outage(status: int) -> None:
+    """For example a conflict with an earlier attempt, or a wrong address; Retry-After is kept."""
     with pytest.raises(Unavailable, match=f"email: HTTP {status}") as outage:
         raise_for_refusal("email", httpx.Response(status, headers={"Retry-After": "7"}))
     assert outage.value.next_retry_delay == timedelta(seconds=7)

@@ -1,4 +1,4 @@
-"""The gateway to the language model: what goes out, what is taken for an answer, and its errors in our words."""
+"""The gateway to the language model: its requests, the answers it accepts, and its errors."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -19,7 +19,7 @@ SCHEMA = {"type": "object", "properties": {}, "required": [], "additionalPropert
 
 @pytest.fixture
 async def model(bench: Bench) -> AsyncIterator[LanguageModel]:
-    """The sandbox's, impatient."""
+    """The sandbox's model, with a short time-out."""
     async with open_http(3) as http:
         client = openai_client(http, SANDBOX_OPENAI_KEY, f"{bench.sandbox.url}/openai/v1")
         yield LanguageModel(client, model="gpt-4o", max_tokens=100)
@@ -35,7 +35,7 @@ def completion(message: Any, finish_reason: str = "stop") -> dict[str, Any]:
 
 
 async def test_texts_become_vectors_of_length_1(bench: Bench, model: LanguageModel) -> None:
-    """In the order of the texts, in one request; whatever length the model gave them, however large."""
+    """In the order of the texts, in one request, whatever length the model's vectors have."""
     assert len(await model.embed(["a lamp", "a pen"], TARGET)) == 2
     bench.fault("openai", "status", status=200, body=vectors([3e200, 4e200, 0, 0, 0, 0, 0, 0]))
     assert await model.embed(["a lamp"], TARGET) == [pytest.approx([0.6, 0.8, 0, 0, 0, 0, 0, 0])]
@@ -66,7 +66,7 @@ BAD_VECTORS: dict[str, Any] = {
 
 @pytest.mark.parametrize("body", BAD_VECTORS.values(), ids=BAD_VECTORS)
 async def test_bad_vectors_are_refused(bench: Bench, model: LanguageModel, body: Any) -> None:
-    """Asking again would not help; the message quotes nothing."""
+    """Another request would not help; the error quotes nothing."""
     bench.fault("openai", "status", status=200, body=body)
     with pytest.raises(Permanent) as refused:
         await model.embed([PROMPT], TARGET)
@@ -86,8 +86,8 @@ UNUSABLE: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("body", "problem"), UNUSABLE.values(), ids=UNUSABLE)
-async def test_what_is_no_answer(bench: Bench, model: LanguageModel, body: Any, problem: str) -> None:
-    """A problem in a few words, for another ask."""
+async def test_answers_that_cannot_be_used(bench: Bench, model: LanguageModel, body: Any, problem: str) -> None:
+    """The problem is named in short, so that the caller can ask again."""
     bench.fault("openai", "status", status=200, body=body)
     with pytest.raises(Unusable) as unusable:
         await model.answer("Say it.", PROMPT, SCHEMA)
@@ -113,8 +113,8 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 @pytest.mark.parametrize("name", ERRORS)
 @pytest.mark.parametrize("call", ["embed", "answer"])
-async def test_errors_in_our_words(bench: Bench, model: LanguageModel, name: str, call: str) -> None:
-    """One request, never repeated by the SDK; neither the request nor the key is in the message."""
+async def test_errors_of_openai(bench: Bench, model: LanguageModel, name: str, call: str) -> None:
+    """One request, never repeated by the SDK; the error quotes neither the request nor the key."""
     fault, error, kind = ERRORS[name]
     quoting = {"error": {"code": PROMPT, "message": f"{PROMPT} {SANDBOX_OPENAI_KEY}", "type": "x", "param": None}}
     bench.fault("openai", **({"body": quoting} | fault))
@@ -123,13 +123,13 @@ async def test_errors_in_our_words(bench: Bench, model: LanguageModel, name: str
 
     assert getattr(raised.value, "type", None) == kind
     assert len(bench.calls("openai")) == 1
-    for told in (str(raised.value), repr(raised.value), repr(raised.value.__cause__)):
-        assert PROMPT not in told
-        assert SANDBOX_OPENAI_KEY not in told
+    for text in (str(raised.value), repr(raised.value), repr(raised.value.__cause__)):
+        assert PROMPT not in text
+        assert SANDBOX_OPENAI_KEY not in text
 
 
 async def test_the_limits_retry_after_is_kept(bench: Bench, model: LanguageModel) -> None:
-    """Temporal waits as long as OpenAI asks; the code helps whoever reads the message."""
+    """Temporal waits as long as OpenAI asks; the error quotes OpenAI's code."""
     body = {"error": {"code": "insufficient_quota", "message": "x", "type": "x", "param": None}}
     bench.fault("openai", "status", status=429, headers={"Retry-After": "7"}, body=body)
     with pytest.raises(Unavailable, match="HTTP 429 insufficient_quota") as limited:
@@ -139,8 +139,8 @@ async def test_the_limits_retry_after_is_kept(bench: Bench, model: LanguageModel
     assert limited.value.next_retry_delay.total_seconds() == 7
 
 
-async def test_without_a_key_nobody_is_asked(bench: Bench) -> None:
-    """No client is made, whatever else the environment holds."""
+async def test_without_a_key_there_is_no_request(bench: Bench) -> None:
+    """No client is created, whatever else the environment has."""
     async with open_http(3) as http:
         client = openai_client(http, "", f"{bench.sandbox.url}/openai/v1")
         model = LanguageModel(client, model="gpt-4o", max_tokens=100)

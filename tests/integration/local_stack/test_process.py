@@ -1,4 +1,4 @@
-"""Children live no longer than asked for, and what goes wrong with one is told in one message."""
+"""Child processes end when they should, and a failed one is reported in one message."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ def python(code: str, log: Path, grace: float = 10) -> Command:
 
 
 async def test_a_child_ends_with_its_block(tmp_path: Path) -> None:
-    """Leaving the block stops the child and waits until it is gone."""
+    """The end of the block stops the child and waits for its end."""
     async with running(python("import time; time.sleep(600)", tmp_path / "log")) as child:
         os.kill(child.pid, 0)
     with pytest.raises(ProcessLookupError):
@@ -41,7 +41,7 @@ async def test_a_child_that_ignores_the_signal_is_killed(tmp_path: Path) -> None
 
 
 async def test_a_failed_start_shows_the_last_lines_of_the_log(tmp_path: Path) -> None:
-    """A child that ends before it is ready is named with its exit status, its log and that log's end."""
+    """The error names a child that ends before it is ready, its exit status and the end of its log."""
 
     async def never() -> bool:
         return False
@@ -51,13 +51,13 @@ async def test_a_failed_start_shows_the_last_lines_of_the_log(tmp_path: Path) ->
             await child.ready(never)
 
 
-async def test_a_child_that_answers_never_is_given_up(tmp_path: Path) -> None:
-    """Readiness is waited for within a bound, and an answer of somebody else does not count once our child is gone."""
+async def test_a_child_that_never_answers_is_an_error(tmp_path: Path) -> None:
+    """The wait for readiness has a limit, and an answer of another process does not count after our child ended."""
 
     async def never() -> bool:
         return False
 
-    async def somebody_else() -> bool:
+    async def another_process() -> bool:
         await child.wait()
         return True
 
@@ -66,11 +66,11 @@ async def test_a_child_that_answers_never_is_given_up(tmp_path: Path) -> None:
             await child.ready(never, within=0.1)
     async with running(python("", tmp_path / "log")) as child:
         with pytest.raises(StackError, match="The child ended with exit status 0"):
-            await child.ready(somebody_else)
+            await child.ready(another_process)
 
 
-async def test_the_first_to_end_is_told(tmp_path: Path) -> None:
-    """Of several children the one that ended is named, with the signal that killed it."""
+async def test_the_first_to_end_is_named(tmp_path: Path) -> None:
+    """The error names the child that ended and the signal that killed it."""
     sleeper = "import time; time.sleep(600)"
     async with running(python(sleeper, tmp_path / "a")) as one, running(python(sleeper, tmp_path / "b")) as other:
         os.kill(other.pid, signal.SIGKILL)
@@ -79,7 +79,7 @@ async def test_the_first_to_end_is_told(tmp_path: Path) -> None:
 
 
 async def test_a_missing_program_is_a_message(tmp_path: Path) -> None:
-    """A program that is not installed names the remedy; one that cannot be run, the reason."""
+    """The error for a missing program says what to run; for one that cannot run it gives the reason."""
     with pytest.raises(StackError, match=r"`no-such-program` is missing\. Run `make install`"):
         binary("no-such-program")
     with pytest.raises(StackError, match=f"cannot run {tmp_path}: Permission denied"):

@@ -1,4 +1,4 @@
-"""The whole stack, as `make up` runs it: what it leaves behind, what it refuses, what it says."""
+"""The whole stack, as `make up` runs it: start, stop, refusals and messages."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ def folder() -> Iterator[Path]:
 
 @asynccontextmanager
 async def supervisor(stack: Stack) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`python -m deploy.local.stack up` on the stack's folder and ports."""
+    """Run `python -m deploy.local.stack up` on the folder and ports of a stack."""
     ports = [f"--{name}-port={port}" for name, port in stack.ports]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "deploy.local.stack", "up", f"--data-dir={stack.data_dir}", *ports),
@@ -43,13 +43,16 @@ async def supervisor(stack: Stack) -> AsyncIterator[asyncio.subprocess.Process]:
     try:
         yield process
     finally:
+        children = {}
         if process.returncode is None:
+            children = descendants(process.pid)
             process.kill()
         await process.communicate()
+        await eventually(lambda: not any(map(alive, children)))  # a Postgres that stops still writes to the folder
 
 
 async def serving(process: asyncio.subprocess.Process) -> dict[int, str]:
-    """Wait until a supervisor has shown its addresses, and return the processes that it holds."""
+    """Wait until a supervisor has shown its addresses, and return its child processes."""
     assert process.stdout is not None
     assert process.stderr is not None
     async with asyncio.timeout(DEADLINE):
@@ -59,7 +62,7 @@ async def serving(process: asyncio.subprocess.Process) -> dict[int, str]:
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """The living processes below a process, with their command lines."""
+    """Return the descendants of a process, with their command lines."""
     found: dict[int, str] = {}
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         found[int(child)] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
@@ -68,7 +71,7 @@ def descendants(pid: int) -> dict[int, str]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; a late attempt does not."""
+    """Whether a process runs; a defunct one does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -82,7 +85,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 
 async def test_the_life_of_a_stack(folder: Path) -> None:
-    """A folder has one stack; SIGKILL leaves no process; the next stack finds the data; SIGTERM is an orderly end."""
+    """A folder has one stack; SIGKILL leaves no process; the next stack finds the data; SIGTERM stops it in order."""
     stack = Stack(folder, Ports.free(), fast=True)
     async with supervisor(stack) as first:
         children = await serving(first)
@@ -105,7 +108,7 @@ async def test_the_life_of_a_stack(folder: Path) -> None:
 
 
 async def test_the_order_of_yesterday_can_be_cancelled(folder: Path) -> None:
-    """After SIGKILL of everything the next stack refunds what the one before charged: the sandbox remembers too."""
+    """After SIGKILL of everything the next stack refunds what the first one charged."""
     stack = Stack(folder, Ports.free(), fast=True)
     async with supervisor(stack) as first:
         children = await serving(first)
@@ -124,8 +127,8 @@ async def client(stack: Stack) -> Client:
     return await Client.connect(stack.temporal.address, plugins=[plugin()])
 
 
-async def test_nothing_is_restarted_silently(folder: Path) -> None:
-    """When one child dies, the others are stopped and the one is named, with exit status 1 and no traceback."""
+async def test_no_child_is_restarted(folder: Path) -> None:
+    """When one child dies, the others are stopped and the error names it, with exit status 1 and no traceback."""
     async with supervisor(Stack(folder, Ports.free())) as process:
         children = await serving(process)
         os.kill(next(pid for pid, command in children.items() if "-m sandbox" in command), signal.SIGKILL)
@@ -136,8 +139,8 @@ async def test_nothing_is_restarted_silently(folder: Path) -> None:
         assert not any(map(alive, children))
 
 
-async def test_an_interrupted_start_leaves_nobody(folder: Path) -> None:
-    """Ctrl-C while the stack is still starting ends it as well, and is no error."""
+async def test_an_interrupted_start_leaves_no_process(folder: Path) -> None:
+    """Ctrl-C while the stack is starting stops everything without an error."""
     async with supervisor(Stack(folder, Ports.free())) as process:
         await eventually(lambda: any("initdb" in command for command in descendants(process.pid).values()))
         children = descendants(process.pid)
@@ -153,7 +156,7 @@ async def test_an_interrupted_start_leaves_nobody(folder: Path) -> None:
     [("postgres", "Postgres"), ("temporal", "Temporal"), ("ui", "Temporal's Web UI"), ("sandbox", "The sandbox")],
 )
 async def test_a_taken_port_is_a_message(folder: Path, name: str, wanted_by: str) -> None:
-    """A port that somebody else serves is named with what wanted it, and whatever had started is stopped."""
+    """The error names the taken port and the part that needs it; every started part is stopped."""
     stack = Stack(folder, Ports.free(), fast=True)
     port = getattr(stack.ports, name)
     before = descendants(os.getpid())
@@ -164,7 +167,7 @@ async def test_a_taken_port_is_a_message(folder: Path, name: str, wanted_by: str
 
 
 async def test_a_taken_port_of_the_web_process_is_a_message(folder: Path) -> None:
-    """It is the one program of ours that listens."""
+    """The error names the taken port of the web process."""
     stack = Stack(folder, Ports.free())
     port = stack.ports.webhooks
     with (
@@ -175,8 +178,8 @@ async def test_a_taken_port_of_the_web_process_is_a_message(folder: Path) -> Non
             pass
 
 
-def test_the_ports_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program with no settings at all finds the stack on its default ports."""
+def test_the_default_ports_match_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program without settings finds the stack on its default ports."""
     environment = Stack().environment({})
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -188,8 +191,8 @@ def test_the_ports_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) ->
     assert found.model_dump(exclude=bases) == Settings().model_dump(exclude=bases)
 
 
-def test_given_external_services_win_but_never_a_given_database_or_engine() -> None:
-    """One's own keys reach Stripe and OpenAI; orders never reach another database or Temporal than the stack's."""
+def test_given_keys_replace_the_sandbox_but_never_database_or_temporal() -> None:
+    """Given keys reach Stripe and OpenAI; database and Temporal are always the stack's."""
     stack = Stack()
     keys = {"STRIPE_SECRET_KEY": "sk_test_own", "OPENAI_API_KEY": "sk-own"}
     given = keys | {"EMAIL_SERVICE_URL": "http://mail", "HOME": "/home/me"}

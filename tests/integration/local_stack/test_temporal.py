@@ -1,4 +1,4 @@
-"""The local Temporal keeps its runs in a file, and knows the search attributes on every start."""
+"""The local Temporal server keeps its runs in a file, and registers the search attributes on every start."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from deploy.local.temporal import TemporalServer
 
 
 async def test_runs_and_search_attributes_survive_a_restart(tmp_path: Path) -> None:
-    """An open run is still open after a restart, and an attribute that is new to the file is registered."""
+    """A run is still open after a restart, and a new search attribute is registered."""
     port, ui_port = free_ports(2)
     file = tmp_path / "temporal.db"
     first = TemporalServer(file, port, ui_port, logs=tmp_path, search_attributes={"Old": "Keyword"})

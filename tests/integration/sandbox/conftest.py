@@ -1,4 +1,4 @@
-"""One sandbox, new for every test, and Stripe: the sandbox's, or with STRIPE_CONTRACT_KEY the real one in test mode."""
+"""A sandbox that is reset before every test, and Stripe: the sandbox's, or the real one with STRIPE_CONTRACT_KEY."""
 
 import asyncio
 import os
@@ -21,22 +21,22 @@ stripe.enable_telemetry = False
 
 
 @pytest.fixture(scope="session")
-async def playground() -> AsyncIterator[Running]:
+async def shared_sandbox() -> AsyncIterator[Running]:
     async with serve() as running:
         yield running
 
 
 @pytest.fixture(autouse=True)
-def _fresh(playground: Running) -> None:
-    playground.world.reset()
+def _fresh(shared_sandbox: Running) -> None:
+    shared_sandbox.world.reset()
 
 
 @pytest.fixture
-def sandbox(playground: Running) -> Running:
-    """For what cannot be asked of the real Stripe."""
+def sandbox(shared_sandbox: Running) -> Running:
+    """The sandbox, for tests that the real Stripe cannot run."""
     if CONTRACT_KEY:
         pytest.skip("needs the sandbox")
-    return playground
+    return shared_sandbox
 
 
 @pytest.fixture
@@ -46,22 +46,22 @@ async def http(sandbox: Running) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture(scope="session")
-async def client(playground: Running) -> AsyncIterator[stripe.StripeClient]:
-    """The real SDK, against the one Stripe or the other."""
-    api = stripe.DEFAULT_API_BASE if CONTRACT_KEY else f"{playground.url}/stripe"
+async def client(shared_sandbox: Running) -> AsyncIterator[stripe.StripeClient]:
+    """The real SDK, connected to the sandbox or to the real Stripe."""
+    api = stripe.DEFAULT_API_BASE if CONTRACT_KEY else f"{shared_sandbox.url}/stripe"
     async with open_http(30) as http:
         yield stripe_client(http, CONTRACT_KEY or SANDBOX_STRIPE_KEY, api)
 
 
 @pytest.fixture
 async def customer(client: stripe.StripeClient) -> str:
-    """A customer of the account; the sandbox takes any id."""
+    """A customer of the account; the sandbox accepts any id."""
     return (await client.v1.customers.create_async()).id if CONTRACT_KEY else "cus_123"
 
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
-    """Wait for a condition, with a deadline."""
+    """A function that waits for a condition, with a deadline."""
 
     async def poll(condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):

@@ -1,4 +1,4 @@
-"""The webhooks that the sandbox sends: what is told, how it is signed, and how deliveries go wrong on request."""
+"""The webhooks of the sandbox: their events, their signatures, and deliveries that fail on request."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,11 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from app.web.server import serve
 from deploy.local.process import Command, running
 from sandbox.server import Running
 from sandbox.webhooks import FULFILLMENT_SECRET, STRIPE_SECRET
 from tests.integration.sandbox.test_memory import SHIPMENT, command
-from webhooks import serve
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 PAYMENT: Final = {"amount": "2999", "currency": "usd", "capture_method": "manual", "confirm": "true"}
@@ -26,38 +26,38 @@ AUTHORIZED: Final = ["payment_intent.created", "payment_intent.amount_capturable
 
 
 @dataclass
-class Ear:
-    """A shop that writes down what it is told; it answers with `answers` first, then with 200."""
+class Receiver:
+    """A shop that records its webhooks; it answers with `answers` first, then with 200."""
 
     url: str
-    heard: list[tuple[dict[str, Any], bytes, str]] = field(default_factory=list)
+    received: list[tuple[dict[str, Any], bytes, str]] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
 
     async def listen(self, request: Request) -> Response:
         body = await request.body()
         source = request.path_params["source"].capitalize()
-        self.heard.append((await request.json(), body, request.headers[f"{source}-Signature"]))
+        self.received.append((await request.json(), body, request.headers[f"{source}-Signature"]))
         return Response(status_code=self.answers.pop(0) if self.answers else 200)
 
     @property
     def types(self) -> list[str]:
-        return [event["type"] for event, _, _ in self.heard]
+        return [event["type"] for event, _, _ in self.received]
 
 
 @pytest.fixture
-async def deaf_ear() -> AsyncIterator[Ear]:
-    """One that nobody talks to yet."""
-    ear = Ear("")
-    app = Starlette(routes=[Route("/webhooks/{source}", ear.listen, methods=["POST"])])
-    async with serve(app, "127.0.0.1", 0) as ear.url:
-        yield ear
+async def idle_receiver() -> AsyncIterator[Receiver]:
+    """A receiver that gets no webhooks yet."""
+    receiver = Receiver("")
+    app = Starlette(routes=[Route("/webhooks/{source}", receiver.listen, methods=["POST"])])
+    async with serve(app, "127.0.0.1", 0) as receiver.url:
+        yield receiver
 
 
 @pytest.fixture
-async def ear(deaf_ear: Ear, http: httpx.AsyncClient) -> AsyncIterator[Ear]:
-    (await http.post("/_sandbox/webhooks", json={"url": deaf_ear.url})).raise_for_status()
+async def receiver(idle_receiver: Receiver, http: httpx.AsyncClient) -> AsyncIterator[Receiver]:
+    (await http.post("/_sandbox/webhooks", json={"url": idle_receiver.url})).raise_for_status()
     http.headers["Authorization"] = "Bearer sk_test_sandbox"
-    yield deaf_ear
+    yield idle_receiver
     await http.delete("/_sandbox/webhooks")
 
 
@@ -66,7 +66,7 @@ async def idle(http: httpx.AsyncClient) -> None:
 
 
 async def pay(http: httpx.AsyncClient, card: str = "pm_card_visa", **more: str) -> str:
-    """Create and confirm a PaymentIntent: its id, however it went."""
+    """Create and confirm a PaymentIntent, and return its id even if it was declined."""
     answer = await http.post("/stripe/v1/payment_intents", data=PAYMENT | {"payment_method": card} | more)
     body = answer.json()
     return str((body["error"]["payment_intent"] if "error" in body else body)["id"])
@@ -84,7 +84,7 @@ async def fault(http: httpx.AsyncClient, kind: str, **more: Any) -> None:
     (await http.post("/_sandbox/faults", json={"service": "webhooks", "kind": kind, **more})).raise_for_status()
 
 
-# -------------------------------------------------------------------------------------------------------- what is told
+# -------------------------------------------------------------------------------------------------------------- events
 
 
 async def capture_and_refund(http: httpx.AsyncClient) -> None:
@@ -139,7 +139,7 @@ CHARGED: Final = ["payment_intent.created", "payment_intent.succeeded", "refund.
 
 
 @pytest.mark.parametrize(
-    ("story", "told"),
+    ("story", "events"),
     [
         (capture_and_refund, [*AUTHORIZED, "payment_intent.succeeded", "refund.created"]),
         (void, [*AUTHORIZED, "payment_intent.canceled"]),
@@ -158,25 +158,28 @@ CHARGED: Final = ["payment_intent.created", "payment_intent.succeeded", "refund.
         (ship_and_deliver, ["order.shipped", "order.delivered"]),
     ],
 )
-async def test_every_change_is_told_once(
-    ear: Ear, http: httpx.AsyncClient, story: Callable[[httpx.AsyncClient], Awaitable[None]], told: list[str]
+async def test_every_change_is_reported_once(
+    receiver: Receiver,
+    http: httpx.AsyncClient,
+    story: Callable[[httpx.AsyncClient], Awaitable[None]],
+    events: list[str],
 ) -> None:
-    """By the names that Stripe has for it; looking tells nothing."""
+    """Each change sends one event of Stripe's type; reading sends none."""
     await story(http)
     await http.get("/stripe/v1/payment_intents")
-    await http.get("/_sandbox/books")
+    await http.get("/_sandbox/records")
     await idle(http)
-    assert sorted(ear.types) == sorted(told)
-    assert len({event["id"] for event, _, _ in ear.heard}) == len(told)
+    assert sorted(receiver.types) == sorted(events)
+    assert len({event["id"] for event, _, _ in receiver.received}) == len(events)
 
 
-async def test_events_look_and_are_signed_like_stripes(ear: Ear, http: httpx.AsyncClient) -> None:
-    """Stripe's own SDK takes them, and the object is as it stands; the warehouse signs with its own secret."""
+async def test_events_look_and_are_signed_like_stripes(receiver: Receiver, http: httpx.AsyncClient) -> None:
+    """Stripe's SDK accepts the events; the warehouse signs with its own secret."""
     intent = await pay(http)
     await ship_and_deliver(http)
     await idle(http)
     objects = {}
-    for event, body, signature in ear.heard:
+    for event, body, signature in receiver.received:
         if event["type"].startswith("order."):
             stripe.WebhookSignature.verify_header(body.decode(), signature, FULFILLMENT_SECRET)
             assert event["orderId"] == "order-1"
@@ -187,123 +190,125 @@ async def test_events_look_and_are_signed_like_stripes(ear: Ear, http: httpx.Asy
     assert objects["payment_intent.amount_capturable_updated"].status == "requires_capture"
 
 
-async def test_secrets_can_be_given(deaf_ear: Ear, http: httpx.AsyncClient, ear: Ear) -> None:
-    """For a shop that has others."""
-    given = {"url": deaf_ear.url, "stripe_secret": "whsec_a", "fulfillment_secret": "b"}
+async def test_secrets_can_be_given(idle_receiver: Receiver, http: httpx.AsyncClient, receiver: Receiver) -> None:
+    """The target may name its own secrets."""
+    given = {"url": idle_receiver.url, "stripe_secret": "whsec_a", "fulfillment_secret": "b"}
     (await http.post("/_sandbox/webhooks", json=given)).raise_for_status()
     await pay(http)
     await idle(http)
-    for _, body, signature in ear.heard:
+    for _, body, signature in receiver.received:
         stripe.WebhookSignature.verify_header(body.decode(), signature, "whsec_a")
-    assert ear.heard
+    assert receiver.received
 
 
-async def test_nobody_is_told_unless_somebody_asked(ear: Ear, http: httpx.AsyncClient) -> None:
-    """Nor later what happened before."""
+async def test_no_webhooks_without_a_target(receiver: Receiver, http: httpx.AsyncClient) -> None:
+    """A change without a target is not reported later either."""
     await http.delete("/_sandbox/webhooks")
     intent = await pay(http)
-    await http.post("/_sandbox/webhooks", json={"url": ear.url})
+    await http.post("/_sandbox/webhooks", json={"url": receiver.url})
     await act(http, intent, "capture")
     await idle(http)
-    assert ear.types == ["payment_intent.succeeded"]
+    assert receiver.types == ["payment_intent.succeeded"]
 
 
-# ------------------------------------------------------------------------------------------------------- how it is told
+# ------------------------------------------------------------------------------------------------------------ delivery
 
 
 @pytest.mark.parametrize("status", [301, 400, 500])
-async def test_sent_again_until_it_is_taken(ear: Ear, http: httpx.AsyncClient, status: int) -> None:
-    """The same event, whatever the no was."""
-    ear.answers = [status] * 4
+async def test_a_webhook_is_sent_again_until_it_is_accepted(
+    receiver: Receiver, http: httpx.AsyncClient, status: int
+) -> None:
+    """Every refused attempt is followed by another one with the same event."""
+    receiver.answers = [status] * 4
     await pay(http)
     await idle(http)
-    ids = [event["id"] for event, _, _ in ear.heard]
+    ids = [event["id"] for event, _, _ in receiver.received]
     assert (len(ids), len(set(ids))) == (6, 2)
     assert (await http.get("/_sandbox/webhooks")).json()["pending"] == []
     attempts = (await http.get("/_sandbox/webhooks")).json()["attempts"][-6:]
     assert sorted(attempt["status"] for attempt in attempts) == sorted([200, 200, *[status] * 4])
 
 
-async def test_duplicate(ear: Ear, http: httpx.AsyncClient) -> None:
-    """The event that is named comes twice, with one id."""
+async def test_duplicate(receiver: Receiver, http: httpx.AsyncClient) -> None:
+    """The event arrives twice with one id."""
     await fault(http, "duplicate", route="*.amount_capturable_updated")
     await pay(http)
     await idle(http)
-    assert sorted(ear.types) == sorted([*AUTHORIZED, AUTHORIZED[1]])
-    assert len({event["id"] for event, _, _ in ear.heard}) == 2
+    assert sorted(receiver.types) == sorted([*AUTHORIZED, AUTHORIZED[1]])
+    assert len({event["id"] for event, _, _ in receiver.received}) == 2
 
 
-async def test_reorder(ear: Ear, http: httpx.AsyncClient, until: Until, sandbox: Running) -> None:
-    """It comes after the one that follows it, once that was taken; others are not waited for."""
+async def test_reorder(receiver: Receiver, http: httpx.AsyncClient, until: Until, sandbox: Running) -> None:
+    """The event arrives after the next one was accepted; no later one is waited for."""
     intent = await pay(http)
     await idle(http)
-    ear.answers, ear.heard = [500], []
+    receiver.answers, receiver.received = [500], []
     await fault(http, "reorder", route="payment_intent.succeeded")
     await act(http, intent, "capture")
-    assert ear.types == []
+    assert receiver.types == []
     await refund(http, intent)
     await idle(http)
-    assert ear.types == ["refund.created", "refund.created", "payment_intent.succeeded"]
+    assert receiver.types == ["refund.created", "refund.created", "payment_intent.succeeded"]
 
     await fault(http, "reorder", times=None)
     await pay(http)
-    await until(lambda: len(ear.heard) == 3)
-    assert len(sandbox.world.courier.pending) == 2
+    await until(lambda: len(receiver.received) == 3)
+    assert len(sandbox.world.webhook_sender.pending) == 2
     await http.delete("/_sandbox/faults")
     await idle(http)
-    assert sorted(ear.types[3:]) == sorted(AUTHORIZED)
+    assert sorted(receiver.types[3:]) == sorted(AUTHORIZED)
 
 
-async def test_delay(ear: Ear, http: httpx.AsyncClient) -> None:
-    """It is late, until its time has come or the script is cleared; others overtake it."""
+async def test_delay(receiver: Receiver, http: httpx.AsyncClient) -> None:
+    """The event waits until its delay is over or cleared; others overtake it."""
     await fault(http, "delay", route="payment_intent.created", seconds=3600, order="slow")
     await pay(http, **{"metadata[order_id]": "slow"})
     await act(http, await pay(http, **{"metadata[order_id]": "fast"}), "cancel")
     idling = asyncio.create_task(idle(http))
-    while len(ear.heard) < 4:
+    while len(receiver.received) < 4:
         await asyncio.sleep(0.01)
     assert not idling.done()
     await http.delete("/_sandbox/faults")
     await idling
-    assert ear.types[-1] == "payment_intent.created"
+    assert receiver.types[-1] == "payment_intent.created"
 
 
-async def test_drop(ear: Ear, http: httpx.AsyncClient) -> None:
-    """It never comes, and nobody waits for it."""
+async def test_drop(receiver: Receiver, http: httpx.AsyncClient) -> None:
+    """The event never arrives, and nothing waits for it."""
     await fault(http, "drop", times=None)
     await pay(http)
     await idle(http)
-    assert ear.types == []
+    assert receiver.types == []
 
 
 @pytest.mark.parametrize(
     ("service", "kind"), [("stripe", "duplicate"), ("email", "drop"), ("webhooks", "status"), ("webhooks", "saved_500")]
 )
 async def test_a_fault_that_does_not_suit_its_service(http: httpx.AsyncClient, service: str, kind: str) -> None:
-    """422: it would never strike."""
+    """A fault that could never hit is refused with 422."""
     answer = await http.post("/_sandbox/faults", json={"service": service, "kind": kind})
     assert answer.status_code == 422
 
 
-async def test_a_reset_forgets_what_was_to_be_told(ear: Ear, http: httpx.AsyncClient) -> None:
-    """But not whom."""
+async def test_a_reset_drops_pending_webhooks(receiver: Receiver, http: httpx.AsyncClient) -> None:
+    """The target stays."""
     await fault(http, "delay", seconds=3600, times=None)
     await pay(http)
     await http.post("/_sandbox/reset")
     await idle(http)
-    assert ear.types == []
+    assert receiver.types == []
     await pay(http)
     await idle(http)
-    assert sorted(ear.types) == sorted(AUTHORIZED)
+    assert sorted(receiver.types) == sorted(AUTHORIZED)
 
 
-async def test_what_was_not_told_is_told_by_the_next_sandbox(deaf_ear: Ear, tmp_path: Path, until: Until) -> None:
-    """After a kill: told again where it is not known to have arrived, and nothing that is known to have."""
-    deaf_ear.answers = [500] * 1000
+async def test_the_next_sandbox_delivers_what_is_pending(idle_receiver: Receiver, tmp_path: Path, until: Until) -> None:
+    """After a kill, webhooks that were not accepted are sent again, and no others."""
+    idle_receiver.answers = [500] * 1000
     state = tmp_path / "sandbox.db"
 
     def sandbox(log: str) -> Command:
-        argv = (*command(state), f"--webhooks={deaf_ear.url}")
+        argv = (*command(state), f"--webhooks={idle_receiver.url}")
         return Command(name="The sandbox", argv=argv, log=tmp_path / log, grace=0)
 
     async with running(sandbox("first")):
@@ -312,15 +317,15 @@ async def test_what_was_not_told_is_told_by_the_next_sandbox(deaf_ear: Ear, tmp_
         async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
             http.headers["Authorization"] = "Bearer sk_test_sandbox"
             intent = await pay(http)
-            await until(lambda: len(deaf_ear.heard) >= 4)
-    deaf_ear.heard.clear()
-    deaf_ear.answers.clear()
+            await until(lambda: len(idle_receiver.received) >= 4)
+    idle_receiver.received.clear()
+    idle_receiver.answers.clear()
     async with running(sandbox("second")):
-        await until(lambda: len(deaf_ear.heard) == 2)
-        assert sorted(deaf_ear.types) == sorted(AUTHORIZED)
+        await until(lambda: len(idle_receiver.received) == 2)
+        assert sorted(idle_receiver.types) == sorted(AUTHORIZED)
         url = (tmp_path / "second").read_text().split()[-1]
         async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
             http.headers["Authorization"] = "Bearer sk_test_sandbox"
             await act(http, intent, "capture")
             await idle(http)
-    assert deaf_ear.types[2:] == ["payment_intent.succeeded"]
+    assert idle_receiver.types[2:] == ["payment_intent.succeeded"]

@@ -1,4 +1,4 @@
-"""The sandbox with a state file: what it remembers after a kill, and which files it refuses."""
+"""The sandbox with a state file: what it keeps after a kill, and which files it refuses."""
 
 import asyncio
 import sqlite3
@@ -27,7 +27,7 @@ EMAIL: Final = {"to": "customer@example.com", "template": "order_confirmation", 
 
 @asynccontextmanager
 async def sandbox(state: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """`python -m sandbox --state`, killed by SIGKILL in the end."""
+    """Run `python -m sandbox --state` and end it with SIGKILL."""
     process = await asyncio.create_subprocess_exec(*command(state), cwd=ROOT, stdout=PIPE)
     try:
         assert process.stdout
@@ -59,11 +59,11 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "sandbox.db"
 
 
-# -------------------------------------------------------------------------------------------------------- it remembers
+# ------------------------------------------------------------------------------------------------------ what it keeps
 
 
-async def test_a_kill_forgets_nothing(state: Path) -> None:
-    """Money, shipments, messages and the journal are the same in the next sandbox, in the same order."""
+async def test_a_kill_loses_nothing(state: Path) -> None:
+    """The next sandbox has the same payments, shipments, messages and journal, in the same order."""
     async with sandbox(state) as http:
         for order in ("order-2", "order-1"):
             await pay(http, order=order)
@@ -75,16 +75,16 @@ async def test_a_kill_forgets_nothing(state: Path) -> None:
         await http.post("/analytics/events", json={"event": "placed", "userId": "cus_123", "properties": {"n": 1}})
         await http.post("/slack/webhook", json={"text": "look", "blocks": [{"type": "divider"}]})
         await http.post("/email/send", content=b'{"to": "\\ud800", "data": NaN}')
-        books, journal = await read(http, "books"), await read(http, "journal")
-    assert books["orders"]["order-3"]["refunded"] == 500
-    assert books["fulfillment"][0]["status"] == "shipped"
+        records, journal = await read(http, "records"), await read(http, "journal")
+    assert records["orders"]["order-3"]["refunded"] == 500
+    assert records["fulfillment"][0]["status"] == "shipped"
     async with sandbox(state) as http:
-        assert await read(http, "books") == books
+        assert await read(http, "records") == records
         assert await read(http, "journal") == journal
 
 
-async def test_what_was_done_once_is_not_done_again(state: Path) -> None:
-    """Idempotency keys, and orders cancelled before they came, are known to the next sandbox."""
+async def test_a_repeat_has_no_second_effect_after_a_restart(state: Path) -> None:
+    """The next sandbox knows idempotency keys and orders that were cancelled before they came."""
     keyed = {"Idempotency-Key": "mail"}
     async with sandbox(state) as http:
         declined = await pay(http, payment_method="pm_card_chargeDeclined")
@@ -100,11 +100,11 @@ async def test_what_was_done_once_is_not_done_again(state: Path) -> None:
         assert (await http.post("/fulfillment/orders", json=SHIPMENT)).status_code == 409
         again = await http.post("/fulfillment/orders", json=SHIPMENT | {"orderId": "order-2"}, headers=keyed)
         assert again.json() == accepted.json()
-        assert len((await read(http, "books"))["fulfillment"]) == 1
-        assert len((await read(http, "books"))["emails"]) == 1
+        assert len((await read(http, "records"))["fulfillment"]) == 1
+        assert len((await read(http, "records"))["emails"]) == 1
 
 
-async def test_an_order_goes_on_where_it_was(state: Path) -> None:
+async def test_an_order_continues_after_a_restart(state: Path) -> None:
     """A payment that one sandbox authorized is captured by the next and refunded by the one after it."""
     async with sandbox(state) as http:
         intent = (await pay(http)).json()["id"]
@@ -118,8 +118,8 @@ async def test_an_order_goes_on_where_it_was(state: Path) -> None:
         assert again.json()["error"]["code"] == "charge_already_refunded"
 
 
-async def test_what_struck_is_counted(state: Path) -> None:
-    """By service and kind, also what struck in an earlier sandbox; a script that met no request does not count."""
+async def test_fault_hits_are_counted(state: Path) -> None:
+    """Hits count by service and kind, including those in an earlier sandbox; a fault without a hit does not count."""
     async with sandbox(state) as http:
         await http.post("/_sandbox/faults", json={"service": "stripe", "kind": "status", "times": 3})
         await http.post("/_sandbox/faults", json={"service": "email", "kind": "reset_before"})
@@ -128,11 +128,11 @@ async def test_what_struck_is_counted(state: Path) -> None:
         await http.post("/_sandbox/faults", json={"service": "stripe", "kind": "status"})
         await pay(http)
 
-        assert (await read(http, "books"))["strikes"] == {"stripe status": 3}
+        assert (await read(http, "records"))["fault_hits"] == {"stripe status": 3}
 
 
-async def test_an_effect_whose_answer_was_lost_is_remembered(state: Path) -> None:
-    """Also where the caller was cut off, the next sandbox knows of the charge."""
+async def test_an_effect_whose_answer_was_lost_is_kept(state: Path) -> None:
+    """The next sandbox knows the charge although the caller was cut off."""
     async with sandbox(state) as http:
         await http.post("/_sandbox/faults", json={"service": "stripe", "kind": "reset_after"})
         with pytest.raises(httpx.RemoteProtocolError):
@@ -141,8 +141,8 @@ async def test_an_effect_whose_answer_was_lost_is_remembered(state: Path) -> Non
         assert (await pay(http)).headers["Idempotent-Replayed"] == "true"
 
 
-async def test_faults_and_requests_under_way_end_with_the_sandbox(state: Path) -> None:
-    """The next sandbox has no script, and does not wait for a request that the kill ended."""
+async def test_faults_and_open_requests_end_with_the_sandbox(state: Path) -> None:
+    """The next sandbox has no script and does not wait for requests that the kill ended."""
     async with sandbox(state) as http:
         await http.post("/_sandbox/faults", json={"service": "stripe", "kind": "delay", "seconds": 3600, "times": None})
         paying = asyncio.create_task(pay(http))
@@ -153,8 +153,8 @@ async def test_faults_and_requests_under_way_end_with_the_sandbox(state: Path) -
         assert (await pay(http)).status_code == 200
 
 
-async def test_a_slow_request_is_remembered_with_its_answer(state: Path) -> None:
-    """Others were saved while it was under way; the next sandbox replays it all the same."""
+async def test_a_slow_request_is_kept_with_its_answer(state: Path) -> None:
+    """The next sandbox replays a request even if others were saved while it was running."""
     async with sandbox(state) as http:
         await http.post("/_sandbox/faults", json={"service": "stripe", "kind": "delay", "seconds": 3600})
         paying = asyncio.create_task(pay(http))
@@ -166,15 +166,15 @@ async def test_a_slow_request_is_remembered_with_its_answer(state: Path) -> None
 
 
 async def saved_meanwhile(http: httpx.AsyncClient) -> None:
-    """Wait until a first request is under way, and have another one saved."""
+    """Wait until a first request is running, then have another one saved."""
     async with asyncio.timeout(30):
         while not await read(http, "journal"):
             await asyncio.sleep(0.01)
         await http.post("/slack/webhook", json={"text": "meanwhile"})
 
 
-async def test_what_is_forgotten_stays_forgotten(state: Path) -> None:
-    """A reset, and pruned idempotency keys, hold for the next sandbox too."""
+async def test_a_reset_outlives_a_restart(state: Path) -> None:
+    """A reset and pruned idempotency keys hold for the next sandbox too."""
     async with sandbox(state) as http:
         await pay(http)
         await http.post("/_sandbox/reset")
@@ -182,7 +182,7 @@ async def test_what_is_forgotten_stays_forgotten(state: Path) -> None:
         await http.post("/_sandbox/forget-keys")
     async with sandbox(state) as http:
         second = (await pay(http)).json()["id"]
-        assert [each["id"] for each in (await read(http, "books"))["payments"]] == [first, second]
+        assert [each["id"] for each in (await read(http, "records"))["payments"]] == [first, second]
         assert first != second
 
 
@@ -201,7 +201,7 @@ def a_database_of_others(state: Path) -> None:
 def a_damaged_entry(state: Path) -> None:
     with closing(sqlite3.connect(state)) as database:
         database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        database.execute("CREATE TABLE entries (shelf, key, value)")
+        database.execute("CREATE TABLE entries (dict, key, value)")
         database.execute("INSERT INTO entries VALUES ('payment_intents', 'pi_1', 'half')")
         database.commit()
 
@@ -211,16 +211,16 @@ def a_folder(state: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [a_text, a_database_of_others, a_damaged_entry, a_folder])
-async def test_a_file_that_is_not_a_state_is_one_clear_line(state: Path, spoil: Callable[[Path], None]) -> None:
-    """Exit status 1 and a message that names the file, no traceback; files of others are left as they were."""
+async def test_a_file_that_is_not_a_state_file_is_refused(state: Path, spoil: Callable[[Path], None]) -> None:
+    """The process ends with exit status 1 and one line that names the file; files of other programs stay unchanged."""
     spoil(state)
     before = state.read_bytes() if state.is_file() else b""
     await refuses(state)
     assert spoil in (a_damaged_entry, a_folder) or state.read_bytes() == before
 
 
-async def test_a_state_has_one_sandbox(state: Path) -> None:
-    """A second sandbox on the same file says so and ends."""
+async def test_a_state_file_has_one_sandbox(state: Path) -> None:
+    """A second sandbox on the same file ends with a message."""
     async with sandbox(state) as http:
         await pay(http)
         await refuses(state, "database is locked")

@@ -1,4 +1,4 @@
-"""What OpenAI promises, as the real SDK sees it. OPENAI_CONTRACT_KEY=sk-… runs the same tables against OpenAI."""
+"""The contract of OpenAI's API, by the real SDK. With OPENAI_CONTRACT_KEY=sk-… the tests run against OpenAI."""
 
 import asyncio
 import json
@@ -26,13 +26,13 @@ LAMP: Final = "Brass desk lamp"
 
 
 @pytest.fixture(scope="session")
-def base(playground: Running) -> str:
-    return OPENAI if CONTRACT_KEY else f"{playground.url}/openai/v1"
+def base(shared_sandbox: Running) -> str:
+    return OPENAI if CONTRACT_KEY else f"{shared_sandbox.url}/openai/v1"
 
 
 @pytest.fixture(scope="session")
 async def client(base: str) -> AsyncIterator[openai.AsyncOpenAI]:
-    """The real SDK, against the one OpenAI or the other."""
+    """The real SDK, connected to the sandbox or to the real OpenAI."""
     async with openai.AsyncOpenAI(
         api_key=CONTRACT_KEY or SANDBOX_OPENAI_KEY, base_url=base, max_retries=0, timeout=30
     ) as client:
@@ -41,7 +41,7 @@ async def client(base: str) -> AsyncIterator[openai.AsyncOpenAI]:
 
 @pytest.fixture
 def scripted(sandbox: Running) -> Running:
-    """For what cannot be asked of the real OpenAI."""
+    """The sandbox, for tests that the real OpenAI cannot run."""
     if CONTRACT_KEY:
         pytest.skip("needs the sandbox")
     return sandbox
@@ -70,7 +70,7 @@ SIZES: Final = [(SMALL, None, 1536), (LARGE, None, 3072), (SMALL, 256, 256), (LA
 async def test_an_embedding_has_its_models_length(
     client: openai.AsyncOpenAI, model: str, dimensions: int | None, length: int
 ) -> None:
-    """Or the length that was asked for; as a vector its length is 1."""
+    """An embedding has the requested number of dimensions, by default its model's, and length 1."""
     answer = await embed(client, LAMP, model, **({"dimensions": dimensions} if dimensions else {}))
     assert (answer.object, answer.model) == ("list", model)
     vector = answer.data[0].embedding
@@ -79,7 +79,7 @@ async def test_an_embedding_has_its_models_length(
 
 
 async def test_embeddings_come_in_the_order_of_their_inputs(client: openai.AsyncOpenAI) -> None:
-    """Each with its index, and the tokens of all are counted."""
+    """Each embedding has its index, and the usage counts the tokens of all inputs."""
     alone = (await embed(client, LAMP)).data[0].embedding
     answer = await embed(client, ["Linen notebook", LAMP])
     assert [(each.object, each.index) for each in answer.data] == [("embedding", 0), ("embedding", 1)]
@@ -88,7 +88,7 @@ async def test_embeddings_come_in_the_order_of_their_inputs(client: openai.Async
 
 
 async def test_base64_and_floats_are_the_same_vector(client: openai.AsyncOpenAI) -> None:
-    """The SDK asks for base64 unless it is told otherwise, and gets what it asks for."""
+    """The SDK asks for base64 by default; floats are the same numbers."""
     raw = await client.embeddings.with_raw_response.create(model=SMALL, input=LAMP)
     assert isinstance(raw.http_response.json()["data"][0]["embedding"], str)
     packed = raw.parse()
@@ -106,13 +106,13 @@ SIMILAR: Final = [
 
 @pytest.mark.parametrize(("text", "near", "far"), SIMILAR)
 async def test_similar_texts_are_near_each_other(client: openai.AsyncOpenAI, text: str, near: str, far: str) -> None:
-    """That is all that the similarity of products rests on."""
+    """Texts that share words are closer than texts that do not."""
     vectors = [each.embedding for each in (await embed(client, [text, near, far])).data]
     assert nearness(vectors[0], vectors[1]) > nearness(vectors[0], vectors[2]) + 0.1
 
 
 async def test_unlike_texts_are_at_right_angles(scripted: Running, client: openai.AsyncOpenAI) -> None:
-    """Nearly so even where there are more words than dimensions."""
+    """Texts without a shared word are at nearly right angles, even with more words than dimensions."""
     assert scripted
     texts = ["Brass desk lamp with a warm shade", "Linen notebook, ruled, 200 pages", "Green garden hose of ten metres"]
     one, two, three = [each.embedding for each in (await embed(client, texts, dimensions=32)).data]
@@ -120,7 +120,7 @@ async def test_unlike_texts_are_at_right_angles(scripted: Running, client: opena
 
 
 async def test_every_text_has_a_direction(scripted: Running, client: openai.AsyncOpenAI) -> None:
-    """Also one without a word, and where everything falls into one dimension: cosine distance needs it."""
+    """No vector is zero, which has no cosine distance: not even for a text without words."""
     assert scripted
     for text in ("!?", " ", "灯", LAMP):
         for dimensions in (1, 2, 1536):
@@ -148,7 +148,7 @@ REFUSED_INPUTS: Final[list[tuple[dict[str, Any], int]]] = [
 async def test_what_cannot_be_embedded_is_refused(
     client: openai.AsyncOpenAI, change: dict[str, Any], status: int
 ) -> None:
-    """Limits on inputs, tokens and dimensions, and an error object that says what is wrong."""
+    """An input over the limits on number, tokens or dimensions is refused with OpenAI's error object."""
     request = {"model": SMALL, "input": LAMP} | change
     error = await refused(client.post("/embeddings", body=request, cast_to=CreateEmbeddingResponse))
     assert error.status_code == status
@@ -172,7 +172,7 @@ CODES: Final[list[tuple[dict[str, Any], str, str | None]]] = [
 async def test_the_error_names_the_parameter(
     scripted: Running, client: openai.AsyncOpenAI, change: dict[str, Any], code: str, param: str | None
 ) -> None:
-    """In OpenAI's words, where they are documented."""
+    """The error has OpenAI's documented code and names the parameter."""
     assert scripted
     request = {"model": SMALL, "input": LAMP} | change
     error = await refused(client.post("/embeddings", body=request, cast_to=CreateEmbeddingResponse))
@@ -183,7 +183,7 @@ async def test_the_error_names_the_parameter(
 
 
 async def test_a_wrong_key_is_refused(base: str) -> None:
-    """401 invalid_api_key."""
+    """A wrong key is answered 401 invalid_api_key."""
     async with openai.AsyncOpenAI(api_key="sk-wrong", base_url=base, max_retries=0) as stranger:
         error = await refused(embed(stranger, LAMP))
     assert (error.status_code, error.code) == (401, "invalid_api_key")
@@ -191,14 +191,14 @@ async def test_a_wrong_key_is_refused(base: str) -> None:
 
 @pytest.mark.parametrize("path", ["embeddings", "chat/completions"])
 async def test_a_missing_key_is_refused(scripted: Running, http: httpx.AsyncClient, path: str) -> None:
-    """401, whatever is asked."""
+    """Every route answers 401 to a request without a key."""
     assert scripted
     answer = await http.post(f"/openai/v1/{path}", json={})
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
-async def test_nobody_sees_the_key(scripted: Running, client: openai.AsyncOpenAI, http: httpx.AsyncClient) -> None:
-    """The journal and the page show the request without it."""
+async def test_the_key_is_not_shown(scripted: Running, client: openai.AsyncOpenAI, http: httpx.AsyncClient) -> None:
+    """The journal and the page show the request without its key."""
     await embed(client, LAMP)
     (entry,) = scripted.world.journal.about()
     assert (entry["service"], entry["path"], entry["body"]["input"]) == ("openai", "/v1/embeddings", LAMP)
@@ -224,9 +224,9 @@ class Recommendations(BaseModel):
 
 
 def prompt(candidates: list[dict[str, str]], *bought: str) -> list[dict[str, str]]:
-    wish = {"purchases": [{"name": name, "description": ""} for name in bought], "candidates": candidates}
-    told = "Recommend five different candidates to this customer, best first. Answer as JSON."
-    return [{"role": "system", "content": told}, {"role": "user", "content": json.dumps(wish)}]
+    request = {"purchases": [{"name": name, "description": ""} for name in bought], "candidates": candidates}
+    instructions = "Recommend five different candidates to this customer, best first. Answer as JSON."
+    return [{"role": "system", "content": instructions}, {"role": "user", "content": json.dumps(request)}]
 
 
 def schema(**changes: object) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def picks(completion: ChatCompletion) -> list[str]:
 
 
 async def test_five_candidates_are_recommended(client: openai.AsyncOpenAI) -> None:
-    """As the JSON that was asked for, different ones with a reason each, and the tokens are counted."""
+    """The answer is the requested JSON: five different candidates with a reason each; the usage is counted."""
     completion = await complete(client)
     (choice,) = completion.choices
     assert (completion.object, choice.index, choice.finish_reason) == ("chat.completion", 0, "stop")
@@ -283,7 +283,7 @@ async def test_five_candidates_are_recommended(client: openai.AsyncOpenAI) -> No
 
 
 async def test_candidates_are_ranked_by_shared_words(scripted: Running, client: openai.AsyncOpenAI) -> None:
-    """The more words with what was bought, the earlier; ties as they came."""
+    """Candidates that share more words with the purchases come first; ties keep their order."""
     assert scripted
     assert picks(await complete(client)) == ["p1", "p3", "p4", "p0", "p2"]
     notes = prompt(CANDIDATES, "Notebook", "Socks")
@@ -292,7 +292,7 @@ async def test_candidates_are_ranked_by_shared_words(scripted: Running, client: 
 
 @pytest.mark.parametrize("number", [0, 1, 4, 5])
 async def test_few_candidates_are_all_recommended(scripted: Running, client: openai.AsyncOpenAI, number: int) -> None:
-    """As many as there are, also to a customer who bought nothing."""
+    """All candidates are recommended if there are fewer than five, even to a customer without purchases."""
     assert scripted
     for bought in ([], [LAMP]):
         completion = await complete(client, messages=prompt(CANDIDATES[:number], *bought))
@@ -300,7 +300,7 @@ async def test_few_candidates_are_all_recommended(scripted: Running, client: ope
 
 
 async def test_the_sdk_parses_the_answer(client: openai.AsyncOpenAI) -> None:
-    """With its own helper and the schema that it makes of a model."""
+    """The SDK's parse helper works with the schema that it derives from a model."""
     completion = await client.chat.completions.parse(
         model=MODEL,
         messages=prompt(CANDIDATES, LAMP),  # type: ignore[arg-type]
@@ -312,7 +312,7 @@ async def test_the_sdk_parses_the_answer(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_a_long_answer_is_cut_off(client: openai.AsyncOpenAI) -> None:
-    """At max_completion_tokens, which is told as finish_reason length."""
+    """An answer ends at max_completion_tokens, with finish_reason length."""
     completion = await complete(client, max_completion_tokens=20)
     assert completion.choices[0].finish_reason == "length"
     assert completion.usage
@@ -322,7 +322,7 @@ async def test_a_long_answer_is_cut_off(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_other_questions_get_plain_text(client: openai.AsyncOpenAI) -> None:
-    """The last message of the user counts."""
+    """The last message of the user is answered."""
     messages = [*prompt(CANDIDATES, LAMP), {"role": "user", "content": "Say hello, in one plain word."}]
     completion = await client.chat.completions.create(model=MODEL, messages=messages)  # type: ignore[arg-type]
     content = completion.choices[0].message.content
@@ -348,7 +348,7 @@ REFUSED_PROMPTS: Final[list[tuple[dict[str, Any], int, str | None]]] = [
 async def test_a_wrong_prompt_is_refused(
     client: openai.AsyncOpenAI, change: dict[str, Any], status: int, param: str | None
 ) -> None:
-    """With the parameter that is wrong, a schema that leaves something open included."""
+    """A prompt with a wrong parameter or a schema that is not strict is refused, and the error names the parameter."""
     error = await refused(complete(client, **change))
     assert (error.status_code, error.type) == (status, "invalid_request_error")
     # OpenAI itself may name a path inside the parameter, or nothing.
@@ -358,7 +358,9 @@ async def test_a_wrong_prompt_is_refused(
 # ------------------------------------------------------------------------------------------------------- bad behavior
 
 
-async def told(client: openai.AsyncOpenAI, sandbox: Running, kind: BadAnswer, number: int = 6) -> list[Recommendation]:
+async def recommended(
+    client: openai.AsyncOpenAI, sandbox: Running, kind: BadAnswer, number: int = 6
+) -> list[Recommendation]:
     sandbox.world.openai.script(kind)
     completion = await complete(client, messages=prompt(CANDIDATES[:number], LAMP))
     assert completion.choices[0].finish_reason == "stop"
@@ -369,8 +371,10 @@ KNOWN: Final = {each["productId"] for each in CANDIDATES}
 
 
 async def test_bad_ids(scripted: Running, client: openai.AsyncOpenAI) -> None:
-    """Unknown, too few, too many and twice the same: nothing else is wrong with any of them."""
-    answers = {kind: await told(client, scripted, kind) for kind in ("unknown_id", "too_few", "too_many", "duplicate")}
+    """An answer has one unknown id, one too few, one too many or a duplicate, and no other mistake."""
+    answers = {
+        kind: await recommended(client, scripted, kind) for kind in ("unknown_id", "too_few", "too_many", "duplicate")
+    }
     ids = {kind: [each.productId for each in answer] for kind, answer in answers.items()}
     assert {kind: len(each) for kind, each in ids.items()} == {
         "unknown_id": 5,
@@ -384,16 +388,16 @@ async def test_bad_ids(scripted: Running, client: openai.AsyncOpenAI) -> None:
 
 
 async def test_bad_ids_among_few_candidates(scripted: Running, client: openai.AsyncOpenAI) -> None:
-    """With one candidate there is still too little, too much and twice the same."""
+    """The same mistakes work with a single candidate."""
     kinds: tuple[BadAnswer, ...] = ("unknown_id", "too_few", "too_many", "duplicate")
-    ids = [[each.productId for each in await told(client, scripted, kind, 1)] for kind in kinds]
+    ids = [[each.productId for each in await recommended(client, scripted, kind, 1)] for kind in kinds]
     assert ids == [["no-such-product"], [], ["p0", "no-such-product"], ["p0", "p0"]]
 
 
 async def test_bad_reasons(scripted: Running, client: openai.AsyncOpenAI) -> None:
-    """Empty once trimmed, very long, or trying to be more than text; the products are good ones."""
+    """A reason is blank, very long or an injection; the products are valid."""
     kinds: tuple[BadAnswer, ...] = ("empty_reason", "long_reason", "injection")
-    empty, long, injection = [await told(client, scripted, kind) for kind in kinds]
+    empty, long, injection = [await recommended(client, scripted, kind) for kind in kinds]
     assert not empty[0].reason.strip()
     assert len(long[0].reason) > 1500
     for attempt in (
@@ -411,8 +415,8 @@ async def test_bad_reasons(scripted: Running, client: openai.AsyncOpenAI) -> Non
         assert len({each.productId for each in answer} & KNOWN) == len(answer) == 5
 
 
-async def test_answers_that_are_none(scripted: Running, client: openai.AsyncOpenAI) -> None:
-    """No JSON, half of it, a refusal, and not even a choice."""
+async def test_answers_without_recommendations(scripted: Running, client: openai.AsyncOpenAI) -> None:
+    """An answer is not JSON, half of it, a refusal, or has no choices."""
     for kind in ("not_json", "truncated", "refusal", "empty"):
         scripted.world.openai.script(kind)
     prose, half, refusal = [(await complete(client)).choices[0] for _ in range(3)]
@@ -430,7 +434,7 @@ async def test_answers_that_are_none(scripted: Running, client: openai.AsyncOpen
 async def test_a_script_spoils_as_many_completions_as_it_says(
     scripted: Running, client: openai.AsyncOpenAI, http: httpx.AsyncClient, kind: str
 ) -> None:
-    """Whatever was asked; refused requests and embeddings do not count, and then the model is itself again."""
+    """A script spoils its number of completions; refused requests and embeddings do not count."""
     assert scripted
     good = (await complete(client)).choices
     posted = await http.post("/_sandbox/completions", json={"kind": kind, "times": 2})
@@ -445,7 +449,7 @@ async def test_a_script_spoils_as_many_completions_as_it_says(
 async def test_a_reset_forgets_bad_answers(
     scripted: Running, client: openai.AsyncOpenAI, http: httpx.AsyncClient
 ) -> None:
-    """As it does faults."""
+    """A reset clears scripted bad answers."""
     scripted.world.openai.script("empty", 3)
     await http.post("/_sandbox/reset")
     assert (await complete(client)).choices
@@ -453,7 +457,7 @@ async def test_a_reset_forgets_bad_answers(
 
 @pytest.mark.parametrize("script", [{"kind": "nonsense"}, {"kind": "empty", "times": 0}, {}, {"kind": "empty", "n": 1}])
 async def test_a_wrong_script_is_refused(scripted: Running, http: httpx.AsyncClient, script: dict[str, Any]) -> None:
-    """A typing error in a test is an error, not a silent nothing."""
+    """An unknown field or value is an error, so that a typing error in a test is noticed."""
     assert (await http.post("/_sandbox/completions", json=script)).status_code == 422
     assert not scripted.world.openai.bad_answers
 
@@ -471,10 +475,10 @@ FAULTS: Final[list[tuple[dict[str, Any], type[openai.APIError]]]] = [
 
 
 @pytest.mark.parametrize(("fault", "error"), FAULTS)
-async def test_a_fault_strikes_once(
+async def test_a_fault_hits_once(
     scripted: Running, client: openai.AsyncOpenAI, fault: dict[str, Any], error: type[openai.APIError]
 ) -> None:
-    """As the SDK sees it, on the route that it is scripted for."""
+    """A fault fails one request of its route, as the SDK sees it."""
     scripted.world.faults.add(Fault(service="openai", route="POST /v1/chat/completions", **fault))
     await embed(client, LAMP)
     with pytest.raises(error) as caught:
@@ -485,7 +489,7 @@ async def test_a_fault_strikes_once(
 
 
 async def test_completions_at_once_share_the_script(scripted: Running, client: openai.AsyncOpenAI) -> None:
-    """Each bad answer goes to exactly one of them."""
+    """Each scripted bad answer goes to one of the concurrent completions."""
     scripted.world.openai.script("empty", 4)
     answers = await asyncio.gather(*(complete(client) for _ in range(10)))
     assert sum(not each.choices for each in answers) == 4

@@ -1,4 +1,4 @@
-"""The sandbox's own side: journal, books, page, reset, and the process."""
+"""The controls of the sandbox (journal, records, page, reset), and its process."""
 
 import asyncio
 import signal
@@ -36,7 +36,7 @@ async def pay(client: stripe.StripeClient, order: str, amount: int = 2999, curre
     return intent.id
 
 
-# ------------------------------------------------------------------------------------------------- journal, books, page
+# ----------------------------------------------------------------------------------------------- journal, records, page
 
 
 async def test_the_journal_has_every_request_and_no_secret(
@@ -59,7 +59,7 @@ async def test_the_journal_has_every_request_and_no_secret(
 async def test_the_journal_marks_replays_faults_and_silence(
     sandbox: Running, client: stripe.StripeClient, http: httpx.AsyncClient
 ) -> None:
-    """A replay says so; a request that got no answer has no status and names its fault."""
+    """A replay is marked; a request without an answer has no status and names its fault."""
     intent_id = await pay(client, "order-1")
     await pay(client, "order-1")
     sandbox.world.faults.add(Fault(service="stripe", kind="reset_after"))
@@ -74,7 +74,7 @@ async def test_the_journal_marks_replays_faults_and_silence(
 
 
 async def test_the_journal_can_be_read_by_order(client: stripe.StripeClient, http: httpx.AsyncClient) -> None:
-    """Also requests that name the payment only belong to its order."""
+    """Requests that name only the payment are found too."""
     mine, other = await pay(client, "order-mine"), await pay(client, "order-other")
     for each in (mine, other):
         await client.v1.payment_intents.retrieve_async(each)
@@ -82,13 +82,13 @@ async def test_the_journal_can_be_read_by_order(client: stripe.StripeClient, htt
     assert [each["path"] for each in entries] == ["/v1/payment_intents", f"/v1/payment_intents/{mine}"]
 
 
-async def test_the_books_add_up_by_order(client: stripe.StripeClient, http: httpx.AsyncClient) -> None:
-    """What was authorized, captured and refunded, per payment and per order."""
+async def test_the_records_add_up_by_order(client: stripe.StripeClient, http: httpx.AsyncClient) -> None:
+    """The records list authorized, captured and refunded amounts per payment and per order."""
     first = await pay(client, "order-1")
     second = await pay(client, "order-1", 500)
     await client.v1.refunds.create_async({"payment_intent": second, "amount": 200})
-    books = (await http.get("/_sandbox/books")).json()
-    assert books["orders"]["order-1"] == {
+    records = (await http.get("/_sandbox/records")).json()
+    assert records["orders"]["order-1"] == {
         "authorized": 0,
         "captured": 3499,
         "refunded": 200,
@@ -96,7 +96,7 @@ async def test_the_books_add_up_by_order(client: stripe.StripeClient, http: http
         "currency": "usd",
         "payment_intents": [first, second],
     }
-    assert [(each["id"], each["captured"], each["refunded"]) for each in books["payments"]] == [
+    assert [(each["id"], each["captured"], each["refunded"]) for each in records["payments"]] == [
         (first, 2999, 0),
         (second, 500, 200),
     ]
@@ -105,7 +105,7 @@ async def test_the_books_add_up_by_order(client: stripe.StripeClient, http: http
 async def test_the_page_shows_the_money_and_escapes_markup(
     client: stripe.StripeClient, http: httpx.AsyncClient
 ) -> None:
-    """Whatever customers write is shown as text."""
+    """Customer input is shown as text."""
     await pay(client, MARKUP)
     await pay(client, "order-2", 500, "jpy")
     await http.post("/email/send", json={"to": f"{MARKUP}@example.com", "template": MARKUP, "data": {MARKUP: MARKUP}})
@@ -122,11 +122,11 @@ async def test_the_page_shows_the_money_and_escapes_markup(
 async def test_a_reset_forgets_everything(
     sandbox: Running, client: stripe.StripeClient, http: httpx.AsyncClient
 ) -> None:
-    """Money, keys, faults and journal: a new world."""
+    """Payments, keys, faults and the journal are gone."""
     await pay(client, "order-1")
     sandbox.world.faults.add(Fault(service="stripe", kind="reset_before", times=None))
     assert (await http.post("/_sandbox/reset")).status_code == 204
-    assert (await http.get("/_sandbox/books")).json()["payments"] == []
+    assert (await http.get("/_sandbox/records")).json()["payments"] == []
     assert (await http.get("/_sandbox/journal")).json() == []
     assert await pay(client, "order-1")
 
@@ -138,20 +138,20 @@ async def test_a_reset_forgets_everything(
         ("/_sandbox/authenticate/pi_unknown", {"outcome": "maybe"}, 422),
         ("/_sandbox/expire/pi_unknown", {}, 404),
         ("/_sandbox/settle/re_unknown", {"outcome": "fail"}, 404),
-        ("/_sandbox/settings", {"fulfillment_forgets_cancels": True}, 422),
+        ("/_sandbox/settings", {"fulfillment_forgets_cancel": True}, 422),
     ],
 )
-async def test_what_cannot_be_played_is_refused(
+async def test_a_control_request_that_makes_no_sense_is_refused(
     http: httpx.AsyncClient, path: str, body: dict[str, object], status: int
 ) -> None:
-    """A typing error in a test is an error, not a silent nothing."""
+    """An unknown id, value or field is an error, so that a typing error in a test is noticed."""
     assert (await http.post(path, json=body)).status_code == status
 
 
 # ---------------------------------------------------------------------------------------------------------- the process
 
 
-async def test_stopping_waits_for_nobody(until: Until) -> None:
+async def test_a_stop_does_not_wait_for_open_requests(until: Until) -> None:
     """Requests that hang or are delayed are cut off when the sandbox stops."""
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=None, trust_env=False))  # noqa: S113  they wait
@@ -171,8 +171,8 @@ async def start(*arguments: str) -> Process:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-async def test_the_process_says_where_it_is_and_stops_when_told(stop: signal.Signals) -> None:
-    """`python -m sandbox` serves until SIGTERM or SIGINT and leaves without a word."""
+async def test_the_process_prints_its_address_and_stops_on_a_signal(stop: signal.Signals) -> None:
+    """`python -m sandbox` serves until SIGTERM or SIGINT and ends without output."""
     process = await start("--port", "0")
     try:
         assert process.stdout
@@ -187,9 +187,9 @@ async def test_the_process_says_where_it_is_and_stops_when_told(stop: signal.Sig
             process.kill()
 
 
-async def test_a_taken_port_is_one_clear_line(playground: Running) -> None:
-    """Exit status 1 and a message that names the port, no traceback."""
-    port = playground.url.rpartition(":")[2]
+async def test_a_taken_port_is_one_clear_line(shared_sandbox: Running) -> None:
+    """The process ends with exit status 1 and one line that names the port."""
+    port = shared_sandbox.url.rpartition(":")[2]
     process = await start("--port", port)
     _, said = await process.communicate()
     assert process.returncode == 1

@@ -1,4 +1,4 @@
-"""The warehouse, e-mail, analytics and Slack: once per key, with their refusals."""
+"""The warehouse, e-mail, analytics and Slack: one effect per key, and refusals."""
 
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ def code(answer: httpx.Response) -> tuple[int, str]:
 
 
 async def test_an_order_is_accepted_once_per_key(sandbox: Running, http: httpx.AsyncClient) -> None:
-    """Under the same key again it gets the same answer, whatever became of the shipment since."""
+    """A repeat under the same key gets the same answer, even if the shipment has moved on."""
     first = await post(http, "/orders", order(), "a")
     await post(http, "/orders/order-1/ship")
     again = await post(http, "/orders", order(), "a")
@@ -41,31 +41,31 @@ async def test_an_order_is_accepted_once_per_key(sandbox: Running, http: httpx.A
     assert first.json() == again.json() == {"id": first.json()["id"], "orderId": "order-1", "status": "accepted"}
     assert first.json()["id"].startswith("ful_")
     assert again.headers["Idempotent-Replayed"] == "true"
-    assert [each["status"] for each in sandbox.world.books()["fulfillment"]] == ["shipped"]
+    assert [each["status"] for each in sandbox.world.provider_records()["fulfillment"]] == ["shipped"]
 
 
 @pytest.mark.parametrize("key", ["b", ""])
 async def test_an_order_under_another_key_is_shipped_again(sandbox: Running, http: httpx.AsyncClient, key: str) -> None:
-    """The warehouse goes by the key alone, and without one it takes every request for a new one."""
+    """The warehouse compares keys only; every request without a key is a new order."""
     ids = [(await post(http, "/orders", order(), each)).json()["id"] for each in ("a", key)]
-    assert [each["id"] for each in sandbox.world.books()["fulfillment"]] == ids
+    assert [each["id"] for each in sandbox.world.provider_records()["fulfillment"]] == ids
     assert len(set(ids)) == 2
     assert (await post(http, "/orders/order-1/cancel")).is_success
-    assert [each["status"] for each in sandbox.world.books()["fulfillment"]] == ["cancelled", "cancelled"]
+    assert [each["status"] for each in sandbox.world.provider_records()["fulfillment"]] == ["cancelled", "cancelled"]
 
 
 @pytest.mark.parametrize(("path", "body"), [("/orders", order("order-2")), ("/orders/order-1/cancel", order())])
-async def test_a_key_is_of_one_request(
+async def test_a_key_belongs_to_one_request(
     sandbox: Running, http: httpx.AsyncClient, path: str, body: dict[str, Any]
 ) -> None:
-    """409 for another body or another path, and nothing happens."""
+    """Another body or path under the same key is refused with 409 and has no effect."""
     await post(http, "/orders", order(), "a")
     assert code(await post(http, path, body, "a")) == (409, "idempotency_key_reused")
-    assert [each["status"] for each in sandbox.world.books()["fulfillment"]] == ["accepted"]
+    assert [each["status"] for each in sandbox.world.provider_records()["fulfillment"]] == ["accepted"]
 
 
 async def test_a_cancel_is_answered_the_same_under_its_key(http: httpx.AsyncClient) -> None:
-    """A yes is kept; a no is not, so that a cancel that came too early can be sent again."""
+    """Only success is saved under the key, so that a cancel that came too early can be sent again."""
     await http.post("/_sandbox/settings", json={"fulfillment_forgets_cancels": True})
     assert code(await post(http, "/orders/order-1/cancel", {}, "c")) == (404, "order_unknown")
     await post(http, "/orders", order(), "a")
@@ -81,7 +81,7 @@ async def test_what_has_left_is_not_called_off_what_has_not_is(sandbox: Running,
     await post(http, "/orders/order-1/ship")
     await post(http, "/orders", order(), "b")
     assert code(await post(http, "/orders/order-1/cancel")) == (409, "already_shipped")
-    assert [each["status"] for each in sandbox.world.books()["fulfillment"]] == ["shipped", "cancelled"]
+    assert [each["status"] for each in sandbox.world.provider_records()["fulfillment"]] == ["shipped", "cancelled"]
 
 
 @pytest.mark.parametrize("address", [{"state": "ZZ"}, {"street": "5 Refuse Road"}])
@@ -132,7 +132,7 @@ async def test_a_cancel_that_comes_first_is_remembered(
     forgets: bool,  # noqa: FBT001
     status: int,
 ) -> None:
-    """A late create is refused, unless this warehouse is one that forgets."""
+    """A later order is refused, unless the warehouse is set to forget cancels."""
     await http.post("/_sandbox/settings", json={"fulfillment_forgets_cancels": forgets})
     assert code(await post(http, "/orders/order-1/cancel")) == (404, "order_unknown")
     assert (await post(http, "/orders", order())).status_code == status
@@ -140,7 +140,7 @@ async def test_a_cancel_that_comes_first_is_remembered(
 
 @pytest.mark.parametrize("action", ["cancel", "ship"])
 async def test_an_unknown_order_is_404(http: httpx.AsyncClient, action: str) -> None:
-    """The warehouse never heard of it."""
+    """The warehouse does not know the order."""
     assert code(await post(http, f"/orders/order-1/{action}")) == (404, "order_unknown")
 
 
@@ -155,11 +155,11 @@ MESSAGES: Final = [("/email/send", EMAIL, "emails"), ("/analytics/events", EVENT
 async def test_a_message_is_delivered_once_per_key(
     sandbox: Running, http: httpx.AsyncClient, path: str, message: dict[str, Any], box: str
 ) -> None:
-    """A duplicate is answered like the first and not delivered; another key is another message."""
+    """A duplicate gets the first answer and is not delivered; another key is another message."""
     answers = [await http.post(path, json=message, headers={"Idempotency-Key": key}) for key in ("a", "a", "b")]
     assert [each.status_code for each in answers] == [200, 200, 200]
     assert answers[0].json() == answers[1].json() != answers[2].json()
-    assert sandbox.world.books()[box] == [message, message]
+    assert sandbox.world.provider_records()[box] == [message, message]
 
 
 @pytest.mark.parametrize(("path", "message", "box"), MESSAGES)
@@ -167,12 +167,12 @@ async def test_a_message_is_delivered_once_per_key(
 async def test_an_incomplete_message_is_refused(  # noqa: PLR0913, PLR0917  the tables' columns and their world
     sandbox: Running, http: httpx.AsyncClient, path: str, message: dict[str, Any], box: str, broken: str
 ) -> None:
-    """422 for every field that is missing or not what it should be, and for what is no JSON object at all."""
+    """A missing field, a wrong field and a body that is no JSON object are answered 422."""
     for name in message:
         rest = {each: value for each, value in message.items() if each != name}
         body = {"missing": rest, "null": {**rest, name: None}, "text": "hello"}[broken]
         assert code(await http.post(path, json=body)) == (422, "invalid_request")
-    assert sandbox.world.books()[box] == []
+    assert sandbox.world.provider_records()[box] == []
 
 
 # --------------------------------------------------------------------------------------------------------------- Slack
@@ -187,8 +187,8 @@ DIVIDER: Final = {"type": "divider"}
 CONTEXT: Final = {"type": "context", "elements": [{"type": "mrkdwn", "text": "every 15 minutes"}]}
 
 
-async def test_slack_says_ok(sandbox: Running, http: httpx.AsyncClient) -> None:
-    """Text, blocks or both are kept as they came, and a text that is too long is cut off."""
+async def test_slack_accepts_a_message(sandbox: Running, http: httpx.AsyncClient) -> None:
+    """Text and blocks are stored unchanged, except that a text that is too long is truncated."""
     alerts: list[dict[str, Any]] = [
         {"text": "an order is stuck"},
         {"text": "Low stock", "blocks": [HEADER, section("x" * 3000), DIVIDER, CONTEXT]},
@@ -198,7 +198,7 @@ async def test_slack_says_ok(sandbox: Running, http: httpx.AsyncClient) -> None:
     for alert in (*alerts[:3], {"text": "x" * 40_001}):
         answer = await http.post("/slack/webhook", json=alert)
         assert (answer.status_code, answer.text) == (200, "ok")
-    assert sandbox.world.books()["alerts"] == alerts
+    assert sandbox.world.provider_records()["alerts"] == alerts
 
 
 REFUSED: Final = [
@@ -218,20 +218,22 @@ REFUSED: Final = [
 ]
 
 
-@pytest.mark.parametrize(("payload", "complaint"), REFUSED)
-async def test_slack_says_in_one_word_what_is_wrong(
-    sandbox: Running, http: httpx.AsyncClient, payload: object, complaint: str
+@pytest.mark.parametrize(("payload", "error"), REFUSED)
+async def test_slack_answers_with_an_error_code(
+    sandbox: Running, http: httpx.AsyncClient, payload: object, error: str
 ) -> None:
-    """400 as plain text, and nobody sees the message."""
+    """A bad message is answered 400 as plain text and is not delivered."""
     answer = await http.post("/slack/webhook", json=payload)
-    assert (answer.status_code, answer.text) == (400, complaint)
+    assert (answer.status_code, answer.text) == (400, error)
     assert answer.headers["content-type"].startswith("text/plain")
-    assert sandbox.world.books()["alerts"] == []
+    assert sandbox.world.provider_records()["alerts"] == []
 
 
 @pytest.mark.parametrize("service", ["stripe", "fulfillment", "email", "analytics", "slack", "openai"])
-async def test_an_unknown_route_is_404_and_journalled(sandbox: Running, http: httpx.AsyncClient, service: str) -> None:
-    """A mistyped path is seen."""
+async def test_an_unknown_route_is_404_and_in_the_journal(
+    sandbox: Running, http: httpx.AsyncClient, service: str
+) -> None:
+    """A mistyped path can be found in the journal."""
     assert (await http.post(f"/{service}/nowhere", json={})).status_code == 404
     (entry,) = sandbox.world.journal.about()
     assert (entry["service"], entry["path"], entry["status"]) == (service, "/nowhere", 404)

@@ -1,4 +1,4 @@
-"""Every fault on script does what its name says, with the effect where it belongs, as the real SDK sees it."""
+"""Scripted faults, as the real SDK sees them: each fails on the right side of the effect."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,13 +22,13 @@ LIMIT: Final = {"error": {"type": "invalid_request_error", "code": "rate_limit",
 
 @pytest.fixture
 async def impatient(sandbox: Running) -> AsyncIterator[stripe.StripeClient]:
-    """A client that gives up soon: what it waits for in these tests never comes."""
+    """A client with a short time-out: in these tests the answer never comes."""
     async with open_http(0.2) as http:
         yield stripe_client(http, SANDBOX_STRIPE_KEY, f"{sandbox.url}/stripe")
 
 
 async def authorized(client: stripe.StripeClient, order: str = "order-1") -> str:
-    """The id of a PaymentIntent that waits for its capture."""
+    """Return the id of a PaymentIntent that is authorized and not captured."""
     intent = await client.v1.payment_intents.create_async(
         {
             "amount": 2999,
@@ -47,7 +47,7 @@ async def capture(client: stripe.StripeClient, intent_id: str) -> stripe.Payment
 
 
 FAULTS: Final[list[tuple[dict[str, Any], type[stripe.StripeError], int | None, bool, bool]]] = [
-    # fault -> the error, its HTTP status, whether the capture happened, whether the same key heals
+    # fault -> the error, its HTTP status, whether the capture happened, whether a retry with the same key succeeds
     ({"kind": "status", "status": 503}, stripe.APIError, 503, False, True),
     ({"kind": "status", "status": 503, "after_effect": True}, stripe.APIError, 503, True, True),
     ({"kind": "status", "status": 502, "body": "<h1>Bad gateway</h1>"}, stripe.APIError, 502, False, True),
@@ -61,25 +61,25 @@ FAULTS: Final[list[tuple[dict[str, Any], type[stripe.StripeError], int | None, b
 ]
 
 
-@pytest.mark.parametrize(("fault", "error", "status", "captured", "heals"), FAULTS)
-async def test_a_fault_strikes_once_on_its_side_of_the_effect(  # noqa: PLR0913, PLR0917  one column each
+@pytest.mark.parametrize(("fault", "error", "status", "captured", "retry_succeeds"), FAULTS)
+async def test_a_fault_hits_once_on_its_side_of_the_effect(  # noqa: PLR0913, PLR0917  one column each
     sandbox: Running,
     impatient: stripe.StripeClient,
     fault: dict[str, Any],
     error: type[stripe.StripeError],
     status: int | None,
     captured: bool,  # noqa: FBT001
-    heals: bool,  # noqa: FBT001
+    retry_succeeds: bool,  # noqa: FBT001
 ) -> None:
-    """The caller gets the error; the books tell if the money moved; the same key heals, but for a saved 500."""
+    """The caller gets the error; a retry with the same key succeeds, except after a saved 500."""
     intent_id = await authorized(impatient)
     sandbox.world.faults.add(Fault(service="stripe", route=CAPTURE, **fault))
     with pytest.raises(error) as caught:
         await capture(impatient, intent_id)
     assert caught.value.http_status == status
-    assert sandbox.world.books()["orders"]["order-1"]["captured"] == (2999 if captured else 0)
+    assert sandbox.world.provider_records()["orders"]["order-1"]["captured"] == (2999 if captured else 0)
     assert not sandbox.world.faults.pending()
-    if heals:
+    if retry_succeeds:
         assert (await capture(impatient, intent_id)).status == "succeeded"
         return
     with pytest.raises(stripe.APIError) as again:
@@ -95,7 +95,7 @@ async def test_a_delay_holds_the_request_on_its_side_of_the_effect(
     until: Until,
     after_effect: bool,  # noqa: FBT001
 ) -> None:
-    """While it waits its key is in use (409), and clearing the faults lets it go on."""
+    """A delayed request keeps its key in use (409) until its delay is cleared."""
     intent_id = await authorized(client)
     sandbox.world.faults.add(
         Fault(service="stripe", route=CAPTURE, kind="delay", seconds=HOURS, after_effect=after_effect)
@@ -107,20 +107,20 @@ async def test_a_delay_holds_the_request_on_its_side_of_the_effect(
     assert busy.value.http_status == 409
     assert busy.value.error
     assert busy.value.error.code == "idempotency_key_in_use"
-    assert sandbox.world.books()["orders"]["order-1"]["captured"] == (2999 if after_effect else 0)
+    assert sandbox.world.provider_records()["orders"]["order-1"]["captured"] == (2999 if after_effect else 0)
     sandbox.world.faults.clear()
     assert (await held).status == "succeeded"
 
 
 async def test_a_delay_ends_by_itself(sandbox: Running, client: stripe.StripeClient) -> None:
-    """After its seconds the request goes on."""
+    """The request continues after the seconds of its delay."""
     intent_id = await authorized(client)
     sandbox.world.faults.add(Fault(service="stripe", route=CAPTURE, kind="delay", seconds=0.01))
     assert (await capture(client, intent_id)).status == "succeeded"
 
 
 async def test_a_scripted_status_carries_its_headers_and_body(sandbox: Running, http: httpx.AsyncClient) -> None:
-    """Retry-After and the body arrive as they were scripted."""
+    """Retry-After and the body arrive as scripted."""
     script = {
         "service": "email",
         "kind": "status",
@@ -136,7 +136,7 @@ async def test_a_scripted_status_carries_its_headers_and_body(sandbox: Running, 
 
 
 async def test_a_fault_counts_down_and_can_be_cleared(http: httpx.AsyncClient) -> None:
-    """`times` strikes exactly so often; without a number it strikes until it is cleared."""
+    """A fault hits `times` requests, or all requests until it is cleared."""
 
     async def statuses() -> list[int]:
         return [(await http.post("/slack/webhook", json={"text": "hello"})).status_code for _ in range(3)]
@@ -152,16 +152,16 @@ async def test_a_fault_counts_down_and_can_be_cleared(http: httpx.AsyncClient) -
     assert await statuses() == [200, 200, 200]
 
 
-async def test_a_fault_strikes_its_route_only(sandbox: Running, client: stripe.StripeClient) -> None:
-    """Other routes of the service, and other services, are left alone."""
+async def test_a_fault_hits_its_route_only(sandbox: Running, client: stripe.StripeClient) -> None:
+    """Other routes and other services work."""
     sandbox.world.faults.add(Fault(service="stripe", route=CAPTURE, kind="reset_before"))
     sandbox.world.faults.add(Fault(service="email", kind="reset_before"))
     assert await authorized(client)
     assert len(sandbox.world.faults.pending()) == 2
 
 
-async def test_a_fault_strikes_its_order_only(sandbox: Running, client: stripe.StripeClient) -> None:
-    """Also where only the payment's id says which order it is about: no key, no body."""
+async def test_a_fault_hits_its_order_only(sandbox: Running, client: stripe.StripeClient) -> None:
+    """A request belongs to an order even if only the payment id in its path links the two."""
     mine, other = await authorized(client, "order-mine"), await authorized(client, "order-other")
     sandbox.world.faults.add(Fault(service="stripe", kind="reset_before", order="order-mine"))
     assert (await client.v1.payment_intents.retrieve_async(other)).status == "requires_capture"
@@ -175,7 +175,7 @@ WRONG: Final = [
     ({"service": "nobody", "kind": "status"}, "service"),
     ({"service": "stripe", "kind": "status", "times": 0}, "times"),
     ({"service": "stripe", "kind": "status", "sattus": 503}, "sattus"),
-    ({"service": "email", "kind": "saved_500"}, "Stripe"),
+    ({"service": "email", "kind": "saved_500"}, "service stripe only"),
 ]
 
 
@@ -183,7 +183,7 @@ WRONG: Final = [
 async def test_a_wrong_script_is_refused(
     sandbox: Running, http: httpx.AsyncClient, script: dict[str, Any], named: str
 ) -> None:
-    """A fault that would never strike, or not as meant, is an error at once."""
+    """A fault that could never hit, or has an unknown field, is an error."""
     answer = await http.post("/_sandbox/faults", json=script)
     assert answer.status_code == 422
     assert named in answer.text

@@ -1,4 +1,4 @@
-"""What Stripe promises, as tables. STRIPE_CONTRACT_KEY=sk_test_… runs the same tables against Stripe's test mode."""
+"""The contract of Stripe's API, as tables. With STRIPE_CONTRACT_KEY=sk_test_… the tests run against Stripe."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -67,7 +67,7 @@ def intent_in(error: stripe.StripeError) -> Intent:
 
 
 async def test_a_payment_intent_starts_unconfirmed_with_what_it_was_given(client: Client, customer: str) -> None:
-    """Creating holds no money, and the object carries everything that was asked for."""
+    """A new PaymentIntent authorizes nothing and carries all given parameters."""
     intent = await create(client, customer=customer)
     assert (intent.object, intent.status) == ("payment_intent", "requires_confirmation")
     assert (intent.amount, intent.amount_capturable, intent.amount_received) == (AMOUNT, 0, 0)
@@ -94,7 +94,7 @@ CONFIRMATIONS: Final = [
 async def test_confirming_asks_the_bank(  # noqa: PLR0913, PLR0917  one column each
     client: Client, method: str, capture_method: str, status: str, capturable: int, received: int
 ) -> None:
-    """A card approves, charges or asks its holder, as Stripe documents it."""
+    """Each test card authorizes, charges or requires authentication, as Stripe documents."""
     intent = await confirm(client, await create(client, payment_method=method, capture_method=capture_method))
     assert (intent.status, intent.amount_capturable, intent.amount_received) == (status, capturable, received)
     assert (intent.latest_charge is None) == (status == "requires_action")
@@ -102,7 +102,7 @@ async def test_confirming_asks_the_bank(  # noqa: PLR0913, PLR0917  one column e
 
 
 async def test_creating_and_confirming_in_one_request(client: Client) -> None:
-    """confirm=true does both."""
+    """A create with confirm=true also confirms."""
     assert (await create(client, confirm=True)).status == "requires_capture"
 
 
@@ -120,7 +120,7 @@ DECLINES: Final = [
 
 @pytest.mark.parametrize(("method", "code", "decline_code"), DECLINES)
 async def test_a_declined_card_is_a_card_error(client: Client, method: str, code: str, decline_code: str) -> None:
-    """402 with the issuer's reason, and the PaymentIntent is back to needing a payment method."""
+    """A decline is answered 402 with the issuer's reason; the PaymentIntent requires another payment method."""
     intent = await create(client, payment_method=method)
     error = await refused(confirm(client, intent))
     assert isinstance(error, stripe.CardError)
@@ -135,7 +135,7 @@ async def test_a_declined_card_is_a_card_error(client: Client, method: str, code
 
 
 async def test_another_card_may_follow_a_decline(client: Client) -> None:
-    """A PaymentIntent survives a decline and takes a new payment method."""
+    """A declined PaymentIntent accepts a new payment method."""
     intent = await create(client, payment_method="pm_card_visa_chargeDeclined")
     await refused(confirm(client, intent))
     again = await client.v1.payment_intents.confirm_async(intent.id, {"payment_method": "pm_card_visa"})
@@ -189,7 +189,7 @@ STATES: Final = frozenset(WAYS)
 async def test_every_action_in_every_state(
     client: Client, state: str, action: Callable[..., Awaitable[Any]], expected: str | None
 ) -> None:
-    """An action either moves the PaymentIntent or is refused and leaves it alone: no late capture, no double one."""
+    """An action moves the PaymentIntent or is refused without a change: no late capture and no second one."""
     params, steps = WAYS[state]
     intent = await create(client, **params)
     for step in steps:
@@ -207,7 +207,7 @@ async def test_every_action_in_every_state(
 
 
 async def test_a_cancelled_payment_holds_nothing(client: Client) -> None:
-    """Cancelling releases the authorization and says when and why."""
+    """A cancel releases the authorization and records time and reason."""
     intent = await confirm(client, await create(client))
     gone = await client.v1.payment_intents.cancel_async(intent.id, {"cancellation_reason": "abandoned"})
     assert (gone.amount_capturable, gone.amount_received, gone.cancellation_reason) == (0, 0, "abandoned")
@@ -215,13 +215,13 @@ async def test_a_cancelled_payment_holds_nothing(client: Client) -> None:
 
 
 async def test_a_capture_may_be_partial_and_releases_the_rest(client: Client) -> None:
-    """Only what is captured is received, once."""
+    """A partial capture receives its amount only, and there is no second one."""
     intent = await capture(client, await confirm(client, await create(client)), amount_to_capture=1000)
     assert (intent.status, intent.amount_received, intent.amount_capturable) == ("succeeded", 1000, 0)
 
 
 async def test_a_capture_is_never_more_than_was_authorized(client: Client) -> None:
-    """An excessive capture is refused and takes nothing."""
+    """A capture of more is refused and captures nothing."""
     intent = await confirm(client, await create(client))
     error = await refused(capture(client, intent, amount_to_capture=AMOUNT + 1))
     assert isinstance(error, stripe.InvalidRequestError)
@@ -237,7 +237,7 @@ async def paid(client: Client, method: str = "pm_card_visa") -> Intent:
 
 
 async def test_a_refund_without_an_amount_returns_all_that_is_left(client: Client) -> None:
-    """Partial first, then the rest, then nothing any more."""
+    """After a partial refund, a refund without an amount returns the rest; a third one is refused."""
     intent = await paid(client)
     first = await refund(client, intent, amount=1000, metadata={"order_id": "order-1"})
     assert (first.object, first.status, first.amount, first.payment_intent) == ("refund", "succeeded", 1000, intent.id)
@@ -249,7 +249,7 @@ async def test_a_refund_without_an_amount_returns_all_that_is_left(client: Clien
 
 
 async def test_a_refund_is_never_more_than_is_left(client: Client) -> None:
-    """An over-refund is refused, also as the second of two partial ones."""
+    """A refund of more than is left is refused, also after a partial one."""
     intent = await paid(client)
     await refund(client, intent, amount=2000)
     error = await refused(refund(client, intent, amount=1000))
@@ -260,41 +260,41 @@ async def test_a_refund_is_never_more_than_is_left(client: Client) -> None:
 
 
 async def test_a_pending_refund_counts_as_refunded(client: Client) -> None:
-    """pm_card_pendingRefund: the refund is not finished, and the money cannot be refunded twice."""
+    """pm_card_pendingRefund: the refund is pending, and its amount cannot be refunded again."""
     intent = await paid(client, "pm_card_pendingRefund")
     assert (await refund(client, intent)).status == "pending"
     assert (await refused(refund(client, intent))).code == "charge_already_refunded"
 
 
 async def test_a_refund_may_fail_after_it_succeeded(sandbox: Running, client: Client) -> None:
-    """pm_card_refundFail: answered as succeeded, failed when read again; the charge can be refunded once more."""
+    """pm_card_refundFail: the answer says succeeded, later reads say failed; another refund is possible."""
     intent = await paid(client, "pm_card_refundFail")
     created = await refund(client, intent)
     assert created.status == "succeeded"
     after = await client.v1.refunds.retrieve_async(created.id)
     assert (after.status, after.failure_reason) == ("failed", "expired_or_canceled_card")
     assert (await refund(client, intent)).amount == AMOUNT
-    assert sandbox.world.books()["orders"]["order-1"]["refunded"] == 0
+    assert sandbox.world.provider_records()["orders"]["order-1"]["refunded"] == 0
 
 
-async def test_a_refund_may_fail_on_the_spot(sandbox: Running, client: Client) -> None:
-    """pm_refund_failed is the sandbox's own: the answer itself says failed."""
+async def test_a_refund_may_fail_at_once(sandbox: Running, client: Client) -> None:
+    """pm_refund_failed, a card of the sandbox only: the answer says failed."""
     assert (await refund(client, await paid(client, "pm_refund_failed"))).status == "failed"
-    assert sandbox.world.books()["orders"]["order-1"]["refunded"] == 0
+    assert sandbox.world.provider_records()["orders"]["order-1"]["refunded"] == 0
 
 
 @pytest.mark.parametrize(("outcome", "status", "refunded"), [("succeed", "succeeded", AMOUNT), ("fail", "failed", 0)])
 async def test_a_pending_refund_ends(  # noqa: PLR0913, PLR0917  the table's columns and its world
     sandbox: Running, http: httpx.AsyncClient, client: Client, outcome: str, status: str, refunded: int
 ) -> None:
-    """Days later a pending refund has succeeded or failed, and one that failed stays failed."""
+    """A pending refund succeeds or fails later, and a failed one stays failed."""
     created = await refund(client, await paid(client, "pm_card_pendingRefund"))
-    assert sandbox.world.books()["orders"]["order-1"]["refund_pending"] == AMOUNT
+    assert sandbox.world.provider_records()["orders"]["order-1"]["refund_pending"] == AMOUNT
     await http.post(f"/_sandbox/settle/{created.id}", json={"outcome": outcome})
     assert (await client.v1.refunds.retrieve_async(created.id)).status == status
     again = await http.post(f"/_sandbox/settle/{created.id}", json={"outcome": "succeed"})
     assert again.status_code == (200 if outcome == "succeed" else 400)
-    order = sandbox.world.books()["orders"]["order-1"]
+    order = sandbox.world.provider_records()["orders"]["order-1"]
     assert (order["refunded"], order["refund_pending"]) == (refunded, 0)
 
 
@@ -322,7 +322,7 @@ WRONG: Final = [
 
 @pytest.mark.parametrize(("params", "code", "param"), WRONG)
 async def test_wrong_parameters_are_named(client: Client, params: dict[str, Any], code: str | None, param: str) -> None:
-    """400 with Stripe's code and the parameter."""
+    """A wrong parameter is answered 400 with Stripe's code and the parameter's name."""
     error = await refused(create(client, **params))
     assert isinstance(error, stripe.InvalidRequestError)
     assert (error.http_status, error.code, error.param) == (400, code, param)
@@ -330,20 +330,20 @@ async def test_wrong_parameters_are_named(client: Client, params: dict[str, Any]
 
 @pytest.mark.parametrize("call", [confirm, capture, cancel])
 async def test_an_unknown_payment_intent_is_404(client: Client, call: Callable[..., Awaitable[Any]]) -> None:
-    """resource_missing, whatever is asked of it."""
+    """Every action on an unknown PaymentIntent is answered resource_missing."""
     error = await refused(call(client, Intent(id="pi_unheard_of")))
     assert isinstance(error, stripe.InvalidRequestError)
     assert (error.http_status, error.code) == (404, "resource_missing")
 
 
 async def test_the_sandbox_knows_the_card_of_the_example_payload(sandbox: Running, client: Client) -> None:
-    """pm_123 approves for cus_123."""
+    """pm_123 is authorized for cus_123."""
     intent = await create(client, customer="cus_123", payment_method="pm_123", confirm=True)
     assert sandbox.world.stripe.account.intent(intent.id).status == "requires_capture"
 
 
 async def test_lists_are_newest_first_and_come_in_pages(client: Client, customer: str) -> None:
-    """Limit and starting_after walk through a customer's PaymentIntents, and has_more says when to go on."""
+    """Limit and starting_after page through the PaymentIntents of a customer; has_more says if there are more."""
     made = [(await create(client, customer=customer)).id for _ in range(3)]
     await create(client)
     first = await client.v1.payment_intents.list_async({"customer": customer, "limit": 2})
@@ -355,8 +355,8 @@ async def test_lists_are_newest_first_and_come_in_pages(client: Client, customer
 
 
 @pytest.mark.parametrize("authorization", ["", "Basic abc", "Bearer", "Bearer sk_live_abc", "Bearer nonsense"])
-async def test_only_test_keys_are_let_in(sandbox: Running, http: httpx.AsyncClient, authorization: str) -> None:
-    """401 without a key, and for a live one: real money has no business here."""
+async def test_only_test_keys_are_accepted(sandbox: Running, http: httpx.AsyncClient, authorization: str) -> None:
+    """A request without a key or with a live key is answered 401."""
     answer = await http.get("/stripe/v1/payment_intents", headers={"Authorization": authorization})
     assert answer.status_code == 401
     assert answer.json()["error"]["type"] == "invalid_request_error"
@@ -364,7 +364,7 @@ async def test_only_test_keys_are_let_in(sandbox: Running, http: httpx.AsyncClie
 
 
 async def test_every_answer_has_a_request_id(client: Client) -> None:
-    """Stripe's support asks for it; errors have one too."""
+    """Successes and errors have a request id, which Stripe's support asks for."""
     assert headers_of(await create(client))["request-id"].startswith("req_")
     assert ((await refused(create(client, amount=1))).request_id or "").startswith("req_")
 
@@ -391,8 +391,8 @@ async def test_the_same_key_gives_the_first_answer_again(client: Client) -> None
     assert (replayed(headers_of(first)), replayed(headers_of(again))) == (False, True)
 
 
-async def test_a_replay_is_what_was_true_then(client: Client) -> None:
-    """The answer kept under a key does not age: the state must be read to be known."""
+async def test_a_replay_shows_the_state_of_the_first_answer(client: Client) -> None:
+    """The answer saved under a key does not change: the current state must be read."""
     intent = await confirm(client, await create(client))
     options: Any = {"idempotency_key": key()}
     await client.v1.payment_intents.cancel_async(intent.id, {}, options)
@@ -406,7 +406,7 @@ async def test_a_replay_is_what_was_true_then(client: Client) -> None:
 
 @pytest.mark.parametrize("change", ["params", "path"])
 async def test_a_key_belongs_to_one_request(client: Client, change: str) -> None:
-    """Other parameters or another path under the same key: idempotency_error, and nothing happens."""
+    """Other parameters or another path under the same key are an idempotency_error without effect."""
     intent, other = await create(client), await create(client)
     options: Any = {"idempotency_key": key()}
     await client.v1.payment_intents.confirm_async(intent.id, {}, options)
@@ -422,7 +422,7 @@ async def test_a_key_belongs_to_one_request(client: Client, change: str) -> None
 
 
 async def test_a_decline_is_kept_under_its_key(client: Client) -> None:
-    """The same key hears the same 402: a new try needs a new key."""
+    """The same key gets the same 402: a new attempt needs a new key."""
     intent = await create(client, payment_method="pm_card_visa_chargeDeclined")
     options: Any = {"idempotency_key": key()}
     first = await refused(client.v1.payment_intents.confirm_async(intent.id, {}, options))
@@ -432,7 +432,7 @@ async def test_a_decline_is_kept_under_its_key(client: Client) -> None:
 
 
 async def test_a_state_answer_is_kept_under_its_key(client: Client) -> None:
-    """A refusal that came out of executing the request is replayed, even when it would be granted now."""
+    """A refusal by the state of the object is replayed, even if the request would succeed now."""
     intent = await create(client)
     options: Any = {"idempotency_key": key()}
     first = await refused(client.v1.payment_intents.capture_async(intent.id, {}, options))
@@ -443,7 +443,7 @@ async def test_a_state_answer_is_kept_under_its_key(client: Client) -> None:
 
 
 async def test_a_wrong_parameter_does_not_use_up_the_key(client: Client) -> None:
-    """Nothing was executed, so the key is still free for the request as it was meant."""
+    """A refusal by validation is not saved: the corrected request may use the key."""
     options: Any = {"idempotency_key": key()}
     wrong: Any = {"amount": "lots", "currency": "usd"}
     await refused(client.v1.payment_intents.create_async(wrong, options))
@@ -452,24 +452,24 @@ async def test_a_wrong_parameter_does_not_use_up_the_key(client: Client) -> None
 
 
 async def test_a_key_may_be_pruned(sandbox: Running, http: httpx.AsyncClient, client: Client) -> None:
-    """After 24 hours the same key executes again: only the object's state still protects the money."""
+    """After Stripe pruned a key the request runs again; only the state of the object prevents a second charge."""
     intent = await confirm(client, await create(client))
     options: Any = {"idempotency_key": key()}
     await client.v1.payment_intents.capture_async(intent.id, {}, options)
     await http.post("/_sandbox/forget-keys")
     error = await refused(client.v1.payment_intents.capture_async(intent.id, {}, options))
     assert (error.code, replayed(error.headers)) == (UNEXPECTED, False)
-    assert sandbox.world.books()["orders"]["order-1"]["captured"] == AMOUNT
+    assert sandbox.world.provider_records()["orders"]["order-1"]["captured"] == AMOUNT
 
 
 async def test_a_key_has_at_most_255_characters(client: Client) -> None:
-    """A longer one is refused."""
+    """A longer key is refused."""
     options: Any = {"idempotency_key": "k" * 256}
     error = await refused(client.v1.payment_intents.create_async({"amount": AMOUNT, "currency": "usd"}, options))
     assert error.http_status == 400
 
 
-# ------------------------------------------------------------------------------------------- the customer and the days
+# ----------------------------------------------------------------------------------- what customer, bank and time do
 
 
 @pytest.mark.parametrize(
@@ -488,7 +488,7 @@ async def test_a_key_has_at_most_255_characters(client: Client) -> None:
 async def test_the_customer_authenticates_or_fails_to(  # noqa: PLR0913, PLR0917  the table's columns and its world
     http: httpx.AsyncClient, client: Client, method: str, outcome: str, status: str, code: str | None
 ) -> None:
-    """After 3DS the PaymentIntent goes on to the bank, or needs another payment method and says why."""
+    """After 3DS the PaymentIntent is charged, or requires another payment method and says why."""
     intent = await confirm(client, await create(client, payment_method=method))
     assert intent.next_action
     assert intent.next_action.type == "use_stripe_sdk"
@@ -499,8 +499,8 @@ async def test_the_customer_authenticates_or_fails_to(  # noqa: PLR0913, PLR0917
     assert (after.last_payment_error.code if after.last_payment_error else None) == code
 
 
-async def test_nobody_authenticates_twice(http: httpx.AsyncClient, client: Client) -> None:
-    """A customer who comes late, after the payment was cancelled, changes nothing."""
+async def test_a_payment_is_authenticated_once(http: httpx.AsyncClient, client: Client) -> None:
+    """An authentication after the payment was cancelled changes nothing."""
     intent = await confirm(client, await create(client, payment_method="pm_card_authenticationRequired"))
     await cancel(client, intent)
     answer = await http.post(f"/_sandbox/authenticate/{intent.id}", json={"outcome": "succeed"})
@@ -508,7 +508,7 @@ async def test_nobody_authenticates_twice(http: httpx.AsyncClient, client: Clien
 
 
 async def test_an_authorization_expires(http: httpx.AsyncClient, client: Client) -> None:
-    """The PaymentIntent is canceled by itself, and a capture that comes too late is refused."""
+    """A lapsed authorization cancels the PaymentIntent, and a late capture is refused."""
     intent = await confirm(client, await create(client))
     await http.post(f"/_sandbox/expire/{intent.id}")
     after = await client.v1.payment_intents.retrieve_async(intent.id)

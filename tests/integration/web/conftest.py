@@ -7,17 +7,18 @@ import httpx
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
+from app.web.server import serve
+from app.web.wiring import open_webhooks
 from deploy.local.postgres import Postgres
 from sandbox.webhooks import Target
 from tests.support.servers import copy_database
 from tests.support.shop import open_shop
 from tests.support.web import Web
-from webhooks import open_webhooks, serve
 
 
 @pytest.fixture(scope="module")
 async def module_web(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Web]:
-    """A run that waits for its customer looks by itself after an hour: within a test only a webhook wakes it."""
+    """A run that waits for its customer polls after an hour: within a test only a webhook wakes it."""
     patient: dict[str, Any] = {"http_timeout_seconds": 5, "authentication_poll_seconds": 3600}
     async with (
         copy_database(postgres) as database,
@@ -31,16 +32,16 @@ async def module_web(postgres: Postgres, temporal: WorkflowEnvironment) -> Async
 
 @pytest.fixture
 async def web(module_web: Web) -> AsyncIterator[Web]:
-    """As good as new; the sandbox tells it nothing."""
+    """The web process of an empty shop; the sandbox delivers no events to it."""
     await module_web.shop.clear()
-    module_web.shop.world.courier.attempts.clear()
+    module_web.shop.world.webhook_sender.attempts.clear()
     yield module_web
-    module_web.shop.world.tell(None)
-    await module_web.shop.world.courier.idle()
+    module_web.shop.world.send_webhooks_to(None)
+    await module_web.shop.world.webhook_sender.idle()
 
 
 @pytest.fixture
-def told(web: Web) -> Web:
-    """The sandbox tells it everything, as Stripe and the warehouse do."""
-    web.shop.world.tell(Target(url=web.url))
+def subscribed(web: Web) -> Web:
+    """The same, and the sandbox delivers every event to it, as Stripe and the warehouse do."""
+    web.shop.world.send_webhooks_to(Target(url=web.url))
     return web

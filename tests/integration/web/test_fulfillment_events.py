@@ -1,4 +1,4 @@
-"""Events from the warehouse: goods that have left make an order one that cannot be cancelled."""
+"""Events from the warehouse: an order whose goods have left can no longer be cancelled."""
 
 import pytest
 
@@ -11,7 +11,7 @@ O = "o1"  # noqa: E741 (the one order of each test)
 
 
 async def shipment(web: Web, status: str) -> None:
-    """The warehouse does something, and tells nobody."""
+    """Change the shipment at the warehouse, without an event."""
     shipments = web.shop.world.fulfillment.shipments
     shipments[O] = shipments[O].model_copy(update={"status": status})
 
@@ -23,36 +23,39 @@ async def until(shop: Shop, status: str) -> None:
     await eventually(reached, f"the order is {status}")
 
 
-async def test_shipped_then_delivered(told: Web) -> None:
-    """The order follows its goods, and cancel-order knows it at once."""
-    assert (await told.shop.place(order_id=O)).success
+async def test_shipped_then_delivered(subscribed: Web) -> None:
+    """The order follows its goods, and cancel-order sees it at once."""
+    assert (await subscribed.shop.place(order_id=O)).success
     for verb, status in (("ship", "shipped"), ("deliver", "delivered")):
-        await told.warehouse(f"orders/{O}/{verb}")
-        await until(told.shop, status)
-        answer = await told.shop.cancel(O)
+        await subscribed.warehouse(f"orders/{O}/{verb}")
+        await until(subscribed.shop, status)
+        answer = await subscribed.shop.cancel(O)
         assert (answer.cancelled, answer.reason) == (False, "already_shipped")
-    assert await told.shop.events(O) == ["pending", "capturing", "processing", "shipped", "delivered"]
-    assert await told.notes(O) == ["the warehouse says shipped", "the warehouse says delivered"]
-    await assert_invariants(told.shop, O)
+    assert await subscribed.shop.events(O) == ["pending", "capturing", "processing", "shipped", "delivered"]
+    assert await subscribed.notes(O) == ["the warehouse says shipped", "the warehouse says delivered"]
+    await assert_invariants(subscribed.shop, O)
 
 
-async def test_delivered_overtakes_shipped(told: Web) -> None:
-    """Both moves at the first event; the late one finds nothing to do."""
-    assert (await told.shop.place(order_id=O)).success
-    told.shop.world.faults.add(Fault(service="webhooks", route="order.shipped", kind="reorder"))
-    await told.warehouse(f"orders/{O}/ship")
-    await told.warehouse(f"orders/{O}/deliver")
-    await told.shop.world.courier.idle()
+async def test_delivered_overtakes_shipped(subscribed: Web) -> None:
+    """The first event makes both moves; the late one has nothing to do."""
+    assert (await subscribed.shop.place(order_id=O)).success
+    subscribed.shop.world.faults.add(Fault(service="webhooks", route="order.shipped", kind="reorder"))
+    await subscribed.warehouse(f"orders/{O}/ship")
+    await subscribed.warehouse(f"orders/{O}/deliver")
+    await subscribed.shop.world.webhook_sender.idle()
 
-    assert [kind for kind, _ in await told.kept() if kind.startswith("order.")] == ["order.delivered", "order.shipped"]
-    assert await told.shop.events(O) == ["pending", "capturing", "processing", "shipped", "delivered"]
+    assert [kind for kind, _ in await subscribed.kept() if kind.startswith("order.")] == [
+        "order.delivered",
+        "order.shipped",
+    ]
+    assert await subscribed.shop.events(O) == ["pending", "capturing", "processing", "shipped", "delivered"]
 
 
 @pytest.mark.parametrize(
     ("step", "status"), [("capture_payment", "pending"), ("finalize_order", "capturing")], ids=["pending", "capturing"]
 )
 async def test_shipped_before_it_is_paid(web: Web, step: str, status: str) -> None:
-    """The warehouse is asked to come again; nothing is kept until the order is settled."""
+    """The event is refused for now, and not kept, until the order is settled."""
     held = web.shop.hooks.hold(step)
     run = await web.shop.start(order_id=O)
     await held.reached.wait()
@@ -67,24 +70,24 @@ async def test_shipped_before_it_is_paid(web: Web, step: str, status: str) -> No
     assert await web.shop.status(O) == "shipped"
 
 
-async def test_a_warehouse_faster_than_the_payment(told: Web) -> None:
-    """It comes again until it is heard."""
-    held = told.shop.hooks.hold("capture_payment")
-    run = await told.shop.start(order_id=O)
+async def test_a_warehouse_faster_than_the_payment(subscribed: Web) -> None:
+    """It delivers the event again until it takes effect."""
+    held = subscribed.shop.hooks.hold("capture_payment")
+    run = await subscribed.shop.start(order_id=O)
     await held.reached.wait()
-    await told.warehouse(f"orders/{O}/ship")
+    await subscribed.warehouse(f"orders/{O}/ship")
 
     async def refused() -> bool:
-        return any(attempt.status == 503 for attempt in told.shop.world.courier.attempts)
+        return any(attempt.status == 503 for attempt in subscribed.shop.world.webhook_sender.attempts)
 
     await eventually(refused, "the first delivery is put off")
     held.let_go()
     assert (await run.result()).success
-    await until(told.shop, "shipped")
+    await until(subscribed.shop, "shipped")
 
 
 async def test_shipped_while_it_is_being_cancelled(web: Web) -> None:
-    """That is the cancel's to find out, at the warehouse; the event waits for it."""
+    """cancel-order finds that out at the warehouse; the event waits for it."""
     assert (await web.shop.place(order_id=O)).success
     held = web.shop.hooks.hold("cancel_fulfillment")
     cancel = await web.shop.start_cancel(O)
@@ -100,7 +103,7 @@ async def test_shipped_while_it_is_being_cancelled(web: Web) -> None:
 
 
 async def test_shipped_after_it_was_cancelled(web: Web) -> None:
-    """The order stays what it is; what the warehouse said is written down."""
+    """The order stays closed; an event of the order records what the warehouse says."""
     assert (await web.shop.place(order_id=O)).success
     assert (await web.shop.cancel(O)).cancelled
     await shipment(web, "shipped")
@@ -111,14 +114,14 @@ async def test_shipped_after_it_was_cancelled(web: Web) -> None:
 
 @pytest.mark.parametrize("kind", ["shipped", "delivered"])
 async def test_a_claim_is_not_believed(web: Web, kind: str) -> None:
-    """The warehouse's own books say that the goods are still there."""
+    """The warehouse itself answers that the goods are still there."""
     assert (await web.shop.place(order_id=O)).success
     assert (await web.fulfillment(kind, O)).status_code == 200
     assert await web.shop.status(O) == "processing"
 
 
 async def test_delivered_is_not_believed_of_goods_that_are_on_their_way(web: Web) -> None:
-    """The order goes as far as the warehouse's books."""
+    """The order moves only as far as the warehouse's own answer."""
     assert (await web.shop.place(order_id=O)).success
     await shipment(web, "shipped")
     assert (await web.fulfillment("delivered", O)).status_code == 200
@@ -126,7 +129,7 @@ async def test_delivered_is_not_believed_of_goods_that_are_on_their_way(web: Web
 
 
 async def test_a_duplicate_takes_effect_once(web: Web) -> None:
-    """Also where the first one found nothing to do: another event will tell."""
+    """The first delivery counts, even if it had nothing to do: a new event follows a new state."""
     assert (await web.shop.place(order_id=O)).success
     assert (await web.fulfillment("shipped", O, "whe_1")).json()["outcome"] == "applied"
     await shipment(web, "shipped")
@@ -137,21 +140,21 @@ async def test_a_duplicate_takes_effect_once(web: Web) -> None:
 
 @pytest.mark.parametrize("order_id", ["unknown", "../../_sandbox", "x" * 255])
 async def test_an_order_that_is_not_ours(web: Web, order_id: str) -> None:
-    """Kept, and the warehouse is not asked about it."""
+    """It is kept, and the warehouse is not asked about it."""
     answer = await web.fulfillment("shipped", order_id)
     assert (answer.status_code, answer.json()["outcome"]) == (200, "not ours")
     assert list(web.shop.world.journal.about()) == []
 
 
 async def test_an_unknown_type_is_none_of_our_business(web: Web) -> None:
-    """200, and nothing is kept."""
+    """The answer is 200, and nothing is kept."""
     assert (await web.fulfillment("packed", O)).json()["outcome"] == "unknown type"
     assert await web.kept() == []
 
 
 @pytest.mark.parametrize("status", [401, 404, 500])
 async def test_the_warehouse_out(web: Web, status: int) -> None:
-    """Nothing is kept, and the next delivery does it all."""
+    """Nothing is kept, and the next delivery has the whole effect."""
     assert (await web.shop.place(order_id=O)).success
     await shipment(web, "shipped")
     web.shop.world.faults.add(Fault(service="fulfillment", route="GET *", kind="status", status=status))

@@ -1,4 +1,4 @@
-"""Events from Stripe: hints that wake, and that bring refunds up to date; what they claim is never believed."""
+"""Events from Stripe: they wake runs and update refunds; what they claim is never believed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,6 +12,8 @@ import pytest
 from temporalio.client import Client, Interceptor, OutboundInterceptor, StartWorkflowInput, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
+from app.web.server import serve
+from app.web.wiring import open_webhooks
 from config.temporal import plugin
 from deploy.local.postgres import Postgres
 from orders.models import Stage
@@ -21,7 +23,6 @@ from tests.support.invariants import assert_invariants
 from tests.support.scenarios import Run, ending_of, is_running, until_attempts, until_stage
 from tests.support.shop import Shop, an_order, eventually
 from tests.support.web import Web, an_event
-from webhooks import open_webhooks, serve
 
 O = "o1"  # noqa: E741 (the one order of each test)
 
@@ -60,72 +61,72 @@ async def reconciliation(shop: Shop) -> str | None:
 # ------------------------------------------------------------------------------------------------- the sandbox tells it
 
 
-async def test_an_authenticated_order_goes_on_at_once(told: Web) -> None:
-    """The customer is back from the bank; nobody had to poll."""
-    run = await waiting(told.shop)
-    await told.admin(f"authenticate/{await told.intent_of(O)}", "succeed")
+async def test_an_authenticated_order_goes_on_at_once(subscribed: Web) -> None:
+    """The customer has authenticated; no poll was needed."""
+    run = await waiting(subscribed.shop)
+    await subscribed.admin(f"authenticate/{await subscribed.intent_of(O)}", "succeed")
     ending = await ending_of(run)
     assert (ending.how, ending.code) == ("completed", None)
-    await assert_invariants(told.shop, O)
+    await assert_invariants(subscribed.shop, O)
 
 
-async def test_a_failed_authentication_ends_the_order_at_once(told: Web) -> None:
-    """A business no, as soon as the bank says so."""
-    run = await waiting(told.shop)
-    await told.admin(f"authenticate/{await told.intent_of(O)}", "fail")
+async def test_a_failed_authentication_ends_the_order_at_once(subscribed: Web) -> None:
+    """It is a business refusal, as soon as the bank says so."""
+    run = await waiting(subscribed.shop)
+    await subscribed.admin(f"authenticate/{await subscribed.intent_of(O)}", "fail")
     assert (await ending_of(run)).code == "authentication_failed"
-    await assert_invariants(told.shop, O)
+    await assert_invariants(subscribed.shop, O)
 
 
 @pytest.mark.parametrize("kind", ["duplicate", "reorder", "delay"])
-async def test_deliveries_that_repeat_overtake_or_tarry_change_nothing(told: Web, kind: str) -> None:
-    """Every event of an order's life, through authentication, capture and refund."""
+async def test_deliveries_that_repeat_overtake_or_tarry_change_nothing(subscribed: Web, kind: str) -> None:
+    """This holds for every event of an order, through authentication, capture and refund."""
     fault = Fault.model_validate({"service": "webhooks", "kind": kind, "times": None, "seconds": 0.2})
-    told.shop.world.faults.add(fault)
-    run = await waiting(told.shop)
-    await told.admin(f"authenticate/{await told.intent_of(O)}", "succeed")
+    subscribed.shop.world.faults.add(fault)
+    run = await waiting(subscribed.shop)
+    await subscribed.admin(f"authenticate/{await subscribed.intent_of(O)}", "succeed")
     if kind == "reorder":
-        told.shop.world.faults.clear()  # nothing follows that the last one could be overtaken by
+        subscribed.shop.world.faults.clear()  # nothing follows that the last one could be overtaken by
     assert (await ending_of(run)).code is None
-    assert (await told.shop.cancel(O)).refunded
-    told.shop.world.faults.clear()
-    await told.shop.world.courier.idle()
+    assert (await subscribed.shop.cancel(O)).refunded
+    subscribed.shop.world.faults.clear()
+    await subscribed.shop.world.webhook_sender.idle()
 
-    await assert_invariants(told.shop, O)
-    assert await told.shop.events(O) == ["pending", "capturing", "processing", "cancelling", "cancelled"]
-    kept = await told.kept()
+    await assert_invariants(subscribed.shop, O)
+    assert await subscribed.shop.events(O) == ["pending", "capturing", "processing", "cancelling", "cancelled"]
+    kept = await subscribed.kept()
     assert len(kept) == len(set(kept)) == 4
-    assert {attempt.status for attempt in told.shop.world.courier.attempts} == {200}
+    assert {attempt.status for attempt in subscribed.shop.world.webhook_sender.attempts} == {200}
 
 
-async def test_without_any_webhook_the_order_ends(told: Web) -> None:
-    """Dropped for good: the run looks by itself."""
-    told.shop.world.faults.add(Fault(service="webhooks", kind="drop", times=None))
-    run = await waiting(told.shop)
-    await told.admin(f"authenticate/{await told.intent_of(O)}", "succeed")
-    await told.shop.advance(run, timedelta(minutes=16))
+async def test_without_any_webhook_the_order_ends(subscribed: Web) -> None:
+    """All events are dropped, and the run polls."""
+    subscribed.shop.world.faults.add(Fault(service="webhooks", kind="drop", times=None))
+    run = await waiting(subscribed.shop)
+    await subscribed.admin(f"authenticate/{await subscribed.intent_of(O)}", "succeed")
+    await subscribed.shop.advance(run, timedelta(minutes=16))
     assert (await ending_of(run)).code is None
-    assert await told.kept() == []
+    assert await subscribed.kept() == []
 
 
 @pytest.mark.parametrize(("outcome", "status"), [("succeed", "succeeded"), ("fail", "failed")])
-async def test_a_pending_refund_is_followed_to_its_end(told: Web, outcome: str, status: str) -> None:
-    """The row, the order's events, and for one that failed somebody who looks into it."""
-    refund = await refunded_later(told)
-    before = await reconciliation(told.shop)
-    await told.admin(f"settle/{refund}", outcome)
-    await told.shop.world.courier.idle()
+async def test_a_pending_refund_is_followed_to_its_end(subscribed: Web, outcome: str, status: str) -> None:
+    """The row and the order's events follow it; if it failed, reconcile-orders is started."""
+    refund = await refunded_later(subscribed)
+    before = await reconciliation(subscribed.shop)
+    await subscribed.admin(f"settle/{refund}", outcome)
+    await subscribed.shop.world.webhook_sender.idle()
 
-    assert await refund_status(told.shop) == status
-    assert await told.notes(O) == [f"refund {refund} {status}"]
-    assert (await reconciliation(told.shop) != before) == (status == "failed")
+    assert await refund_status(subscribed.shop) == status
+    assert await subscribed.notes(O) == [f"refund {refund} {status}"]
+    assert (await reconciliation(subscribed.shop) != before) == (status == "failed")
 
 
 # -------------------------------------------------------------------------------------------------------- by hand: once
 
 
 async def test_a_duplicate_is_answered_without_another_look(web: Web) -> None:
-    """Its id is known: Stripe is not asked again."""
+    """Its id is kept: Stripe is not asked again."""
     assert (await web.shop.place(order_id=O)).success
     intent = await web.intent_of(O)
     first = await web.stripe("payment_intent.succeeded", intent, "evt_1")
@@ -141,7 +142,7 @@ async def test_a_duplicate_is_answered_without_another_look(web: Web) -> None:
 
 
 async def test_twenty_at_once_take_effect_once(web: Web) -> None:
-    """All are answered 200, one of them applied it."""
+    """All are answered with 200, and one of them applied the event."""
     refund = await refunded_later(web)
     await web.admin(f"settle/{refund}", "fail")
     answers = await asyncio.gather(*(web.stripe("refund.failed", refund, "evt_1") for _ in range(20)))
@@ -153,7 +154,7 @@ async def test_twenty_at_once_take_effect_once(web: Web) -> None:
 
 
 async def test_an_older_look_does_not_take_a_refund_back(web: Web) -> None:
-    """One delivery reads `pending` and tarries; another one reads `failed` and is faster."""
+    """One delivery reads `pending` and is slow; another reads `failed` and is faster."""
     refund = await refunded_later(web)
     slow = Fault(service="stripe", route="GET /v1/refunds", kind="delay", seconds=60, after_effect=True)
     web.shop.world.faults.add(slow)
@@ -173,7 +174,7 @@ async def test_an_older_look_does_not_take_a_refund_back(web: Web) -> None:
 
 
 async def test_any_order_of_arrival_gives_the_same(web: Web) -> None:
-    """`created` and `updated` after `failed`: each finds what is, not what was."""
+    """`created` and `updated` come after `failed`: each reads the present state."""
     refund = await refunded_later(web)
     await web.admin(f"settle/{refund}", "succeed")
     await web.admin(f"settle/{refund}", "fail")
@@ -188,7 +189,7 @@ async def test_any_order_of_arrival_gives_the_same(web: Web) -> None:
 
 
 async def test_a_claim_to_be_paid_is_not_believed(web: Web) -> None:
-    """The payload says succeeded, the payment says otherwise: the run looks, and waits on."""
+    """The event says succeeded, the payment does not: the run reads the payment, and waits on."""
     run = await waiting(web.shop)
     intent = await web.intent_of(O)
     claims: dict[str, Any] = {"status": "succeeded", "amount_received": 5998, "metadata": {"order_id": O}}
@@ -201,7 +202,7 @@ async def test_a_claim_to_be_paid_is_not_believed(web: Web) -> None:
 
 
 async def test_a_claim_about_another_order_is_not_believed(web: Web) -> None:
-    """Which order it is, the payment says where it lives."""
+    """The PaymentIntent at Stripe says which order it is."""
     refund = await refunded_later(web)
     await web.shop.place(order_id="other")
     claims: dict[str, Any] = {
@@ -217,7 +218,7 @@ async def test_a_claim_about_another_order_is_not_believed(web: Web) -> None:
 
 
 async def test_a_payment_that_its_order_does_not_know(web: Web) -> None:
-    """It names an order of ours, but was not made by it: kept, and nothing is done."""
+    """It names an order, but the order did not make it: the event is kept, and nothing is done."""
     await web.shop.place(order_id=O)
     form = {"amount": "500", "currency": "usd", "payment_method": "pm_123", "metadata[order_id]": O, "confirm": "true"}
     async with httpx.AsyncClient(base_url=web.shop.sandbox.url, trust_env=False) as http:
@@ -231,7 +232,7 @@ async def test_a_payment_that_its_order_does_not_know(web: Web) -> None:
 
 @pytest.mark.parametrize("about", ["pi_unknown", "re_unknown"])
 async def test_an_object_that_stripe_does_not_know(web: Web, about: str) -> None:
-    """Kept, so that it does not come for days, and nothing is done."""
+    """The event is kept, so that Stripe does not repeat it for days, and nothing is done."""
     for outcome in ("not ours", "duplicate"):
         answer = await web.stripe("refund.failed", about, "evt_1")
         assert (answer.status_code, answer.json()["outcome"]) == (200, outcome)
@@ -239,7 +240,7 @@ async def test_an_object_that_stripe_does_not_know(web: Web, about: str) -> None
 
 @pytest.mark.parametrize("kind", ["customer.created", "payment_intent.created", "payment_intent.partially_funded"])
 async def test_an_unknown_type_is_none_of_our_business(web: Web, kind: str) -> None:
-    """200, whatever it is about, and Stripe is not asked."""
+    """The answer is 200, whatever it is about, and Stripe is not asked."""
     answer = await web.stripe(kind, None)
     assert (answer.status_code, answer.json()["outcome"]) == (200, "unknown type")
     assert await web.kept() == []
@@ -252,7 +253,7 @@ async def test_an_unknown_type_is_none_of_our_business(web: Web, kind: str) -> N
 @pytest.mark.parametrize("route", ["GET /v1/refunds/*", "GET /v1/payment_intents/*", "GET /v1/refunds"])
 @pytest.mark.parametrize("status", [400, 401, 429, 500])
 async def test_stripe_out(web: Web, route: str, status: int) -> None:
-    """Nothing is kept, and the next delivery does it all."""
+    """Nothing is kept, and the next delivery has the whole effect."""
     refund = await refunded_later(web)
     await web.admin(f"settle/{refund}", "fail")
     web.shop.world.faults.add(Fault(service="stripe", route=route, kind="status", status=status))
@@ -266,7 +267,7 @@ async def test_stripe_out(web: Web, route: str, status: int) -> None:
 
 
 async def test_postgres_out(web: Web, postgres: Postgres) -> None:
-    """Neither events nor health are answered with a yes; the next delivery does it all."""
+    """Events and health are answered with 503; the next delivery has the whole effect."""
     refund = await refunded_later(web)
     await web.admin(f"settle/{refund}", "fail")
     name = web.shop.settings.database_url.get_secret_value().rpartition("/")[2].partition("?")[0]
@@ -288,7 +289,7 @@ async def test_postgres_out(web: Web, postgres: Postgres) -> None:
 
 @asynccontextmanager
 async def a_bridge(target: str) -> AsyncIterator[str]:
-    """An address that leads to another, until the block is left."""
+    """The address of a proxy to another address, while the block lasts."""
     host, _, port = target.rpartition(":")
     writers: list[asyncio.StreamWriter] = []
 
@@ -324,7 +325,7 @@ async def another(web: Web, client: Client) -> AsyncIterator[Web]:
 
 @pytest.mark.parametrize("kind", ["payment_intent.succeeded", "refund.failed"])
 async def test_temporal_out(web: Web, kind: str) -> None:
-    """Nothing is kept until the run can be told."""
+    """Nothing is kept until the run can be signalled."""
     if kind == "refund.failed":
         about = await refunded_later(web)
         await web.admin(f"settle/{about}", "fail")
@@ -343,7 +344,7 @@ async def test_temporal_out(web: Web, kind: str) -> None:
 
 
 class NoStarts(Interceptor):
-    """Temporal goes away between the signal and the start."""
+    """Temporal goes out between the signal and the start."""
 
     def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:  # noqa: A002
         return NoStart(next)
@@ -355,7 +356,7 @@ class NoStart(OutboundInterceptor):
 
 
 async def test_a_failed_refund_is_not_kept_until_it_is_looked_into(web: Web) -> None:
-    """Its row, its event and the run that follows it: all of them, or none."""
+    """The row, the event and the run that follows happen together, or not at all."""
     refund = await refunded_later(web)
     await web.admin(f"settle/{refund}", "fail")
     body = an_event("stripe", "refund.failed", refund)

@@ -1,4 +1,4 @@
-"""The edge of the web process: what it refuses before it looks, what it never says, how it starts and stops."""
+"""The web process: what it refuses unread, what it never reveals, how it starts and stops."""
 
 import asyncio
 import json
@@ -12,12 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.web.endpoints import MAX_BODY
 from deploy.local.postgres import Postgres
 from deploy.local.process import Child, Command, free_ports, running
 from tests.integration.test_worker import addresses, closed_port
 from tests.support.shop import eventually
 from tests.support.web import SECRETS, Web, an_event, signature
-from webhooks import MAX_BODY
 
 BODY = an_event("stripe", "payment_intent.succeeded", "pi_1")
 
@@ -40,7 +40,7 @@ Header = Callable[[bytes], str]
     ids=["none", "forged", "tampered", "unknown secret", "stale", "future", "stale there", "future there"],
 )
 async def test_what_is_not_signed_is_refused(web: Web, source: str, header: Header) -> None:
-    """400, before anything of it is parsed, and neither Stripe nor the warehouse is asked."""
+    """The answer is 400 before the body is parsed, and neither Stripe nor the warehouse is asked."""
     for body in (BODY, b"no json"):
         assert (await web.post(source, body, header(body))).status_code == 400
     assert list(web.shop.world.journal.about()) == []
@@ -48,7 +48,7 @@ async def test_what_is_not_signed_is_refused(web: Web, source: str, header: Head
 
 
 async def test_each_source_has_a_secret_of_its_own(web: Web) -> None:
-    """The warehouse cannot speak for Stripe."""
+    """The warehouse cannot sign for Stripe."""
     assert (await web.post("stripe", BODY, signature(BODY, SECRETS["fulfillment"]))).status_code == 400
 
 
@@ -71,14 +71,14 @@ async def test_each_source_has_a_secret_of_its_own(web: Web) -> None:
     ],
 )
 async def test_what_is_signed_but_no_event_is_refused(web: Web, body: bytes) -> None:
-    """400, whatever it is."""
+    """The answer is 400, whatever the body is."""
     assert (await web.post("stripe", body)).status_code == 400
     assert await web.kept() == []
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_body_has_a_largest_size(web: Web, *, chunked: bool) -> None:
-    """413 above it, also where no length is announced."""
+    """The answer above it is 413, also without a Content-Length."""
 
     async def chunks(body: bytes) -> AsyncIterator[bytes]:
         for start in range(0, len(body), 65536):
@@ -95,12 +95,12 @@ async def test_a_body_has_a_largest_size(web: Web, *, chunked: bool) -> None:
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 @pytest.mark.parametrize("source", ["stripe", "fulfillment"])
 async def test_events_are_posted(web: Web, method: str, source: str) -> None:
-    """405 for anything else."""
+    """Any other method is answered with 405."""
     assert (await web.http.request(method, f"/webhooks/{source}")).status_code == 405
 
 
 async def test_healthy(web: Web) -> None:
-    """While Postgres answers; see test_postgres_out."""
+    """It is healthy while PostgreSQL answers; see test_postgres_out."""
     assert (await web.http.get("/healthz")).json() == {"status": "ok"}
 
 
@@ -134,7 +134,7 @@ async def a_process(log: Path, **environment: str) -> AsyncIterator[Child]:
 async def test_refuses_to_start(
     environment: dict[str, str], message: str, web: Web, postgres: Postgres, tmp_path: Path
 ) -> None:
-    """One line that names what is wrong, no secret in it, and exit status 1."""
+    """One line names what is wrong, without secrets; the exit status is 1."""
     target = web.shop.client.service_client.config.target_host
     places = {
         "closed": closed_port(),
@@ -154,7 +154,7 @@ async def test_refuses_to_start(
 
 
 async def test_says_little_and_stops_in_order(web: Web, tmp_path: Path) -> None:
-    """One line for each delivery: id, type and outcome. No secret, body or address, in no answer either."""
+    """The log has one line per delivery: id, type, outcome. No secret, body or address is in it, or in an answer."""
     settings = web.shop.settings
     (port,) = free_ports(1)
     environment = addresses(web.shop.env, settings.database_url.get_secret_value(), web.shop.sandbox) | {

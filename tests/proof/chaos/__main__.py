@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from deploy.local.process import StackError
-from deploy.local.stack import DATA_DIR, until_signalled
+from deploy.local.stack import DATA_DIR, until_signaled
 from tests.proof.chaos.plan import Plan, draw_plan
 from tests.proof.chaos.report import show
 from tests.proof.chaos.run import CUSTOMERS, run_chaos
@@ -26,7 +26,7 @@ def main(
 ) -> None:
     """Exit status 1 if anything was lost, 2 if the stack does not start."""
     plan = draw_plan(secrets.randbelow(1_000_000) if seed is None else seed, orders, orders_per_fault)
-    status = asyncio.run(until_signalled(chaos(plan, customers, as_json=as_json), interrupted=130))
+    status = asyncio.run(until_signaled(chaos(plan, customers, as_json=as_json), interrupted=130))
     sys.stdout.flush()
     os._exit(status)  # the interpreter's own exit may abort in the SDK's threads (see worker.py)
 

@@ -10,18 +10,20 @@ from temporalio.client import WorkflowFailureError, WorkflowHistory
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.worker import Replayer
 
+from app.wiring import WORKFLOWS
 from audit.evidence import DatabaseSnapshot, Evidence, OrderEntry, ProviderRecords, read_runs, read_snapshot
-from audit.invariants import SETTLED, violations
-from client.orders import ABOUT_ORDERS, resolve, stuck_runs
+from audit.invariants import violations
+from client.orders import resolve
+from client.runs import ABOUT_ORDERS, stuck_runs
 from config.temporal import plugin
 from orders.errors import OrderError
-from orders.models import CLOSED, PAID, CancelOutcome, CancelReason, ErrorCode, OrderOutcome, Settlement, Status
+from orders.models import CLOSED, PAID, SETTLED, CancelOutcome, CancelReason, ErrorCode, OrderOutcome, Status
 from orders.names import RECONCILE_NOW, RECONCILE_ORDERS, TASK_QUEUE
 from orders.reconciliation import ReconcileReport
 from orders.verification import Violation
+from saga import Resolution
 from tests.proof.chaos.cluster import Cluster, until_answered
 from tests.proof.chaos.load import Load
-from worker import WORKFLOWS
 
 CHECK_STOCK_EVERY: Final = 0.5  # seconds
 POLL_EVERY: Final = 1.0  # seconds
@@ -105,15 +107,9 @@ class Checker:
     async def _retry_what_is_parked(self) -> None:
         for stuck in await stuck_runs(self._cluster.client, limit=200):
             for step in stuck.parked:
-                resolution = Settlement(
-                    order_id=stuck.run.order_id or "",
-                    step=step,
-                    action="retry",
-                    reason="the faults are over",
-                    by="chaos",
-                )
+                resolution = Resolution(step=step, action="retry", reason="the faults are over", by="chaos")
                 with suppress(OrderError):  # the order is no longer parked
-                    await resolve(self._cluster.client, resolution)
+                    await resolve(self._cluster.client, stuck.run.order_id or "", resolution)
                     self.retried += 1
 
     async def _reconcile(self) -> ReconcileReport | None:

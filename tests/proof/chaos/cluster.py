@@ -151,11 +151,11 @@ class Cluster:
 
     async def request_faults(self) -> dict[str, int]:
         """How many requests of each external service failed by which fault."""
-        counts: dict[str, int] = (await self._read_records())["strikes"]
+        counts: dict[str, int] = (await self._read_records())["fault_hits"]
         return counts
 
     async def _read_records(self) -> Any:
-        return (await self.sandbox.get("/_sandbox/books")).raise_for_status().json()
+        return (await self.sandbox.get("/_sandbox/records")).raise_for_status().json()
 
     def _worker(self, number: int) -> Process:
         return Process(lambda start: self._stack.worker(self._environment, f"worker.{number}.{start}"))

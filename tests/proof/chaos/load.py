@@ -7,7 +7,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any
 
-from client.orders import cancel_order, submit_order, view_run
+from client.orders import cancel_order, submit_order
+from client.runs import view_run
 from orders.models import CancelOutcome, OrderOutcome, OrderView, Stage
 from tests.proof.chaos.cluster import POLL_EVERY, UNREACHABLE, Cluster, until_answered
 from tests.proof.chaos.plan import ASKS, Plan, PlannedOrder

@@ -1,4 +1,4 @@
-"""A worker in its own process that may be killed, forked from a process that has imported everything already."""
+"""A whole worker in a process of its own that may be killed, forked from one that has imported everything already."""
 
 import asyncio
 import json
@@ -15,20 +15,20 @@ from temporalio.client import Client
 from temporalio.plugin import SimplePlugin
 from temporalio.worker import WorkerConfig
 
+from app.wiring import open_worker
 from config.logs import configure_logs
 from config.settings import Settings
 from config.temporal import plugin
-from worker import open_worker
 
-IDENTITY: Final = "crashing-worker"
+IDENTITY: Final = "crashing"
 
-# One fork server for all workers of this test process; it forks before it has threads.
+# One server for all workers of this test process; it forks before anybody in it has a thread.
 _fork = multiprocessing.get_context("forkserver")
 _fork.set_forkserver_preload([__name__])
 
 
 class ShortLived(SimplePlugin):
-    """Keeps no run in memory, so that no run waits for a dead worker; starts without hashing all code."""
+    """Keeps no run in memory, so that none waits for this worker after its death; starts without hashing all code."""
 
     def __init__(self) -> None:
         super().__init__("short-lived")
@@ -39,25 +39,27 @@ class ShortLived(SimplePlugin):
 
 
 @asynccontextmanager
-async def crashing_worker(client: Client, settings: Settings, task_queue: str, log: Path) -> AsyncIterator[BaseProcess]:
-    """A worker process that serves the queue until the end of the block."""
+async def a_crashing_worker(
+    client: Client, settings: Settings, task_queue: str, log: Path
+) -> AsyncIterator[BaseProcess]:
+    """A worker process that serves the queue; gone at the end of the block."""
     address = client.service_client.config.target_host
-    worker = _fork.Process(target=_run, args=(address, client.namespace, settings, task_queue, log))
-    worker.start()
+    crashing = _fork.Process(target=_live, args=(address, client.namespace, settings, task_queue, log))
+    crashing.start()
     try:
-        yield worker
+        yield crashing
     finally:
-        worker.kill()
-        await asyncio.to_thread(worker.join)
+        crashing.kill()
+        await asyncio.to_thread(crashing.join)
 
 
 def points_of(log: Path) -> list[str]:
-    """The crash points that a worker has passed, oldest first."""
+    """The crash points that the crashing has passed, oldest first."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     return [line["point"] for line in lines if line["event"] == "crash point"]
 
 
-def _run(address: str, namespace: str, settings: Settings, task_queue: str, log: Path) -> None:
+def _live(address: str, namespace: str, settings: Settings, task_queue: str, log: Path) -> None:
     with log.open("w") as file:
         os.dup2(file.fileno(), 2)
     configure_logs("json", "INFO")
@@ -65,7 +67,7 @@ def _run(address: str, namespace: str, settings: Settings, task_queue: str, log:
 
 
 async def _work(address: str, namespace: str, settings: Settings, task_queue: str) -> None:
-    if tests := parent_process():  # end with the test process
+    if tests := parent_process():  # that were killed themselves
         asyncio.get_running_loop().add_reader(tests.sentinel, os._exit, 1)
     client = await Client.connect(address, namespace=namespace, plugins=[plugin(), ShortLived()], identity=IDENTITY)
     async with open_worker(settings, client, task_queue=task_queue) as worker:

@@ -1,4 +1,4 @@
-"""How a cell of the matrix must end: its run, the caller's answer, the row and the money."""
+"""What a cell of the matrix comes to: how its run ends, what the caller is told, what the row says, and the money."""
 
 import asyncio
 import uuid
@@ -16,16 +16,16 @@ from tests.support.invariants import assert_invariants
 from tests.support.scenarios import Ending, Run, ending_of
 from tests.support.shop import PATIENCE, Shop
 
-ORDER_ID: Final = "o1"  # the one order of each cell
+O: Final = "o1"  # noqa: E741 (the one order of each cell)
 TOTAL: Final = 5998  # of the order that tests place, in minor units
 
-POLL_EVERY: Final = 0.1  # seconds
-RETRY_PAUSE: Final = timedelta(minutes=2)  # longer than the pause after a first failure
+A_LOOK: Final = 0.1  # seconds between two looks at a run
+A_PAUSE: Final = timedelta(minutes=2)  # longer than any that comes after a first failure
 
 
 @dataclass(frozen=True)
-class ExpectedEnding:
-    """`how` the run ends and its `code`, the row's `status`, and the minor units `captured` and `refunded`."""
+class End:
+    """`how` the run ends and its `code`; the row's `status`; what was `captured` and `refunded`, in minor units."""
 
     how: str
     code: str | None
@@ -34,28 +34,28 @@ class ExpectedEnding:
     refunded: int = 0
 
 
-PLACED: Final = ExpectedEnding("completed", None, "processing", captured=TOTAL)
+PLACED: Final = End("completed", None, "processing", captured=TOTAL)
 
 
-async def check_ending(shop: Shop, run: Run, expected: ExpectedEnding) -> None:
-    """Wait for the end of the run, and check it, the row, the money and all rules."""
-    ending = await wait_for_ending(shop, run)
-    assert (ending.how, ending.code) == (expected.how, expected.code), ending
-    money = shop.world.books()["orders"].get(run.id, {"captured": 0, "refunded": 0})
+async def check_end(shop: Shop, run: Run, end: End) -> None:
+    """The run ended so, and the books agree."""
+    ending = await see_to_the_end(shop, run)
+    assert (ending.how, ending.code) == (end.how, end.code), ending
+    money = shop.world.provider_records()["orders"].get(run.id, {"captured": 0, "refunded": 0})
     found = (await shop.status(run.id), money["captured"], money["refunded"])
-    assert found == (expected.status, expected.captured, expected.refunded)
+    assert found == (end.status, end.captured, end.refunded)
     await assert_invariants(shop, run.id)
 
 
-async def wait_for_ending(shop: Shop, run: Run) -> Ending:
-    """How the run ends; the clock is moved over the pauses between its attempts."""
+async def see_to_the_end(shop: Shop, run: Run) -> Ending:
+    """How the run ends; nobody sits out the pauses between its attempts."""
     ending = asyncio.ensure_future(ending_of(run))
     try:
         async with asyncio.timeout(PATIENCE):
-            while not (await asyncio.wait({ending}, timeout=POLL_EVERY))[0]:
+            while not (await asyncio.wait({ending}, timeout=A_LOOK))[0]:
                 if await is_paused(run):
-                    with suppress(RPCError):  # the run may end meanwhile
-                        await shop.advance(run, RETRY_PAUSE)
+                    with suppress(RPCError):  # it may end at this very moment
+                        await shop.advance(run, A_PAUSE)
         return ending.result()
     finally:
         ending.cancel()
@@ -69,11 +69,11 @@ async def is_paused(run: Run) -> bool:
 
 
 async def reconcile(shop: Shop) -> None:
-    """Run reconcile-orders once."""
-    workflow_id = f"reconcile-{uuid.uuid4().hex[:8]}"
-    await shop.client.execute_workflow(RECONCILE_ORDERS, id=workflow_id, task_queue=shop.task_queue)
+    """Look after the orders without a run, the payments and the refunds, once."""
+    sweep = f"reconcile-{uuid.uuid4().hex[:8]}"
+    await shop.client.execute_workflow(RECONCILE_ORDERS, id=sweep, task_queue=shop.task_queue)
 
 
-def inject_fault(shop: Shop, service: str, route: str, fault: dict[str, Any]) -> None:
-    """Let one request of the route fail, or more as the fault says."""
+def strike(shop: Shop, service: str, route: str, fault: dict[str, Any]) -> None:
+    """Let one request, or all of them, suffer the fault."""
     shop.world.faults.add(Fault.model_validate({"service": service, "route": route, **fault}))

@@ -1,6 +1,6 @@
 """Orders that between them reach every activity of process-order, cancel-order and their undos.
 
-A scenario drives one order from outside while workers come and go, and checks how it ends.
+A scenario plays one order from outside, whatever workers come and go meanwhile, and says how it must end.
 """
 
 from collections.abc import Awaitable, Callable
@@ -16,23 +16,23 @@ from tests.support.shop import PATIENCE, Shop, an_order, eventually
 
 Scenario = Callable[[Shop, str], Awaitable[None]]
 
-# A workflow task of a dead worker is dispatched again after so long; the default is ten seconds.
+# What a worker was told just before its death is told again when this is over; by default it is ten seconds.
 TASK_TIMEOUT = timedelta(seconds=3)
 
 
 async def placed(shop: Shop, order_id: str) -> None:
-    """An order that is paid and accepted by the warehouse."""
+    """An order that is paid and shipped."""
     await _is_placed(await _start(shop, order_id))
 
 
 async def refused(shop: Shop, order_id: str) -> None:
-    """The warehouse refuses the address: the payment is voided or refunded, the stock is released."""
+    """The warehouse refuses the address: the payment is voided or refunded, the stock put back."""
     await _ends_with(await _start(shop, order_id, shippingAddress=REFUSED_ADDRESS), ErrorCode.FULFILLMENT_REFUSED)
 
 
 async def authenticated(shop: Shop, order_id: str) -> None:
     """The customer authenticates the payment first."""
-    run, payment = await until_authentication(shop, order_id)
+    run, payment = await is_asked(shop, order_id)
     shop.world.stripe.account.authenticate(payment, succeeds=True)
     await run.signal("payment-updated")
     await _is_placed(run)
@@ -53,13 +53,13 @@ async def expired(shop: Shop, order_id: str) -> None:
 
 
 async def shipped_meanwhile(shop: Shop, order_id: str) -> None:
-    """The warehouse ships an order whose acceptance was lost, and an operator's cancel comes too late."""
-    lost_answers = Fault(service="fulfillment", route="POST /orders", kind="status", after_effect=True, times=None)
-    shop.world.faults.add(lost_answers)
+    """The warehouse ships an order that it never said it had accepted, and an operator's cancel comes too late."""
+    deaf = Fault(service="fulfillment", route="POST /orders", kind="status", after_effect=True, times=None)
+    shop.world.faults.add(deaf)
     run = await _start(shop, order_id)
 
     async def accepted() -> bool:
-        return bool(shop.world.books()["fulfillment"])
+        return bool(shop.world.provider_records()["fulfillment"])
 
     await eventually(accepted, "the warehouse has the order")
     await shop.ship(order_id)
@@ -68,7 +68,7 @@ async def shipped_meanwhile(shop: Shop, order_id: str) -> None:
 
 
 async def parked(shop: Shop, order_id: str) -> None:
-    """The undo is parked at the warehouse until an operator retries it."""
+    """The undo is stuck at the warehouse until an operator has it tried again."""
     refusal = Fault(service="fulfillment", route="POST /orders/*/cancel", kind="status", status=422)
     shop.world.faults.add(refusal)
     run = await _start(shop, order_id, shippingAddress=REFUSED_ADDRESS)
@@ -77,31 +77,31 @@ async def parked(shop: Shop, order_id: str) -> None:
     await _ends_with(run, ErrorCode.FULFILLMENT_REFUSED)
 
 
-async def undeliverable(shop: Shop, order_id: str) -> None:
-    """The e-mail service refuses the confirmation for good: operators are alerted."""
+async def unwritten(shop: Shop, order_id: str) -> None:
+    """The e-mail service refuses the confirmation for good: somebody is told."""
     shop.world.faults.add(Fault(service="email", kind="status", status=422))
     await _is_placed(await _start(shop, order_id))
 
 
 async def cancelled(shop: Shop, order_id: str) -> None:
-    """A paid order is canceled and refunded."""
+    """A paid order is called off and its money refunded."""
     await placed(shop, order_id)
     assert await _cancel(shop, order_id) == CancelOutcome(cancelled=True, refunded=True)
 
 
 async def cancelled_late(shop: Shop, order_id: str) -> None:
-    """A cancel comes after the order was shipped."""
+    """A paid order is called off after it was shipped."""
     await placed(shop, order_id)
     await shop.ship(order_id)
     assert (await _cancel(shop, order_id)).reason == CancelReason.ALREADY_SHIPPED
 
 
 async def unknown(shop: Shop, order_id: str) -> None:
-    """A cancel names an order that does not exist."""
+    """An order is called off that nobody placed."""
     assert (await _cancel(shop, order_id)).reason == CancelReason.UNKNOWN_ORDER
 
 
-async def until_authentication(shop: Shop, order_id: str) -> tuple[WorkflowHandle[Any, OrderOutcome], str]:
+async def is_asked(shop: Shop, order_id: str) -> tuple[WorkflowHandle[Any, OrderOutcome], str]:
     """The run of an order whose customer is asked to authenticate, and the payment."""
     run = await _start(shop, order_id, paymentMethodId="pm_card_threeDSecureRequired")
     return run, await eventually(lambda: _payment(shop, order_id, "requires_action"), "the customer is asked")

@@ -1,6 +1,6 @@
-"""Scenarios that between them reach every activity of the scheduled workflows.
+"""The other workflows at work: scenarios that between them reach every activity of theirs.
 
-Each creates what the workflow must find, runs it, and checks the result.
+Each first brings about what there is to find, and says what must have become of it.
 """
 
 from typing import Any, Final, TypeVar
@@ -11,7 +11,7 @@ from orders.recommendations import IndexProgress, RecommendationsOutcome, Source
 from orders.reconciliation import ReconcileReport
 from orders.stock import StockReport
 from orders.verification import VerifyReport
-from tests.proof.matrix.scenarios import TASK_TIMEOUT, placed, refused, until_authentication
+from tests.proof.matrix.scenarios import TASK_TIMEOUT, is_asked, placed, refused
 from tests.support.manual_actions import authorize_again, hold_again, pay
 from tests.support.shop import Shop, an_order
 
@@ -21,13 +21,13 @@ SCARCE: Final = [{"productId": "5", "quantity": 2}]  # there is one
 
 
 def scheduled_id(order_id: str) -> str:
-    """The id of the workflow that a scenario starts."""
-    return f"scheduled:{order_id}"
+    """The workflow id of the sweep that a scenario starts."""
+    return f"sweep:{order_id}"
 
 
 async def restarted(shop: Shop, order_id: str) -> None:
-    """The run is terminated while the customer is asked to authenticate; reconciliation restarts it."""
-    run, payment = await until_authentication(shop, order_id)
+    """The run is terminated while the customer is asked to authenticate; another one goes on."""
+    run, payment = await is_asked(shop, order_id)
     await run.terminate()
     await _reconcile(shop, order_id)
     shop.world.stripe.account.authenticate(payment, succeeds=True)
@@ -36,18 +36,18 @@ async def restarted(shop: Shop, order_id: str) -> None:
     assert (await again.result()).success
 
 
-async def alerted(shop: Shop, order_id: str) -> None:
-    """Operators are alerted of a charge without an order, and the alert is recorded."""
+async def told(shop: Shop, order_id: str) -> None:
+    """Somebody is told of a charge for an order that does not exist, and once only by our record."""
     await placed(shop, order_id)
     payment = await pay(shop, f"lost-{order_id}")
-    [problem] = (await _reconcile(shop, order_id)).alerted
-    assert payment in problem
-    assert any(problem in alert.text for alert in shop.world.inbox.alerts)
+    [words] = (await _reconcile(shop, order_id)).alerted
+    assert payment in words
+    assert any(words in alert.text for alert in shop.world.inbox.alerts)
     assert await shop.pool.fetchval("SELECT count(*) FROM reminders") == 1
 
 
 async def refunded_orphan(shop: Shop, order_id: str) -> None:
-    """A charge that is not on its order's row is refunded, and the refund is recorded."""
+    """A charge that its order does not answer for is given back, and its refund kept."""
     await _out_of_stock(shop, order_id)
     payment = await pay(shop, order_id)
     await _reconcile(shop, order_id)
@@ -56,7 +56,7 @@ async def refunded_orphan(shop: Shop, order_id: str) -> None:
 
 
 async def voided_orphan(shop: Shop, order_id: str) -> None:
-    """An authorization that is not on its order's row is voided."""
+    """So is an authorization."""
     await _out_of_stock(shop, order_id)
     payment = await pay(shop, order_id, capture="manual")
     await _reconcile(shop, order_id)
@@ -64,7 +64,7 @@ async def voided_orphan(shop: Shop, order_id: str) -> None:
 
 
 async def voided_late(shop: Shop, order_id: str) -> None:
-    """The payment of a closed order is authorized late, and voided."""
+    """A closed order whose own payment is authorized after all."""
     await _out_of_stock(shop, order_id)
     payment = await authorize_again(shop, order_id)
     await _reconcile(shop, order_id)
@@ -73,7 +73,7 @@ async def voided_late(shop: Shop, order_id: str) -> None:
 
 
 async def refunded_late(shop: Shop, order_id: str) -> None:
-    """The bank settles a refund after the order is closed."""
+    """The bank settles a refund after its order was closed."""
     await shop.place(an_order(paymentMethodId="pm_card_pendingRefund"), order_id, task_timeout=TASK_TIMEOUT)
     await shop.cancel(order_id)
     [refund] = shop.world.stripe.account.refunds.values()
@@ -90,15 +90,15 @@ async def released_late(shop: Shop, order_id: str) -> None:
 
 
 async def verified(shop: Shop, order_id: str) -> None:
-    """No rule is broken."""
+    """All rules are kept."""
     await placed(shop, order_id)
-    report = await _run(shop, VERIFY_ORDERS, VerifyReport, order_id)
+    report = await _sweep(shop, VERIFY_ORDERS, VerifyReport, order_id)
     assert (report.checked, report.violations, report.unverified) == (1, (), ())
 
 
-async def low_stock(shop: Shop, order_id: str) -> None:
-    """One product runs short: Slack gets an alert, and the alert is recorded."""
-    report = await _run(shop, CHECK_INVENTORY, StockReport, order_id)
+async def low(shop: Shop, order_id: str) -> None:
+    """The globe runs short: Slack is told, and we know that it was."""
+    report = await _sweep(shop, CHECK_INVENTORY, StockReport, order_id)
     assert [item.product_id for item in report.low_stock_items] == ["5"]
     assert (
         await shop.pool.fetchval("SELECT count(*) FROM stock_alerts WHERE sent_at IS NOT NULL AND lease IS NULL") == 1
@@ -107,12 +107,12 @@ async def low_stock(shop: Shop, order_id: str) -> None:
 
 
 async def recommended(shop: Shop, order_id: str) -> None:
-    """The catalogue is embedded, and the model recommends products to a customer."""
+    """The catalogue is embedded, and the model asked what a customer who has bought something may like."""
     await placed(shop, order_id)
-    index = await _run(shop, INDEX_PRODUCTS, IndexProgress, order_id)
+    index = await _sweep(shop, INDEX_PRODUCTS, IndexProgress, order_id)
     assert (index.products, index.finished) == (5, True)
     who = {"customerId": "cus_123"}
-    outcome = await _run(shop, PRODUCT_RECOMMENDATIONS, RecommendationsOutcome, order_id, who)
+    outcome = await _sweep(shop, PRODUCT_RECOMMENDATIONS, RecommendationsOutcome, order_id, who)
     assert outcome.source is Source.MODEL
 
 
@@ -123,10 +123,10 @@ async def _out_of_stock(shop: Shop, order_id: str) -> None:
 
 
 async def _reconcile(shop: Shop, order_id: str) -> ReconcileReport:
-    return await _run(shop, RECONCILE_ORDERS, ReconcileReport, order_id)
+    return await _sweep(shop, RECONCILE_ORDERS, ReconcileReport, order_id)
 
 
-async def _run(shop: Shop, workflow: str, kind: type[ReportT], order_id: str, *given: Any) -> ReportT:
+async def _sweep(shop: Shop, workflow: str, kind: type[ReportT], order_id: str, *given: Any) -> ReportT:
     report: ReportT = await shop.client.execute_workflow(
         workflow,
         args=given,

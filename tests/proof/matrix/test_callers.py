@@ -1,4 +1,4 @@
-"""The fault matrix, callers: repeated requests, cancels at every step, and invalid input.
+"""The fault matrix, callers: those who ask twice, who change their mind at any moment, who send anything.
 
 Cancels of an order paid at once are in tests/workflows: test_failures.py (an operator's), test_cancel_order.py (a
 customer's) and test_reconcile_orders.py (a run that is terminated). Here its customer authenticates the payment first.
@@ -20,12 +20,13 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
-from client.orders import order_status, submit_order
+from client.orders import submit_order
+from client.runs import order_status
 from deploy.local.postgres import Postgres
 from orders.errors import InvalidInput, UnknownOrder
 from orders.models import CancelOutcome, OrderOutcome, Stage
 from orders.names import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
-from tests.proof.matrix.endings import ORDER_ID, PLACED, TOTAL, ExpectedEnding, check_ending, reconcile
+from tests.proof.matrix.endings import PLACED, TOTAL, End, O, check_end, reconcile
 from tests.support.activity_hooks import Held, Moment
 from tests.support.scenarios import REFUSED_ADDRESS, Run, ending_of, final_error, is_running, until_stage, until_stuck
 from tests.support.servers import copy_database
@@ -33,10 +34,10 @@ from tests.support.shop import Payload, Shop, an_order, eventually, new_order_id
 
 CALLERS: Final = 8  # at once
 
-CANCELLED = ExpectedEnding("completed", "cancelled", "cancelled")
-CANCELLED_RUN = ExpectedEnding("cancelled", None, "cancelled")
+CANCELLED = End("completed", "cancelled", "cancelled")
+CANCELLED_RUN = End("cancelled", None, "cancelled")
 CANCELLED_AND_REFUNDED = replace(PLACED, status="cancelled", refunded=TOTAL)
-VOIDED = ExpectedEnding("completed", "fulfillment_refused", "rejected")
+VOIDED = End("completed", "fulfillment_refused", "rejected")
 
 # What was charged at once, before the cancel came, or the warehouse refused.
 CHARGED_AND_CANCELLED = replace(CANCELLED, captured=TOTAL, refunded=TOTAL)
@@ -50,7 +51,7 @@ OTHER = an_order(items=[{"productId": "3", "quantity": 4}])
 
 @pytest.fixture(scope="module")
 async def shops(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Mapping[str, Shop]]:
-    """A shop that captures after the warehouse has accepted, and one that charges at once."""
+    """One that captures when the warehouse has accepted, one that charges at once; nothing is too young to look at."""
     async with (
         copy_database(postgres) as url,
         open_shop(url, temporal, reconcile_after_seconds=0) as manual,
@@ -60,7 +61,7 @@ async def shops(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncItera
 
 
 async def opened(shops: Mapping[str, Shop], capture: str = "manual") -> Shop:
-    """The shop with this way of charging, as new."""
+    """The shop with this way of charging, as good as new."""
     await shops[capture].clear()
     return shops[capture]
 
@@ -84,7 +85,7 @@ async def submit(shop: Shop, order_id: str, payload: Payload) -> OrderOutcome:
 
 
 async def test_many_start_and_submit_one_order_at_once(shop: Shop, order_id: str) -> None:
-    """All submits get one answer of one run; starts are refused because the run exists."""
+    """One run and one answer, whichever way they ask; who only starts is told that it runs already."""
     submits = asyncio.gather(*(submit(shop, order_id, an_order()) for _ in range(CALLERS)))
     starts = (shop.start(order_id=order_id) for _ in range(CALLERS))
     refusals = [each for each in await asyncio.gather(*starts, return_exceptions=True) if isinstance(each, Exception)]
@@ -93,12 +94,12 @@ async def test_many_start_and_submit_one_order_at_once(shop: Shop, order_id: str
     assert answers == [answers[0]] * CALLERS
     assert len(refusals) >= CALLERS - 1
     assert all(isinstance(each, WorkflowAlreadyStartedError) for each in refusals)
-    await check_ending(shop, shop.client.get_workflow_handle(order_id), PLACED)
-    assert len(shop.world.books()["payments"]) == 1
+    await check_end(shop, shop.client.get_workflow_handle(order_id), PLACED)
+    assert len(shop.world.provider_records()["payments"]) == 1
 
 
 async def test_many_submit_two_payloads_at_once(shop: Shop, order_id: str) -> None:
-    """The first payload becomes the order; the other payload is refused and leaves no trace."""
+    """One of the payloads is the order; everybody with the other one is refused, and left no trace."""
     payloads = [an_order(), OTHER] * (CALLERS // 2)
     answers = await asyncio.gather(*(submit(shop, order_id, payload) for payload in payloads))
     won = 0 if answers[0].success else 1
@@ -107,13 +108,13 @@ async def test_many_submit_two_payloads_at_once(shop: Shop, order_id: str) -> No
     assert await shop.stock("1") == (100 if won else 98, 0)
     assert await shop.stock("3") == (36 if won else 40, 0)
     end = replace(PLACED, captured=4 * 1450 if won else TOTAL)
-    await check_ending(shop, shop.client.get_workflow_handle(order_id), end)
-    assert len(shop.world.books()["payments"]) == 1
+    await check_end(shop, shop.client.get_workflow_handle(order_id), end)
+    assert len(shop.world.provider_records()["payments"]) == 1
 
 
 @dataclass(frozen=True)
 class First:
-    """An order whose id is used again: its payload, the activity that fails for good, and its state."""
+    """An order whose id somebody uses again: its payload, the activity that fails for good, and what comes next."""
 
     payload: Payload
     fails: str = ""
@@ -132,8 +133,8 @@ FIRSTS = {
 }
 
 
-async def create_first(shop: Shop, order_id: str, first: First) -> Run:
-    """Bring the first order to the state in which its id is used again."""
+async def bring(shop: Shop, order_id: str, first: First) -> Run:
+    """The order as it stands when somebody comes again."""
     if first.fails:
         shop.hooks.fail(first.fails, final_error())
     run = await shop.start(first.payload, order_id)
@@ -148,8 +149,8 @@ async def create_first(shop: Shop, order_id: str, first: First) -> Run:
 
 @pytest.mark.parametrize("first", FIRSTS.values(), ids=FIRSTS)
 async def test_another_payload_comes_later(shop: Shop, order_id: str, first: First) -> None:
-    """The client and a new run both refuse it, and the first order does not change."""
-    run = await create_first(shop, order_id, first)
+    """It is refused at both doors, by the client and as a run of its own, and changes nothing of the first."""
+    run = await bring(shop, order_id, first)
     before = await traces(shop)
     assert (await submit(shop, order_id, OTHER)).error_code == "order_id_conflict"
     again = shop.place(OTHER, order_id, id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE)
@@ -168,8 +169,8 @@ CLOSED = {name: first for name, first in FIRSTS.items() if not first.open}
 
 @pytest.mark.parametrize("first", CLOSED.values(), ids=CLOSED)
 async def test_the_same_payload_comes_later(shop: Shop, order_id: str, first: First) -> None:
-    """The client and a new run both give the first answer, and nothing happens twice."""
-    run = await create_first(shop, order_id, first)
+    """It is answered as the first was, by the client and by a run of its own, and nothing happens twice."""
+    run = await bring(shop, order_id, first)
     before = await traces(shop)
     answer = (await ending_of(run)).outcome
     assert await submit(shop, order_id, first.payload) == answer
@@ -179,13 +180,13 @@ async def test_the_same_payload_comes_later(shop: Shop, order_id: str, first: Fi
 
 
 async def traces(shop: Shop) -> Any:
-    """All that orders leave in the database and at the external services."""
+    """All that orders leave behind: at home, at the external services, at the customer's."""
     tables = ("orders", "order_items", "reservations", "refunds", "notifications", "order_events", "inventory")
     rows = [
         await shop.pool.fetchval(f"SELECT json_agg(t ORDER BY t::text)::text FROM {table} t")  # noqa: S608 (ours)
         for table in tables
     ]
-    return rows, shop.world.books() | {"alerts": ()}  # which may still be on their way
+    return rows, shop.world.provider_records() | {"alerts": ()}  # which may still be on their way
 
 
 # --------------------------------------------------------------------------------------- cancels at every step boundary
@@ -198,12 +199,12 @@ REFUNDED = (True, True, None)
 
 @dataclass(frozen=True)
 class Boundary:
-    """A moment of an order that is paid with 3DS, and how an operator's or a customer's cancel then ends it."""
+    """A moment of an order that is paid with 3DS: how a cancel then ends it, an operator's or a customer's."""
 
     step: str
     moment: Moment
-    operators: ExpectedEnding
-    customers: ExpectedEnding | None
+    operators: End
+    customers: End | None
     answer: tuple[bool, bool, str | None] = AUTHORIZATION_VOIDED
     capture: str = "manual"
 
@@ -213,8 +214,8 @@ class Boundary:
 
 
 def name(boundary: Boundary) -> str:
-    moment = f"{boundary.moment} {boundary.step}"
-    return moment if boundary.capture == "manual" else f"{moment}, charged at once"
+    words = f"{boundary.moment} {boundary.step}"
+    return words if boundary.capture == "manual" else f"{words}, charged at once"
 
 
 # A customer's cancel that comes before there is a row: see test_cancel_order.py.
@@ -247,10 +248,10 @@ AT_ONCE = (
 BOUNDARIES = {name(each): each for each in (*UNDER_WAY, *PAID, *AT_ONCE)}
 
 
-async def hold_at(shop: Shop, at: Boundary) -> tuple[Run, Held]:
-    """Start the order and hold it at the boundary."""
-    held = shop.hooks.hold(at.step, at.moment, ORDER_ID)
-    run = await shop.start(THREE_D_SECURE, ORDER_ID)
+async def stand_at(shop: Shop, at: Boundary) -> tuple[Run, Held]:
+    """The order, standing still at the boundary."""
+    held = shop.hooks.hold(at.step, at.moment, O)
+    run = await shop.start(THREE_D_SECURE, O)
     if at.is_authenticated:
         await until_stage(run, Stage.AWAITING_CUSTOMER)
         await authenticate(shop, run)
@@ -260,43 +261,41 @@ async def hold_at(shop: Shop, at: Boundary) -> tuple[Run, Held]:
 
 @pytest.mark.parametrize("at", BOUNDARIES.values(), ids=name)
 async def test_an_operator_cancels(shops: Mapping[str, Shop], at: Boundary) -> None:
-    """Before the pivot the run is cancelled and everything is undone; after it a cancel changes nothing."""
+    """Before the pivot the run is cancelled and nothing is held or kept; after it a cancel changes nothing."""
     shop = await opened(shops, at.capture)
-    run, held = await hold_at(shop, at)
+    run, held = await stand_at(shop, at)
     await run.cancel()
     await eventually(lambda: has_seen_the_cancel(run), "the run has seen the cancel")
     held.let_go()
-    await check_ending(shop, run, at.operators)
+    await check_end(shop, run, at.operators)
 
 
 @pytest.mark.parametrize("at", [each for each in BOUNDARIES.values() if each.customers], ids=name)
 async def test_a_customer_cancels(shops: Mapping[str, Shop], at: Boundary) -> None:
     """Before the capture is claimed the order is undone, after it the customer is refunded."""
     shop = await opened(shops, at.capture)
-    run, held = await hold_at(shop, at)
-    cancel = await shop.start_cancel(ORDER_ID)
+    run, held = await stand_at(shop, at)
+    cancel = await shop.start_cancel(O)
     await eventually(lambda: has_looked(shop, cancel), "cancel-order has looked at the row")
     held.let_go()
     assert shape(await cancel.result()) == at.answer
     assert at.customers
-    await check_ending(shop, run, at.customers)
+    await check_end(shop, run, at.customers)
 
 
 @pytest.mark.parametrize("at", UNDER_WAY, ids=name)
 async def test_the_run_is_terminated(shop: Shop, at: Boundary) -> None:
-    """reconcile-orders restarts it, the late attempt changes nothing, and the order is placed."""
-    run, held = await hold_at(shop, at)
+    """reconcile-orders starts it again, the attempt left behind changes nothing, and the order is placed."""
+    run, held = await stand_at(shop, at)
     await run.terminate()
     if at is UNDER_WAY[0]:
         held.let_go()
-        await eventually(lambda: shop.status(ORDER_ID), "the late attempt has reserved")
+        await eventually(lambda: shop.status(O), "the attempt left behind has reserved")
     await reconcile(shop)
     held.let_go()
-    second = shop.client.get_workflow_handle(ORDER_ID)
-    await eventually(
-        lambda: authenticate_until_closed(shop, second), "the customer authenticates, and the order is placed"
-    )
-    await check_ending(shop, second, PLACED)
+    second = shop.client.get_workflow_handle(O)
+    await eventually(lambda: is_seen_through(shop, second), "the customer authenticates, and the order is placed")
+    await check_end(shop, second, PLACED)
 
 
 UNDOS = ("claim_undo", "cancel_fulfillment", "void_payment", "release_stock")
@@ -305,7 +304,7 @@ UNDOS = ("claim_undo", "cancel_fulfillment", "void_payment", "release_stock")
 @pytest.mark.parametrize("undo", UNDOS)
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_a_customer_cancels_during_the_undo(shop: Shop, undo: str, moment: Moment) -> None:
-    """The first claim sets the reason: the warehouse's refusal, unless its undo is not yet claimed."""
+    """Whoever claims first names the reason: the refusal of the warehouse, unless its undo was not yet claimed."""
     first = (undo, moment) == ("claim_undo", "before")
     answer = AUTHORIZATION_VOIDED if first else (False, False, "order_rejected")
     await cancel_during_the_undo(shop, undo, moment, answer, CANCELLED if first else VOIDED)
@@ -315,7 +314,7 @@ async def test_a_customer_cancels_during_the_undo(shop: Shop, undo: str, moment:
     ("undo", "moment"), [("claim_undo", "before"), ("void_payment", "before"), ("void_payment", "after")]
 )
 async def test_a_customer_cancels_during_a_refund(shops: Mapping[str, Shop], undo: str, moment: Moment) -> None:
-    """An order that was charged at once is refunded once, and the answer says so, whichever claim is first."""
+    """The same where the order was charged at once: it is refunded once, and says so, whoever claims first."""
     first = undo == "claim_undo"
     answer = REFUNDED if first else (False, True, "order_rejected")
     end = CHARGED_AND_CANCELLED if first else CHARGED_AND_REFUSED
@@ -323,83 +322,81 @@ async def test_a_customer_cancels_during_a_refund(shops: Mapping[str, Shop], und
 
 
 async def cancel_during_the_undo(
-    shop: Shop, undo: str, moment: Moment, answer: tuple[bool, bool, str | None], end: ExpectedEnding
+    shop: Shop, undo: str, moment: Moment, answer: tuple[bool, bool, str | None], end: End
 ) -> None:
-    held = shop.hooks.hold(undo, moment, ORDER_ID)
-    run = await shop.start(REFUSED, ORDER_ID)
+    held = shop.hooks.hold(undo, moment, O)
+    run = await shop.start(REFUSED, O)
     await held.reached.wait()
-    cancel = await shop.start_cancel(ORDER_ID)
+    cancel = await shop.start_cancel(O)
     await eventually(lambda: has_looked(shop, cancel), "cancel-order has looked at the row")
     held.let_go()
     assert shape(await cancel.result()) == answer
-    await check_ending(shop, run, end)
+    await check_end(shop, run, end)
 
 
 @dataclass(frozen=True)
-class ConcurrentCancels:
-    """Where the order is when many cancels come at once, how it ends, and the answer to those who asked in time."""
+class Crowd:
+    """Where the order stands when everybody cancels at once, how it ends, and what those who asked in time hear."""
 
     at: Boundary
-    end: ExpectedEnding
+    end: End
     answer: tuple[bool, bool, str | None]
 
 
-CONCURRENT = {
-    "before the pivot": ConcurrentCancels(
-        BOUNDARIES["before request_fulfillment"], CANCELLED_RUN, AUTHORIZATION_VOIDED
-    ),
-    "before the pivot, charged at once": ConcurrentCancels(
+CROWDS = {
+    "before the pivot": Crowd(BOUNDARIES["before request_fulfillment"], CANCELLED_RUN, AUTHORIZATION_VOIDED),
+    "before the pivot, charged at once": Crowd(
         BOUNDARIES["before request_fulfillment, charged at once"], CHARGED_AND_CANCELLED_RUN, REFUNDED
     ),
-    "after the pivot": ConcurrentCancels(BOUNDARIES["after capture_payment"], CANCELLED_AND_REFUNDED, REFUNDED),
-    "while the order finishes": ConcurrentCancels(BOUNDARIES["before track_order"], CANCELLED_AND_REFUNDED, REFUNDED),
+    "after the pivot": Crowd(BOUNDARIES["after capture_payment"], CANCELLED_AND_REFUNDED, REFUNDED),
+    "while the order finishes": Crowd(BOUNDARIES["before track_order"], CANCELLED_AND_REFUNDED, REFUNDED),
 }
 
 
-@pytest.mark.parametrize("case", CONCURRENT.values(), ids=CONCURRENT)
-async def test_many_cancel_at_once(shops: Mapping[str, Shop], case: ConcurrentCancels) -> None:
-    """Operators and customers cancel under one workflow id and under many: one outcome, each effect once."""
-    shop = await opened(shops, case.at.capture)
-    run, held = await hold_at(shop, case.at)
+@pytest.mark.parametrize("crowd", CROWDS.values(), ids=CROWDS)
+async def test_everybody_cancels_at_once(shops: Mapping[str, Shop], crowd: Crowd) -> None:
+    """Operators and customers, under one id and under many: one outcome, and its effects once."""
+    shop = await opened(shops, crowd.at.capture)
+    run, held = await stand_at(shop, crowd.at)
     await asyncio.gather(*(run.cancel() for _ in range(CALLERS)))
     cancels = await asyncio.gather(
-        *(shop.start_cancel(ORDER_ID) for _ in range(CALLERS // 2)),
+        *(shop.start_cancel(O) for _ in range(CALLERS // 2)),
         *(cancel_as(shop, f"support-{n}") for n in range(CALLERS // 2)),
     )
     await eventually(lambda: has_looked(shop, cancels[0]), "cancel-order has looked at the row")
     held.let_go()
     answers = {shape(answer) for answer in await asyncio.gather(*(cancel.result() for cancel in cancels))}
-    assert case.answer in answers
-    assert answers <= {case.answer, (False, case.answer[1], "already_cancelled")}
-    await check_ending(shop, run, case.end)
+    assert crowd.answer in answers
+    assert answers <= {crowd.answer, (False, crowd.answer[1], "already_cancelled")}
+    await check_end(shop, run, crowd.end)
 
 
 @pytest.mark.parametrize("open_", [True, False], ids=["while the order finishes", "when it has"])
 async def test_a_cancel_after_the_goods_have_left(shop: Shop, *, open_: bool) -> None:
-    """The cancel is refused: the order is shipped and stays paid."""
-    held = shop.hooks.hold("track_order", "before", ORDER_ID)
-    run = await shop.start(order_id=ORDER_ID)
+    """Too late for everybody: the order is shipped and stays paid."""
+    held = shop.hooks.hold("track_order", "before", O)
+    run = await shop.start(order_id=O)
     await held.reached.wait()
-    await shop.ship(ORDER_ID)
+    await shop.ship(O)
     if not open_:
         held.let_go()
         await run.result()
     else:
         await run.cancel()
-    assert shape(await shop.cancel(ORDER_ID)) == (False, False, "already_shipped")
+    assert shape(await shop.cancel(O)) == (False, False, "already_shipped")
     held.let_go()
-    await check_ending(shop, run, replace(PLACED, status="shipped"))
+    await check_end(shop, run, replace(PLACED, status="shipped"))
 
 
 async def authenticate(shop: Shop, run: Run) -> None:
-    """The customer authenticates at the bank, and Stripe's event arrives."""
-    shop.world.stripe.account.authenticate((await shop.row(ORDER_ID))["payment_intent_id"], succeeds=True)
+    """What the customer does at the bank, and Stripe's word of it."""
+    shop.world.stripe.account.authenticate((await shop.row(O))["payment_intent_id"], succeeds=True)
     await run.signal("payment-updated")
 
 
-async def authenticate_until_closed(shop: Shop, run: Run) -> bool:
-    """Authenticate the payment if the bank asks, and say whether the run is closed."""
-    payment = (await shop.row(ORDER_ID))["payment_intent_id"]
+async def is_seen_through(shop: Shop, run: Run) -> bool:
+    """Whether the run is over; a customer who is asked authenticates, and one who has says so."""
+    payment = (await shop.row(O))["payment_intent_id"]
     if payment and shop.world.stripe.account.intent(payment).status == "requires_action":
         shop.world.stripe.account.authenticate(payment, succeeds=True)
     try:
@@ -418,13 +415,13 @@ async def has_seen_the_cancel(run: Run) -> bool:
 
 async def has_looked(shop: Shop, cancel: Run) -> bool:
     """cancel-order has claimed the row, or found that there is nothing to claim."""
-    claims = shop.hooks.calls.count((cancel_order_id(ORDER_ID), "claim_cancellation"))
-    claimed = await shop.status(ORDER_ID) in {"undoing", "cancelling"}
+    claims = shop.hooks.calls.count((cancel_order_id(O), "claim_cancellation"))
+    claimed = await shop.status(O) in {"undoing", "cancelling"}
     return claims > 1 or (claims > 0 and claimed) or not await is_running(cancel)
 
 
 async def cancel_as(shop: Shop, workflow_id: str) -> Run:
-    payload = {"orderId": ORDER_ID, "customerEmail": "customer@example.com"}
+    payload = {"orderId": O, "customerEmail": "customer@example.com"}
     return await shop.client.start_workflow(
         CANCEL_ORDER, payload, id=workflow_id, task_queue=shop.task_queue, result_type=CancelOutcome
     )
@@ -434,21 +431,21 @@ def shape(outcome: CancelOutcome) -> tuple[bool, bool, str | None]:
     return outcome.cancelled, outcome.refunded, outcome.reason
 
 
-# --------------------------------------------------------------------------------------------------- input
+# --------------------------------------------------------------------------------------------------- whatever they send
 
 
 def item(**changes: Any) -> Payload:
     return an_order(items=[{"productId": "1", "quantity": 1} | changes])
 
 
-# The fields that a client fills; TEXTS take any text, IDS do not.
-IDS = ("customerId", "customerEmail", "paymentMethodId", "priority", "currency", "items[0].productId")
+# Where a client may write; the last ones are free text, the others ids and words.
+WORDS = ("customerId", "customerEmail", "paymentMethodId", "priority", "currency", "items[0].productId")
 TEXTS = tuple(f"shippingAddress.{field}" for field in ("street", "city", "state", "zip"))
 
 
-def text_in_every_field(text: str) -> Payload:
-    """An order with this text in every field."""
-    top = dict.fromkeys(IDS[:-1], text)
+def written_everywhere(text: str) -> Payload:
+    """An order with this text wherever there is room for one."""
+    top = dict.fromkeys(WORDS[:-1], text)
     return {**top, "items": [{"productId": text, "quantity": 1}], "shippingAddress": an_address_of(text)}
 
 
@@ -458,7 +455,7 @@ def an_address_of(text: str) -> Payload:
 
 CARD = "4242 4242 4242 4242"
 
-INVALID: dict[str, tuple[Any, tuple[str, ...]]] = {
+POISON: dict[str, tuple[Any, tuple[str, ...]]] = {
     "quantity 0": (item(quantity=0), ("items[0].quantity:",)),
     "quantity negative": (item(quantity=-1), ("items[0].quantity:",)),
     "quantity 2^31": (item(quantity=2**31), ("items[0].quantity:",)),
@@ -472,29 +469,29 @@ INVALID: dict[str, tuple[Any, tuple[str, ...]]] = {
     "2,000 short lines": (an_order(items=[{"x": 1}] * 2_000), ("items:",)),
     "an unknown currency": (an_order(currency="xxx"), ("currency: must be one of",)),
     "the decimals of another currency": (item(price=29.99) | {"currency": "jpy"}, ("items[0].price: jpy has 0",)),
-    "NUL everywhere": (text_in_every_field("a\x00b"), (*IDS, *TEXTS)),
-    "line breaks everywhere": (text_in_every_field("a\r\nb"), (*IDS, *TEXTS)),
-    "escapes everywhere": (text_in_every_field("\x1b[2J"), (*IDS, *TEXTS)),
-    "unpaired surrogates everywhere": (text_in_every_field("\ud800"), (*IDS, *TEXTS)),
-    "nothing everywhere": (text_in_every_field(""), (*IDS, *TEXTS)),
-    "endless texts": (text_in_every_field("x" * 300), (*IDS, *TEXTS)),
-    "card numbers everywhere": (text_in_every_field(CARD), (*IDS, *TEXTS)),
-    "card numbers inside of a text": (text_in_every_field(f"no. {CARD.replace(' ', '-')}."), (*IDS, *TEXTS)),
-    "SQL for an id": (text_in_every_field("'; DROP TABLE orders; --"), IDS),
-    "markup for an id": (text_in_every_field("<script>alert(1)</script>"), IDS),
-    "a path for an id": (text_in_every_field("../../admin"), IDS),
-    "unicode for an id": (text_in_every_field("cüs_1"), IDS),
+    "NUL everywhere": (written_everywhere("a\x00b"), (*WORDS, *TEXTS)),
+    "line breaks everywhere": (written_everywhere("a\r\nb"), (*WORDS, *TEXTS)),
+    "escapes everywhere": (written_everywhere("\x1b[2J"), (*WORDS, *TEXTS)),
+    "unpaired surrogates everywhere": (written_everywhere("\ud800"), (*WORDS, *TEXTS)),
+    "nothing everywhere": (written_everywhere(""), (*WORDS, *TEXTS)),
+    "endless texts": (written_everywhere("x" * 300), (*WORDS, *TEXTS)),
+    "card numbers everywhere": (written_everywhere(CARD), (*WORDS, *TEXTS)),
+    "card numbers inside of words": (written_everywhere(f"no. {CARD.replace(' ', '-')}."), (*WORDS, *TEXTS)),
+    "SQL for an id": (written_everywhere("'; DROP TABLE orders; --"), WORDS),
+    "markup for an id": (written_everywhere("<script>alert(1)</script>"), WORDS),
+    "a path for an id": (written_everywhere("../../admin"), WORDS),
+    "unicode for an id": (written_everywhere("cüs_1"), WORDS),
 }
 
 
-@pytest.mark.parametrize(("payload", "names"), INVALID.values(), ids=INVALID)
-async def test_invalid_input(shop: Shop, order_id: str, payload: Any, names: tuple[str, ...]) -> None:
-    """The client refuses it and names the field; a run that is started without the client does the same."""
+@pytest.mark.parametrize(("payload", "names"), POISON.values(), ids=POISON)
+async def test_poison(shop: Shop, order_id: str, payload: Any, names: tuple[str, ...]) -> None:
+    """Refused before anything starts, by its name; and where a client goes past our door, by the run itself."""
     with pytest.raises(InvalidInput) as refusal:
         await submit(shop, order_id, payload)
     with pytest.raises(UnknownOrder):
         await order_status(shop.client, order_id)
-    outcome = await start_without_client(shop, order_id, json.dumps(payload).encode())
+    outcome = await past_the_door(shop, order_id, json.dumps(payload).encode())
     assert outcome.error_code == "invalid_order"
     assert outcome.error == str(refusal.value)
     for name_ in names:
@@ -505,12 +502,12 @@ async def test_invalid_input(shop: Shop, order_id: str, payload: Any, names: tup
 
 
 async def test_more_than_temporal_takes(shop: Shop, order_id: str) -> None:
-    """The client and Temporal both refuse an input over 2 MiB: there is no run."""
+    """An input over 2 MiB is refused at the door, and by Temporal itself: there is no run."""
     huge = json.dumps(an_order(shippingAddress=an_address_of("x" * 1024 * 1024)))
     with pytest.raises(InvalidInput, match="input: must be at most"):
         await submit_order(shop.client, order_id, huge, task_queue=shop.task_queue)
     with pytest.raises(RPCError):
-        await start_without_client(shop, order_id, huge.encode())
+        await past_the_door(shop, order_id, huge.encode())
     with pytest.raises(UnknownOrder):
         await order_status(shop.client, order_id)
 
@@ -523,13 +520,11 @@ NOT_SOLD = {
 
 @pytest.mark.parametrize("payload", NOT_SOLD.values(), ids=NOT_SOLD)
 async def test_what_is_not_sold(shop: Shop, order_id: str, payload: Payload) -> None:
-    """The catalogue does not have it: a business refusal, repeated for each request."""
+    """Only the catalogue can tell: a business no, the same for all who ask."""
     answer = await submit(shop, order_id, payload)
     assert answer.error_code == "unknown_product"
     assert await submit(shop, order_id, payload) == answer
-    await check_ending(
-        shop, shop.client.get_workflow_handle(order_id), ExpectedEnding("completed", "unknown_product", "rejected")
-    )
+    await check_end(shop, shop.client.get_workflow_handle(order_id), End("completed", "unknown_product", "rejected"))
 
 
 WRITTEN = {
@@ -542,18 +537,18 @@ WRITTEN = {
 
 @pytest.mark.parametrize("text", WRITTEN.values(), ids=WRITTEN)
 async def test_any_text_is_a_text(shop: Shop, order_id: str, text: str) -> None:
-    """Every free text field passes it on unchanged."""
+    """In every field that takes one it arrives as it was written, and does nothing on the way."""
     email = f"{''.join(text.split())}@example.com"
     payload = an_order(shippingAddress=an_address_of(text), customerEmail=email)
     assert (await submit(shop, order_id, payload)).success
-    await check_ending(shop, shop.client.get_workflow_handle(order_id), PLACED)
+    await check_end(shop, shop.client.get_workflow_handle(order_id), PLACED)
     shipped = shop.world.fulfillment.shipments[order_id].order.shipping_address
     assert shipped.model_dump(include=set(an_address_of(text))) == an_address_of(text)
     assert [each.to for each in shop.world.inbox.emails] == [email]
 
 
-async def start_without_client(shop: Shop, order_id: str, data: bytes) -> OrderOutcome:
-    """What process-order answers to these bytes from a client that is not ours."""
+async def past_the_door(shop: Shop, order_id: str, data: bytes) -> OrderOutcome:
+    """What process-order answers to these very bytes, given to Temporal by a client that knows nothing of us."""
     plain = Client(shop.client.service_client, namespace=shop.client.namespace, data_converter=DataConverter.default)
     payload = RawPayload(metadata={"encoding": b"json/plain"}, data=data)
     run = await plain.start_workflow(PROCESS_ORDER, RawValue(payload), id=order_id, task_queue=shop.task_queue)

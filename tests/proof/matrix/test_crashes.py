@@ -1,7 +1,7 @@
-"""A worker kills itself at each crash point of each activity, and another worker continues.
+"""Workers that kill themselves at every crash point of every activity, and others that find all as it was left.
 
-The test fails the attempt that died with its worker at once. tests/integration/e2e/test_killed_worker.py waits until
-it has timed out.
+The engine gives the attempt that died with its worker up at once. tests/integration/e2e/test_killed_worker.py waits
+until it has timed out.
 """
 
 import ast
@@ -28,17 +28,19 @@ from temporalio.testing import WorkflowEnvironment
 
 import workflows
 from app.crash_points import crash_point
+from app.startup_checks import CannotStart
+from app.wiring import open_worker
 from config.settings import Settings
 from orders.names import cancel_order_id
 from sandbox.server import serve
 from tests.proof.matrix import scenarios, scheduled_workflows
-from tests.proof.matrix.crashing_worker import IDENTITY, crashing_worker, points_of
+from tests.proof.matrix.crashing_worker import IDENTITY, a_crashing_worker, points_of
 from tests.proof.matrix.scenarios import Scenario
 from tests.proof.matrix.scheduled_workflows import scheduled_id
 from tests.support.invariants import assert_invariants
 from tests.support.sample import sampled
 from tests.support.shop import Shop, new_order_id, running, settings_for
-from worker import CannotStart, open_worker
+from workflows.order_saga import STEPS
 
 SECONDS: Final = 60  # that a scenario may take, with all its workers
 
@@ -85,8 +87,8 @@ TABLE: Final = [
     *cells(scenarios.shipped_meanwhile, "resume_capture", ONE),
     *cells(scenarios.parked, "park_order", ONE),
     *cells(scenarios.parked, "record_resolution", ONE),
-    *cells(scenarios.undeliverable, "give_up_notification", ONE),
-    *cells(scenarios.undeliverable, "post_alert", ONE),
+    *cells(scenarios.unwritten, "give_up_notification", ONE),
+    *cells(scenarios.unwritten, "post_alert", ONE),
     *cells(scenarios.cancelled, "claim_cancellation", ONE),
     Cell(scenarios.cancelled, "void_payment:effect:1"),  # refunded, not voided
     Cell(scenarios.cancelled, "void_payment:effect:2"),  # refunded, its id written
@@ -94,12 +96,12 @@ TABLE: Final = [
     *cells(scenarios.unknown, "observe_order", ()),
     *cells(scheduled_workflows.restarted, "find_orders_without_run", ()),
     *cells(scheduled_workflows.restarted, "restart_order", ONE),
-    *cells(scheduled_workflows.alerted, "find_refunds", ()),
-    *cells(scheduled_workflows.alerted, "find_stuck_refunds", ()),
-    *cells(scheduled_workflows.alerted, "check_charges", ONE),
-    *cells(scheduled_workflows.alerted, "find_orphans", ()),
-    *cells(scheduled_workflows.alerted, "unreported_problems", ()),
-    *cells(scheduled_workflows.alerted, "mark_alerted", ONE),
+    *cells(scheduled_workflows.told, "find_refunds", ()),
+    *cells(scheduled_workflows.told, "find_stuck_refunds", ()),
+    *cells(scheduled_workflows.told, "check_charges", ONE),
+    *cells(scheduled_workflows.told, "find_orphans", ()),
+    *cells(scheduled_workflows.told, "unreported_problems", ()),
+    *cells(scheduled_workflows.told, "mark_alerted", ONE),
     *cells(scheduled_workflows.refunded_orphan, "void_orphan", THREE),  # refunded, its id written, said on the order
     Cell(scheduled_workflows.voided_orphan, "void_orphan:effect:1"),  # voided, not refunded
     *cells(scheduled_workflows.voided_late, "note_event", ONE),
@@ -108,8 +110,8 @@ TABLE: Final = [
     *cells(scheduled_workflows.verified, "check_stock", ()),
     *cells(scheduled_workflows.verified, "find_verifiable", ()),
     *cells(scheduled_workflows.verified, "check_orders", ()),
-    *cells(scheduled_workflows.low_stock, "find_shortages", ()),
-    *cells(scheduled_workflows.low_stock, "post_shortages", THREE),  # leased, told, written down
+    *cells(scheduled_workflows.low, "find_shortages", ()),
+    *cells(scheduled_workflows.low, "post_shortages", THREE),  # leased, told, written down
     *cells(scheduled_workflows.recommended, "plan_index", ()),
     *cells(scheduled_workflows.recommended, "embed_batch", ONE),
     *cells(scheduled_workflows.recommended, "activate_index", ONE),
@@ -130,20 +132,20 @@ SAMPLE: Final = {
 
 
 @asynccontextmanager
-async def shop_without_worker(
+async def a_deserted_shop(
     database_url: str, temporal: WorkflowEnvironment, capture: str = "manual", *, has_model: bool = False
 ) -> AsyncIterator[Shop]:
-    """A shop without a worker; without a language model workers start faster."""
+    """A shop without a worker; and without a language model, if nobody asks one: workers start faster."""
     async with serve() as sandbox, asyncpg.create_pool(database_url, min_size=1, max_size=2) as pool:
         changes = {"http_timeout_seconds": 5, "reconcile_after_seconds": 0, "payment_capture": capture}
         changes |= {} if has_model else {"openai_api_key": SecretStr("")}
         settings = settings_for(f"{database_url}?role=orders_app", sandbox, **changes)
-        shop = Shop(settings, temporal.client, temporal, sandbox, pool, task_queue=f"crashes-{new_order_id()}")
+        shop = Shop(settings, temporal.client, temporal, sandbox, pool, task_queue=f"deserted-{new_order_id()}")
         yield shop
         await shop.end_all_runs()
 
 
-def settings_that_crash(shop: Shop, point: str) -> Settings:
+def crashing(shop: Shop, point: str) -> Settings:
     return Settings.model_validate(shop.settings.model_dump() | {"crash_at": point})
 
 
@@ -151,66 +153,63 @@ def settings_that_crash(shop: Shop, point: str) -> Settings:
 async def test_a_worker_dies_and_nothing_is_lost(
     cell: Cell, database_url: str, temporal: WorkflowEnvironment, tmp_path: Path
 ) -> None:
-    """Whatever the worker had done when it was killed, the workflow ends as usual, with each effect once."""
-    order_id, log = new_order_id(), tmp_path / "worker.log"
+    """Whatever the worker had done when it was killed, orders and scheduled_workflows end as they would have, once."""
+    order_id, log = new_order_id(), tmp_path / "crashing.log"
     asks_a_model = cell.scenario is scheduled_workflows.recommended
     async with (
-        shop_without_worker(database_url, temporal, cell.capture, has_model=asks_a_model) as shop,
+        a_deserted_shop(database_url, temporal, cell.capture, has_model=asks_a_model) as shop,
         asyncio.timeout(SECONDS),
     ):
-        async with crashing_worker(shop.client, settings_that_crash(shop, cell.point), shop.task_queue, log) as doomed:
+        async with a_crashing_worker(shop.client, crashing(shop, cell.point), shop.task_queue, log) as process:
             order = asyncio.ensure_future(cell.scenario(shop, order_id))
-            await until_dead(doomed, order)
-            assert doomed.exitcode == -9, log.read_text()
+            await until_dead(process, order)
+            assert process.exitcode == -9, log.read_text()
             assert points_of(log)[-1] == cell.point
         async with open_worker(shop.settings, shop.client, task_queue=shop.task_queue) as worker, running(worker):
             await until_done(shop, order_id, order)
         await assert_invariants(shop, order_id)
-        assert await repeated_effects(shop) == []
+        assert await happened_twice(shop) == []
         kept = {row["id"] for row in await shop.pool.fetch("SELECT id FROM refunds")}
-        assert kept == shop.world.stripe.account.refunds.keys(), "a refund is not recorded"
+        assert kept == shop.world.stripe.account.refunds.keys(), "a refund that nobody will follow"
 
 
-async def repeated_effects(shop: Shop) -> list[object]:
-    """The effects that happened more than once, even if stock and money are right.
+async def happened_twice(shop: Shop) -> list[object]:
+    """What none of these orders does more than once, and this one did, though its books may balance.
 
-    Alerts may repeat: Slack knows no idempotency keys.
+    Alerts are not among it: Slack knows no idempotency keys.
     """
-    records = shop.world.books()
+    books = shop.world.provider_records()
     effects = Counter[object](
         [
-            *(("payment", payment["order"]) for payment in records["payments"]),
+            *(("payment", payment["order"]) for payment in books["payments"]),
             *(("refund", refund.payment_intent) for refund in shop.world.stripe.account.refunds.values()),
-            *(("shipment", shipment["orderId"]) for shipment in records["fulfillment"]),
-            *(
-                ("notification", notification["order_id"], notification["kind"])
-                for notification in records["deliveries"]
-            ),
+            *(("shipment", shipment["orderId"]) for shipment in books["fulfillment"]),
+            *(("notification", notification["order_id"], notification["kind"]) for notification in books["deliveries"]),
             *await shop.pool.fetch("SELECT order_id, from_status, to_status, why FROM order_events"),
         ]
     )
     return [effect for effect, times in effects.items() if times > 1]
 
 
-async def until_dead(doomed: BaseProcess, order: "asyncio.Future[None]") -> None:
-    """Wait until the worker has died; raise the scenario's error if that ends first."""
-    while doomed.is_alive():
+async def until_dead(worker: BaseProcess, order: "asyncio.Future[None]") -> None:
+    """See the worker to its end; raises what the order says if that ends first."""
+    while worker.is_alive():
         if order.done():
             order.result()
-            raise AssertionError("the scenario ended before the worker died")
+            raise AssertionError("the order is done, and its worker lives")
         await asyncio.sleep(0.02)
 
 
 async def until_done(shop: Shop, order_id: str, order: "asyncio.Future[None]") -> None:
-    """Wait for the end of the scenario, and fail the attempts of the dead worker at once."""
+    """See the order to its end; what the dead worker was doing is given up at once."""
     while not (await asyncio.wait([order], timeout=0.1))[0]:
         for workflow_id in (order_id, cancel_order_id(order_id), scheduled_id(order_id)):
-            with suppress(RPCError):  # the run has ended, or has not begun
-                await fail_lost_attempts(shop, workflow_id)
+            with suppress(RPCError):  # that run has ended, or has not begun
+                await give_up_lost_attempts(shop, workflow_id)
     await order
 
 
-async def fail_lost_attempts(shop: Shop, workflow_id: str) -> None:
+async def give_up_lost_attempts(shop: Shop, workflow_id: str) -> None:
     run = await shop.client.get_workflow_handle(workflow_id).describe()
     for attempt in run.raw_description.pending_activities:
         started = attempt.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
@@ -221,7 +220,7 @@ async def fail_lost_attempts(shop: Shop, workflow_id: str) -> None:
             await lost.fail(LOST)
             await shop.pool.execute(
                 "UPDATE stock_alerts SET leased_until = now() WHERE lease IS NOT NULL"
-            )  # its lease ends with it
+            )  # so has its lease
 
 
 # ------------------------------------------------------------------------------------------------ the table is complete
@@ -231,13 +230,13 @@ async def fail_lost_attempts(shop: Shop, workflow_id: str) -> None:
 async def test_the_table_has_every_point_of_every_activity(
     database_url: str, temporal: WorkflowEnvironment, tmp_path: Path, capture: str
 ) -> None:
-    """It has every activity that workflows name, with all crash points that undisturbed scenarios pass."""
+    """Whatever workflows can execute is in it, with all points that undisturbed orders and scheduled_workflows pass."""
     assert {cell.point.partition(":")[0] for cell in TABLE} == executable()
     table = {cell for cell in TABLE if cell.capture == capture}
     passed, log, nowhere = set[Cell](), tmp_path / "survivor.log", "read_order:effect:99"
     async with (
-        shop_without_worker(database_url, temporal, capture, has_model=True) as shop,
-        crashing_worker(shop.client, settings_that_crash(shop, nowhere), shop.task_queue, log),
+        a_deserted_shop(database_url, temporal, capture, has_model=True) as shop,
+        a_crashing_worker(shop.client, crashing(shop, nowhere), shop.task_queue, log),
     ):
         for scenario in dict.fromkeys(cell.scenario for cell in TABLE if cell.capture == capture):
             before = len(points_of(log)) if log.exists() else 0
@@ -251,8 +250,8 @@ async def test_the_table_has_every_point_of_every_activity(
 
 
 def executable() -> set[str]:
-    """The activities that workflows name."""
-    found = set[str]()
+    """The activities that workflows name, by themselves or as steps."""
+    found = {activity.__name__ for step in STEPS for activity in (step.do, step.undo)}
     for each in pkgutil.iter_modules(workflows.__path__):
         module = import_module(f"workflows.{each.name}")
         for node in ast.walk(ast.parse(inspect.getsource(module))):
@@ -270,16 +269,16 @@ def executable() -> set[str]:
 async def test_a_point_that_does_not_exist_is_refused(
     crash_at: str, database_url: str, temporal: WorkflowEnvironment
 ) -> None:
-    """The worker does not start, and the message lists the points that exist."""
-    async with shop_without_worker(database_url, temporal) as shop:
+    """At start, with a message that says which exist."""
+    async with a_deserted_shop(database_url, temporal) as shop:
         with pytest.raises(CannotStart, match=r"CRASH_AT .* begin, effect:<n>, end .* reserve_stock"):
-            async with open_worker(settings_that_crash(shop, crash_at), shop.client, task_queue=shop.task_queue):
+            async with open_worker(crashing(shop, crash_at), shop.client, task_queue=shop.task_queue):
                 pass
 
 
 @pytest.mark.parametrize("address", ["temporal.example:7233", "127.0.0.1.example:7233", "192.0.2.1:7233"])
 async def test_no_worker_of_another_machines_temporal_crashes_on_purpose(address: str) -> None:
-    """CRASH_AT is refused unless Temporal runs on this machine."""
+    """Orders of other people are there: CRASH_AT is refused before anything is asked."""
     elsewhere = await Client.connect(address, lazy=True)
     with pytest.raises(CannotStart, match=r"CRASH_AT .* TEMPORAL_ADDRESS"):
         async with open_worker(Settings(crash_at="reserve_stock:begin"), elsewhere):
@@ -287,5 +286,5 @@ async def test_no_worker_of_another_machines_temporal_crashes_on_purpose(address
 
 
 def test_the_first_effect_needs_no_number() -> None:
-    """`effect` means `effect:1`."""
+    """Most activities have one only."""
     assert crash_point("reserve_stock:effect", {"reserve_stock"}) == "reserve_stock:effect:1"

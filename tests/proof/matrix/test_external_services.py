@@ -1,4 +1,4 @@
-"""The fault matrix, external services: each call to Stripe and the warehouse fails in each known way.
+"""The fault matrix, external services: Stripe and the warehouse let every call down, in every way that is known.
 
 What a customer's bank may decide (declines, 3DS) is in tests/workflows/test_payment_states.py.
 """
@@ -13,7 +13,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from deploy.local.postgres import Postgres
 from orders.models import Stage
-from tests.proof.matrix.endings import ORDER_ID, PLACED, TOTAL, ExpectedEnding, check_ending, inject_fault, reconcile
+from tests.proof.matrix.endings import PLACED, TOTAL, End, O, check_end, reconcile, strike
 from tests.support.scenarios import (
     REFUSED_ADDRESS,
     final_error,
@@ -27,13 +27,13 @@ from tests.support.scenarios import (
 from tests.support.servers import copy_database
 from tests.support.shop import Payload, Shop, an_order, open_shop
 
-HTTP_TIMEOUT: Final = 1  # seconds that each test of a hang takes
+PATIENCE: Final = 1  # seconds that the shops wait for an answer: every hang costs as much
 
-VOIDED = ExpectedEnding("completed", "fulfillment_refused", "rejected")
+VOIDED = End("completed", "fulfillment_refused", "rejected")
 REFUNDED = replace(VOIDED, captured=TOTAL, refunded=TOTAL)
-FAILED = ExpectedEnding("failed", "failed", "failed")
+FAILED = End("failed", "failed", "failed")
 FAILED_AND_REFUNDED = replace(FAILED, captured=TOTAL, refunded=TOTAL)
-UNPAID = ExpectedEnding("completed", "card_declined", "rejected")
+UNPAID = End("completed", "card_declined", "rejected")
 
 REFUSED = an_order(shippingAddress=REFUSED_ADDRESS)
 THREE_D_SECURE = an_order(paymentMethodId="pm_card_authenticationRequired")
@@ -41,18 +41,18 @@ THREE_D_SECURE = an_order(paymentMethodId="pm_card_authenticationRequired")
 
 @pytest.fixture(scope="module")
 async def shops(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Mapping[str, Shop]]:
-    """A shop that captures after the warehouse has accepted, and one that charges at once; they share a database."""
-    settings: dict[str, Any] = {"http_timeout_seconds": HTTP_TIMEOUT, "reconcile_after_seconds": 0}
+    """One that captures when the warehouse has accepted, one that charges at once; they share their shelves."""
+    hasty: dict[str, Any] = {"http_timeout_seconds": PATIENCE, "reconcile_after_seconds": 0}
     async with (
         copy_database(postgres) as url,
-        open_shop(url, temporal, **settings) as manual,
-        open_shop(url, temporal, payment_capture="automatic", **settings) as automatic,
+        open_shop(url, temporal, **hasty) as manual,
+        open_shop(url, temporal, payment_capture="automatic", **hasty) as automatic,
     ):
         yield {"manual": manual, "automatic": automatic}
 
 
 async def opened(shops: Mapping[str, Shop], capture: str = "manual") -> Shop:
-    """The shop with this way of charging, as new."""
+    """The shop with this way of charging, as good as new."""
     await shops[capture].clear()
     return shops[capture]
 
@@ -67,11 +67,11 @@ async def shop(shops: Mapping[str, Shop]) -> Shop:
 
 @dataclass(frozen=True)
 class Call:
-    """A POST that moves money, the activity that sends it, an order that leads to it, and the order's ending."""
+    """A POST that moves money, the activity that makes it, an order that comes to it, and the end of that order."""
 
     route: str
     activity: str
-    end: ExpectedEnding
+    end: End
     payload: Payload = field(default_factory=an_order)
     capture: str = "manual"
 
@@ -92,7 +92,7 @@ CALLS = {
 
 
 def answer(status: int, code: str | None, kind: str = "api_error", **headers: str) -> dict[str, Any]:
-    """An error that Stripe answers before any effect."""
+    """An error of Stripe's that comes before any effect."""
     return {
         "kind": "status",
         "status": status,
@@ -105,7 +105,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "reset before": {"kind": "reset_before"},
     "reset after": {"kind": "reset_after"},
     "hang after": {"kind": "hang_after"},
-    "slower than we wait": {"kind": "delay", "seconds": HTTP_TIMEOUT * 1.5},
+    "slower than we wait": {"kind": "delay", "seconds": PATIENCE * 1.5},
     "500 before the effect": answer(500, None),
     "500 saved with effect": {"kind": "saved_500", "effect": True},
     "500 saved without effect": {"kind": "saved_500", "effect": False},
@@ -117,36 +117,36 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_a_call_to_stripe_fails(shops: Mapping[str, Shop], call: Call, fault: dict[str, Any]) -> None:
-    """Whether the POST took effect or not, the order ends as usual, and money moves once."""
+async def test_stripe_lets_a_call_down(shops: Mapping[str, Shop], call: Call, fault: dict[str, Any]) -> None:
+    """Whether the POST took effect or not: the order ends as it would have, and money moves once."""
     shop = await opened(shops, call.capture)
-    inject_fault(shop, "stripe", call.route, fault)
-    await check_ending(shop, await shop.start(call.payload, ORDER_ID), call.end)
+    strike(shop, "stripe", call.route, fault)
+    await check_end(shop, await shop.start(call.payload, O), call.end)
     assert not shop.world.faults.pending()
-    refunds = await shop.pool.fetch("SELECT status, amount, attempt FROM refunds WHERE order_id = $1", ORDER_ID)
+    refunds = await shop.pool.fetch("SELECT status, amount, attempt FROM refunds WHERE order_id = $1", O)
     assert [tuple(each) for each in refunds] == [("succeeded", TOTAL, 1)] * (call.route == REFUND)
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 async def test_stripe_forgets_the_key_of_a_lost_answer(shops: Mapping[str, Shop], call: Call) -> None:
-    """More than a day passes between two attempts: the money that the first has moved is not moved again.
+    """More than a day lies between two attempts: whatever the first one moved is not moved again.
 
-    A payment whose id was lost with the answer is created again; only the one on the row is confirmed.
+    A payment whose id was lost with the answer is created once more: only the one on the row is ever confirmed.
     """
     shop = await opened(shops, call.capture)
 
     async def first() -> None:
-        inject_fault(shop, "stripe", call.route, {"kind": "reset_after"})
+        strike(shop, "stripe", call.route, {"kind": "reset_after"})
 
     async def second() -> None:
         shop.world.stripe.keys.clear()
 
     shop.hooks.when(call.activity, first)
     shop.hooks.when(call.activity, second)
-    await check_ending(shop, await shop.start(call.payload, ORDER_ID), call.end)
+    await check_end(shop, await shop.start(call.payload, O), call.end)
     assert [name for _, name in shop.hooks.calls].count(call.activity) > 1
-    kept = (await shop.row(ORDER_ID))["payment_intent_id"]
-    spare = [each["status"] for each in shop.world.books()["payments"] if each["id"] != kept]
+    kept = (await shop.row(O))["payment_intent_id"]
+    spare = [each["status"] for each in shop.world.provider_records()["payments"] if each["id"] != kept]
     assert spare == ["requires_confirmation"] * (call.route == CREATE)
 
 
@@ -154,65 +154,65 @@ async def test_stripe_forgets_the_key_of_a_lost_answer(shops: Mapping[str, Shop]
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What the bank decides about a payment that is `processing`, and how its order ends."""
+class Verdict:
+    """What becomes of a payment that is `processing`, and of its order."""
 
     status: str
-    end: ExpectedEnding
-    late: ExpectedEnding
+    end: End
+    late: End
 
 
 DECLINED = {"type": "card_error", "code": "card_declined", "decline_code": "generic_decline"}
 EXPIRED = replace(UNPAID, code="authentication_expired")
 
-DECISIONS = {
-    "authorized": Decision("requires_capture", PLACED, EXPIRED),
-    "declined": Decision("requires_payment_method", UNPAID, EXPIRED),
-    "cancelled at Stripe": Decision("canceled", ExpectedEnding("failed", "authorization_expired", "failed"), EXPIRED),
+VERDICTS = {
+    "authorized": Verdict("requires_capture", PLACED, EXPIRED),
+    "declined": Verdict("requires_payment_method", UNPAID, EXPIRED),
+    "cancelled at Stripe": Verdict("canceled", End("failed", "authorization_expired", "failed"), EXPIRED),
 }
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["in time", "after the deadline"])
-@pytest.mark.parametrize("decision", DECISIONS.values(), ids=DECISIONS)
-async def test_a_payment_is_processing(shop: Shop, decision: Decision, *, late: bool) -> None:
-    """The order waits for it until the deadline; after that it is undone once the bank has decided."""
-    run = await shop.start(THREE_D_SECURE, ORDER_ID)
+@pytest.mark.parametrize("verdict", VERDICTS.values(), ids=VERDICTS)
+async def test_a_payment_is_processing(shop: Shop, verdict: Verdict, *, late: bool) -> None:
+    """It is waited for until the deadline; after that it can only be undone, once it is decided."""
+    run = await shop.start(THREE_D_SECURE, O)
     await until_stage(run, Stage.AWAITING_CUSTOMER)
-    intent = shop.world.stripe.account.intent((await shop.row(ORDER_ID))["payment_intent_id"])
+    intent = shop.world.stripe.account.intent((await shop.row(O))["payment_intent_id"])
     intent.status = "processing"
     if late:
         await shop.advance(run, timedelta(minutes=16))
         await until_attempts(shop, "void_payment", 1)
         assert await is_running(run)
-    intent.status = decision.status
-    intent.amount_capturable = intent.amount if decision.status == "requires_capture" else 0
+    intent.status = verdict.status
+    intent.amount_capturable = intent.amount if verdict.status == "requires_capture" else 0
     intent.last_payment_error = DECLINED
     await run.signal("payment-updated")
-    await check_ending(shop, run, decision.late if late else decision.end)
+    await check_end(shop, run, verdict.late if late else verdict.end)
 
 
 @pytest.mark.parametrize("outcome", ["succeed", "fail"])
 async def test_a_pending_refund_ends_later(shops: Mapping[str, Shop], outcome: str) -> None:
-    """The order is closed while the refund is pending; reconciliation follows it and alerts of a failure."""
+    """The order is closed while the bank takes its days; what comes of the refund is followed, a failure alerted."""
     shop = await opened(shops, "automatic")
-    run = await shop.start(REFUSED | {"paymentMethodId": "pm_card_pendingRefund"}, ORDER_ID)
-    await check_ending(shop, run, replace(REFUNDED, refunded=0))
+    run = await shop.start(REFUSED | {"paymentMethodId": "pm_card_pendingRefund"}, O)
+    await check_end(shop, run, replace(REFUNDED, refunded=0))
     (refund,) = shop.world.stripe.account.refunds
     shop.world.stripe.account.settle(refund, succeeds=outcome == "succeed")
     await reconcile(shop)
-    kept = await shop.pool.fetchval("SELECT status FROM refunds WHERE order_id = $1", ORDER_ID)
+    kept = await shop.pool.fetchval("SELECT status FROM refunds WHERE order_id = $1", O)
     assert kept == {"succeed": "succeeded", "fail": "failed"}[outcome]
-    assert [ORDER_ID in alert.text for alert in shop.world.inbox.alerts] == [True] * (outcome == "fail")
+    assert [O in alert.text for alert in shop.world.inbox.alerts] == [True] * (outcome == "fail")
 
 
 # -------------------------------------------------------------------------------------------------------- the warehouse
 
 
 REQUEST = "POST /orders"
-CANCEL = "POST /orders/*/cancel"
+CALL_OFF = "POST /orders/*/cancel"
 
 OUTAGES: dict[str, dict[str, Any]] = {
-    "slow": {"kind": "delay", "seconds": HTTP_TIMEOUT / 5},
+    "slow": {"kind": "delay", "seconds": PATIENCE / 5},
     "reset before": {"kind": "reset_before"},
     "reset after": {"kind": "reset_after"},
     "hang after": {"kind": "hang_after"},
@@ -223,99 +223,97 @@ OUTAGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("fault", OUTAGES.values(), ids=OUTAGES)
-async def test_a_request_to_the_warehouse_fails(shop: Shop, fault: dict[str, Any]) -> None:
-    """The request is retried, the warehouse ships once, and the order is placed."""
-    inject_fault(shop, "fulfillment", REQUEST, fault)
-    await check_ending(shop, await shop.start(order_id=ORDER_ID), PLACED)
+async def test_the_warehouse_lets_the_request_down(shop: Shop, fault: dict[str, Any]) -> None:
+    """Asked again, it ships once: the order is placed."""
+    strike(shop, "fulfillment", REQUEST, fault)
+    await check_end(shop, await shop.start(order_id=O), PLACED)
     assert posts(shop, "/orders") == (1 if fault["kind"] == "delay" else 2)
-    assert [each["status"] for each in shop.world.books()["fulfillment"]] == ["accepted"]
+    assert [each["status"] for each in shop.world.provider_records()["fulfillment"]] == ["accepted"]
 
 
 @pytest.mark.parametrize("fault", OUTAGES.values(), ids=OUTAGES)
-async def test_a_cancel_at_the_warehouse_fails(shop: Shop, fault: dict[str, Any]) -> None:
-    """The cancel is retried until it succeeds; only then is the payment voided."""
+async def test_the_warehouse_lets_the_cancel_down(shop: Shop, fault: dict[str, Any]) -> None:
+    """It is asked until it says so; only then is the money let go."""
     shop.hooks.fail("request_fulfillment", final_error(), "after")
-    inject_fault(shop, "fulfillment", CANCEL, fault)
-    await check_ending(shop, await shop.start(order_id=ORDER_ID), FAILED)
+    strike(shop, "fulfillment", CALL_OFF, fault)
+    await check_end(shop, await shop.start(order_id=O), FAILED)
     assert posts(shop, "/cancel") == (1 if fault["kind"] == "delay" else 2)
-    assert [each["status"] for each in shop.world.books()["fulfillment"]] == ["cancelled"]
+    assert [each["status"] for each in shop.world.provider_records()["fulfillment"]] == ["cancelled"]
 
 
-REFUSALS: dict[str, tuple[str, dict[str, Any], ExpectedEnding]] = {
-    "with a code, authorized": ("manual", {"status": 422, "body": {"error": {"code": "hazardous"}}}, VOIDED),
-    "with a code, charged": ("automatic", {"status": 422, "body": {"error": {"code": "hazardous"}}}, REFUNDED),
-    "without a code, charged": ("automatic", {"status": 400, "body": "<html>Bad request</html>"}, REFUNDED),
+NOES: dict[str, tuple[str, dict[str, Any], End]] = {
+    "its own word, authorized": ("manual", {"status": 422, "body": {"error": {"code": "hazardous"}}}, VOIDED),
+    "its own word, charged": ("automatic", {"status": 422, "body": {"error": {"code": "hazardous"}}}, REFUNDED),
+    "no word, charged": ("automatic", {"status": 400, "body": "<html>Bad request</html>"}, REFUNDED),
 }
 
 
-@pytest.mark.parametrize(("capture", "answer", "end"), REFUSALS.values(), ids=REFUSALS)
-async def test_the_warehouse_refuses(
-    shops: Mapping[str, Shop], capture: str, answer: dict[str, Any], end: ExpectedEnding
-) -> None:
-    """A business refusal: an authorization is voided, a charge is refunded."""
+@pytest.mark.parametrize(("capture", "no", "end"), NOES.values(), ids=NOES)
+async def test_the_warehouse_refuses(shops: Mapping[str, Shop], capture: str, no: dict[str, Any], end: End) -> None:
+    """A business no: what was authorized is voided, what was charged is refunded."""
     shop = await opened(shops, capture)
-    inject_fault(shop, "fulfillment", REQUEST, {"kind": "status", **answer})
-    await check_ending(shop, await shop.start(order_id=ORDER_ID), end)
+    strike(shop, "fulfillment", REQUEST, {"kind": "status", **no})
+    await check_end(shop, await shop.start(order_id=O), end)
 
 
 @pytest.mark.parametrize("capture", ["manual", "automatic"])
 @pytest.mark.parametrize("kind", ["reset_before", "reset_after"])
 async def test_the_warehouse_is_down_beyond_the_deadline(shops: Mapping[str, Shop], capture: str, kind: str) -> None:
-    """At the deadline everything is undone; an order that the warehouse had accepted is canceled there."""
+    """Whether it took the order unheard or not: at the deadline all is undone, the shipment called off."""
     shop = await opened(shops, capture)
-    inject_fault(shop, "fulfillment", REQUEST, {"kind": kind, "times": None})
-    run = await shop.start(order_id=ORDER_ID)
+    strike(shop, "fulfillment", REQUEST, {"kind": kind, "times": None})
+    run = await shop.start(order_id=O)
     await until_attempts(shop, "request_fulfillment", 2)
     await shop.advance(run, timedelta(minutes=11))
-    await check_ending(shop, run, FAILED if capture == "manual" else FAILED_AND_REFUNDED)
-    canceled = ["cancelled"] if kind == "reset_after" else []
-    assert [each["status"] for each in shop.world.books()["fulfillment"]] == canceled
+    await check_end(shop, run, FAILED if capture == "manual" else FAILED_AND_REFUNDED)
+    unheard = ["cancelled"] if kind == "reset_after" else []
+    assert [each["status"] for each in shop.world.provider_records()["fulfillment"]] == unheard
 
 
-async def test_the_warehouse_is_down_during_the_undo(shop: Shop) -> None:
-    """The undo waits for the end of the outage, alerts operators meanwhile, and keeps the authorization."""
+async def test_the_warehouse_is_down_when_it_must_call_off(shop: Shop) -> None:
+    """The undo outlasts the outage, calls for attention meanwhile, and keeps the money on hold until it is heard."""
     shop.hooks.fail("request_fulfillment", final_error(), "after")
-    inject_fault(shop, "fulfillment", CANCEL, {"kind": "status", "times": None})
-    run = await shop.start(order_id=ORDER_ID)
+    strike(shop, "fulfillment", CALL_OFF, {"kind": "status", "times": None})
+    run = await shop.start(order_id=O)
     await until_attempts(shop, "cancel_fulfillment", 1)
     await shop.advance(run, timedelta(minutes=15))
     await until_marked(run, "cancel_fulfillment")
-    assert shop.world.books()["orders"][ORDER_ID]["authorized"] == TOTAL
+    assert shop.world.provider_records()["orders"][O]["authorized"] == TOTAL
     shop.world.faults.clear()
-    await check_ending(shop, run, FAILED)
+    await check_end(shop, run, FAILED)
 
 
 @pytest.mark.parametrize("status", [400, 422])
-async def test_the_warehouse_refuses_the_cancel(shop: Shop, status: int) -> None:
-    """An operator decides; until then the authorization and the stock stay reserved."""
+async def test_the_warehouse_refuses_to_call_off(shop: Shop, status: int) -> None:
+    """A person decides; until then the money stays on hold, and the order's stock with it."""
     shop.hooks.fail("request_fulfillment", final_error(), "after")
-    inject_fault(shop, "fulfillment", CANCEL, {"kind": "status", "status": status})
-    run = await shop.start(order_id=ORDER_ID)
+    strike(shop, "fulfillment", CALL_OFF, {"kind": "status", "status": status})
+    run = await shop.start(order_id=O)
     assert await until_stuck(run) == ("cancel_fulfillment",)
-    assert shop.world.books()["orders"][ORDER_ID]["authorized"] == TOTAL
+    assert shop.world.provider_records()["orders"][O]["authorized"] == TOTAL
     assert await shop.stock() == (98, 2)
     await resolve(run, "cancel_fulfillment", "retry")
-    await check_ending(shop, run, FAILED)
+    await check_end(shop, run, FAILED)
     undone = [name for _, name in shop.hooks.calls if name in ("cancel_fulfillment", "void_payment")]
     assert undone == ["cancel_fulfillment", "cancel_fulfillment", "void_payment"]
 
 
 @pytest.mark.parametrize("capture", ["manual", "automatic"])
 async def test_the_goods_have_left_when_the_order_is_undone(shops: Mapping[str, Shop], capture: str) -> None:
-    """The order goes forward: it is captured and placed."""
+    """There is only forward: the order is paid, and placed."""
     shop = await opened(shops, capture)
 
     async def ship() -> None:
-        await shop.ship(ORDER_ID)
+        await shop.ship(O)
         raise final_error()
 
     shop.hooks.when("request_fulfillment", ship, "after")
-    await check_ending(shop, await shop.start(order_id=ORDER_ID), PLACED)
-    assert [each["status"] for each in shop.world.books()["fulfillment"]] == ["shipped"]
+    await check_end(shop, await shop.start(order_id=O), PLACED)
+    assert [each["status"] for each in shop.world.provider_records()["fulfillment"]] == ["shipped"]
 
 
 def posts(shop: Shop, path: str) -> int:
-    """How many POSTs the warehouse got on this path."""
+    """How often the warehouse was asked."""
     return sum(
         each["service"] == "fulfillment" and each["method"] == "POST" and each["path"].endswith(path)
         for each in shop.world.journal.about()

@@ -20,24 +20,24 @@ STEP = "cancel_fulfillment"
 
 
 @pytest.fixture
-async def grave(shop: Shop) -> AsyncIterator[Bench]:
+async def late_bench(shop: Shop) -> AsyncIterator[Bench]:
     """Where attempts are executed of which the worker knows nothing any more."""
     async with open_clients(shop.settings) as clients, open_bench(shop.settings, shop.sandbox, clients) as bench:
         yield bench
 
 
-async def test_a_park_that_comes_after_the_operators_word(shop: Shop, grave: Bench) -> None:
+async def test_a_park_that_comes_after_the_operators_word(shop: Shop, late_bench: Bench) -> None:
     """An attempt of park_order that was given up acts after the operator's `retry`: the undo ends all the same."""
     shop.hooks.fail("request_fulfillment", final_error(), "after")
     shop.hooks.fail(STEP, final_error())
     run = await shop.start(order_id=O)
     await until_stuck(run)
     park = Park(order_id=O, step=STEP, reason="scripted", workflow_id=O)
-    late = await grave.stop_at(Gate(1), OrderState.park_order, park)
+    late = await late_bench.stop_at(Gate(1), OrderState.park_order, park)
     again = shop.hooks.hold(STEP)
     await resolve(run, STEP, "retry")
     await again.reached.wait()
-    wake(grave)
+    wake(late_bench)
     await late
     again.let_go()
 
@@ -71,28 +71,28 @@ async def test_a_word_to_a_run_whose_order_has_moved_on(shop: Shop) -> None:
     with pytest.raises(WorkflowUpdateFailedError):
         await resolve(cancel, STEP, "skip")
     await next_look.reached.wait()
-    paid, refunded = await shop.status(O) == "processing", shop.world.books()["orders"][O]["refunded"]
+    paid, refunded = await shop.status(O) == "processing", shop.world.provider_records()["orders"][O]["refunded"]
     next_look.let_go()
     assert (paid, refunded) == (True, 0)
 
 
 @pytest.mark.parametrize("step", ["cancel_fulfillment", "void_payment"])
-async def test_a_shipment_or_payment_that_an_operator_has_settled(shop: Shop, grave: Bench, step: str) -> None:
+async def test_a_shipment_or_payment_that_an_operator_has_settled(shop: Shop, late_bench: Bench, step: str) -> None:
     """A second driver that sees the goods leave after the operator's `skip` does not go forward: the undo goes on."""
     order = order_of(O)
-    await grave.bring(order, "fulfill")
-    await grave.claim_undo(order)
-    await grave.do(OrderState.park_order, Park(order_id=O, step=step, reason="scripted", workflow_id=O))
+    await late_bench.bring(order, "fulfill")
+    await late_bench.claim_undo(order)
+    await late_bench.do(OrderState.park_order, Park(order_id=O, step=step, reason="scripted", workflow_id=O))
     resolution = Resolution(step=step, action="skip", reason="let it go", by="operator")
     record = ResolutionRecord(order_id=O, key="1", resolution=resolution)
-    await grave.do(OrderState.record_resolution, record)
+    await late_bench.do(OrderState.record_resolution, record)
     await shop.ship(O)
-    assert (await grave.do(Payments.resume_capture, O)).status is Status.UNDOING
+    assert (await late_bench.do(Payments.resume_capture, O)).status is Status.UNDOING
 
 
-def wake(grave: Bench) -> None:
-    assert grave.database.gate
-    grave.database.gate.opened.set()
+def wake(late_bench: Bench) -> None:
+    assert late_bench.database.gate
+    late_bench.database.gate.opened.set()
 
 
 async def settles(run: Run) -> bool:

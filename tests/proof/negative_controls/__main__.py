@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from deploy.local.process import ROOT
-from deploy.local.stack import until_signalled
+from deploy.local.stack import until_signaled
 from tests.proof.negative_controls.bugs import BUGS, Bug
 from tests.proof.negative_controls.trial import Verdict, copy_project, run_tests, try_bug
 
@@ -32,7 +32,7 @@ def main(
     if listed:
         misfits = [misfit for bug in bugs for misfit in list_bug(bug, console)]
         sys.exit(1 if misfits else 0)
-    sys.exit(asyncio.run(until_signalled(run_controls(bugs, console), interrupted=130)))
+    sys.exit(asyncio.run(until_signaled(run_controls(bugs, console), interrupted=130)))
 
 
 def list_bug(bug: Bug, console: Console) -> list[str]:

@@ -1,4 +1,4 @@
-"""The negative controls fit today's code and are assessed correctly; `make negative-controls` runs them."""
+"""The negative controls fit the code of today, and are judged rightly; `make negative-controls` runs them."""
 
 import ast
 import re
@@ -30,8 +30,8 @@ A_BUG = Bug("a_bug", "it is wrong", (), (TEST,))
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
-def test_every_bug_fits_the_code(bug: Bug) -> None:
-    """Its patches apply, the result is Python, and its tests exist."""
+def test_every_bug_fits_the_code_of_today(bug: Bug) -> None:
+    """Its patches apply, what comes out is Python, and its tests exist."""
     for patch in bug.patches:
         text = (ROOT / patch.file).read_text()
         assert patch.apply(text) != text
@@ -42,14 +42,14 @@ def test_every_bug_fits_the_code(bug: Bug) -> None:
 
 
 def test_the_classic_mistakes_are_there() -> None:
-    """Each demanded mistake has a bug, and no name is used twice."""
+    """Each by its name, and no name twice."""
     names = [bug.name for bug in BUGS]
     assert set(names) >= DEMANDED
     assert len(names) == len(set(names))
 
 
 def test_a_patch_that_does_not_fit_is_refused() -> None:
-    """A control that no longer seeds its bug would prove nothing."""
+    """A control that no longer seeds its bug would pass for ever."""
     with pytest.raises(ValueError, match="0 times"):
         Patch("f.py", "gone", "").apply("text")
     with pytest.raises(ValueError, match="2 times"):
@@ -76,7 +76,7 @@ def test_a_patch_that_does_not_fit_is_refused() -> None:
     ],
 )
 def test_the_verdict(results: list[Result], *, is_caught: bool) -> None:
-    """A bug is caught only if its own test fails for its reason."""
+    """Caught is only what a test of its own fails for."""
     assert assess(A_BUG, results, 1).is_caught is is_caught
 
 
@@ -103,28 +103,28 @@ def test_what_pytest_reports(inside: str, expected: Result) -> None:
     assert read_report(report) == [expected]
 
 
-async def test_a_harmless_bug_is_missed(tmp_path: Path) -> None:
-    """A bug that no test notices is reported as missed."""
+async def test_a_bug_that_harms_nobody_gets_away(tmp_path: Path) -> None:
+    """The whole way, with a change that no test can see."""
     harmless = Bug("harmless", "nothing", (), ("tests/unit/test_money.py",))
     verdict = await try_bug(harmless, tmp_path)
     assert not verdict.is_caught
     assert verdict.missed == ("tests/unit/test_money.py: it passes",)
 
 
-async def test_a_patch_that_does_not_fit_is_missed(tmp_path: Path) -> None:
-    """The report names the patch to mend."""
+async def test_a_patch_that_does_not_fit_catches_nothing(tmp_path: Path) -> None:
+    """Whoever has changed the code reads which patch to mend."""
     misfit = Bug("misfit", "nothing", (Patch("worker.py", "no such line", ""),), ("tests/unit/test_money.py",))
     verdict = await try_bug(misfit, tmp_path)
     assert verdict.missed == ("worker.py has 0 times, not once: no such line",)
 
 
-async def test_a_missed_bug_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exit status is 1, and the line names the bug."""
+async def test_one_that_got_away_fails_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exit status is that of the worst bug, and the line says which it is."""
     run_nothing = AsyncMock(return_value=[Result(TEST, failed="", broken="")])
     monkeypatch.setattr(controls, "run_tests", run_nothing)
-    caught, missed = Verdict(A_BUG, (TEST,), (), 1), Verdict(A_BUG, (), (f"{TEST}: it passes",), 1)
+    caught, away = Verdict(A_BUG, (TEST,), (), 1), Verdict(A_BUG, (), (f"{TEST}: it passes",), 1)
     console = Console(file=StringIO(), record=True, soft_wrap=True)
-    monkeypatch.setattr(controls, "try_bug", AsyncMock(side_effect=[caught, missed, caught, caught]))
+    monkeypatch.setattr(controls, "try_bug", AsyncMock(side_effect=[caught, away, caught, caught]))
     assert await controls.run_controls([A_BUG, A_BUG], console) == 1
     assert f"missed: a_bug: it is wrong; {TEST}: it passes" in console.export_text()
     assert await controls.run_controls([A_BUG, A_BUG], console) == 0
@@ -134,7 +134,7 @@ async def test_a_missed_bug_fails_the_command(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("status", [0, 1])
 def test_the_exit_status_is_that_of_the_run(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
-    """The command exits with the status of the controls."""
+    """What the gate goes by."""
     monkeypatch.setattr(controls, "run_controls", AsyncMock(return_value=status))
     with pytest.raises(SystemExit) as ended:
         controls.main()

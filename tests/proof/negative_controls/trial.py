@@ -1,4 +1,4 @@
-"""Seeds a bug in a copy of the project, runs the tests that must catch it, and assesses the results."""
+"""Puts a bug into a copy of the project, runs the tests that must catch it, and says what came of it."""
 
 import re
 import shutil
@@ -14,12 +14,12 @@ from deploy.local.process import ROOT, Command, running
 from tests.proof.negative_controls.bugs import Bug
 
 IGNORED: Final = shutil.ignore_patterns(".*", "__pycache__", "docs")
-# The messages of pytest-timeout and `eventually`: a time-out is no verdict.
+# As pytest-timeout and `eventually` say it: no verdict on anything.
 OUT_OF_TIME: Final = ("Timeout", "AssertionError: not within")
 
 
 class Verdict(NamedTuple):
-    """`caught_by` are the tests that failed, `missed` those that should have failed, and why they did not."""
+    """`caught_by` are the tests that failed, `missed` those that should have, and why they did not."""
 
     bug: Bug
     caught_by: tuple[str, ...]
@@ -32,7 +32,7 @@ class Verdict(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One test case: the message with which it `failed`, or why it is `broken` and gives no verdict."""
+    """One test case: the message with which it `failed`, or what has `broken` it before it could say anything."""
 
     test: str
     failed: str
@@ -40,7 +40,7 @@ class Result(NamedTuple):
 
 
 async def try_bug(bug: Bug, folder: Path, source: Path = ROOT) -> Verdict:
-    """Run the tests against the bug, in a copy of `source` below `folder`. A patch that does not fit is missed."""
+    """Run the tests against the bug, in a copy of `source` below `folder`. A patch that does not fit gets away."""
     began = time.monotonic()
     project = copy_project(folder / bug.name, source)
     try:
@@ -53,7 +53,7 @@ async def try_bug(bug: Bug, folder: Path, source: Path = ROOT) -> Verdict:
 
 
 def assess(bug: Bug, results: Iterable[Result], seconds: float) -> Verdict:
-    """Each test of the bug must have failed in one of its cases, for the bug's reason."""
+    """Every test of the bug must have failed, in one of its cases, and for the bug's own reason."""
     caught: list[str] = []
     missed: list[str] = []
     for test in bug.caught_by:
@@ -69,7 +69,7 @@ def assess(bug: Bug, results: Iterable[Result], seconds: float) -> Verdict:
 
 
 def copy_project(target: Path, source: Path = ROOT) -> Path:
-    """A copy of the project without generated files."""
+    """The project as it is now, without what a command can make again."""
     shutil.copytree(source, target, ignore=IGNORED)
     return target
 
@@ -77,7 +77,17 @@ def copy_project(target: Path, source: Path = ROOT) -> Path:
 async def run_tests(project: Path, tests: Iterable[str]) -> list[Result]:
     """The cases of these tests, run with this interpreter in that folder."""
     report = project.with_name(f"{project.name}.xml")
-    options = ("-q", "--timeout=90", "-p", "no:cacheprovider", f"--junitxml={report}", "-o", "junit_family=xunit1")
+    options = (
+        "-q",
+        "-m",
+        "",
+        "--timeout=90",
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={report}",
+        "-o",
+        "junit_family=xunit1",
+    )
     command = Command(
         name="The tests",
         argv=(sys.executable, "-m", "pytest", *options, *tests),
@@ -100,7 +110,7 @@ def _result(case: ET.Element) -> Result:
     test = f"{case.get('file')}::{case.get('name')}"
     failure = case.find("failure")
     flaw = failure if failure is not None else case.find("error")
-    message = "" if flaw is None else flaw.get("message", "")[:200] or "no message"
-    if failure is not None and not any(text in message for text in OUT_OF_TIME):
+    message = "" if flaw is None else flaw.get("message", "")[:200] or "it says nothing"
+    if failure is not None and not any(words in message for words in OUT_OF_TIME):
         return Result(test, failed=message, broken="")
     return Result(test, failed="", broken=message)

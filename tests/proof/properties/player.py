@@ -1,4 +1,4 @@
-"""Plays a script: each attempt runs a real activity on a real Postgres and the sandbox."""
+"""Plays a script: every attempt is one of the real activities, on the real Postgres and the sandbox."""
 
 import asyncio
 from collections import Counter
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from temporalio.exceptions import ApplicationError
 
 from audit.evidence import Evidence, ProviderRecords, read_snapshot
-from audit.invariants import SETTLED, violations
-from orders.models import Order, Status
+from audit.invariants import violations
+from orders.models import SETTLED, Order, Status
 from tests.proof.properties.runs import Cancelling, Placing, Run
 from tests.proof.properties.steps import ATTEMPTS, Script, Step
 from tests.support.activity_bench import Bench, Watched, fulfillment, order_of, payment, undo
@@ -19,162 +19,162 @@ from tests.support.activity_bench import Bench, Watched, fulfillment, order_of, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PRODUCT: Final = "1"
-SET_STOCK: Final = "UPDATE inventory SET quantity = $2 WHERE product_id = $1"
-PATIENCE: Final = 3600  # seconds that an order may be under way; a script takes less than one
-UNDISTURBED: Final = Step("done", order=0, cancels=False, pause=1)
+STOCK: Final = "1"
+SHELVE: Final = "UPDATE inventory SET quantity = $2 WHERE product_id = $1"
+A_WHILE: Final = 3600  # seconds that an order may be under way: a script takes a fraction of one
+UNDISTURBED: Final = Step("done", order=0, cancels=False, seam=1)
 MAX_ATTEMPTS: Final = 40  # until an order must have come to rest, once nothing disturbs it
 
 
 @dataclass
-class Pause:
-    """Where an attempt is suspended: before its transaction or request number `left`, counted down."""
+class Seam:
+    """Where one attempt falls asleep: before its transaction or request number `left`, counted down."""
 
     left: int
     reached: asyncio.Event = field(default_factory=asyncio.Event)
-    resumed: asyncio.Event = field(default_factory=asyncio.Event)
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-_pause: ContextVar[Pause | None] = ContextVar("pause", default=None)
+_seam: ContextVar[Seam | None] = ContextVar("seam", default=None)
 
 
-async def pass_pause(_: object = None) -> None:
-    """Suspend the attempt if it is to pause here; called before each transaction and each request."""
-    if pause := _pause.get():
-        pause.left -= 1
-        if pause.left == 0:
-            pause.reached.set()
-            await pause.resumed.wait()
+async def pass_seam(_: object = None) -> None:
+    """Every transaction and every request of an attempt comes by here."""
+    if seam := _seam.get():
+        seam.left -= 1
+        if seam.left == 0:
+            seam.reached.set()
+            await seam.woken.wait()
 
 
-class PausingDatabase(Watched):
+class SeamedDatabase(Watched):
     async def stand(self) -> None:
-        await pass_pause()
+        await pass_seam()
 
 
 @dataclass
-class Suspended:
+class Sleeper:
     attempt: "asyncio.Task[Any]"
-    pause: Pause
+    seam: Seam
 
 
 @dataclass
-class PlayedOrder:
-    """One order and its runs."""
+class Part:
+    """One order and its runs. The goods of a `prompt` one leave as soon as they may."""
 
     order: Order
-    ships: bool
+    prompt: bool
     placing: Placing | None = field(default_factory=Placing)
     cancelling: Cancelling | None = None
 
 
 class Player:
-    """Plays one script. `tally` counts the steps that had an effect, and the activities that they executed."""
+    """Where one script is played. `tally` counts the steps that acted, and the activities that they had executed."""
 
     def __init__(self, bench: Bench, script: Script, number: int, tally: Counter[str]) -> None:
         self._bench = bench
         self._script = script
         self._tally = tally
         self._disturbed = False
-        self._suspended: list[Suspended] = []
-        self._orders = [
-            PlayedOrder(
-                order_of(f"s{number}-{n}", items=[{"productId": PRODUCT, "quantity": wants}], paymentMethodId=card),
-                ships,
+        self._sleepers: list[Sleeper] = []
+        self._parts = [
+            Part(
+                order_of(f"s{number}-{n}", items=[{"productId": STOCK, "quantity": wants}], paymentMethodId=card),
+                prompt,
             )
-            for n, (wants, card, ships) in enumerate(zip(script.wants, script.cards, script.ships, strict=True))
+            for n, (wants, card, prompt) in enumerate(zip(script.wants, script.cards, script.prompt, strict=True))
         ]
 
     async def play(self) -> None:
-        """Take every step, then bring both orders to rest; check the rules after each."""
+        """Every step, then whatever it takes until both orders rest; the books are judged all along."""
         self._bench.world.reset()
-        await self._bench.pool.execute(SET_STOCK, PRODUCT, self._script.units)
+        await self._bench.pool.execute(SHELVE, STOCK, self._script.units)
         self._units = (await read_snapshot(self._bench.pool, [])).units
         try:
-            for played, begun, cancelled in zip(self._orders, self._script.begun, self._script.cancelled, strict=True):
-                await self._begin(played, begun, cancelled)
+            for part, begun, regretted in zip(self._parts, self._script.begun, self._script.regretted, strict=True):
+                await self._begin(part, begun, regretted)
             self._disturbed = True
             for step in self._script.steps:
                 if await self._take(step):
-                    await self._check(step.what)
+                    await self._judge(step.what)
             self._disturbed = False
             await self._come_to_rest()
         finally:
-            for each in self._suspended:
-                each.attempt.cancel()
+            for sleeper in self._sleepers:
+                sleeper.attempt.cancel()
         self._tally["scripts"] += 1
 
     def _count(self, what: str) -> None:
         self._tally[what] += self._disturbed
 
-    async def _begin(self, played: PlayedOrder, begun: int, cancelled: int) -> None:
+    async def _begin(self, part: Part, begun: int, regretted: int) -> None:
         for _ in range(begun):
-            await self._next_attempt(played, UNDISTURBED)
-        if cancelled:
-            self._cancel(played)
-        for _ in range(cancelled - 1):
-            await self._next_attempt(played, UNDISTURBED._replace(cancels=True))
+            await self._advance(part, UNDISTURBED)
+        if regretted:
+            self._cancel(part)
+        for _ in range(regretted - 1):
+            await self._advance(part, UNDISTURBED._replace(cancels=True))
 
     async def _take(self, step: Step) -> bool:
-        """Take a step; true if an activity was executed."""
-        played = self._orders[step.order]
+        """Whether anything of ours was executed."""
+        part = self._parts[step.order]
         if step.what in ATTEMPTS:
-            return await self._next_attempt(played, step)
-        if step.what == "resume":
-            return bool(self._suspended) and await self._resume(step.pause % len(self._suspended))
-        if getattr(self, f"_{step.what}")(played):
+            return await self._advance(part, step)
+        if step.what == "wake":
+            return bool(self._sleepers) and await self._wake(step.seam % len(self._sleepers))
+        if getattr(self, f"_{step.what}")(part):
             self._count(step.what)
         return False
 
     # ------------------------------------------------------------------------------------------------------ attempts
 
-    async def _next_attempt(self, played: PlayedOrder, step: Step) -> bool:
-        runs = [run for run in (played.placing, played.cancelling) if run and run.next]
+    async def _advance(self, part: Part, step: Step) -> bool:
+        runs = [run for run in (part.placing, part.cancelling) if run and run.next]
         if not runs:
             return False
         run = runs[-1] if step.cancels else runs[0]
         if isinstance(run, Cancelling):
-            run.may_drive = played.placing is None or played.placing.next is None
+            run.may_drive = part.placing is None or part.placing.next is None
         match step.what:
             case "given_up":
                 acted = run.give_up()
             case "lost":
-                acted = await self._attempt(played, run, heard=False)
+                acted = await self._attempt(part, run, heard=False)
             case "cut_off":
-                acted = await self._cut_off(played, run)
-            case "suspended":
-                acted = not await self._attempt(played, run, Pause(step.pause))
+                acted = await self._cut_off(part, run)
+            case "asleep":
+                acted = not await self._attempt(part, run, Seam(step.seam))
             case "abandoned":
-                suspended = not await self._attempt(played, run, Pause(step.pause))
-                acted = run.give_up() and suspended
+                slept = not await self._attempt(part, run, Seam(step.seam))
+                acted = run.give_up() and slept
             case _:
-                acted = await self._attempt(played, run)
+                acted = await self._attempt(part, run)
         if acted:
             self._count(step.what)
-        if played.ships:
-            self._ship(played)
+        if part.prompt:
+            self._ship(part)
         return True
 
-    async def _cut_off(self, played: PlayedOrder, run: Run) -> bool:
-        """Lose the answers of the external services; false if there was none."""
+    async def _cut_off(self, part: Part, run: Run) -> bool:
+        """Whether there was an answer to lose."""
         services = ("stripe", "fulfillment")
         for service in services:
-            self._bench.fault(service, "reset_after", "POST *", order=played.order.id)
-        await self._attempt(played, run)
+            self._bench.fault(service, "reset_after", "POST *", order=part.order.id)
+        await self._attempt(part, run)
         unspent = len(self._bench.world.faults.pending())
         self._bench.world.faults.clear()
         return unspent < len(services)
 
-    async def _attempt(self, played: PlayedOrder, run: Run, pause: Pause | None = None, *, heard: bool = True) -> bool:
-        """Attempt the next activity; false if it was suspended. The run goes on only if the answer is `heard`."""
+    async def _attempt(self, part: Part, run: Run, seam: Seam | None = None, *, heard: bool = True) -> bool:
+        """One attempt of what comes next, False: it fell asleep. Unless an answer is `heard` it comes again."""
         activity = run.next or ""
-        attempt = asyncio.create_task(self._do(activity, played.order, pause))
-        if pause:
-            reached = asyncio.create_task(pause.reached.wait())
+        attempt = asyncio.create_task(self._do(activity, part.order, seam))
+        if seam:
+            reached = asyncio.create_task(seam.reached.wait())
             await asyncio.wait({attempt, reached}, return_when=asyncio.FIRST_COMPLETED)
             reached.cancel()
             if not attempt.done():
-                self._suspended.append(Suspended(attempt, pause))
+                self._sleepers.append(Sleeper(attempt, seam))
                 return False
         with suppress(ApplicationError):
             answer = await attempt
@@ -183,52 +183,52 @@ class Player:
                 run.answered(answer)
         return True
 
-    async def _do(self, activity: str, order: Order, pause: Pause | None = None) -> Any:
-        _pause.set(pause)
+    async def _do(self, activity: str, order: Order, seam: Seam | None = None) -> Any:
+        _seam.set(seam)
         run = self._bench.activities[activity]
         return await self._bench.do(run, _argument(activity, order))
 
-    async def _resume(self, number: int) -> bool:
-        late = self._suspended.pop(number)
-        late.pause.resumed.set()
+    async def _wake(self, number: int) -> bool:
+        sleeper = self._sleepers.pop(number)
+        sleeper.seam.woken.set()
         with suppress(ApplicationError):
-            await late.attempt
-        self._count("resume")
+            await sleeper.attempt
+        self._count("wake")
         return True
 
     # ------------------------------------------------------------------------------------------------- from outside
 
-    def _terminate(self, played: PlayedOrder) -> bool:
-        acted = played.placing is not None and played.placing.next is not None
-        played.placing = None
+    def _terminate(self, part: Part) -> bool:
+        acted = part.placing is not None and part.placing.next is not None
+        part.placing = None
         return acted
 
-    def _start(self, played: PlayedOrder) -> bool:
-        acted = played.placing is None or played.placing.next is None
+    def _start(self, part: Part) -> bool:
+        acted = part.placing is None or part.placing.next is None
         if acted:
-            played.placing = Placing()
+            part.placing = Placing()
         return acted
 
-    def _cancel(self, played: PlayedOrder) -> bool:
-        acted = played.cancelling is None or played.cancelling.next is None
+    def _cancel(self, part: Part) -> bool:
+        acted = part.cancelling is None or part.cancelling.next is None
         if acted:
-            played.cancelling = Cancelling()
+            part.cancelling = Cancelling()
         return acted
 
-    def _ship(self, played: PlayedOrder) -> bool:
+    def _ship(self, part: Part) -> bool:
         shipments = self._bench.world.fulfillment.shipments
-        shipment = shipments.get(played.order.id)
+        shipment = shipments.get(part.order.id)
         acted = shipment is not None and shipment.status == "accepted"
         if shipment and acted:
-            shipments[played.order.id] = shipment.model_copy(update={"status": "shipped"})
+            shipments[part.order.id] = shipment.model_copy(update={"status": "shipped"})
         return acted
 
-    def _authenticate(self, played: PlayedOrder) -> bool:
+    def _authenticate(self, part: Part) -> bool:
         account = self._bench.world.stripe.account
         waiting = [
             entry["id"]
-            for entry in account.books()
-            if entry["order"] == played.order.id and entry["status"] == "requires_action"
+            for entry in account.records()
+            if entry["order"] == part.order.id and entry["status"] == "requires_action"
         ]
         for payment_id in waiting:
             account.authenticate(payment_id, succeeds=True)
@@ -237,33 +237,33 @@ class Player:
     # -------------------------------------------------------------------------------------------------------- the end
 
     async def _come_to_rest(self) -> None:
-        while self._suspended:
-            await self._resume(-1)
-            await self._check("the last late attempt")
-        for played in self._orders:
-            status = await self._drive(played)
-            assert status in SETTLED, f"{played.order.id} does not come to rest: {status}"
-            await self._check("at rest")
+        while self._sleepers:
+            await self._wake(-1)
+            await self._judge("woken at the end")
+        for part in self._parts:
+            status = await self._drive(part)
+            assert status in SETTLED, f"{part.order.id} does not come to rest: {status}"
+            await self._judge("at rest")
 
-    async def _drive(self, played: PlayedOrder) -> Status:
-        """Drive the order as reconciliation does: process-order, then cancel-order if the customer has cancelled."""
-        for run in (Placing(), Cancelling() if played.cancelling else None):
+    async def _drive(self, part: Part) -> Status:
+        """As reconciliation does: process-order, and then cancel-order if it has begun something."""
+        for run in (Placing(), Cancelling() if part.cancelling else None):
             for _ in range(MAX_ATTEMPTS):
                 if run is None or run.next is None:
                     break
                 if isinstance(run, Cancelling):
                     run.may_drive = True
-                await self._attempt(played, run)
+                await self._attempt(part, run)
                 if run.next == "read_payment":
                     run.give_up()
-        return Status(await self._bench.status(played.order.id) or "")
+        return Status(await self._bench.status(part.order.id) or "")
 
-    async def _check(self, after: str) -> None:
-        snapshot = await read_snapshot(self._bench.pool, [played.order.id for played in self._orders])
-        records = ProviderRecords.model_validate(self._bench.world.books())
-        twice = [order for order, count in Counter(payment.order for payment in records.payments).items() if count > 1]
+    async def _judge(self, after: str) -> None:
+        snapshot = await read_snapshot(self._bench.pool, [part.order.id for part in self._parts])
+        books = ProviderRecords.model_validate(self._bench.world.provider_records())
+        twice = [order for order, count in Counter(payment.order for payment in books.payments).items() if count > 1]
         assert twice == [], f"after {after}: more than one payment was made"
-        found = violations(Evidence(snapshot, records, self._units, patience=PATIENCE))
+        found = violations(Evidence(snapshot, books, self._units, patience=A_WHILE))
         assert found == [], f"after {after}: {found}"
 
 

@@ -1,4 +1,4 @@
-"""What process-order and cancel-order do after each answer, without Temporal."""
+"""What process-order and cancel-order do next, by the answers they get: their stories without Temporal."""
 
 from typing import Any, Final
 
@@ -8,24 +8,24 @@ FORWARD: Final = {"reserve_stock", "authorize_payment", "read_payment", "request
 
 
 class Run:
-    """A run of one of the two workflows. `next` is its next activity; None means that it is closed."""
+    """One of the two runs of an order. `next` is the activity that it is about to execute, None: it is over."""
 
     first: str
-    claim: str  # the first activity when it ends an order
+    claim: str  # the first act of what it does to an order that is not to be
 
     def __init__(self) -> None:
         self.next: str | None = self.first
         self._status: Status | None = None
 
     def give_up(self) -> bool:
-        """Give up a step before the pivot; False if the next activity is none."""
+        """A step before the pivot has failed for good, or run out of time; False: it is not such a step."""
         if self.next not in FORWARD:
             return False
         self.next = self.claim
         return True
 
     def answered(self, answer: Any) -> None:  # noqa: C901  a table of what follows what
-        """Choose the next activity by the answer."""
+        """Go on as the answer says."""
         if isinstance(answer, OrderRow):
             self._status = answer.status
         match self.next, answer:
@@ -63,12 +63,12 @@ class Placing(Run):
     claim = "claim_undo"
 
     def _by_status(self, row: OrderRow | None) -> str | None:
-        # An order that is being cancelled is left to cancel-order.
+        # What cancel-order has begun it leaves to cancel-order.
         return None if row and row.status is Status.CANCELLING else super()._by_status(row)
 
 
 class Cancelling(Run):
-    """cancel-order. It only reads the row until no run of process-order is open (`may_drive`)."""
+    """cancel-order. `may_drive`: no run of process-order is open; until then it only looks."""
 
     first = "claim_cancellation"
     claim = "claim_cancellation"

@@ -1,43 +1,43 @@
-"""The scripts that Hypothesis draws: what happens to two orders that want the same few units."""
+"""What can happen to two orders that want the same few units, as Hypothesis draws it."""
 
 from typing import Final, NamedTuple
 
 from hypothesis import strategies as st
 
 ORDERS: Final = 2
-MAX_PAUSES: Final = 5  # transactions and requests of one attempt
+MAX_SEAMS: Final = 5  # transactions and requests of one attempt
 
-# What happens, and how often. A run makes one attempt of its next activity: it is done; its answer is lost; the
-# answers of the external services to it are lost; or it is suspended before a transaction or request, which the run
-# takes for a time-out: the run retries, or gives the step up ("abandoned"). Or the run gives the step up before the
-# attempt. A step that is given up before the pivot is undone. A suspended attempt is resumed as a late attempt.
-# process-order is terminated, or started again; the customer cancels, or authenticates; the warehouse ships.
-ATTEMPTS: Final = {"done": 6, "lost": 2, "cut_off": 2, "suspended": 3, "abandoned": 4, "given_up": 1}
-EVENTS: Final = {"resume": 3, "terminate": 2, "start": 2, "cancel": 1, "ship": 2, "authenticate": 3}
+# What happens, and how often. A run makes one attempt of what comes next for it: it is done; or it is done, and its
+# answer is lost; or the external services do what it asks and it never hears of it; or it falls asleep before
+# one of its transactions or requests, which its run takes for a time-out: it tries again, or has the step abandoned; or
+# the run gives up before it. What is given up before the pivot is undone. A sleeper wakes, and nobody waits for it.
+# process-order is terminated, or started again; the customer cancels, or authenticates the payment; the goods leave.
+ATTEMPTS: Final = {"done": 6, "lost": 2, "cut_off": 2, "asleep": 3, "abandoned": 4, "given_up": 1}
+EVENTS: Final = {"wake": 3, "terminate": 2, "start": 2, "cancel": 1, "ship": 2, "authenticate": 3}
 
 
 class Step(NamedTuple):
-    """`what` happens to the order, or with `cancels` to its run of cancel-order; `pause` is where it is suspended."""
+    """`what` happens to the order; if it `cancels`, rather to its run of cancel-order; `seam` is where one sleeps."""
 
     what: str
     order: int
     cancels: bool
-    pause: int
+    seam: int
 
 
 class Script(NamedTuple):
-    """There are `units` in stock; each order wants `wants` of them, and has made `begun` attempts undisturbed.
+    """`units` are on the shelf; each order wants `wants` of them, and has made `begun` attempts undisturbed.
 
-    If `cancelled` is not 0 the customer cancels, and cancel-order makes so many attempts less one. An order that ships
-    at once (`ships`) is shipped as soon as the warehouse has accepted it.
+    Then the customers of `regretted` orders cancel, whose runs have made so many attempts less one; 0: they do not. The
+    goods of `prompt` orders leave as soon as they may.
     """
 
     units: int
     wants: tuple[int, ...]
     cards: tuple[str, ...]
     begun: tuple[int, ...]
-    cancelled: tuple[int, ...]
-    ships: tuple[bool, ...]
+    regretted: tuple[int, ...]
+    prompt: tuple[bool, ...]
     steps: tuple[Step, ...]
 
 
@@ -46,7 +46,7 @@ _steps = st.builds(
     st.sampled_from([what for what, weight in (ATTEMPTS | EVENTS).items() for _ in range(weight)]),
     st.integers(0, ORDERS - 1),
     st.sampled_from([False, False, True]),
-    st.integers(1, MAX_PAUSES),
+    st.integers(1, MAX_SEAMS),
 )
 _cards = st.sampled_from(["pm_card_visa"] * 3 + ["pm_card_threeDSecure2Required"] * 2 + ["pm_card_chargeDeclined"])
 

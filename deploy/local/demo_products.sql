@@ -1,4 +1,4 @@
--- More to recommend, and two shelves that run low: the demo's.
+-- For the demo: more products to recommend, two of them low on stock.
 INSERT INTO products (id, name, price, currency, description) VALUES
     ('6', 'Oak desk organiser', 3299, 'usd', 'Four compartments and a drawer, oiled oak.'),
     ('7', 'Walnut monitor stand', 7900, 'usd', 'Oiled walnut, with room for a keyboard under it.'),

@@ -1,0 +1,120 @@
+"""What the web process serves: an endpoint for each source of events, and its health.
+
+POST /webhooks/stripe and /webhooks/fulfillment take signed events, GET /healthz says whether PostgreSQL answers. An
+endpoint checks size, time and signature before it reads anything of an event, and logs one line for each delivery.
+"""
+
+import asyncio
+import time
+from typing import Final
+
+import structlog
+from pydantic import SecretStr, ValidationError
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from app.web.events import Effect, Event, Receiver, is_kept
+from app.web.signatures import BadSignature, verify
+from gateways.postgres import Database
+from orders.errors import Permanent, Unavailable
+
+MAX_BODY: Final = 256 * 1024  # bytes
+BODY_SECONDS: Final = 10  # for a sender to send the body
+RETRY_SECONDS: Final = 30  # until a sender may try again, unless the cause names a time
+
+log = structlog.get_logger()
+
+
+class Refused(Exception):
+    """A delivery that is refused: the HTTP status, and why, for the log alone."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Endpoint:
+    """Takes the deliveries of one source: it authenticates each, and applies its event once."""
+
+    def __init__(
+        self, receiver: Receiver, database: Database, *, header: str, secrets: SecretStr, tolerance: int
+    ) -> None:
+        """`secrets` are separated by commas, each of them is accepted; `tolerance` is in seconds."""
+        self._receiver = receiver
+        self._database = database
+        self._header = header
+        self._secrets = [each for part in secrets.get_secret_value().split(",") if (each := part.strip())]
+        self._tolerance = tolerance
+
+    async def receive(self, request: Request) -> Response:
+        """200: taken. 503: the source must deliver it again. 4xx: the source does not send such a thing."""
+        entry = log.bind(source=self._receiver.source)
+        try:
+            event = await self._authentic(request)
+            entry = entry.bind(event_id=event.id, type=event.type)
+            effect = await self._apply(event)
+        except Refused as refused:
+            entry.warning("webhook", outcome=str(refused))
+            return JSONResponse({"error": "refused"}, refused.status)
+        except (Unavailable, Permanent) as error:
+            entry.warning("webhook", outcome="not now", why=error.message)
+            wait = error.next_retry_delay.seconds if error.next_retry_delay else RETRY_SECONDS
+            return JSONResponse({"error": "not now"}, 503, {"Retry-After": str(wait)})
+        entry.info("webhook", outcome=effect)
+        return JSONResponse({"outcome": effect})
+
+    async def _authentic(self, request: Request) -> Event:
+        """The event, which is not parsed before its signature is checked."""
+        body = await _read(request)
+        signature = request.headers.get(self._header, "")
+        try:
+            verify(signature, body, self._secrets, tolerance=self._tolerance, now=time.time())
+            return Event.model_validate_json(body)
+        except BadSignature as refusal:
+            raise Refused(400, str(refusal)) from None
+        except ValidationError:
+            raise Refused(400, "not an event") from None
+
+    async def _apply(self, event: Event) -> Effect:
+        if event.type not in self._receiver.types:
+            return Effect.UNKNOWN_TYPE
+        if event.about is None:
+            raise Refused(400, "about nothing")
+        if await is_kept(self._database, self._receiver.source, event):
+            return Effect.DUPLICATE
+        return await self._receiver.apply(event, event.about)
+
+
+async def _read(request: Request) -> bytes:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise Refused(413, "too large")
+    except TimeoutError:
+        raise Refused(408, "too slow") from None
+    except ClientDisconnect:
+        raise Refused(400, "cut off") from None
+    return bytes(body)
+
+
+def application(database: Database, stripe: Endpoint, fulfillment: Endpoint) -> Starlette:
+    async def health(_: Request) -> Response:
+        try:
+            async with database.transaction() as connection:
+                await connection.execute("SELECT 1")
+        except Unavailable:
+            return JSONResponse({"status": "database unavailable"}, 503)
+        return JSONResponse({"status": "ok"})
+
+    return Starlette(
+        routes=[
+            Route("/webhooks/stripe", stripe.receive, methods=["POST"]),
+            Route("/webhooks/fulfillment", fulfillment.receive, methods=["POST"]),
+            Route("/healthz", health),
+        ]
+    )

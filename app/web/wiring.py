@@ -1,0 +1,87 @@
+"""Where the web process is put together: settings, clients, endpoints, server. It loads no workflow.
+
+Orders come to their end without this process too, only later: process-order polls the payment, and reconcile-orders
+follows refunds.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from starlette.applications import Starlette
+from temporalio.client import Client
+
+from app.clients import stripe_of, warehouse_of
+from app.startup_checks import CannotStart, open_database
+from app.web.endpoints import Endpoint, application
+from app.web.events import FulfillmentEvents, StripeEvents
+from app.web.server import serve
+from config.settings import SANDBOX_FULFILLMENT_WEBHOOK_SECRET, SANDBOX_STRIPE_WEBHOOK_SECRET, Settings
+from config.temporal import connect
+from gateways.http import open_http
+from gateways.stripe import StripeGateway
+from orders.names import TASK_QUEUE
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def web_program(settings: Settings) -> AsyncIterator[None]:
+    """The web process: it serves while the block lasts, then finishes the requests under way.
+
+    Raises:
+        CannotStart: see open_webhooks and serve.
+        NoAnswer: Temporal is out of reach.
+    """
+    client = await connect()
+    async with (
+        open_webhooks(settings, client) as app,
+        serve(app, settings.webhooks_host, settings.webhooks_port) as url,
+    ):
+        log.info("webhooks ready", url=url)
+        yield
+    log.info("webhooks stopped")
+
+
+@asynccontextmanager
+async def open_webhooks(
+    settings: Settings, client: Client, *, task_queue: str = TASK_QUEUE
+) -> AsyncIterator[Starlette]:
+    """The application with all its clients open; not yet served.
+
+    Raises:
+        CannotStart: PostgreSQL cannot be used, a migration is missing, or a live Stripe key meets a public secret.
+    """
+    _refuse_public_secrets(settings)
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(settings))
+        http = await stack.enter_async_context(open_http(settings.http_timeout_seconds))
+        stripe = stripe_of(settings, http)
+        yield application(
+            database,
+            Endpoint(
+                StripeEvents(database, StripeGateway(stripe), client, task_queue),
+                database,
+                header="Stripe-Signature",
+                secrets=settings.stripe_webhook_secret,
+                tolerance=settings.webhook_tolerance_seconds,
+            ),
+            Endpoint(
+                FulfillmentEvents(database, warehouse_of(settings, http)),
+                database,
+                header="Fulfillment-Signature",
+                secrets=settings.fulfillment_webhook_secret,
+                tolerance=settings.webhook_tolerance_seconds,
+            ),
+        )
+
+
+def _refuse_public_secrets(settings: Settings) -> None:
+    """With a live Stripe key, refuse the sandbox's signing secrets: they are in this repository. Raises CannotStart."""
+    given = {
+        "STRIPE_WEBHOOK_SECRET": (settings.stripe_webhook_secret, SANDBOX_STRIPE_WEBHOOK_SECRET),
+        "FULFILLMENT_WEBHOOK_SECRET": (settings.fulfillment_webhook_secret, SANDBOX_FULFILLMENT_WEBHOOK_SECRET),
+    }
+    for name, (secret, public) in given.items():
+        if settings.is_live and public in secret.get_secret_value():
+            raise CannotStart(f"{name} is the sandbox's, but STRIPE_SECRET_KEY is a live key")

@@ -1,0 +1,182 @@
+"""The one place where the worker is put together: settings, clients, activities, worker."""
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import structlog
+from openai import AsyncOpenAI
+from stripe import StripeClient
+from temporalio.client import Client
+from temporalio.worker import Interceptor, Worker
+
+from activities.fulfillment import Fulfillment
+from activities.inventory import Inventory
+from activities.notifications import Notifications
+from activities.order_recovery import OrderRecovery
+from activities.order_state import OrderState
+from activities.payments import Payments
+from activities.product_index import ProductIndex
+from activities.recommendations import Recommendations
+from activities.reconciliation import Reconciliation
+from activities.stock_alerts import StockAlerts
+from activities.verification import Verification
+from app.clients import stripe_of, warehouse_of
+from app.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_http
+from app.startup_checks import CannotStart, check_search_attributes, check_temporal_is_here, open_database
+from config.settings import Settings
+from config.temporal import connect
+from gateways.http import open_http
+from gateways.openai import MAX_ANSWER, LanguageModel, openai_client
+from gateways.postgres import Database
+from gateways.stripe import StripeGateway
+from orders.models import Terms
+from orders.names import TASK_QUEUE
+from orders.recommendations import IndexTarget
+from saga import ATTEMPT_TIMEOUT
+from workflows.cancel_order import CancelOrder
+from workflows.check_inventory import CheckInventory
+from workflows.index_products import IndexProducts
+from workflows.process_order import ProcessOrder
+from workflows.product_recommendations import ProductRecommendations
+from workflows.reconcile_orders import ReconcileOrders
+from workflows.verify_orders import VerifyOrders
+
+WORKFLOWS: Final[Sequence[type]] = (
+    ProcessOrder,
+    CancelOrder,
+    CheckInventory,
+    ReconcileOrders,
+    VerifyOrders,
+    ProductRecommendations,
+    IndexProducts,
+)
+
+# Longer than any attempt of an activity, so that a worker that is stopped finishes the attempts under way.
+DRAIN: Final = ATTEMPT_TIMEOUT + timedelta(seconds=5)
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def worker_program(settings: Settings) -> AsyncIterator[None]:
+    """The worker process: it works while the block lasts, then finishes the attempts under way.
+
+    Raises:
+        CannotStart: see open_worker.
+        NoAnswer: Temporal is out of reach.
+    """
+    client = await connect()
+    async with open_worker(settings, client) as worker, worker:
+        log.info("worker ready", task_queue=TASK_QUEUE, namespace=client.namespace)
+        if settings.worker_ready_file:
+            Path(settings.worker_ready_file).touch()  # noqa: ASYNC240 (once, at start)
+        yield
+        log.info("worker draining", seconds=DRAIN.total_seconds())
+    log.info("worker stopped")
+
+
+@asynccontextmanager
+async def open_worker(
+    settings: Settings, client: Client, *, task_queue: str = TASK_QUEUE, interceptors: Sequence[Interceptor] = ()
+) -> AsyncIterator[Worker]:
+    """A worker with all its clients open; not yet running.
+
+    Raises:
+        CannotStart: PostgreSQL cannot be used, a migration or search attribute is missing, or CRASH_AT names no point
+            or is set where Temporal is on another machine.
+    """
+    if settings.crash_at:
+        check_temporal_is_here(client)
+    await check_search_attributes(client)
+    async with AsyncExitStack() as stack:
+        kind = WatchedDatabase if settings.crash_at else Database
+        database = await stack.enter_async_context(open_database(settings, kind))
+        http = await stack.enter_async_context(open_http(settings.http_timeout_seconds))
+        stripe = stripe_of(settings, http)
+        openai = openai_client(
+            await stack.enter_async_context(open_http(settings.recommendation_timeout_seconds, MAX_ANSWER)),
+            settings.openai_api_key.get_secret_value(),
+            settings.openai_base,
+        )
+        activities = activities_of(settings, client, database, http, stripe, openai)
+        if settings.crash_at:
+            watch_http(http)
+            interceptors = [*interceptors, _crash_points(settings.crash_at, activities)]
+        yield Worker(
+            client,
+            task_queue=task_queue,
+            workflows=WORKFLOWS,
+            activities=activities,
+            interceptors=interceptors,
+            graceful_shutdown_timeout=DRAIN,
+        )
+
+
+def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external service)
+    settings: Settings,
+    client: Client,
+    database: Database,
+    http: httpx.AsyncClient,
+    stripe: StripeClient,
+    openai: AsyncOpenAI | None,
+) -> list[Callable[..., Any]]:
+    """Every activity of every class, each class with the clients that it needs."""
+    gateway = StripeGateway(stripe)
+    model = LanguageModel(openai, model=settings.recommendation_model, max_tokens=settings.recommendation_max_tokens)
+    warehouse = warehouse_of(settings, http)
+    reconcile_after = timedelta(seconds=settings.reconcile_after_seconds)
+    classes = (
+        Inventory(database, terms_of(settings)),
+        OrderState(database, client),
+        Payments(database, gateway),
+        Fulfillment(database, warehouse, remembers_cancels=settings.fulfillment_remembers_cancels),
+        Notifications(database, http, settings.email_service_url, settings.analytics_url, settings.slack_webhook),
+        OrderRecovery(database, client, reconcile_after),
+        Reconciliation(database, gateway, reconcile_after, timedelta(seconds=settings.reconcile_window_seconds)),
+        Verification(
+            database,
+            client,
+            gateway,
+            warehouse,
+            timedelta(seconds=settings.verify_window_seconds),
+            # An order without a run is no violation until reconcile-orders has had two chances to restart it.
+            reconcile_after + 2 * timedelta(seconds=settings.reconcile_every_seconds),
+        ),
+        StockAlerts(database, http, settings.slack_webhook, timedelta(seconds=settings.low_stock_realert_seconds)),
+        Recommendations(database, model, settings.recommendation_deadline_seconds),
+        ProductIndex(
+            database, model, IndexTarget(model=settings.embedding_model, dimensions=settings.embedding_dimensions)
+        ),
+    )
+    return [activity for instance in classes for activity in _activities_in(instance)]
+
+
+def _activities_in(instance: object) -> Iterator[Callable[..., Any]]:
+    """The methods that @activity.defn marks; the SDK has no call for it (temporalio/sdk-python#758)."""
+    for _, method in inspect.getmembers(instance, inspect.ismethod):
+        if hasattr(method, "__temporal_activity_definition"):
+            yield method
+
+
+def terms_of(settings: Settings) -> Terms:
+    """What a new order is promised; its row keeps it."""
+    return Terms(
+        capture_mode=settings.payment_capture,
+        authentication_deadline=settings.authentication_deadline_seconds,
+        authentication_poll=settings.authentication_poll_seconds,
+        fulfillment_deadline=settings.fulfillment_deadline_seconds,
+        notification_deadline=settings.notification_deadline_seconds,
+    )
+
+
+def _crash_points(crash_at: str, activities: Sequence[Callable[..., Any]]) -> CrashPoints:
+    """The interceptor that kills this process at the point that CRASH_AT names. Raises CannotStart."""
+    try:
+        return CrashPoints(crash_point(crash_at, {method.__name__ for method in activities}))
+    except ValueError as error:
+        raise CannotStart(str(error)) from None

@@ -1,0 +1,145 @@
+"""What a program sees of runs: where an order stands, which runs there are, which of them need an operator.
+
+Raises, in all functions: NoAnswer, where Temporal is out of reach.
+"""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeVar
+
+from pydantic import ValidationError
+from temporalio.api.sdk.v1 import WorkflowMetadata
+from temporalio.client import Client, WorkflowExecution, WorkflowQueryFailedError, WorkflowQueryRejectedError
+from temporalio.service import RPCError
+
+from gateways.temporal import find_run, reaching_temporal
+from orders.errors import NoAnswer, UnknownOrder
+from orders.models import CancelView, Model, OrderView
+from orders.names import CANCEL_ORDER, NEEDS_ATTENTION, ORDER_STAGE, PROCESS_ORDER, SWEEPS, cancel_order_id
+
+QUERY_TIMEOUT: Final = timedelta(seconds=3)
+
+ABOUT_ORDERS: Final = f"WorkflowType IN ('{PROCESS_ORDER}', '{CANCEL_ORDER}')"
+
+ResultT = TypeVar("ResultT")
+
+
+class Run(Model):
+    """One run as Temporal lists it. `order_id` is None for a run that is about no single order."""
+
+    order_id: str | None
+    workflow: str
+    workflow_id: str
+    run_id: str
+    state: str
+    stage: str | None
+    needs_attention: str | None
+    started: datetime
+    closed: datetime | None
+
+
+class StuckRun(Model):
+    """A run that is marked for an operator. `parked` are the steps that wait for a resolution; empty: none waits."""
+
+    run: Run
+    since: datetime
+    parked: tuple[str, ...]
+
+
+async def order_status(client: Client, order_id: str) -> OrderView:
+    """Where the order stands, as its run answers.
+
+    Raises:
+        UnknownOrder: Temporal has no run of it.
+        NoAnswer: no worker answers.
+    """
+    await order_runs(client, order_id)
+    if isinstance(view := await view_run(client, order_id), OrderView):
+        return view
+    raise NoAnswer(f"no worker answers where order {order_id} stands")
+
+
+async def view_run(client: Client, workflow_id: str) -> OrderView | CancelView | None:
+    """What the run's `status` query answers; None if there is no run, or no worker answers."""
+    if workflow_id.startswith(f"{CANCEL_ORDER}:"):
+        return await query_run(client, workflow_id, "status", CancelView)
+    return await query_run(client, workflow_id, "status", OrderView)
+
+
+async def view_timeline(client: Client, workflow_id: str) -> str | None:
+    """The last line of the run's current details; None if there is no run, or no worker answers."""
+    metadata = await query_run(client, workflow_id, "__temporal_workflow_metadata", WorkflowMetadata)
+    return metadata.current_details.rpartition("\n")[2].removeprefix("- ") if metadata else None
+
+
+async def query_run(client: Client, workflow_id: str, query: str, kind: type[ResultT]) -> ResultT | None:
+    """What a query of the run answers; None if there is no run, or no worker answers."""
+    handle = client.get_workflow_handle(workflow_id)
+    try:
+        answer: ResultT = await handle.query(query, result_type=kind, rpc_timeout=QUERY_TIMEOUT)
+    except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError, ValidationError):
+        return None
+    return answer
+
+
+async def order_runs(client: Client, order_id: str) -> list[Run]:
+    """The latest run that processes the order, and the latest that cancels it.
+
+    Raises:
+        UnknownOrder: there is neither.
+    """
+    found = [await find_run(client, workflow_id) for workflow_id in (order_id, cancel_order_id(order_id))]
+    if not (runs := [_run(each) for each in found if each]):
+        raise UnknownOrder(f"Temporal knows no order {order_id}")
+    return runs
+
+
+async def list_runs(client: Client, *, stage: str | None = None, limit: int = 50) -> list[Run]:
+    """The newest runs of orders, or of those at a stage. A new run is listed within about a second."""
+    at_stage = f" AND {ORDER_STAGE.name} = {json.dumps(stage)}" if stage else ""
+    return await _find(client, f"{ABOUT_ORDERS}{at_stage}", limit)
+
+
+async def stuck_runs(client: Client, *, limit: int = 50) -> list[StuckRun]:
+    """The runs that are marked for an operator. Of each sweep only its last run counts: it looked at everything."""
+    of_orders = await _find(client, f"{ABOUT_ORDERS} AND {NEEDS_ATTENTION.name} IS NOT NULL", limit)
+    sweeps = [await _find(client, f"WorkflowType = '{each}' AND ExecutionStatus = 'Completed'", 1) for each in SWEEPS]
+    latest = [run for runs in sweeps for run in runs if run.needs_attention]
+    return [await _stuck(client, run) for run in [*latest, *of_orders]]
+
+
+async def _find(client: Client, query: str, limit: int) -> list[Run]:
+    with reaching_temporal():
+        return [_run(found) async for found in client.list_workflows(query, limit=limit)]
+
+
+def _run(found: WorkflowExecution) -> Run:
+    return Run(
+        order_id=found.id.removeprefix(f"{CANCEL_ORDER}:")
+        if found.workflow_type in (PROCESS_ORDER, CANCEL_ORDER)
+        else None,
+        workflow=found.workflow_type,
+        workflow_id=found.id,
+        run_id=found.run_id,
+        state=found.status.name.lower() if found.status else "unknown",
+        stage=found.typed_search_attributes.get(ORDER_STAGE),
+        needs_attention=found.typed_search_attributes.get(NEEDS_ATTENTION),
+        started=found.start_time,
+        closed=found.close_time,
+    )
+
+
+async def _stuck(client: Client, run: Run) -> StuckRun:
+    view = None if run.closed else await view_run(client, run.workflow_id)
+    return StuckRun(run=run, since=await _marked_since(client, run), parked=view.stuck if view else ())
+
+
+async def _marked_since(client: Client, run: Run) -> datetime:
+    """When the run was last marked for an operator."""
+    since = run.started
+    with reaching_temporal(UnknownOrder(f"Temporal has no run {run.workflow_id} any more")):
+        async for event in client.get_workflow_handle(run.workflow_id, run_id=run.run_id).fetch_history_events():
+            changed = event.upsert_workflow_search_attributes_event_attributes.search_attributes.indexed_fields
+            if NEEDS_ATTENTION.name in changed:
+                since = event.event_time.ToDatetime(UTC)
+    return since

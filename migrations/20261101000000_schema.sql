@@ -1,0 +1,253 @@
+-- migrate:up
+
+-- Money is in minor units of the currency, e.g. 2999 usd is 29.99.
+--
+-- Lists of statuses are repeated here from orders/models.py. tests/integration/gateways/test_schema.py compares them.
+
+-- ------------------------------------------------------------------------------------------------------------ the shop
+
+-- The id of this shop, which every payment carries that it creates: other shops may use the same Stripe account.
+CREATE TABLE shop (
+    the_only boolean PRIMARY KEY DEFAULT true CHECK (the_only),
+    id uuid NOT NULL DEFAULT gen_random_uuid()
+);
+
+INSERT INTO shop DEFAULT VALUES;
+
+-- ------------------------------------------------------------------------------------------------- catalogue and stock
+
+CREATE TABLE products (
+    id text PRIMARY KEY,
+    name text NOT NULL,
+    description text NOT NULL DEFAULT '',
+    price bigint NOT NULL CHECK (price > 0),
+    currency text NOT NULL
+);
+
+CREATE TABLE inventory (
+    product_id text PRIMARY KEY REFERENCES products,
+    product_name text NOT NULL,
+    quantity integer NOT NULL CHECK (quantity >= 0),  -- units that can be ordered
+    reserved integer NOT NULL DEFAULT 0 CHECK (reserved >= 0),  -- units that unfinished orders hold
+    reorder_level integer NOT NULL DEFAULT 0 CHECK (reorder_level >= 0),
+    sold integer NOT NULL DEFAULT 0 CHECK (sold >= 0),  -- units that orders keep: how popular the product is
+    shortage integer NOT NULL DEFAULT 0  -- counts how often the product came back above its reorder level
+) WITH (fillfactor = 70);  -- the row of a popular product is updated in place (HOT) as long as its page has room
+
+CREATE FUNCTION end_shortage() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.shortage := OLD.shortage + 1;
+    RETURN NEW;
+END $$;
+
+-- In the database, so that it counts whatever moves the stock, and however short the product was above its level.
+CREATE TRIGGER inventory_shortage BEFORE UPDATE ON inventory FOR EACH ROW
+    WHEN (OLD.quantity <= OLD.reorder_level AND NEW.quantity > NEW.reorder_level)
+    EXECUTE FUNCTION end_shortage();
+
+-- The last alert about each product. It refers to products, not to inventory, whose rows orders lock.
+CREATE TABLE stock_alerts (
+    product_id text PRIMARY KEY REFERENCES products ON DELETE CASCADE,
+    shortage integer NOT NULL,  -- which shortage, by the count of inventory
+    sent_at timestamptz,
+    lease uuid,  -- the attempt that posts the alert now; if it dies, the lease ends by itself
+    leased_until timestamptz,
+    CHECK ((lease IS NULL) = (leased_until IS NULL))
+);
+
+CREATE INDEX stock_alerts_lease ON stock_alerts (lease) WHERE lease IS NOT NULL;
+
+-- -------------------------------------------------------------------------------------------------------------- orders
+
+CREATE TABLE order_transitions (
+    from_status text NOT NULL,
+    to_status text NOT NULL,
+    PRIMARY KEY (from_status, to_status)
+);
+
+-- The life of an order; 'absent' means that there is no row. Every change of status writes an event in its own
+-- transaction, and order_events refers to this table: a transition that is not listed here cannot be committed.
+INSERT INTO order_transitions VALUES
+    ('absent', 'pending'),
+    ('absent', 'rejected'), ('absent', 'failed'), ('absent', 'cancelled'),
+    ('pending', 'capturing'), ('capturing', 'processing'),
+    ('processing', 'shipped'), ('shipped', 'delivered'),
+    ('pending', 'undoing'), ('capturing', 'undoing'), ('undoing', 'capturing'),
+    ('undoing', 'rejected'), ('undoing', 'failed'), ('undoing', 'cancelled'),
+    ('processing', 'cancelling'), ('cancelling', 'cancelled'), ('cancelling', 'shipped');
+
+CREATE TABLE orders (
+    id text PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+    customer_id text NOT NULL,
+    request_hash text NOT NULL,
+    status text NOT NULL CHECK (status IN (
+        'pending', 'capturing', 'processing', 'shipped', 'delivered', 'undoing', 'cancelling',
+        'rejected', 'failed', 'cancelled')),
+    total bigint NOT NULL DEFAULT 0 CHECK (total >= 0),  -- 0: closed before it had a price
+    currency text NOT NULL,
+    capture_mode text NOT NULL CHECK (capture_mode IN ('manual', 'automatic')),
+    terms jsonb NOT NULL,  -- what the order was promised when it was placed
+
+    payment_intent_id text UNIQUE,
+    payment_checked_at timestamptz,  -- when the payment of the settled order was last correct; null after each change of status
+    fulfillment_requested_at timestamptz,  -- written before the warehouse is asked: without it there is nothing to cancel
+    fulfillment_id text,
+
+    closing text CHECK (closing IN ('rejected', 'failed', 'cancelled')),  -- the status in which an undo will end
+    error_code text,
+    error text,
+    parked_step text,
+    parked_reason text,
+    parked_by text,  -- the workflow id of the run that waits for an operator
+
+    created_at timestamptz NOT NULL DEFAULT now(),
+    placed_at timestamptz,  -- paid and sold: from here on process-order answers success
+    cancelled_at timestamptz,
+
+    CONSTRAINT orders_payment_has_total CHECK (payment_intent_id IS NULL OR total > 0),
+    CONSTRAINT orders_with_payment CHECK (
+        status NOT IN ('capturing', 'processing', 'shipped', 'delivered', 'cancelling') OR payment_intent_id IS NOT NULL),
+    CONSTRAINT orders_undoing_has_closing CHECK (status <> 'undoing' OR closing IS NOT NULL),
+    CONSTRAINT orders_being_undone CHECK (parked_step IS NULL OR status IN ('undoing', 'cancelling')),
+    CONSTRAINT orders_cancelled_has_time CHECK ((status = 'cancelled') = (cancelled_at IS NOT NULL))
+);
+
+CREATE INDEX orders_customer ON orders (customer_id, created_at DESC);
+
+CREATE INDEX orders_unfinished ON orders (created_at)
+    WHERE status IN ('pending', 'capturing', 'undoing', 'cancelling');
+
+CREATE INDEX orders_unchecked ON orders (created_at)
+    WHERE payment_intent_id IS NOT NULL AND payment_checked_at IS NULL
+      AND status IN ('processing', 'shipped', 'delivered', 'rejected', 'failed', 'cancelled');
+
+CREATE TABLE order_items (
+    order_id text REFERENCES orders,
+    product_id text REFERENCES products,
+    quantity integer NOT NULL CHECK (quantity > 0),
+    price bigint NOT NULL CHECK (price > 0),
+    PRIMARY KEY (order_id, product_id)
+);
+
+CREATE TABLE reservations (
+    order_id text REFERENCES orders,
+    product_id text REFERENCES inventory,
+    quantity integer NOT NULL CHECK (quantity > 0),
+    state text NOT NULL CHECK (state IN ('held', 'sold', 'released')),
+    PRIMARY KEY (order_id, product_id)
+);
+
+CREATE INDEX reservations_held ON reservations (order_id) WHERE state = 'held';
+
+CREATE TABLE order_events (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    order_id text NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(),
+    from_status text,
+    to_status text,  -- both null: the event changed no status
+    actor text NOT NULL,
+    why text NOT NULL,
+    FOREIGN KEY (from_status, to_status) REFERENCES order_transitions,
+    CHECK ((from_status IS NULL) = (to_status IS NULL))
+);
+
+CREATE INDEX order_events_order ON order_events (order_id, id);
+
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only', TG_TABLE_NAME;
+END $$;
+
+CREATE TRIGGER order_events_append_only BEFORE UPDATE OR DELETE ON order_events
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- ---------------------------------------------------------------------------------- refunds, resolutions and messages
+
+-- Refunds of orphan payments too, each under the order that its payment names.
+CREATE TABLE refunds (
+    id text PRIMARY KEY,
+    order_id text NOT NULL REFERENCES orders,
+    payment_intent_id text NOT NULL,
+    amount bigint NOT NULL CHECK (amount > 0),
+    status text NOT NULL,
+    attempt integer NOT NULL CHECK (attempt > 0),
+    at timestamptz NOT NULL DEFAULT now(),
+    checked_at timestamptz NOT NULL DEFAULT now()  -- when Stripe was last asked: a refund may fail days after it succeeded
+);
+
+CREATE INDEX refunds_order ON refunds (order_id, attempt);
+CREATE INDEX refunds_payment ON refunds (payment_intent_id);
+
+-- What operators decided about parked steps. A skip or a resolved holds for every run that drives the order later; each
+-- retry allows one more business attempt.
+CREATE TABLE resolutions (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    order_id text NOT NULL REFERENCES orders,
+    step text NOT NULL,
+    action text NOT NULL CHECK (action IN ('retry', 'skip', 'resolved')),
+    reason text NOT NULL,
+    actor text NOT NULL,
+    key text NOT NULL,  -- a resolution that is sent twice counts once
+    at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (order_id, key)
+);
+
+CREATE INDEX resolutions_step ON resolutions (order_id, step);
+
+-- The end of each message about an order.
+CREATE TABLE notifications (
+    order_id text REFERENCES orders,
+    kind text,
+    state text NOT NULL CHECK (state IN ('sent', 'dropped', 'given_up')),
+    detail text NOT NULL DEFAULT '',
+    at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (order_id, kind)
+);
+
+-- When operators were last alerted of each problem: a problem that lasts is reported once a day.
+CREATE TABLE reminders (
+    key text PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Events that have taken effect, each kept in the transaction of its effect. Senders repeat an event for days, but not for
+-- weeks: rows of last month can be deleted.
+CREATE TABLE webhook_events (
+    source text CHECK (source IN ('stripe', 'fulfillment')),
+    id text,
+    type text NOT NULL,
+    order_id text,  -- null: about none of our orders
+    received_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (source, id)
+);
+
+-- ----------------------------------------------------------------------------------------------------- recommendations
+
+CREATE EXTENSION IF NOT EXISTS vector;
+
+-- One embedding of each product for each model and number of dimensions: a new index is filled beside the one in use.
+CREATE TABLE product_embeddings (
+    product_id text REFERENCES products ON DELETE CASCADE,
+    model text NOT NULL,
+    dimensions integer NOT NULL CHECK (dimensions BETWEEN 1 AND 1536),
+    content_hash text NOT NULL,  -- of the text that was embedded
+    embedding vector(1536) NOT NULL,  -- a shorter one is filled up with zeros, which do not change any cosine
+    embedded_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (product_id, model, dimensions)
+);
+
+CREATE INDEX product_embeddings_nearest ON product_embeddings USING hnsw (embedding vector_cosine_ops);
+
+-- The embeddings in use: those of the last model that embedded the whole catalogue.
+CREATE TABLE embedding_index (
+    the_only boolean PRIMARY KEY DEFAULT true CHECK (the_only),
+    model text NOT NULL,
+    dimensions integer NOT NULL,
+    activated_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- migrate:down
+
+DROP TABLE embedding_index, product_embeddings, webhook_events, reminders, notifications, resolutions, refunds,
+    order_events, reservations, order_items, orders, order_transitions, stock_alerts, inventory, products, shop;
+DROP FUNCTION refuse_change, end_shortage;
