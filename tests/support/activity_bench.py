@@ -63,7 +63,7 @@ class Gate:
     opened: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Watched(Database):
+class ObservedDatabase(Database):
     """Records every statement, and stops at the gate."""
 
     def __init__(self, pool: "Pool") -> None:
@@ -93,12 +93,12 @@ class Watched(Database):
 
 
 @dataclass
-class Bench(Rows):
+class ActivityBench(Rows):
     """Runs activities for a test; their workflow id is `bench` unless the test names another one."""
 
     pool: "asyncpg.Pool[asyncpg.Record]"
     sandbox: Running
-    database: Watched
+    database: ObservedDatabase
     activities: dict[str, Callable[..., Any]]
 
     @property
@@ -200,11 +200,11 @@ async def open_clients(settings: Settings) -> AsyncIterator[Clients]:
 
 
 @asynccontextmanager
-async def open_bench(
-    settings: Settings, sandbox: Running, clients: Clients, watched: type[Watched] = Watched
-) -> AsyncIterator[Bench]:
+async def open_activity_bench(
+    settings: Settings, sandbox: Running, clients: Clients, watched: type[ObservedDatabase] = ObservedDatabase
+) -> AsyncIterator[ActivityBench]:
     """A bench with its own connections to PostgreSQL."""
     async with await open_pool(settings.database_url.get_secret_value(), settings.database_pool_size) as pool:
         database = watched(pool)
         activities = activities_of(settings, clients.temporal, database, clients.http, clients.stripe, clients.openai)
-        yield Bench(pool, sandbox, database, {activity.__name__: activity for activity in activities})
+        yield ActivityBench(pool, sandbox, database, {activity.__name__: activity for activity in activities})

@@ -1,4 +1,4 @@
-"""A worker in two split_worker, so that a test decides what a run learns in one workflow task."""
+"""A worker whose workflows and activities run apart, so that a test decides what a run learns in one workflow task."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ class SplitWorker:
 
     @asynccontextmanager
     async def running(self, whole: Worker) -> AsyncIterator[None]:
-        """Run the split_worker in place of the worker; see tests.support.shop.open_shop."""
+        """Run both parts in place of the worker; see tests.support.shop.open_shop."""
         # A client of its own: one client takes no two workers for the same work, and `whole` is there, if idle.
         target = whole.client.service_client.config.target_host
         client = await Client.connect(target, namespace=whole.client.namespace, plugins=[plugin()])

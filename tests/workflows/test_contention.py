@@ -12,7 +12,7 @@ from orders.errors import Unavailable
 from orders.models import Order, OrderRow
 from sandbox.server import Running
 from sandbox.world import World
-from tests.support.activity_bench import Bench, open_bench, open_clients, order_of
+from tests.support.activity_bench import ActivityBench, open_activity_bench, open_clients, order_of
 from tests.support.invariants import SEEDED, assert_invariants, check_stock
 from tests.support.shop import Shop, an_order, settings_for
 
@@ -21,22 +21,22 @@ ONE_UNIT = [{"productId": "1", "quantity": 1}]
 
 
 @pytest.fixture
-async def bench(database_url: str) -> AsyncIterator[Bench]:
+async def bench(database_url: str) -> AsyncIterator[ActivityBench]:
     """Without a sandbox: only stock moves here."""
     nowhere = Running("http://127.0.0.1:1", World())
     settings = settings_for(database_url, nowhere)
-    async with open_clients(settings) as clients, open_bench(settings, nowhere, clients) as opened:
+    async with open_clients(settings) as clients, open_activity_bench(settings, nowhere, clients) as opened:
         yield opened
 
 
-async def insist(bench: Bench, order: Order) -> OrderRow:
+async def insist(bench: ActivityBench, order: Order) -> OrderRow:
     """Reserve as Temporal does: on a slow machine some attempts wait for a connection longer than they may."""
     while True:
         with suppress(Unavailable):
             return await bench.reserve(order)
 
 
-async def test_two_hundred_reservations_of_ten_units_hold_exactly_ten(bench: Bench) -> None:
+async def test_two_hundred_reservations_of_ten_units_hold_exactly_ten(bench: ActivityBench) -> None:
     """Ten orders hold one unit each, and the others are out of stock."""
     await bench.set_stock(10)
     rows = await asyncio.gather(*(insist(bench, order_of(f"o{n}", items=ONE_UNIT)) for n in range(200)))
@@ -49,7 +49,7 @@ async def test_two_hundred_reservations_of_ten_units_hold_exactly_ten(bench: Ben
     await check_stock(bench, TEN)
 
 
-async def test_carts_in_opposite_order_do_not_deadlock(bench: Bench) -> None:
+async def test_carts_in_opposite_order_do_not_deadlock(bench: ActivityBench) -> None:
     """Rows are locked in product order, whatever the order of the cart; no attempt fails."""
     cart = [{"productId": product, "quantity": 1} for product in ("1", "2", "3", "4")]
     orders = [order_of(f"o{n}", items=cart if n % 2 else cart[::-1]) for n in range(30)]

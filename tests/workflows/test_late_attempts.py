@@ -13,7 +13,15 @@ from activities.inventory import Inventory
 from activities.payments import Payments
 from orders.errors import Permanent
 from orders.models import Order
-from tests.support.activity_bench import Bench, Gate, fulfillment, open_bench, open_clients, order_of, payment
+from tests.support.activity_bench import (
+    ActivityBench,
+    Gate,
+    fulfillment,
+    open_activity_bench,
+    open_clients,
+    order_of,
+    payment,
+)
 from tests.support.invariants import assert_invariants
 from tests.support.shop import Shop, eventually
 
@@ -45,15 +53,15 @@ LATE_ATTEMPTS = {
 
 
 @pytest.fixture
-async def late_bench(shop: Shop) -> AsyncIterator[Bench]:
+async def late_bench(shop: Shop) -> AsyncIterator[ActivityBench]:
     """Where attempts are executed of which the worker knows nothing any more."""
     patient = shop.settings.model_copy(update={"http_timeout_seconds": 6})
-    async with open_clients(patient) as clients, open_bench(patient, shop.sandbox, clients) as bench:
+    async with open_clients(patient) as clients, open_activity_bench(patient, shop.sandbox, clients) as bench:
         yield bench
 
 
 @pytest.mark.parametrize("late", LATE_ATTEMPTS.values(), ids=LATE_ATTEMPTS)
-async def test_before_the_pivot(shop: Shop, late_bench: Bench, late: LateAttempt) -> None:
+async def test_before_the_pivot(shop: Shop, late_bench: ActivityBench, late: LateAttempt) -> None:
     """The step fails, the order is undone, and then its first attempt wakes up: nothing is kept, held or shipped."""
     order = order_of()
     attempts: list[asyncio.Task[Any]] = []
@@ -72,7 +80,7 @@ async def test_before_the_pivot(shop: Shop, late_bench: Bench, late: LateAttempt
     await assert_invariants(shop, order.id)
 
 
-async def test_before_the_capture_is_claimed(shop: Shop, late_bench: Bench) -> None:
+async def test_before_the_capture_is_claimed(shop: Shop, late_bench: ActivityBench) -> None:
     """The customer's cancel has claimed the row: the late capture takes nothing."""
     order = order_of()
     held = shop.hooks.hold("capture_payment", "before", order.id)
@@ -92,7 +100,7 @@ async def test_before_the_capture_is_claimed(shop: Shop, late_bench: Bench) -> N
 
 
 @pytest.mark.parametrize("end", ["placed", "cancelled", "expired"])
-async def test_between_the_claim_of_the_capture_and_its_call(shop: Shop, late_bench: Bench, end: str) -> None:
+async def test_between_the_claim_of_the_capture_and_its_call(shop: Shop, late_bench: ActivityBench, end: str) -> None:
     """The retry has settled the order, whichever way it went: the late call takes no money a second time."""
     order = order_of()
     attempts: list[asyncio.Task[Any]] = []
@@ -120,7 +128,7 @@ async def test_between_the_claim_of_the_capture_and_its_call(shop: Shop, late_be
     await assert_invariants(shop, order.id)
 
 
-async def test_an_undo_of_another_time(shop: Shop, late_bench: Bench) -> None:
+async def test_an_undo_of_another_time(shop: Shop, late_bench: ActivityBench) -> None:
     """A late release of a cancelled order puts its stock back once."""
     order = order_of()
     held = shop.hooks.hold("release_stock", "before", "cancel-order:o1")
@@ -135,7 +143,7 @@ async def test_an_undo_of_another_time(shop: Shop, late_bench: Bench) -> None:
     await assert_invariants(shop, order.id)
 
 
-async def asleep(late_bench: Bench, late: LateAttempt, order: Order) -> "asyncio.Task[Any]":
+async def asleep(late_bench: ActivityBench, late: LateAttempt, order: Order) -> "asyncio.Task[Any]":
     """An attempt that has got as far as to where it sleeps."""
     if late.transaction:
         return await late_bench.stop_at(Gate(late.transaction), late.activity, late.arg(order))
@@ -149,7 +157,7 @@ async def asleep(late_bench: Bench, late: LateAttempt, order: Order) -> "asyncio
     return attempt
 
 
-async def wake_up(late_bench: Bench, attempt: "asyncio.Task[Any]") -> None:
+async def wake_up(late_bench: ActivityBench, attempt: "asyncio.Task[Any]") -> None:
     """Let go of it, and of the call that it may have on its way; it may end as it likes."""
     if late_bench.database.gate:
         late_bench.database.gate.opened.set()

@@ -13,14 +13,14 @@ from gateways.warehouse import Warehouse
 from orders.errors import Permanent, Unavailable
 from orders.models import Order, Park, UndoResult
 from saga import Resolution
-from tests.support.activity_bench import Bench, order_of
+from tests.support.activity_bench import ActivityBench, order_of
 from tests.support.shop import an_order
 
 CREATE, CANCEL = "POST /orders", "POST /orders/*/cancel"
 CANARY = "customer@example.com"
 
 
-async def test_fulfill_twice_is_one_shipment(bench: Bench) -> None:
+async def test_fulfill_twice_is_one_shipment(bench: ActivityBench) -> None:
     """The second request has the same key, so it gets the same answer; the row has the shipment's id."""
     order = order_of(priority="express")
     await bench.bring(order, "authorize")
@@ -32,7 +32,7 @@ async def test_fulfill_twice_is_one_shipment(bench: Bench) -> None:
     assert [shipment["id"] for shipment in bench.world.provider_records()["fulfillment"]] == [first.fulfillment_id]
 
 
-async def test_what_the_warehouse_gets(bench: Bench) -> None:
+async def test_what_the_warehouse_gets(bench: ActivityBench) -> None:
     """The lines with the reserved prices, the address and the priority, under the key of the order."""
     order = order_of(priority="express")
     await bench.bring(order, "fulfill")
@@ -47,7 +47,7 @@ async def test_what_the_warehouse_gets(bench: Bench) -> None:
     }
 
 
-async def test_the_mark_is_written_before_the_warehouse_is_asked(bench: Bench) -> None:
+async def test_the_mark_is_written_before_the_warehouse_is_asked(bench: ActivityBench) -> None:
     """A request without an answer may have to be cancelled."""
     order = order_of()
     await bench.bring(order, "authorize")
@@ -58,7 +58,7 @@ async def test_the_mark_is_written_before_the_warehouse_is_asked(bench: Bench) -
     assert (await bench.row(order.id))["fulfillment_requested_at"]
 
 
-async def test_an_undone_order_is_not_requested(bench: Bench) -> None:
+async def test_an_undone_order_is_not_requested(bench: ActivityBench) -> None:
     """Only a pending row gets the mark, and without the mark the warehouse is not asked."""
     order = order_of()
     await bench.bring(order, "authorize")
@@ -70,7 +70,7 @@ async def test_an_undone_order_is_not_requested(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 422])
-async def test_a_refusal_is_a_business_refusal(bench: Bench, status: int) -> None:
+async def test_a_refusal_is_a_business_refusal(bench: ActivityBench, status: int) -> None:
     """It quotes the warehouse's error code, but not its message."""
     order = order_of()
     await bench.bring(order, "authorize")
@@ -84,7 +84,7 @@ async def test_a_refusal_is_a_business_refusal(bench: Bench, status: int) -> Non
 @pytest.mark.parametrize(
     "body", [None, CANARY, {"error": CANARY}, {"error": {"code": CANARY}}, {"error": {"code": 7}}, [1]]
 )
-async def test_only_a_short_code_of_a_refusal_is_quoted(bench: Bench, body: Any) -> None:
+async def test_only_a_short_code_of_a_refusal_is_quoted(bench: ActivityBench, body: Any) -> None:
     """Anything but a short identifier is not quoted."""
     order = order_of()
     await bench.bring(order, "authorize")
@@ -96,7 +96,7 @@ async def test_only_a_short_code_of_a_refusal_is_quoted(bench: Bench, body: Any)
 
 
 @pytest.mark.parametrize("status", [301, 401, 403, 404, 405, 408, 409, 425, 429, 500, 502, 503])
-async def test_no_answer_to_the_order_is_an_outage(bench: Bench, status: int) -> None:
+async def test_no_answer_to_the_order_is_an_outage(bench: ActivityBench, status: int) -> None:
     """A wrong key or address is our mistake, so the order is not rejected; the next attempt succeeds."""
     order = order_of()
     await bench.bring(order, "authorize")
@@ -108,7 +108,7 @@ async def test_no_answer_to_the_order_is_an_outage(bench: Bench, status: int) ->
     assert (await bench.fulfill(order)).state == "accepted"
 
 
-async def test_the_delay_that_the_warehouse_asks_for_is_kept(bench: Bench) -> None:
+async def test_the_delay_that_the_warehouse_asks_for_is_kept(bench: ActivityBench) -> None:
     """Retry-After becomes the delay before the next attempt."""
     order = order_of()
     await bench.bring(order, "authorize")
@@ -121,7 +121,7 @@ async def test_the_delay_that_the_warehouse_asks_for_is_kept(bench: Bench) -> No
 
 
 @pytest.mark.parametrize("kind", ["reset_after", "hang_after"])
-async def test_a_lost_answer_makes_no_second_shipment(bench: Bench, kind: str) -> None:
+async def test_a_lost_answer_makes_no_second_shipment(bench: ActivityBench, kind: str) -> None:
     """The next attempt gets the id of the first shipment."""
     order = order_of()
     await bench.bring(order, "authorize")
@@ -133,7 +133,7 @@ async def test_a_lost_answer_makes_no_second_shipment(bench: Bench, kind: str) -
     assert len(bench.world.provider_records()["fulfillment"]) == 1
 
 
-async def test_cancel_twice_is_one_cancel(bench: Bench) -> None:
+async def test_cancel_twice_is_one_cancel(bench: ActivityBench) -> None:
     """The undo of a request that arrived."""
     order = order_of()
     await bench.bring(order, "fulfill")
@@ -144,7 +144,7 @@ async def test_cancel_twice_is_one_cancel(bench: Bench) -> None:
     assert shipments(bench) == ["cancelled"]
 
 
-async def test_cancel_without_the_mark_makes_no_call(bench: Bench) -> None:
+async def test_cancel_without_the_mark_makes_no_call(bench: ActivityBench) -> None:
     """The undo of a request that never happened: no attempt has asked, and none can ask any more."""
     order = order_of()
     await bench.bring(order, "authorize")
@@ -154,7 +154,7 @@ async def test_cancel_without_the_mark_makes_no_call(bench: Bench) -> None:
     assert bench.calls("fulfillment") == []
 
 
-async def test_cancel_before_the_request_arrives(bench: Bench) -> None:
+async def test_cancel_before_the_request_arrives(bench: ActivityBench) -> None:
     """The undo of a request that is still to arrive: the warehouse remembers the cancel and refuses the request."""
     order = order_of()
     await bench.bring(order, "authorize")
@@ -167,7 +167,7 @@ async def test_cancel_before_the_request_arrives(bench: Bench) -> None:
     assert shipments(bench) == []
 
 
-async def test_a_forgetful_warehouse_is_believed_late(bench: Bench) -> None:
+async def test_a_forgetful_warehouse_is_believed_late(bench: ActivityBench) -> None:
     """A warehouse that forgets cancels is believed only when no request to ship can arrive any more."""
     bench.world.fulfillment.forgets_cancels = True
     order = order_of()
@@ -190,7 +190,7 @@ async def test_a_forgetful_warehouse_is_believed_late(bench: Bench) -> None:
         )
 
 
-async def test_cancel_after_shipping(bench: Bench) -> None:
+async def test_cancel_after_shipping(bench: ActivityBench) -> None:
     """This is no error: the undo has to go forward."""
     order = order_of()
     await bench.bring(order, "fulfill")
@@ -212,7 +212,7 @@ async def test_cancel_after_shipping(bench: Bench) -> None:
         (401, None),
     ],
 )
-async def test_only_the_warehouses_own_codes_end_a_cancel(bench: Bench, status: int, body: Any) -> None:
+async def test_only_the_warehouses_own_codes_end_a_cancel(bench: ActivityBench, status: int, body: Any) -> None:
     """A 404 of a proxy does not mean that nothing is shipped."""
     order = order_of()
     await bench.bring(order, "fulfill")
@@ -225,7 +225,7 @@ async def test_only_the_warehouses_own_codes_end_a_cancel(bench: Bench, status: 
 
 
 @pytest.mark.parametrize("status", [400, 422])
-async def test_a_cancel_that_the_warehouse_refuses_is_a_final_error(bench: Bench, status: int) -> None:
+async def test_a_cancel_that_the_warehouse_refuses_is_a_final_error(bench: ActivityBench, status: int) -> None:
     """Another attempt cannot help, and an operator can only resolve a step that failed for good."""
     order = order_of()
     await bench.bring(order, "fulfill")
@@ -234,7 +234,7 @@ async def test_a_cancel_that_the_warehouse_refuses_is_a_final_error(bench: Bench
         await cancel(bench, order)
 
 
-async def test_a_resolution_counts_as_cancelled(bench: Bench) -> None:
+async def test_a_resolution_counts_as_cancelled(bench: ActivityBench) -> None:
     """No call is made; the note quotes the resolution."""
     order = order_of()
     await bench.bring(order, "fulfill")
@@ -249,9 +249,9 @@ async def test_a_resolution_counts_as_cancelled(bench: Bench) -> None:
     assert shipments(bench) == ["accepted"]
 
 
-async def cancel(bench: Bench, order: Order) -> UndoResult:
+async def cancel(bench: ActivityBench, order: Order) -> UndoResult:
     return await bench.do(Fulfillment.cancel_fulfillment, order.id)
 
 
-def shipments(bench: Bench) -> list[str]:
+def shipments(bench: ActivityBench) -> list[str]:
     return [shipment["status"] for shipment in bench.world.provider_records()["fulfillment"]]

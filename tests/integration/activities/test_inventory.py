@@ -12,12 +12,12 @@ from activities.order_state import OrderState
 from gateways.order_store import move_row
 from orders.errors import Permanent, Unavailable
 from orders.models import Line, Park, Status
-from tests.support.activity_bench import Bench, order_of
+from tests.support.activity_bench import ActivityBench, order_of
 
 ONE, TWO, GLOBES = ({"productId": id_, "quantity": 2} for id_ in ("1", "2", "5"))
 
 
-async def test_reserve_twice_holds_once(bench: Bench) -> None:
+async def test_reserve_twice_holds_once(bench: ActivityBench) -> None:
     """The second attempt gets the row of the first."""
     order = order_of()
     first = await bench.reserve(order)
@@ -28,7 +28,7 @@ async def test_reserve_twice_holds_once(bench: Bench) -> None:
     assert await bench.events(order.id) == ["pending"]
 
 
-async def test_a_price_change_between_two_attempts_does_not_matter(bench: Bench) -> None:
+async def test_a_price_change_between_two_attempts_does_not_matter(bench: ActivityBench) -> None:
     """The first attempt recorded the price, and no later attempt checks it again."""
     order = order_of()
     first = await bench.reserve(order)
@@ -37,7 +37,7 @@ async def test_a_price_change_between_two_attempts_does_not_matter(bench: Bench)
     assert await bench.reserve(order) == first
 
 
-async def test_a_cart_of_fifty_costs_as_many_statements_as_a_cart_of_one(bench: Bench) -> None:
+async def test_a_cart_of_fifty_costs_as_many_statements_as_a_cart_of_one(bench: ActivityBench) -> None:
     """Reserve, finalize and release each take a fixed number of statements."""
     await bench.pool.execute("INSERT INTO products SELECT 'p' || n, 'P', '', 100, 'usd' FROM generate_series(1, 50) n")
     await bench.pool.execute("INSERT INTO inventory SELECT 'p' || n, 'P', 9, 0, 0 FROM generate_series(1, 50) n")
@@ -71,7 +71,7 @@ async def test_a_cart_of_fifty_costs_as_many_statements_as_a_cart_of_one(bench: 
     ids=["short", "price", "unknown", "currency", "far too many"],
 )
 async def test_a_rejection_names_every_problem_and_holds_nothing(
-    bench: Bench, changes: dict[str, Any], code: str, texts: list[str]
+    bench: ActivityBench, changes: dict[str, Any], code: str, texts: list[str]
 ) -> None:
     """The rejection is recorded, and does not change when stock comes back."""
     order = order_of(**changes)
@@ -85,7 +85,7 @@ async def test_a_rejection_names_every_problem_and_holds_nothing(
     assert not await bench.pool.fetchval("SELECT count(*) FROM reservations")
 
 
-async def test_an_order_beyond_stripes_largest_amount_is_refused(bench: Bench) -> None:
+async def test_an_order_beyond_stripes_largest_amount_is_refused(bench: ActivityBench) -> None:
     """One payment cannot be that large."""
     await bench.pool.execute("UPDATE products SET price = 60000000 WHERE id IN ('1', '2')")
     order = order_of(items=[{"productId": "1", "quantity": 1}, {"productId": "2", "quantity": 1}])
@@ -94,7 +94,7 @@ async def test_an_order_beyond_stripes_largest_amount_is_refused(bench: Bench) -
     assert await bench.stock() == (100, 0)
 
 
-async def test_reserve_after_its_undo_holds_nothing(bench: Bench) -> None:
+async def test_reserve_after_its_undo_holds_nothing(bench: ActivityBench) -> None:
     """A late first attempt finds the tombstone and returns it."""
     order = order_of()
     await bench.claim_undo(order)
@@ -105,7 +105,7 @@ async def test_reserve_after_its_undo_holds_nothing(bench: Bench) -> None:
     assert await bench.events(order.id) == ["failed"]
 
 
-async def test_another_payload_gets_the_row_of_the_first(bench: Bench) -> None:
+async def test_another_payload_gets_the_row_of_the_first(bench: ActivityBench) -> None:
     """The caller sees by the hash that the order is another one."""
     first = await bench.reserve(order_of())
     other = order_of(items=[ONE, TWO])
@@ -114,7 +114,7 @@ async def test_another_payload_gets_the_row_of_the_first(bench: Bench) -> None:
     assert await bench.stock("2") == (40, 0)
 
 
-async def test_finalize_twice_sells_once(bench: Bench) -> None:
+async def test_finalize_twice_sells_once(bench: ActivityBench) -> None:
     """The reserved units leave the stock once, and none comes back."""
     order = order_of()
     await bench.bring(order, "finalize")
@@ -126,7 +126,7 @@ async def test_finalize_twice_sells_once(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("before", ["reserve", "claim_undo"])
-async def test_finalize_without_a_capture_sells_nothing(bench: Bench, before: str) -> None:
+async def test_finalize_without_a_capture_sells_nothing(bench: ActivityBench, before: str) -> None:
     """Only a row with the status capturing is finalized."""
     order = order_of()
     await bench.reserve(order)
@@ -150,7 +150,7 @@ async def test_finalize_without_a_capture_sells_nothing(bench: Bench, before: st
     ids=["held, not claimed", "held", "sold, not claimed", "sold", "never reserved"],
 )
 async def test_release_twice_by_what_the_reservation_is(
-    bench: Bench, last: str | None, claim: str | None, stock: tuple[int, int], end: str
+    bench: ActivityBench, last: str | None, claim: str | None, stock: tuple[int, int], end: str
 ) -> None:
     """Held and sold units come back once; without a claim nothing moves."""
     order = order_of()
@@ -166,7 +166,7 @@ async def test_release_twice_by_what_the_reservation_is(
         assert await bench.stock() == stock
 
 
-async def test_a_parked_row_keeps_its_stock(bench: Bench) -> None:
+async def test_a_parked_row_keeps_its_stock(bench: ActivityBench) -> None:
     """A late attempt cannot close an order that waits for an operator."""
     order = order_of()
     await bench.reserve(order)
@@ -178,7 +178,7 @@ async def test_a_parked_row_keeps_its_stock(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("activity", [Inventory.finalize_order, Inventory.release_stock])
-async def test_an_unknown_order_is_a_final_error(bench: Bench, activity: Any) -> None:
+async def test_an_unknown_order_is_a_final_error(bench: ActivityBench, activity: Any) -> None:
     """Another attempt would not find it either."""
     with pytest.raises(Permanent, match="o1 does not exist"):
         await bench.do(activity, "o1")
@@ -195,7 +195,7 @@ async def test_an_unknown_order_is_a_final_error(bench: Bench, activity: Any) ->
     ],
 )
 async def test_a_transition_that_is_not_listed_cannot_be_made(
-    bench: Bench, last: str, before: Status, after: Status
+    bench: ActivityBench, last: str, before: Status, after: Status
 ) -> None:
     """The transaction fails if order_transitions does not list the transition."""
     order = order_of()
@@ -210,7 +210,7 @@ async def test_a_transition_that_is_not_listed_cannot_be_made(
     assert await bench.status(order.id) == before
 
 
-async def test_the_terms_of_an_order_are_those_of_its_first_reservation(bench: Bench) -> None:
+async def test_the_terms_of_an_order_are_those_of_its_first_reservation(bench: ActivityBench) -> None:
     """A retry with other settings does not change them."""
     order = order_of()
     await bench.reserve(order)
@@ -222,7 +222,7 @@ async def test_the_terms_of_an_order_are_those_of_its_first_reservation(bench: B
     assert (row.terms.capture_mode, row.terms.authentication_deadline) == ("automatic", 7)
 
 
-async def test_nothing_of_the_cart_is_quoted_when_postgres_refuses(bench: Bench) -> None:
+async def test_nothing_of_the_cart_is_quoted_when_postgres_refuses(bench: ActivityBench) -> None:
     """The error names the constraint, not the values."""
     request = order_of().reservation.model_copy(update={"lines": (Line(product_id="1", quantity=-5),)})
     with pytest.raises(Unavailable) as refusal:
@@ -232,7 +232,7 @@ async def test_nothing_of_the_cart_is_quoted_when_postgres_refuses(bench: Bench)
     assert "-5" not in str(refusal.value)
 
 
-async def test_a_wrong_count_of_what_was_sold_keeps_no_stock(bench: Bench) -> None:
+async def test_a_wrong_count_of_what_was_sold_keeps_no_stock(bench: ActivityBench) -> None:
     """The count is for statistics only, so the stock comes back."""
     order = order_of()
     await bench.bring(order, "finalize")

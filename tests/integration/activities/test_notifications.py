@@ -11,7 +11,7 @@ from activities.payments import Payments
 from audit.invariants import violations
 from orders.errors import Permanent, Unavailable
 from orders.models import Alert, Notification, NotificationKind, Park
-from tests.support.activity_bench import Bench, order_of
+from tests.support.activity_bench import ActivityBench, order_of
 from tests.support.invariants import collect_evidence
 
 CONFIRMATION = Notification(
@@ -25,7 +25,7 @@ CANCELLED = Notification(order_id="o1", kind=NotificationKind.CANCELLED, to="cus
 FAILED = Notification(order_id="o1", kind=NotificationKind.FAILED, to="customer@example.com")
 
 
-async def test_the_confirmation_is_sent_once(bench: Bench) -> None:
+async def test_the_confirmation_is_sent_once(bench: ActivityBench) -> None:
     """In the names of the reference, under the order's key; the second attempt makes no call."""
     await bench.bring(order_of(), "finalize")
     answers = [await bench.do(Notifications.send_email, CONFIRMATION) for _ in range(2)]
@@ -45,7 +45,7 @@ async def test_the_confirmation_is_sent_once(bench: Bench) -> None:
     }
 
 
-async def test_analytics_get_the_order_once(bench: Bench) -> None:
+async def test_analytics_get_the_order_once(bench: ActivityBench) -> None:
     """One event, without an e-mail address."""
     await bench.bring(order_of(), "finalize")
     for _ in range(2):
@@ -60,7 +60,7 @@ async def test_analytics_get_the_order_once(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("kind", ["reset_after", "hang_after"])
-async def test_a_lost_answer_delivers_no_second_email(bench: Bench, kind: str) -> None:
+async def test_a_lost_answer_delivers_no_second_email(bench: ActivityBench, kind: str) -> None:
     """The receiver knows the idempotency key."""
     await bench.bring(order_of(), "finalize")
     bench.fault("email", kind)
@@ -71,7 +71,7 @@ async def test_a_lost_answer_delivers_no_second_email(bench: Bench, kind: str) -
     assert emails(bench) == ["order_confirmation"]
 
 
-async def test_an_email_that_was_not_accepted_is_sent_again(bench: Bench) -> None:
+async def test_an_email_that_was_not_accepted_is_sent_again(bench: ActivityBench) -> None:
     """It is marked as sent only after the receiver has accepted it."""
     await bench.bring(order_of(), "finalize")
     bench.fault("email", "status")
@@ -83,7 +83,7 @@ async def test_an_email_that_was_not_accepted_is_sent_again(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("last", ["reserve", "capture", "claim_undo", "cancelling"])
-async def test_the_confirmation_waits_until_the_order_is_settled(bench: Bench, last: str) -> None:
+async def test_the_confirmation_waits_until_the_order_is_settled(bench: ActivityBench, last: str) -> None:
     """Until then each attempt fails and is retried."""
     await undecided(bench, last)
     with pytest.raises(Unavailable) as wait:
@@ -94,7 +94,7 @@ async def test_the_confirmation_waits_until_the_order_is_settled(bench: Bench, l
 
 
 @pytest.mark.parametrize("why", ["closed", "parked"])
-async def test_the_confirmation_of_a_closed_or_parked_order_is_dropped(bench: Bench, why: str) -> None:
+async def test_the_confirmation_of_a_closed_or_parked_order_is_dropped(bench: ActivityBench, why: str) -> None:
     """The drop is recorded, and no later attempt sends the message."""
     order = order_of()
     await undecided(bench, "claim_undo")
@@ -110,7 +110,7 @@ async def test_the_confirmation_of_a_closed_or_parked_order_is_dropped(bench: Be
 
 
 @pytest.mark.parametrize(("last", "amount"), [("authorize", 0), ("finalize", 59.98)])
-async def test_the_email_about_a_cancel_names_the_refund(bench: Bench, last: str, amount: float) -> None:
+async def test_the_email_about_a_cancel_names_the_refund(bench: ActivityBench, last: str, amount: float) -> None:
     """The amount is 0 after a void, and the total after a refund."""
     await bench.bring(order_of(), last)
     await bench.do(OrderState.claim_cancellation, "o1")
@@ -121,7 +121,7 @@ async def test_the_email_about_a_cancel_names_the_refund(bench: Bench, last: str
     assert email["data"] == {"orderNumber": "o1", "refundAmount": amount}
 
 
-async def test_the_email_about_a_failure_names_the_reason(bench: Bench) -> None:
+async def test_the_email_about_a_failure_names_the_reason(bench: ActivityBench) -> None:
     """The reason is the error text of the row."""
     order = order_of()
     await bench.bring(order, "authorize")
@@ -146,7 +146,7 @@ async def test_the_email_about_a_failure_names_the_reason(bench: Bench) -> None:
         (503, Unavailable),
     ],
 )
-async def test_errors_of_a_receiver(bench: Bench, status: int, error: type[Exception]) -> None:
+async def test_errors_of_a_receiver(bench: ActivityBench, status: int, error: type[Exception]) -> None:
     """A refusal is final, anything else is retried; no error quotes the address."""
     await bench.bring(order_of(), "finalize")
     bench.fault("email", "status", status=status, body={"error": "customer@example.com is unknown"})
@@ -157,7 +157,7 @@ async def test_errors_of_a_receiver(bench: Bench, status: int, error: type[Excep
     assert await bench.pool.fetchval("SELECT count(*) FROM notifications") == 0
 
 
-async def test_a_notification_that_was_given_up_is_recorded(bench: Bench) -> None:
+async def test_a_notification_that_was_given_up_is_recorded(bench: ActivityBench) -> None:
     """A later run may still deliver it, once."""
     await bench.bring(order_of(), "finalize")
     await bench.do(Notifications.give_up_notification, CONFIRMATION)
@@ -169,7 +169,7 @@ async def test_a_notification_that_was_given_up_is_recorded(bench: Bench) -> Non
     assert await bench.pool.fetchval("SELECT state FROM notifications") == "sent"
 
 
-async def test_an_alert_is_posted(bench: Bench) -> None:
+async def test_an_alert_is_posted(bench: ActivityBench) -> None:
     """Slack gets the text."""
     await bench.do(Notifications.post_alert, Alert(order_id="o1", key="k", text="o1: it is stuck"))
 
@@ -177,14 +177,14 @@ async def test_an_alert_is_posted(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("status", [404, 410])
-async def test_an_alert_is_retried_while_the_webhook_does_not_exist(bench: Bench, status: int) -> None:
+async def test_an_alert_is_retried_while_the_webhook_does_not_exist(bench: ActivityBench, status: int) -> None:
     """The webhook may be back before the alert is given up."""
     bench.fault("slack", "status", status=status)
     with pytest.raises(Unavailable):
         await bench.do(Notifications.post_alert, Alert(order_id="o1", key="k", text="o1: it is stuck"))
 
 
-async def undecided(bench: Bench, last: str) -> None:
+async def undecided(bench: ActivityBench, last: str) -> None:
     order = order_of()
     await bench.bring(order, {"claim_undo": "reserve", "cancelling": "finalize"}.get(last, last))
     if last == "capture":
@@ -195,5 +195,5 @@ async def undecided(bench: Bench, last: str) -> None:
         await bench.do(OrderState.claim_cancellation, order.id)
 
 
-def emails(bench: Bench) -> list[Any]:
+def emails(bench: ActivityBench) -> list[Any]:
     return [email["template"] for email in bench.world.provider_records()["emails"]]

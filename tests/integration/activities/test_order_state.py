@@ -10,12 +10,12 @@ from activities.inventory import Inventory
 from activities.order_state import OrderState, ResolutionRecord
 from orders.models import Park, Status
 from saga import Resolution
-from tests.support.activity_bench import Bench, order_of
+from tests.support.activity_bench import ActivityBench, order_of
 
 PARK = Park(order_id="o1", step="void_payment", reason="the refund failed", workflow_id="o1")
 
 
-async def test_claim_undo_twice_is_one_claim(bench: Bench) -> None:
+async def test_claim_undo_twice_is_one_claim(bench: ActivityBench) -> None:
     """The reason of the first claim stays."""
     order = order_of()
     await bench.bring(order, "authorize")
@@ -28,7 +28,7 @@ async def test_claim_undo_twice_is_one_claim(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("closing", [Status.FAILED, Status.REJECTED, Status.CANCELLED])
-async def test_an_order_without_a_row_gets_a_tombstone(bench: Bench, closing: Status) -> None:
+async def test_an_order_without_a_row_gets_a_tombstone(bench: ActivityBench, closing: Status) -> None:
     """It is closed at once, so that a late reservation holds nothing."""
     order = order_of()
     for _ in range(2):
@@ -39,7 +39,7 @@ async def test_an_order_without_a_row_gets_a_tombstone(bench: Bench, closing: St
     assert await bench.stock() == (100, 0)
 
 
-async def test_another_payload_cannot_undo_the_order(bench: Bench) -> None:
+async def test_another_payload_cannot_undo_the_order(bench: ActivityBench) -> None:
     """Its claim gets the row, unchanged."""
     order = order_of()
     await bench.reserve(order)
@@ -52,7 +52,7 @@ async def test_another_payload_cannot_undo_the_order(bench: Bench) -> None:
     ("last", "after"),
     [("reserve", "undoing"), ("capture", "capturing"), ("finalize", "cancelling")],
 )
-async def test_a_customers_cancel_by_what_the_row_says(bench: Bench, last: str, after: str) -> None:
+async def test_a_customers_cancel_by_what_the_row_says(bench: ActivityBench, last: str, after: str) -> None:
     """A second claim changes nothing, nor does one while the capture is claimed."""
     await bench.bring(order_of(), last)
     for _ in range(2):
@@ -61,14 +61,14 @@ async def test_a_customers_cancel_by_what_the_row_says(bench: Bench, last: str, 
         assert row.status == after
 
 
-async def test_a_cancel_of_an_absent_order_writes_nothing(bench: Bench) -> None:
+async def test_a_cancel_of_an_absent_order_writes_nothing(bench: ActivityBench) -> None:
     """Only the order's own undo writes a tombstone."""
     assert await bench.do(OrderState.claim_cancellation, "o1") is None
     assert await bench.do(OrderState.read_order, "o1") is None
     assert await bench.pool.fetchval("SELECT count(*) FROM orders") == 0
 
 
-async def test_undo_and_capture_at_once(bench: Bench) -> None:
+async def test_undo_and_capture_at_once(bench: ActivityBench) -> None:
     """Exactly one of the two claims wins, and both callers get the same answer."""
     for n in range(10):
         order = order_of(f"o{n}")
@@ -78,7 +78,7 @@ async def test_undo_and_capture_at_once(bench: Bench) -> None:
         assert len(await bench.events(order.id)) == 2
 
 
-async def test_a_parked_row_does_not_move(bench: Bench) -> None:
+async def test_a_parked_row_does_not_move(bench: ActivityBench) -> None:
     """No late attempt of any activity gets past the mark."""
     order = order_of()
     await bench.bring(order, "finalize")
@@ -91,7 +91,7 @@ async def test_a_parked_row_does_not_move(bench: Bench) -> None:
     assert await bench.stock() == (98, 0)
 
 
-async def test_park_twice_keeps_the_first(bench: Bench) -> None:
+async def test_park_twice_keeps_the_first(bench: ActivityBench) -> None:
     """The first mark stays, also if another run parks the order later."""
     order = order_of()
     await bench.reserve(order)
@@ -104,7 +104,7 @@ async def test_park_twice_keeps_the_first(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("last", ["reserve", "capture", "finalize"])
-async def test_only_an_undo_can_be_parked(bench: Bench, last: str) -> None:
+async def test_only_an_undo_can_be_parked(bench: ActivityBench, last: str) -> None:
     """A late attempt cannot park an order that goes forward."""
     await bench.bring(order_of(), last)
 
@@ -112,7 +112,7 @@ async def test_only_an_undo_can_be_parked(bench: Bench, last: str) -> None:
 
 
 @pytest.mark.parametrize("action", ["retry", "skip", "resolved"])
-async def test_resolve_twice_is_one_resolution(bench: Bench, action: Any) -> None:
+async def test_resolve_twice_is_one_resolution(bench: ActivityBench, action: Any) -> None:
     """The mark is removed, the resolution is kept once, and the event says so."""
     order = order_of()
     await bench.reserve(order)
@@ -129,7 +129,7 @@ async def test_resolve_twice_is_one_resolution(bench: Bench, action: Any) -> Non
     assert why == f"{action} of void_payment by ann: looked"
 
 
-async def test_a_resolution_of_another_step_changes_nothing(bench: Bench) -> None:
+async def test_a_resolution_of_another_step_changes_nothing(bench: ActivityBench) -> None:
     """The operator must name the parked step."""
     order = order_of()
     await bench.reserve(order)
@@ -143,7 +143,7 @@ async def test_a_resolution_of_another_step_changes_nothing(bench: Bench) -> Non
     assert await bench.pool.fetchval("SELECT count(*) FROM resolutions") == 0
 
 
-async def test_a_run_that_has_not_seen_a_resolution_cannot_park(bench: Bench) -> None:
+async def test_a_run_that_has_not_seen_a_resolution_cannot_park(bench: ActivityBench) -> None:
     """A late attempt does not park the row again; a run that has seen the resolution does."""
     order = order_of()
     await bench.reserve(order)
@@ -161,14 +161,14 @@ async def test_a_run_that_has_not_seen_a_resolution_cannot_park(bench: Bench) ->
 
 
 @pytest.mark.parametrize("statement", ["DELETE FROM order_events", "UPDATE order_events SET why = 'nothing'"])
-async def test_events_are_append_only(bench: Bench, statement: str) -> None:
+async def test_events_are_append_only(bench: ActivityBench, statement: str) -> None:
     """No statement changes or deletes an event."""
     await bench.reserve(order_of())
     with pytest.raises(asyncpg.RaiseError, match="append-only"):
         await bench.pool.execute(statement)
 
 
-async def test_events_name_who_acted(bench: Bench) -> None:
+async def test_events_name_who_acted(bench: ActivityBench) -> None:
     """The actor is the workflow id of the run that called the activity."""
     await bench.reserve(order_of())
     await bench.do(OrderState.claim_cancellation, "o1", run="cancel-order:o1")

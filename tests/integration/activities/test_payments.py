@@ -14,7 +14,7 @@ from orders.errors import Permanent, Unavailable
 from orders.models import Order, Park
 from saga import Resolution
 from sandbox.stripe_params import CreateRefund
-from tests.support.activity_bench import Bench, Gate, order_of, payment
+from tests.support.activity_bench import ActivityBench, Gate, order_of, payment
 
 CREATE, CONFIRM, CAPTURE = "POST /v1/payment_intents", "POST */confirm", "POST */capture"
 VOID, REFUND = "POST */cancel", "POST /v1/refunds"
@@ -27,7 +27,7 @@ CANARY = "sk_test_canary customer@example.com 4242424242424242"
 # ------------------------------------------------------------------------------------------------------------ authorize
 
 
-async def test_authorize_twice_is_one_authorization(bench: Bench) -> None:
+async def test_authorize_twice_is_one_authorization(bench: ActivityBench) -> None:
     """The second attempt finds the PaymentIntent on the row."""
     order = order_of()
     await bench.reserve(order)
@@ -38,7 +38,7 @@ async def test_authorize_twice_is_one_authorization(bench: Bench) -> None:
     assert money(bench) == [("requires_capture", 5998, 0, 0)]
 
 
-async def test_a_payment_whose_answer_is_lost_is_not_made_twice(bench: Bench) -> None:
+async def test_a_payment_whose_answer_is_lost_is_not_made_twice(bench: ActivityBench) -> None:
     """The next attempt uses the same key, and Stripe answers with the existing PaymentIntent."""
     order = order_of()
     await bench.reserve(order)
@@ -50,7 +50,7 @@ async def test_a_payment_whose_answer_is_lost_is_not_made_twice(bench: Bench) ->
     assert money(bench) == [("requires_capture", 5998, 0, 0)]
 
 
-async def test_what_stripe_gets(bench: Bench) -> None:
+async def test_what_stripe_gets(bench: ActivityBench) -> None:
     """It is created unconfirmed, with the catalogue's amount and the order id; every POST has its own key."""
     order = order_of()
     await bench.bring(order, "capture")
@@ -70,7 +70,7 @@ async def test_what_stripe_gets(bench: Bench) -> None:
     assert keys == ["o1:create:1", "o1:confirm:1", "o1:capture:1"]
 
 
-async def test_the_id_is_on_the_row_before_the_confirm(bench: Bench) -> None:
+async def test_the_id_is_on_the_row_before_the_confirm(bench: ActivityBench) -> None:
     """After a confirm without an answer the row names the payment to undo."""
     order = order_of()
     await bench.reserve(order)
@@ -83,7 +83,7 @@ async def test_the_id_is_on_the_row_before_the_confirm(bench: Bench) -> None:
     assert len(money(bench)) == 1
 
 
-async def test_a_second_payment_intent_is_never_confirmed(bench: Bench) -> None:
+async def test_a_second_payment_intent_is_never_confirmed(bench: ActivityBench) -> None:
     """Two attempts, and Stripe forgets the keys in between: both use the id that was written first."""
     order = order_of()
     await bench.reserve(order)
@@ -97,7 +97,7 @@ async def test_a_second_payment_intent_is_never_confirmed(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "while it is created"])
-async def test_an_order_that_is_undone_is_not_authorized(bench: Bench, when: str) -> None:
+async def test_an_order_that_is_undone_is_not_authorized(bench: ActivityBench, when: str) -> None:
     """The id is written only on a pending row, and a PaymentIntent without its id on the row is not confirmed."""
     order = order_of()
     await bench.reserve(order)
@@ -128,7 +128,7 @@ async def test_an_order_that_is_undone_is_not_authorized(bench: Bench, when: str
         ("pm_unknown", "payment_refused", "the payment was refused (resource_missing)"),
     ],
 )
-async def test_a_card_that_is_declined(bench: Bench, card: str, code: str, text: str) -> None:
+async def test_a_card_that_is_declined(bench: ActivityBench, card: str, code: str, text: str) -> None:
     """A decline is a result, not an error, and a retry gets the same; a reason that must stay secret is left out."""
     order = order_of(paymentMethodId=card)
     await bench.reserve(order)
@@ -146,7 +146,7 @@ async def test_a_card_that_is_declined(bench: Bench, card: str, code: str, text:
     ],
 )
 async def test_a_customer_who_must_authenticate(
-    bench: Bench, card: str, state: str, code: str | None, *, succeeds: bool
+    bench: ActivityBench, card: str, state: str, code: str | None, *, succeeds: bool
 ) -> None:
     """The PaymentIntent says how it ended; a retry does not ask the customer again."""
     order = order_of(paymentMethodId=card)
@@ -184,7 +184,7 @@ async def test_a_customer_who_must_authenticate(
     ],
 )
 async def test_errors_of_stripe(
-    bench: Bench, fault: dict[str, Any], error: type[Exception], kind: str, wait: int | None
+    bench: ActivityBench, fault: dict[str, Any], error: type[Exception], kind: str, wait: int | None
 ) -> None:
     """Each is retried or final, with Stripe's delay; its message is not quoted; the next attempt works."""
     order = order_of()
@@ -207,7 +207,7 @@ async def test_errors_of_stripe(
 # -------------------------------------------------------------------------------------------------------------- capture
 
 
-async def test_capture_twice_takes_the_money_once(bench: Bench) -> None:
+async def test_capture_twice_takes_the_money_once(bench: ActivityBench) -> None:
     """The claim and the charge happen once; both attempts answer that the order is paid."""
     order = order_of()
     await bench.bring(order, "fulfill")
@@ -218,7 +218,7 @@ async def test_capture_twice_takes_the_money_once(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("kind", ["reset_after", "hang_after"])
-async def test_a_capture_whose_answer_is_lost(bench: Bench, kind: str) -> None:
+async def test_a_capture_whose_answer_is_lost(bench: ActivityBench, kind: str) -> None:
     """The next attempt finds out whether it took effect."""
     order = order_of()
     await bench.bring(order, "fulfill")
@@ -232,7 +232,7 @@ async def test_a_capture_whose_answer_is_lost(bench: Bench, kind: str) -> None:
     assert money(bench) == [("succeeded", 0, 5998, 0)]
 
 
-async def test_an_undone_order_is_not_captured(bench: Bench) -> None:
+async def test_an_undone_order_is_not_captured(bench: ActivityBench) -> None:
     """The claim of the undo came first."""
     order = order_of()
     await bench.bring(order, "fulfill")
@@ -242,7 +242,7 @@ async def test_an_undone_order_is_not_captured(bench: Bench) -> None:
     assert bench.calls("stripe", "/capture") == []
 
 
-async def test_a_captured_order_is_not_undone(bench: Bench) -> None:
+async def test_a_captured_order_is_not_undone(bench: ActivityBench) -> None:
     """The claim of the capture came first."""
     order = order_of()
     await bench.bring(order, "capture")
@@ -251,7 +251,7 @@ async def test_a_captured_order_is_not_undone(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("found", ["by the call", "after the call was lost"])
-async def test_an_authorization_that_expired(bench: Bench, found: str) -> None:
+async def test_an_authorization_that_expired(bench: ActivityBench, found: str) -> None:
     """Only a PaymentIntent with the status canceled turns a claimed row to undoing."""
     order = order_of()
     await bench.bring(order, "fulfill")
@@ -267,7 +267,7 @@ async def test_an_authorization_that_expired(bench: Bench, found: str) -> None:
     assert (row["status"], row["closing"], row["error_code"]) == ("undoing", "failed", "authorization_expired")
 
 
-async def test_automatic_capture_charges_at_the_confirm(bench: Bench) -> None:
+async def test_automatic_capture_charges_at_the_confirm(bench: ActivityBench) -> None:
     """The capture step is only the claim; the undo is a refund."""
     order = order_of()
     await bench.reserve(order)
@@ -292,7 +292,9 @@ async def test_automatic_capture_charges_at_the_confirm(bench: Bench) -> None:
     ],
     ids=["requires_payment_method", "requires_action", "requires_capture", "succeeded"],
 )
-async def test_undo_twice_by_the_status_at_stripe(bench: Bench, card: str, last: str, end: tuple[Any, ...]) -> None:
+async def test_undo_twice_by_the_status_at_stripe(
+    bench: ActivityBench, card: str, last: str, end: tuple[Any, ...]
+) -> None:
     """The payment is voided before the capture and refunded after it; the second undo finds it done."""
     order = order_of(paymentMethodId=card)
     await bench.bring(order, last)
@@ -302,7 +304,7 @@ async def test_undo_twice_by_the_status_at_stripe(bench: Bench, card: str, last:
     assert money(bench) == [end]
 
 
-async def test_undo_of_an_unconfirmed_payment(bench: Bench) -> None:
+async def test_undo_of_an_unconfirmed_payment(bench: ActivityBench) -> None:
     """It is voided, so that Stripe refuses a late confirm."""
     order = order_of()
     await bench.reserve(order)
@@ -315,7 +317,7 @@ async def test_undo_of_an_unconfirmed_payment(bench: Bench) -> None:
     assert money(bench) == [("canceled", 0, 0, 0)]
 
 
-async def test_undo_without_a_payment_makes_no_call(bench: Bench) -> None:
+async def test_undo_without_a_payment_makes_no_call(bench: ActivityBench) -> None:
     """Its step never happened."""
     order = order_of()
     await bench.reserve(order)
@@ -325,7 +327,7 @@ async def test_undo_without_a_payment_makes_no_call(bench: Bench) -> None:
     assert bench.calls("stripe") == []
 
 
-async def test_undo_waits_for_a_payment_that_is_processing(bench: Bench) -> None:
+async def test_undo_waits_for_a_payment_that_is_processing(bench: ActivityBench) -> None:
     """Stripe can neither void nor refund it yet."""
     order = order_of()
     await bench.bring(order, "authorize")
@@ -342,7 +344,7 @@ async def test_undo_waits_for_a_payment_that_is_processing(bench: Bench) -> None
 
 @pytest.mark.parametrize("kind", ["reset_after", "hang_after"])
 @pytest.mark.parametrize(("last", "route"), [("authorize", VOID), ("finalize", REFUND)])
-async def test_an_undo_whose_answer_is_lost(bench: Bench, kind: str, last: str, route: str) -> None:
+async def test_an_undo_whose_answer_is_lost(bench: ActivityBench, kind: str, last: str, route: str) -> None:
     """The next attempt reads what was done, even if Stripe has forgotten the key."""
     order = order_of()
     await bench.bring(order, last)
@@ -358,7 +360,7 @@ async def test_an_undo_whose_answer_is_lost(bench: Bench, kind: str, last: str, 
     assert len(bench.world.stripe.account.refunds) == (last == "finalize")
 
 
-async def test_a_pending_refund_is_kept_as_such(bench: Bench) -> None:
+async def test_a_pending_refund_is_kept_as_such(bench: ActivityBench) -> None:
     """It counts as refunded, and the row of the refund gets the status that Stripe has later."""
     order = order_of(paymentMethodId="pm_card_pendingRefund")
     await bench.bring(order, "finalize")
@@ -373,7 +375,7 @@ async def test_a_pending_refund_is_kept_as_such(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("card", ["pm_refund_failed", "pm_card_refundFail"])
-async def test_a_failed_refund_is_tried_again_only_after_a_retry(bench: Bench, card: str) -> None:
+async def test_a_failed_refund_is_tried_again_only_after_a_retry(bench: ActivityBench, card: str) -> None:
     """Each retry allows one more attempt, which is kept with its number."""
     order = order_of(paymentMethodId=card)
     await bench.bring(order, "finalize")
@@ -398,7 +400,7 @@ async def test_a_failed_refund_is_tried_again_only_after_a_retry(bench: Bench, c
     assert await refunds(bench) == [(1, 5998, "failed"), (2, 5998, "succeeded")]
 
 
-async def test_a_retry_of_a_refused_refund_is_a_new_one_to_stripe(bench: Bench) -> None:
+async def test_a_retry_of_a_refused_refund_is_a_new_one_to_stripe(bench: ActivityBench) -> None:
     """Stripe saves the refusal under its key: only an operator's retry leads to another key."""
     order = order_of()
     await bench.bring(order, "finalize")
@@ -416,7 +418,7 @@ async def test_a_retry_of_a_refused_refund_is_a_new_one_to_stripe(bench: Bench) 
     ]
 
 
-async def test_a_retry_after_a_refusal_allows_none_after_a_later_failure(bench: Bench) -> None:
+async def test_a_retry_after_a_refusal_allows_none_after_a_later_failure(bench: ActivityBench) -> None:
     """The refund after the retry fails days later: it is not tried again, whether or not Stripe has the key."""
     order = order_of()
     await bench.bring(order, "finalize")
@@ -438,7 +440,7 @@ async def test_a_retry_after_a_refusal_allows_none_after_a_later_failure(bench: 
     assert [*bench.world.stripe.account.refunds] == [refund.id]
 
 
-async def test_a_void_that_was_refused_once(bench: Bench) -> None:
+async def test_a_void_that_was_refused_once(bench: ActivityBench) -> None:
     """Stripe saved the refusal under the key, so the payment is voided under the next key."""
     order = order_of(paymentMethodId="pm_card_authenticationRequired")
     await bench.bring(order, "authorize")
@@ -456,7 +458,7 @@ async def test_a_void_that_was_refused_once(bench: Bench) -> None:
     assert await void(bench, order) == f"{intent_id} voided"
 
 
-async def test_a_manual_refund_counts(bench: Bench) -> None:
+async def test_a_manual_refund_counts(bench: ActivityBench) -> None:
     """Only the rest of the charge is refunded."""
     order = order_of()
     await bench.bring(order, "finalize")
@@ -470,7 +472,7 @@ async def test_a_manual_refund_counts(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("action", ["skip", "resolved"])
-async def test_a_resolution_counts_as_done(bench: Bench, action: Any) -> None:
+async def test_a_resolution_counts_as_done(bench: ActivityBench, action: Any) -> None:
     """A run that drives the order later makes no call."""
     order = order_of()
     await bench.bring(order, "authorize")
@@ -483,7 +485,7 @@ async def test_a_resolution_counts_as_done(bench: Bench, action: Any) -> None:
     assert len(bench.calls("stripe")) == calls
 
 
-async def test_shipped_before_the_undo_goes_forward(bench: Bench) -> None:
+async def test_shipped_before_the_undo_goes_forward(bench: ActivityBench) -> None:
     """The row moves from undoing to capturing, once."""
     order = order_of()
     await bench.bring(order, "fulfill")
@@ -495,7 +497,7 @@ async def test_shipped_before_the_undo_goes_forward(bench: Bench) -> None:
     assert await bench.events(order.id) == ["pending", "undoing", "capturing"]
 
 
-async def test_shipped_but_the_authorization_is_lost(bench: Bench) -> None:
+async def test_shipped_but_the_authorization_is_lost(bench: ActivityBench) -> None:
     """An operator must decide."""
     order = order_of()
     await bench.bring(order, "fulfill")
@@ -508,7 +510,7 @@ async def test_shipped_but_the_authorization_is_lost(bench: Bench) -> None:
     assert await bench.status(order.id) == "undoing"
 
 
-async def test_a_parked_undo_does_not_go_forward(bench: Bench) -> None:
+async def test_a_parked_undo_does_not_go_forward(bench: ActivityBench) -> None:
     """A parked row waits for an operator."""
     order = order_of()
     await bench.bring(order, "fulfill")
@@ -520,7 +522,7 @@ async def test_a_parked_undo_does_not_go_forward(bench: Bench) -> None:
 
 @pytest.mark.parametrize("effect", [True, False], ids=["took effect", "did not"])
 @pytest.mark.parametrize("route", [CREATE, CONFIRM, CAPTURE, VOID, REFUND])
-async def test_a_saved_500_is_settled_by_reading(bench: Bench, route: str, *, effect: bool) -> None:
+async def test_a_saved_500_is_settled_by_reading(bench: ActivityBench, route: str, *, effect: bool) -> None:
     """Stripe repeats it for ever, so the next key is used once the gateway has read that nothing happened."""
     order = order_of()
     bench.fault("stripe", "saved_500", route, effect=effect)
@@ -543,7 +545,7 @@ async def test_a_saved_500_is_settled_by_reading(bench: Bench, route: str, *, ef
 # -------------------------------------------------------------------------------------------------------------- helpers
 
 
-def money(bench: Bench) -> list[tuple[str, int, int, int]]:
+def money(bench: ActivityBench) -> list[tuple[str, int, int, int]]:
     """Of every PaymentIntent: status, authorized, captured, refunded."""
     payments = bench.world.provider_records()["payments"]
     return [(each["status"], each["authorized"], each["captured"], each["refunded"]) for each in payments]
@@ -557,25 +559,25 @@ async def twice(act: Any, order: Order) -> None:
         await act(order)
 
 
-async def undone(bench: Bench, order: Order) -> None:
+async def undone(bench: ActivityBench, order: Order) -> None:
     """Claim the order for its undo or its cancellation."""
     await bench.do(OrderState.claim_cancellation, order.id)
 
 
-async def void(bench: Bench, order: Order) -> str:
+async def void(bench: ActivityBench, order: Order) -> str:
     return (await bench.do(Payments.void_payment, order.id)).note
 
 
-async def refunds(bench: Bench) -> list[tuple[int, int, str]]:
+async def refunds(bench: ActivityBench) -> list[tuple[int, int, str]]:
     rows = await bench.pool.fetch("SELECT attempt, amount, status FROM refunds ORDER BY attempt")
     return [(row["attempt"], row["amount"], row["status"]) for row in rows]
 
 
-async def park(bench: Bench, order: Order) -> None:
+async def park(bench: ActivityBench, order: Order) -> None:
     await bench.do(OrderState.park_order, Park(order_id=order.id, step="void_payment", reason="stuck", workflow_id="w"))
 
 
-async def resolve(bench: Bench, order: Order, action: Any) -> None:
+async def resolve(bench: ActivityBench, order: Order, action: Any) -> None:
     resolution = Resolution(step="void_payment", action=action, reason="looked at it", by="ann")
     record = ResolutionRecord(order_id=order.id, key="1", resolution=resolution)
     await bench.do(OrderState.record_resolution, record)

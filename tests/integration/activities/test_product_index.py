@@ -11,7 +11,7 @@ from activities.product_index import ProductIndex
 from gateways.openai import LanguageModel
 from orders.errors import Permanent, Unavailable
 from orders.recommendations import IndexBatch, IndexedBatch, IndexProgress, IndexTarget
-from tests.support.activity_bench import Bench, Gate
+from tests.support.activity_bench import ActivityBench, Gate
 from tests.support.catalogue import Catalogue
 
 SMALL = IndexTarget(model="text-embedding-3-small", dimensions=1536)
@@ -21,37 +21,37 @@ SEEDED = ["1", "2", "3", "4", "5"]
 
 
 @pytest.fixture
-def catalogue(bench: Bench) -> Catalogue:
+def catalogue(bench: ActivityBench) -> Catalogue:
     return Catalogue(bench.pool)
 
 
 @pytest.fixture
-def without_key(bench: Bench) -> ProductIndex:
+def without_key(bench: ActivityBench) -> ProductIndex:
     model = LanguageModel(None, model="gpt-4o", max_tokens=100)
     return ProductIndex(bench.database, model, SMALL)
 
 
-async def embed(bench: Bench, target: IndexTarget = SMALL, after: str = "") -> IndexedBatch:
+async def embed(bench: ActivityBench, target: IndexTarget = SMALL, after: str = "") -> IndexedBatch:
     return await bench.do(ProductIndex.embed_batch, IndexBatch(target=target, after=after))
 
 
-async def activate(bench: Bench, target: IndexTarget = SMALL) -> bool:
+async def activate(bench: ActivityBench, target: IndexTarget = SMALL) -> bool:
     return await bench.do(ProductIndex.activate_index, target)
 
 
-def asked(bench: Bench) -> list[list[str]]:
+def asked(bench: ActivityBench) -> list[list[str]]:
     """The texts of each request to the model."""
     return [call["body"]["input"] for call in bench.calls("openai", "/embeddings")]
 
 
-async def test_the_plan_names_the_settings_model_and_counts_the_catalogue(bench: Bench) -> None:
+async def test_the_plan_names_the_settings_model_and_counts_the_catalogue(bench: ActivityBench) -> None:
     """It is the first answer of the run's status query."""
     plan = await bench.do(ProductIndex.plan_index, None)
 
     assert plan == IndexProgress(target=SMALL, products=5)
 
 
-async def test_new_products_are_embedded_in_one_request(bench: Bench, catalogue: Catalogue) -> None:
+async def test_new_products_are_embedded_in_one_request(bench: ActivityBench, catalogue: Catalogue) -> None:
     """Each text is name and description, in the order of the ids; each vector is kept with the hash of its text."""
     assert await embed(bench) == IndexedBatch(embedded=5, last=None)
 
@@ -64,7 +64,7 @@ async def test_new_products_are_embedded_in_one_request(bench: Bench, catalogue:
     assert content_hash == hashlib.sha256(first.encode()).hexdigest()
 
 
-async def test_an_unchanged_catalogue_makes_no_request(bench: Bench) -> None:
+async def test_an_unchanged_catalogue_makes_no_request(bench: ActivityBench) -> None:
     """Also after a change of price."""
     await embed(bench)
     await bench.pool.execute("UPDATE products SET price = price + 1")
@@ -74,7 +74,7 @@ async def test_an_unchanged_catalogue_makes_no_request(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("column", ["name", "description"])
-async def test_only_what_changed_is_embedded_anew(bench: Bench, catalogue: Catalogue, column: str) -> None:
+async def test_only_what_changed_is_embedded_anew(bench: ActivityBench, catalogue: Catalogue, column: str) -> None:
     """And new products."""
     await embed(bench)
     before = await catalogue.vectors()
@@ -87,7 +87,7 @@ async def test_only_what_changed_is_embedded_anew(bench: Bench, catalogue: Catal
     assert {key for key in after if before.get(key) != after[key]} == {("3", SMALL.model), ("new", SMALL.model)}
 
 
-async def test_batches_go_through_the_catalogue(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_batches_go_through_the_catalogue(bench: ActivityBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each begins after the last product that the batch before has read, up to date or not."""
     monkeypatch.setattr(product_index, "BATCH", 2)
     monkeypatch.setattr(product_index, "WINDOW", 3)
@@ -104,7 +104,7 @@ async def test_batches_go_through_the_catalogue(bench: Bench, monkeypatch: pytes
     assert await embed(bench, after="3") == IndexedBatch(embedded=0, last=None)
 
 
-async def test_an_empty_catalogue_is_indexed_at_once(bench: Bench) -> None:
+async def test_an_empty_catalogue_is_indexed_at_once(bench: ActivityBench) -> None:
     """It is complete at once."""
     await bench.pool.execute("TRUNCATE products CASCADE")
 
@@ -112,7 +112,7 @@ async def test_an_empty_catalogue_is_indexed_at_once(bench: Bench) -> None:
     assert await activate(bench)
 
 
-async def test_a_long_text_is_cut(bench: Bench) -> None:
+async def test_a_long_text_is_cut(bench: ActivityBench) -> None:
     """A batch stays below the limit of one request."""
     await bench.pool.execute("UPDATE products SET description = repeat('x', 100000)")
     await embed(bench)
@@ -122,7 +122,7 @@ async def test_a_long_text_is_cut(bench: Bench) -> None:
     assert await embed(bench) == IndexedBatch(embedded=0, last=None)
 
 
-async def test_short_vectors_are_filled_up(bench: Bench, catalogue: Catalogue) -> None:
+async def test_short_vectors_are_filled_up(bench: ActivityBench, catalogue: Catalogue) -> None:
     """Zeros do not change a cosine."""
     await embed(bench, SHORT)
 
@@ -132,7 +132,7 @@ async def test_short_vectors_are_filled_up(bench: Bench, catalogue: Catalogue) -
     assert not any(vector[8:])
 
 
-async def test_an_index_is_used_once_it_is_complete(bench: Bench, catalogue: Catalogue) -> None:
+async def test_an_index_is_used_once_it_is_complete(bench: ActivityBench, catalogue: Catalogue) -> None:
     """The old index stays, with its rows, as long as one product lacks its embedding."""
     await embed(bench)
     assert await activate(bench)
@@ -149,7 +149,7 @@ async def test_an_index_is_used_once_it_is_complete(bench: Bench, catalogue: Cat
     assert {model for _, model in await catalogue.vectors()} == {"text-embedding-3-large"}
 
 
-async def test_the_index_in_use_stays_in_use(bench: Bench, catalogue: Catalogue) -> None:
+async def test_the_index_in_use_stays_in_use(bench: ActivityBench, catalogue: Catalogue) -> None:
     """A product that was just added does not end its use."""
     await embed(bench)
     assert await activate(bench)
@@ -159,7 +159,7 @@ async def test_the_index_in_use_stays_in_use(bench: Bench, catalogue: Catalogue)
 
 
 async def test_old_rows_are_deleted_in_small_transactions(
-    bench: Bench, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+    bench: ActivityBench, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An attempt that dies after the switch leaves rows that nothing reads; the next attempt deletes them."""
     monkeypatch.setattr(product_index, "SWEEP", 2)
@@ -176,7 +176,7 @@ async def test_old_rows_are_deleted_in_small_transactions(
     assert len(await catalogue.vectors()) == 5
 
 
-async def test_bad_vectors_leave_nothing_behind(bench: Bench, catalogue: Catalogue) -> None:
+async def test_bad_vectors_leave_nothing_behind(bench: ActivityBench, catalogue: Catalogue) -> None:
     """Not even the good ones."""
     body = {"data": [{"index": index, "embedding": [float(index)] * 8} for index in range(5)]}
     bench.fault("openai", "status", status=200, body=body)
@@ -187,7 +187,7 @@ async def test_bad_vectors_leave_nothing_behind(bench: Bench, catalogue: Catalog
     assert await catalogue.vectors() == {}
 
 
-async def test_runs_at_the_same_time_do_no_harm(bench: Bench, catalogue: Catalogue) -> None:
+async def test_runs_at_the_same_time_do_no_harm(bench: ActivityBench, catalogue: Catalogue) -> None:
     """The second one writes the same rows again."""
     gate = Gate(before=2)
     late = await bench.stop_at(gate, ProductIndex.embed_batch, IndexBatch(target=SMALL))
@@ -202,7 +202,7 @@ async def test_runs_at_the_same_time_do_no_harm(bench: Bench, catalogue: Catalog
     assert len(await catalogue.vectors()) == 5
 
 
-async def test_a_product_that_is_deleted_meanwhile(bench: Bench, catalogue: Catalogue) -> None:
+async def test_a_product_that_is_deleted_meanwhile(bench: ActivityBench, catalogue: Catalogue) -> None:
     """The batch fails as a whole, and the next attempt succeeds."""
     await catalogue.sell("gone")
     gate = Gate(before=2)
@@ -216,7 +216,7 @@ async def test_a_product_that_is_deleted_meanwhile(bench: Bench, catalogue: Cata
     assert await embed(bench) == IndexedBatch(embedded=5, last=None)
 
 
-async def test_without_a_key_what_is_up_to_date_stays_so(bench: Bench, without_key: ProductIndex) -> None:
+async def test_without_a_key_what_is_up_to_date_stays_so(bench: ActivityBench, without_key: ProductIndex) -> None:
     """It fails only if there is a product to embed."""
     await embed(bench)
     assert (await without_key.embed_batch(IndexBatch(target=SMALL))).embedded == 0
@@ -234,7 +234,7 @@ HOSTILE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-async def test_any_text_is_a_text(bench: Bench, text: str) -> None:
+async def test_any_text_is_a_text(bench: ActivityBench, text: str) -> None:
     """It arrives unchanged, and nothing executes it."""
     await bench.pool.execute("UPDATE products SET name = $1, description = '' WHERE id = '1'", text)
     assert (await embed(bench)).embedded == 5

@@ -25,7 +25,7 @@ from orders.errors import Permanent, Unavailable
 from orders.models import KEPT
 from orders.recommendations import CANDIDATES, Candidate, Choice, Purchase, Source, shorten
 from sandbox.openai_model import BadAnswer
-from tests.support.activity_bench import Bench
+from tests.support.activity_bench import ActivityBench
 from tests.support.catalogue import Catalogue
 from tests.support.servers import copy_database
 
@@ -37,17 +37,17 @@ NORTH_EAST, NEARLY_EAST = (1.0, 1.0), (1.0, 0.1)
 
 
 @pytest.fixture
-async def catalogue(bench: Bench) -> Catalogue:
+async def catalogue(bench: ActivityBench) -> Catalogue:
     """An empty catalogue."""
     await bench.pool.execute("TRUNCATE products CASCADE")
     return Catalogue(bench.pool)
 
 
-async def choose(bench: Bench, customer_id: str = "cus_1") -> Choice:
+async def choose(bench: ActivityBench, customer_id: str = "cus_1") -> Choice:
     return await bench.do(Recommendations.choose_candidates, customer_id)
 
 
-async def candidates(bench: Bench) -> list[str]:
+async def candidates(bench: ActivityBench) -> list[str]:
     choice = await choose(bench)
     assert choice.source is Source.SIMILARITY
     return [candidate.product_id for candidate in choice.candidates]
@@ -56,7 +56,7 @@ async def candidates(bench: Bench) -> list[str]:
 # --------------------------------------------------------------------------------------------------- the candidates
 
 
-async def test_the_nearest_come_first(bench: Bench, catalogue: Catalogue) -> None:
+async def test_the_nearest_come_first(bench: ActivityBench, catalogue: Catalogue) -> None:
     """By the cosine to the average purchase, each with the nearest of the purchases; the model is not asked."""
     await catalogue.indexed(
         {"lamp": EAST, "pen": NORTH, "bulb": NEARLY_EAST, "globe": WEST, "desk": NORTH_EAST, "ink": (0.2, 1.0)}
@@ -74,7 +74,7 @@ async def test_the_nearest_come_first(bench: Bench, catalogue: Catalogue) -> Non
     assert bench.calls("openai") == []
 
 
-async def test_at_most_ten(bench: Bench, catalogue: Catalogue) -> None:
+async def test_at_most_ten(bench: ActivityBench, catalogue: Catalogue) -> None:
     """However many products there are."""
     await catalogue.indexed({"lamp": EAST} | {f"p{number:02}": (1.0, number / 100) for number in range(1, 30)})
     await catalogue.bought("lamp")
@@ -82,7 +82,7 @@ async def test_at_most_ten(bench: Bench, catalogue: Catalogue) -> None:
     assert await candidates(bench) == [f"p{number:02}" for number in range(1, 11)]
 
 
-async def test_the_last_ten_distinct_purchases_count(bench: Bench, catalogue: Catalogue) -> None:
+async def test_the_last_ten_distinct_purchases_count(bench: ActivityBench, catalogue: Catalogue) -> None:
     """The newest first, each once; older purchases are not recommended either."""
     await catalogue.indexed(
         {"oldest": WEST, "near-oldest": (-1.0, 0.1), "lamp": NEARLY_EAST} | {f"p{at}": EAST for at in range(10)}
@@ -98,7 +98,7 @@ async def test_the_last_ten_distinct_purchases_count(bench: Bench, catalogue: Ca
 
 
 @pytest.mark.parametrize("status", ["processing", "shipped", "delivered"])
-async def test_what_was_paid_for_is_owned(bench: Bench, catalogue: Catalogue, status: str) -> None:
+async def test_what_was_paid_for_is_owned(bench: ActivityBench, catalogue: Catalogue, status: str) -> None:
     """It counts as a purchase and is never recommended."""
     await catalogue.indexed({"lamp": EAST, "bulb": NEARLY_EAST})
     await catalogue.bought("lamp", status=status)
@@ -107,7 +107,7 @@ async def test_what_was_paid_for_is_owned(bench: Bench, catalogue: Catalogue, st
 
 
 @pytest.mark.parametrize("status", ["pending", "capturing", "undoing", "cancelling", "rejected", "failed", "cancelled"])
-async def test_what_was_not_kept_is_not_owned(bench: Bench, catalogue: Catalogue, status: str) -> None:
+async def test_what_was_not_kept_is_not_owned(bench: ActivityBench, catalogue: Catalogue, status: str) -> None:
     """It is no purchase, and can be recommended."""
     await catalogue.indexed({"lamp": EAST, "bulb": NEARLY_EAST, "globe": WEST})
     await catalogue.bought("lamp", days_ago=1)
@@ -118,7 +118,7 @@ async def test_what_was_not_kept_is_not_owned(bench: Bench, catalogue: Catalogue
     assert [candidate.product_id for candidate in choice.candidates] == ["bulb", "globe"]
 
 
-async def test_out_of_stock_is_no_candidate(bench: Bench, catalogue: Catalogue) -> None:
+async def test_out_of_stock_is_no_candidate(bench: ActivityBench, catalogue: Catalogue) -> None:
     """However near it is."""
     await catalogue.indexed({"lamp": EAST, "bulb": NEARLY_EAST, "globe": WEST})
     await catalogue.bought("lamp")
@@ -127,7 +127,7 @@ async def test_out_of_stock_is_no_candidate(bench: Bench, catalogue: Catalogue) 
     assert await candidates(bench) == ["globe"]
 
 
-async def test_only_the_active_index_is_searched(bench: Bench, catalogue: Catalogue) -> None:
+async def test_only_the_active_index_is_searched(bench: ActivityBench, catalogue: Catalogue) -> None:
     """Embeddings of another model are not used."""
     await catalogue.indexed({"lamp": EAST, "bulb": NEARLY_EAST, "globe": WEST})
     await catalogue.place({"lamp": EAST, "bulb": WEST, "globe": EAST}, ("another-model", 2))
@@ -139,7 +139,7 @@ async def test_only_the_active_index_is_searched(bench: Bench, catalogue: Catalo
     assert await candidates(bench) == ["globe", "bulb"]
 
 
-async def test_a_customer_without_history_gets_what_is_popular(bench: Bench, catalogue: Catalogue) -> None:
+async def test_a_customer_without_history_gets_what_is_popular(bench: ActivityBench, catalogue: Catalogue) -> None:
     """By the units that orders keep; only products in stock."""
     await catalogue.indexed({"lamp": EAST, "bulb": NEARLY_EAST, "globe": WEST})
     await catalogue.bought("lamp", by="cus_2")
@@ -154,7 +154,7 @@ async def test_a_customer_without_history_gets_what_is_popular(bench: Bench, cat
     assert choice.purchases == []
 
 
-async def test_without_an_index_the_popular_are_recommended(bench: Bench, catalogue: Catalogue) -> None:
+async def test_without_an_index_the_popular_are_recommended(bench: ActivityBench, catalogue: Catalogue) -> None:
     """Only products that the customer does not own."""
     await catalogue.sell("lamp", "bulb")
     await catalogue.bought("lamp")
@@ -164,7 +164,7 @@ async def test_without_an_index_the_popular_are_recommended(bench: Bench, catalo
     assert [candidate.product_id for candidate in choice.candidates] == ["bulb"]
 
 
-async def test_purchases_that_are_not_indexed_yet(bench: Bench, catalogue: Catalogue) -> None:
+async def test_purchases_that_are_not_indexed_yet(bench: ActivityBench, catalogue: Catalogue) -> None:
     """Similarity needs the embedding of a purchase."""
     await catalogue.indexed({"bulb": NEARLY_EAST})
     await catalogue.sell("lamp")
@@ -173,7 +173,7 @@ async def test_purchases_that_are_not_indexed_yet(bench: Bench, catalogue: Catal
     assert (await choose(bench)).source is Source.POPULAR
 
 
-async def test_a_customer_who_owns_everything(bench: Bench, catalogue: Catalogue) -> None:
+async def test_a_customer_who_owns_everything(bench: ActivityBench, catalogue: Catalogue) -> None:
     """Nothing is left to recommend."""
     await catalogue.indexed({"lamp": EAST, "bulb": NEARLY_EAST})
     await catalogue.bought("lamp", "bulb")
@@ -181,7 +181,7 @@ async def test_a_customer_who_owns_everything(bench: Bench, catalogue: Catalogue
     assert (await choose(bench)).candidates == []
 
 
-async def test_descriptions_are_cut(bench: Bench, catalogue: Catalogue) -> None:
+async def test_descriptions_are_cut(bench: ActivityBench, catalogue: Catalogue) -> None:
     """The history of the run and the cost of the model stay small."""
     await catalogue.indexed({"lamp": EAST, "bulb": NEARLY_EAST})
     await catalogue.bought("lamp")
@@ -212,7 +212,7 @@ def picks(*chosen: tuple[str, str]) -> str:
 FIVE = [(f"p{number}", "It suits your lamp.") for number in range(5)]
 
 
-async def test_the_model_chooses_five(bench: Bench) -> None:
+async def test_the_model_chooses_five(bench: ActivityBench) -> None:
     """Their names are the catalogue's."""
     ranking = await bench.do(Recommendations.rank_candidates, A_CHOICE)
 
@@ -221,7 +221,7 @@ async def test_the_model_chooses_five(bench: Bench) -> None:
     assert all(each.name == f"Lamp {each.product_id[1:]}" for each in ranking.recommendations)
 
 
-async def test_what_the_model_gets(bench: Bench) -> None:
+async def test_what_the_model_gets(bench: ActivityBench) -> None:
     """Only products, with a strict schema and a limit of tokens; OpenAI must not store it."""
     await bench.do(Recommendations.rank_candidates, A_CHOICE)
 
@@ -245,7 +245,7 @@ async def test_what_the_model_gets(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in get_args(BadAnswer) if kind != "long_reason"])
-async def test_a_bad_answer_is_a_problem(bench: Bench, kind: BadAnswer) -> None:
+async def test_a_bad_answer_is_a_problem(bench: ActivityBench, kind: BadAnswer) -> None:
     """The problem is named in short, and nothing of the answer is quoted."""
     bench.world.openai.script(kind)
     ranking = await bench.do(Recommendations.rank_candidates, A_CHOICE)
@@ -260,7 +260,7 @@ async def test_a_bad_answer_is_a_problem(bench: Bench, kind: BadAnswer) -> None:
 @pytest.mark.parametrize(
     ("status", "error"), [(401, Unavailable), (429, Unavailable), (503, Unavailable), (400, Permanent)]
 )
-async def test_a_model_out_of_reach(bench: Bench, status: int, error: type[Exception]) -> None:
+async def test_a_model_out_of_reach(bench: ActivityBench, status: int, error: type[Exception]) -> None:
     """The run decides how long it retries."""
     bench.fault("openai", "status", status=status)
     with pytest.raises(error):
@@ -462,7 +462,7 @@ async def test_ten_thousand_products(large: "Connection", capsys: pytest.Capture
 
 
 async def test_other_customers_orders_cost_nothing(
-    bench: Bench, catalogue: Catalogue, capsys: pytest.CaptureFixture[str]
+    bench: ActivityBench, catalogue: Catalogue, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The index finds the customer's orders; no row of another customer's order is read."""
     owned = [f"p{number}" for number in range(1, 13)]

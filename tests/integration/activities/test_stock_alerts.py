@@ -11,7 +11,7 @@ from activities.stock_alerts import StockAlerts
 from gateways.slack import MAX_NAME, compose, plain
 from orders.errors import Permanent, Unavailable
 from orders.stock import Posted, StockReport
-from tests.support.activity_bench import Bench, Gate
+from tests.support.activity_bench import ActivityBench, Gate
 
 LIMIT = 100
 
@@ -28,32 +28,32 @@ ADD_PRODUCTS = """
 
 
 @pytest.fixture
-async def stocked(bench: Bench) -> Bench:
+async def stocked(bench: ActivityBench) -> ActivityBench:
     """A bench where no product is low."""
     await bench.pool.execute("UPDATE inventory SET quantity = 100")
     return bench
 
 
 @pytest.fixture
-async def globe(bench: Bench) -> Bench:
+async def globe(bench: ActivityBench) -> ActivityBench:
     """A bench where product 5 is low: one globe, reorder level 10."""
     return bench
 
 
-async def add(bench: Bench, *names: str, quantity: int = 3) -> None:
+async def add(bench: ActivityBench, *names: str, quantity: int = 3) -> None:
     ids = [f"low-{number:04}" for number in range(len(names))]
     await bench.pool.execute(ADD_PRODUCTS, ids, names, quantity)
 
 
-async def find(bench: Bench, limit: int = 5_000) -> StockReport:
+async def find(bench: ActivityBench, limit: int = 5_000) -> StockReport:
     return await bench.do(StockAlerts.find_shortages, limit)
 
 
-async def post(bench: Bench, limit: int = LIMIT) -> Posted | None:
+async def post(bench: ActivityBench, limit: int = LIMIT) -> Posted | None:
     return await bench.do(StockAlerts.post_shortages, limit)
 
 
-async def post_all(bench: Bench) -> int:
+async def post_all(bench: ActivityBench) -> int:
     """The number of products in all messages, until no unsent shortage is left."""
     total = 0
     while posted := await post(bench):
@@ -61,7 +61,7 @@ async def post_all(bench: Bench) -> int:
     return total
 
 
-def messages(bench: Bench) -> list[dict[str, Any]]:
+def messages(bench: ActivityBench) -> list[dict[str, Any]]:
     """The messages that Slack accepted, oldest first; each within its limits."""
     accepted = [entry["body"] for entry in bench.calls("slack") if entry["status"] == 200]
     for body in accepted:
@@ -74,23 +74,23 @@ def messages(bench: Bench) -> list[dict[str, Any]]:
     return accepted
 
 
-def named(bench: Bench) -> list[str]:
+def named(bench: ActivityBench) -> list[str]:
     """The product names in all messages."""
     texts = (block["text"]["text"] for body in messages(bench) for block in body["blocks"])
     return [name for text in texts for name, _, _ in LINE.findall(text)]
 
 
-async def sent(bench: Bench) -> int:
+async def sent(bench: ActivityBench) -> int:
     marked: int = await bench.pool.fetchval("SELECT count(*) FROM stock_alerts WHERE sent_at IS NOT NULL")
     return marked
 
 
-async def leases(bench: Bench) -> int:
+async def leases(bench: ActivityBench) -> int:
     live: int = await bench.pool.fetchval("SELECT count(*) FROM stock_alerts WHERE lease IS NOT NULL")
     return live
 
 
-async def later(bench: Bench, time: timedelta) -> None:
+async def later(bench: ActivityBench, time: timedelta) -> None:
     """Let time pass for what was sent and leased."""
     await bench.pool.execute(
         "UPDATE stock_alerts SET sent_at = sent_at - $1::interval, leased_until = leased_until - $1::interval", time
@@ -100,14 +100,14 @@ async def later(bench: Bench, time: timedelta) -> None:
 # ---------------------------------------------------------------------------------------------------- the messages
 
 
-async def test_nothing_is_low(stocked: Bench) -> None:
+async def test_nothing_is_low(stocked: ActivityBench) -> None:
     """An empty list, and no message."""
     assert await find(stocked) == StockReport(low_stock_items=[])
     assert await post(stocked) is None
     assert stocked.calls("slack") == []
 
 
-async def test_one_product_is_low(globe: Bench) -> None:
+async def test_one_product_is_low(globe: ActivityBench) -> None:
     """It is listed with its data from the catalogue, and named in one message."""
     report = await find(globe)
     assert report.model_dump(mode="json") == {
@@ -142,7 +142,7 @@ async def test_one_product_is_low(globe: Bench) -> None:
     }
 
 
-async def test_exactly_at_the_level_is_low(stocked: Bench) -> None:
+async def test_exactly_at_the_level_is_low(stocked: ActivityBench) -> None:
     """Ten left with a level of ten are low, eleven are not."""
     await stocked.pool.execute("UPDATE inventory SET quantity = 10 WHERE product_id = '1'")
     await stocked.pool.execute("UPDATE inventory SET quantity = 11 WHERE product_id = '2'")
@@ -157,7 +157,7 @@ NASTY = "&<>" * 60
     [("Lamp", 5), ("L" * 300, 12), (NASTY, 60), ("😀" * 300, 20), ("`*_~" * 80, 12)],
     ids=["short", "long", "escaped", "astral", "markup"],
 )
-async def test_five_hundred_products_are_each_named_once(stocked: Bench, name: str, max_messages: int) -> None:
+async def test_five_hundred_products_are_each_named_once(stocked: ActivityBench, name: str, max_messages: int) -> None:
     """The messages keep Slack's limits, however long the names become."""
     names = [f"{number:03} {name}" for number in range(500)]
     await add(stocked, *names)
@@ -170,7 +170,7 @@ async def test_five_hundred_products_are_each_named_once(stocked: Bench, name: s
     assert await leases(stocked) == 0
 
 
-async def test_the_scarcest_come_first(stocked: Bench) -> None:
+async def test_the_scarcest_come_first(stocked: ActivityBench) -> None:
     """Both in the list and in the messages."""
     await stocked.pool.execute("UPDATE inventory SET quantity = 10 - product_id::integer")
     assert [item.product_id for item in (await find(stocked)).low_stock_items] == ["5", "4", "3", "2", "1"]
@@ -178,7 +178,7 @@ async def test_the_scarcest_come_first(stocked: Bench) -> None:
     assert named(stocked) == ["Last-of-its-kind globe", "Ceramic pen cup"]
 
 
-async def test_the_list_has_a_limit(stocked: Bench) -> None:
+async def test_the_list_has_a_limit(stocked: ActivityBench) -> None:
     """Products beyond the limit of number or size are only counted."""
     await add(stocked, "Lamp", "Lamp", "x" * 2_000_000)
     report = await find(stocked, limit=2)
@@ -187,7 +187,7 @@ async def test_the_list_has_a_limit(stocked: Bench) -> None:
     assert (len(report.low_stock_items), report.unlisted) == (2, 1)
 
 
-async def test_an_unknown_currency(globe: Bench) -> None:
+async def test_an_unknown_currency(globe: ActivityBench) -> None:
     """The product is listed without its price."""
     await globe.pool.execute("UPDATE products SET currency = 'kwd' WHERE id = '5'")
     [item] = (await find(globe)).low_stock_items
@@ -210,7 +210,7 @@ async def test_an_unknown_currency(globe: Bench) -> None:
         ("Gläser für Öl 油 😀", "Gläser für Öl 油 😀"),
     ],
 )
-async def test_a_name_is_data(stocked: Bench, name: str, shown: str) -> None:
+async def test_a_name_is_data(stocked: ActivityBench, name: str, shown: str) -> None:
     """A name cannot contain markup, a mention or a line break; it is cut before it is escaped."""
     assert plain(name) == shown
     await add(stocked, name)
@@ -220,7 +220,7 @@ async def test_a_name_is_data(stocked: Bench, name: str, shown: str) -> None:
     assert message["blocks"][0]["text"]["verbatim"], "otherwise Slack turns @here into a mention"
 
 
-async def test_a_name_without_printable_characters(stocked: Bench) -> None:
+async def test_a_name_without_printable_characters(stocked: ActivityBench) -> None:
     """The message shows the product id instead."""
     await add(stocked, " \t\n")
     await post(stocked)
@@ -237,7 +237,7 @@ def test_at_least_one_line_fits() -> None:
 # ------------------------------------------------------------------------------------------------------- how often
 
 
-async def test_a_shortage_is_sent_once(globe: Bench) -> None:
+async def test_a_shortage_is_sent_once(globe: ActivityBench) -> None:
     """However often the stock is checked, and however it changes while the shortage lasts."""
     assert await post_all(globe) == 1
     await globe.pool.execute("UPDATE inventory SET quantity = 0 WHERE product_id = '5'")
@@ -248,7 +248,7 @@ async def test_a_shortage_is_sent_once(globe: Bench) -> None:
 
 
 @pytest.mark.parametrize("above", ["quantity = 11", "reorder_level = 0"])
-async def test_the_next_shortage_is_another_one(globe: Bench, above: str) -> None:
+async def test_the_next_shortage_is_another_one(globe: ActivityBench, above: str) -> None:
     """Also if the product was above its level only between two checks; quantity or level may have changed."""
     assert await post_all(globe) == 1
     await globe.pool.execute(f"UPDATE inventory SET {above} WHERE product_id = '5'")  # noqa: S608
@@ -257,7 +257,7 @@ async def test_the_next_shortage_is_another_one(globe: Bench, above: str) -> Non
     assert await post_all(globe) == 0
 
 
-async def test_a_shortage_that_lasts_is_sent_again(globe: Bench) -> None:
+async def test_a_shortage_that_lasts_is_sent_again(globe: ActivityBench) -> None:
     """It is sent again after the re-alert interval of a day, and not a minute before."""
     assert await post_all(globe) == 1
     await later(globe, timedelta(hours=23, minutes=59))
@@ -267,7 +267,7 @@ async def test_a_shortage_that_lasts_is_sent_again(globe: Bench) -> None:
     assert await post_all(globe) == 0
 
 
-async def test_twenty_at_once_name_each_product_once(stocked: Bench) -> None:
+async def test_twenty_at_once_name_each_product_once(stocked: ActivityBench) -> None:
     """An attempt that finds everything leased is retried until everything is sent."""
     await add(stocked, *(f"Lamp {number}" for number in range(250)))
 
@@ -282,7 +282,7 @@ async def test_twenty_at_once_name_each_product_once(stocked: Bench) -> None:
     assert len(named(stocked)) == len(set(named(stocked))) == 250
 
 
-async def test_two_at_once_name_different_products(stocked: Bench) -> None:
+async def test_two_at_once_name_different_products(stocked: ActivityBench) -> None:
     """The second attempt takes the shortages that the first one has not leased."""
     await add(stocked, "Lamp", "Chair", "Table")
     first = await stocked.stop_at(Gate(2), StockAlerts.post_shortages, 2)
@@ -292,7 +292,7 @@ async def test_two_at_once_name_different_products(stocked: Bench) -> None:
     assert sorted(named(stocked)) == ["Chair", "Lamp", "Table"]
 
 
-async def test_what_was_sent_during_the_statement(globe: Bench) -> None:
+async def test_what_was_sent_during_the_statement(globe: ActivityBench) -> None:
     """The statement checks the row again after it has waited for its lock."""
     async with globe.pool.acquire() as connection, connection.transaction():
         await connection.execute("INSERT INTO stock_alerts VALUES ('5', 0, now())")
@@ -302,7 +302,7 @@ async def test_what_was_sent_during_the_statement(globe: Bench) -> None:
     assert globe.calls("slack") == []
 
 
-async def test_what_another_has_leased_is_waited_for(globe: Bench) -> None:
+async def test_what_another_has_leased_is_waited_for(globe: ActivityBench) -> None:
     """An attempt fails while another one has leased the rest, because that one may still fail."""
     leased = await globe.stop_at(Gate(2), StockAlerts.post_shortages, LIMIT)
     with pytest.raises(Unavailable) as busy:
@@ -322,7 +322,9 @@ async def test_what_another_has_leased_is_waited_for(globe: Bench) -> None:
     ("status", "error"),
     [(400, Permanent), (404, Permanent), (410, Permanent), (403, Unavailable), (429, Unavailable), (503, Unavailable)],
 )
-async def test_a_post_that_failed_is_not_marked_as_sent(globe: Bench, status: int, error: type[Exception]) -> None:
+async def test_a_post_that_failed_is_not_marked_as_sent(
+    globe: ActivityBench, status: int, error: type[Exception]
+) -> None:
     """The next attempt can send it at once, and the error does not contain the webhook's address."""
     globe.fault("slack", "status", status=status)
     with pytest.raises(error) as raised:
@@ -334,7 +336,7 @@ async def test_a_post_that_failed_is_not_marked_as_sent(globe: Bench, status: in
     assert len(messages(globe)) == 1
 
 
-async def test_a_failed_post_of_the_next_shortage_forgets_the_last(globe: Bench) -> None:
+async def test_a_failed_post_of_the_next_shortage_forgets_the_last(globe: ActivityBench) -> None:
     """The message about the last shortage does not count for this one."""
     await post(globe)
     await globe.pool.execute("UPDATE inventory SET quantity = 50 WHERE product_id = '5'")
@@ -345,7 +347,7 @@ async def test_a_failed_post_of_the_next_shortage_forgets_the_last(globe: Bench)
     assert await post(globe) == Posted(products=1)
 
 
-async def test_the_delay_that_slack_asks_for_is_kept(globe: Bench) -> None:
+async def test_the_delay_that_slack_asks_for_is_kept(globe: ActivityBench) -> None:
     """A 429 with Retry-After."""
     globe.fault("slack", "status", status=429, headers={"Retry-After": "17"})
     with pytest.raises(Unavailable) as limit:
@@ -355,7 +357,7 @@ async def test_the_delay_that_slack_asks_for_is_kept(globe: Bench) -> None:
 
 
 @pytest.mark.parametrize("kind", ["reset_before", "hang_before"])
-async def test_slack_does_not_answer(globe: Bench, kind: str) -> None:
+async def test_slack_does_not_answer(globe: ActivityBench, kind: str) -> None:
     """It did not get the message: the next attempt sends it, once."""
     globe.fault("slack", kind)
     with pytest.raises(Unavailable):
@@ -364,7 +366,7 @@ async def test_slack_does_not_answer(globe: Bench, kind: str) -> None:
     assert len(globe.world.inbox.alerts) == 1
 
 
-async def test_slacks_answer_is_lost(globe: Bench) -> None:
+async def test_slacks_answer_is_lost(globe: ActivityBench) -> None:
     """It has the message, but we do not know that: the message is sent again, because Slack has no idempotency key."""
     globe.fault("slack", "reset_after")
     with pytest.raises(Unavailable):
@@ -373,7 +375,7 @@ async def test_slacks_answer_is_lost(globe: Bench) -> None:
     assert len(globe.world.inbox.alerts) == 2
 
 
-async def test_a_product_that_recovered_meanwhile_is_not_named(stocked: Bench) -> None:
+async def test_a_product_that_recovered_meanwhile_is_not_named(stocked: ActivityBench) -> None:
     """After an outage the message says what is true then."""
     await add(stocked, "Lamp", "Chair")
     stocked.fault("slack", "status")
@@ -385,7 +387,7 @@ async def test_a_product_that_recovered_meanwhile_is_not_named(stocked: Bench) -
     assert "Chair: 1 units" in messages(stocked)[0]["blocks"][0]["text"]["text"]
 
 
-async def test_the_lease_of_a_dead_attempt_ends(globe: Bench) -> None:
+async def test_the_lease_of_a_dead_attempt_ends(globe: ActivityBench) -> None:
     """A worker died before it posted: after a minute another attempt posts."""
     globe.fault("slack", "hang_before")
     attempt = asyncio.create_task(post(globe))
@@ -400,7 +402,7 @@ async def test_the_lease_of_a_dead_attempt_ends(globe: Bench) -> None:
     assert await post(globe) == Posted(products=1)
 
 
-async def test_a_worker_that_dies_between_post_and_mark(globe: Bench) -> None:
+async def test_a_worker_that_dies_between_post_and_mark(globe: ActivityBench) -> None:
     """The message is sent again when the lease has ended: this repeat cannot be avoided."""
     attempt = await globe.stop_at(Gate(2), StockAlerts.post_shortages, LIMIT)
     attempt.cancel()
@@ -413,7 +415,7 @@ async def test_a_worker_that_dies_between_post_and_mark(globe: Bench) -> None:
     assert (len(messages(globe)), await sent(globe)) == (2, 1)
 
 
-async def test_an_attempt_that_outlives_its_lease_marks_nothing(globe: Bench) -> None:
+async def test_an_attempt_that_outlives_its_lease_marks_nothing(globe: ActivityBench) -> None:
     """Another attempt has the lease by then, and only its result counts."""
     late = await globe.stop_at(Gate(2), StockAlerts.post_shortages, LIMIT)
     await later(globe, timedelta(seconds=60))
@@ -426,7 +428,7 @@ async def test_an_attempt_that_outlives_its_lease_marks_nothing(globe: Bench) ->
     assert await post_all(globe) == 1
 
 
-async def test_posting_locks_no_stock(globe: Bench) -> None:
+async def test_posting_locks_no_stock(globe: ActivityBench) -> None:
     """An order that locks the product's stock does not delay the alert."""
     async with globe.pool.acquire() as connection, connection.transaction():
         await connection.execute("SELECT 1 FROM inventory FOR UPDATE")
@@ -434,7 +436,7 @@ async def test_posting_locks_no_stock(globe: Bench) -> None:
             assert await post(globe) == Posted(products=1)
 
 
-async def test_leases_and_marks_never_deadlock(stocked: Bench) -> None:
+async def test_leases_and_marks_never_deadlock(stocked: ActivityBench) -> None:
     """Both lock rows in product order, whichever rows they share."""
     await add(stocked, *(f"Lamp {number}" for number in range(300)))
     await stocked.pool.execute("UPDATE inventory SET quantity = hashtext(product_id) & 7 WHERE product_id LIKE 'low-%'")
@@ -449,7 +451,7 @@ async def test_leases_and_marks_never_deadlock(stocked: Bench) -> None:
     await asyncio.gather(*posters)
 
 
-async def post_or_wait(bench: Bench, limit: int = LIMIT) -> Posted | None:
+async def post_or_wait(bench: ActivityBench, limit: int = LIMIT) -> Posted | None:
     """One attempt, repeated as long as another one has leased the rest."""
     while True:
         try:
@@ -460,7 +462,7 @@ async def post_or_wait(bench: Bench, limit: int = LIMIT) -> Posted | None:
         await asyncio.sleep(0.01)
 
 
-async def until_blocked(bench: Bench) -> None:
+async def until_blocked(bench: ActivityBench) -> None:
     """Wait until a statement waits for a lock of another transaction."""
     blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     async with asyncio.timeout(4):
@@ -468,13 +470,13 @@ async def until_blocked(bench: Bench) -> None:
             await asyncio.sleep(0.01)
 
 
-async def until_asked(bench: Bench) -> None:
+async def until_asked(bench: ActivityBench) -> None:
     async with asyncio.timeout(10):
         while not bench.calls("slack"):
             await asyncio.sleep(0.01)
 
 
-def go_on(bench: Bench) -> None:
+def go_on(bench: ActivityBench) -> None:
     """Let the attempt at the gate go on."""
     gate = bench.database.gate
     assert gate is not None

@@ -10,7 +10,7 @@ from gateways.http import open_http
 from gateways.openai import LanguageModel, Unusable, openai_client
 from orders.errors import Permanent, Unavailable
 from orders.recommendations import KEY_REFUSED, IndexTarget
-from tests.support.activity_bench import Bench
+from tests.support.activity_bench import ActivityBench
 
 TARGET = IndexTarget(model="text-embedding-3-small", dimensions=8)
 PROMPT = "the text that was sent"
@@ -18,7 +18,7 @@ SCHEMA = {"type": "object", "properties": {}, "required": [], "additionalPropert
 
 
 @pytest.fixture
-async def model(bench: Bench) -> AsyncIterator[LanguageModel]:
+async def model(bench: ActivityBench) -> AsyncIterator[LanguageModel]:
     """The sandbox's model, with a short time-out."""
     async with open_http(3) as http:
         client = openai_client(http, SANDBOX_OPENAI_KEY, f"{bench.sandbox.url}/openai/v1")
@@ -34,7 +34,7 @@ def completion(message: Any, finish_reason: str = "stop") -> dict[str, Any]:
     return {"choices": [{"index": 0, "message": message, "finish_reason": finish_reason}]}
 
 
-async def test_texts_become_vectors_of_length_1(bench: Bench, model: LanguageModel) -> None:
+async def test_texts_become_vectors_of_length_1(bench: ActivityBench, model: LanguageModel) -> None:
     """In the order of the texts, in one request, whatever length the model's vectors have."""
     assert len(await model.embed(["a lamp", "a pen"], TARGET)) == 2
     bench.fault("openai", "status", status=200, body=vectors([3e200, 4e200, 0, 0, 0, 0, 0, 0]))
@@ -65,7 +65,7 @@ BAD_VECTORS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("body", BAD_VECTORS.values(), ids=BAD_VECTORS)
-async def test_bad_vectors_are_refused(bench: Bench, model: LanguageModel, body: Any) -> None:
+async def test_bad_vectors_are_refused(bench: ActivityBench, model: LanguageModel, body: Any) -> None:
     """Another request would not help; the error quotes nothing."""
     bench.fault("openai", "status", status=200, body=body)
     with pytest.raises(Permanent) as refused:
@@ -86,7 +86,7 @@ UNUSABLE: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("body", "problem"), UNUSABLE.values(), ids=UNUSABLE)
-async def test_answers_that_cannot_be_used(bench: Bench, model: LanguageModel, body: Any, problem: str) -> None:
+async def test_answers_that_cannot_be_used(bench: ActivityBench, model: LanguageModel, body: Any, problem: str) -> None:
     """The problem is named in short, so that the caller can ask again."""
     bench.fault("openai", "status", status=200, body=body)
     with pytest.raises(Unusable) as unusable:
@@ -113,7 +113,7 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 @pytest.mark.parametrize("name", ERRORS)
 @pytest.mark.parametrize("call", ["embed", "answer"])
-async def test_errors_of_openai(bench: Bench, model: LanguageModel, name: str, call: str) -> None:
+async def test_errors_of_openai(bench: ActivityBench, model: LanguageModel, name: str, call: str) -> None:
     """One request, never repeated by the SDK; the error quotes neither the request nor the key."""
     fault, error, kind = ERRORS[name]
     quoting = {"error": {"code": PROMPT, "message": f"{PROMPT} {SANDBOX_OPENAI_KEY}", "type": "x", "param": None}}
@@ -128,7 +128,7 @@ async def test_errors_of_openai(bench: Bench, model: LanguageModel, name: str, c
         assert SANDBOX_OPENAI_KEY not in text
 
 
-async def test_the_limits_retry_after_is_kept(bench: Bench, model: LanguageModel) -> None:
+async def test_the_limits_retry_after_is_kept(bench: ActivityBench, model: LanguageModel) -> None:
     """Temporal waits as long as OpenAI asks; the error quotes OpenAI's code."""
     body = {"error": {"code": "insufficient_quota", "message": "x", "type": "x", "param": None}}
     bench.fault("openai", "status", status=429, headers={"Retry-After": "7"}, body=body)
@@ -139,7 +139,7 @@ async def test_the_limits_retry_after_is_kept(bench: Bench, model: LanguageModel
     assert limited.value.next_retry_delay.total_seconds() == 7
 
 
-async def test_without_a_key_there_is_no_request(bench: Bench) -> None:
+async def test_without_a_key_there_is_no_request(bench: ActivityBench) -> None:
     """No client is created, whatever else the environment has."""
     async with open_http(3) as http:
         client = openai_client(http, "", f"{bench.sandbox.url}/openai/v1")

@@ -6,12 +6,12 @@ import pytest
 
 from gateways.postgres import Database, open_pool
 from orders.errors import Unavailable
-from tests.support.activity_bench import Bench, order_of
+from tests.support.activity_bench import ActivityBench, order_of
 
 KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> $1"
 
 
-async def test_a_connection_that_is_cut_is_an_outage(bench: Bench) -> None:
+async def test_a_connection_that_is_cut_is_an_outage(bench: ActivityBench) -> None:
     """Nothing of the transaction is kept; the next attempt has a new connection."""
 
     async def cut_off() -> None:
@@ -26,7 +26,7 @@ async def test_a_connection_that_is_cut_is_an_outage(bench: Bench) -> None:
     assert (await bench.reserve(order_of())).status == "pending"
 
 
-async def test_idle_connections_that_were_cut_lose_no_order(bench: Bench) -> None:
+async def test_idle_connections_that_were_cut_lose_no_order(bench: ActivityBench) -> None:
     """After a restart of PostgreSQL at most one attempt fails."""
     await bench.reserve(order_of())
     await kill(bench)
@@ -70,7 +70,7 @@ async def test_a_database_that_cannot_be_reached_is_an_outage(database_url: str)
     ],
 )
 async def test_errors_name_what_is_broken_and_quote_nothing(
-    bench: Bench, statement: str, error: type[Unavailable], message: str
+    bench: ActivityBench, statement: str, error: type[Unavailable], message: str
 ) -> None:
     """PostgreSQL's message quotes values, ours names only the constraint."""
 
@@ -84,7 +84,7 @@ async def test_errors_name_what_is_broken_and_quote_nothing(
     assert raised.value.message == message
 
 
-async def test_a_deadlock_is_retried(bench: Bench) -> None:
+async def test_a_deadlock_is_retried(bench: ActivityBench) -> None:
     """Of two transactions that lock in opposite order one fails, and can be retried."""
     both = asyncio.Barrier(2)
 
@@ -99,7 +99,7 @@ async def test_a_deadlock_is_retried(bench: Bench) -> None:
     assert [str(end) for end in ends if end] == ["database_unavailable: database: DeadlockDetectedError"]
 
 
-async def kill(bench: Bench) -> None:
+async def kill(bench: ActivityBench) -> None:
     """Terminate every connection to the database except this one."""
     async with bench.pool.acquire() as connection:
         await connection.fetch(KILL, connection.get_server_pid())

@@ -9,7 +9,7 @@ import pytest
 from activities.order_recovery import FIND_UNFINISHED
 from activities.reconciliation import FIND_UNCHECKED
 from orders.models import BEING_UNDONE, CLOSED, SETTLED, UNFINISHED, WITH_PAYMENT, Status
-from tests.support.activity_bench import Bench
+from tests.support.activity_bench import ActivityBench
 
 # Every CHECK and every partial index of the table orders that lists statuses.
 LISTS: Final = {
@@ -43,7 +43,7 @@ SWEEPS: Final[dict[str, tuple[str, tuple[Any, ...]]]] = {
 }
 
 
-async def test_the_schema_lists_the_statuses_of_the_code(bench: Bench) -> None:
+async def test_the_schema_lists_the_statuses_of_the_code(bench: ActivityBench) -> None:
     """A new status, or one that moves to another set, is not forgotten in a CHECK or in the predicate of an index."""
     listed = {}
     for record in await bench.pool.fetch(READ_CONDITIONS):
@@ -53,7 +53,7 @@ async def test_the_schema_lists_the_statuses_of_the_code(bench: Bench) -> None:
     assert listed == LISTS
 
 
-async def test_the_transitions_lead_through_the_statuses_of_the_code(bench: Bench) -> None:
+async def test_the_transitions_lead_through_the_statuses_of_the_code(bench: ActivityBench) -> None:
     """Every status can be reached, and only closed and delivered orders keep theirs for ever."""
     rows = await bench.pool.fetch("SELECT from_status, to_status FROM order_transitions")
     assert {row["to_status"] for row in rows} == set(Status)
@@ -62,7 +62,7 @@ async def test_the_transitions_lead_through_the_statuses_of_the_code(bench: Benc
 
 
 @pytest.mark.parametrize("index", SWEEPS)
-async def test_a_sweep_reads_its_partial_index(bench: Bench, index: str) -> None:
+async def test_a_sweep_reads_its_partial_index(bench: ActivityBench, index: str) -> None:
     """PostgreSQL plans with the value of the parameter, so it sees that the statuses are those of the predicate."""
     await bench.pool.execute(ADD_SETTLED)
     await bench.pool.execute("ANALYZE orders")

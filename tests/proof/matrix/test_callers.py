@@ -335,7 +335,7 @@ async def cancel_during_the_undo(
 
 
 @dataclass(frozen=True)
-class Crowd:
+class ConcurrentCancels:
     """Where the order stands when everybody cancels at once, how it ends, and what those who asked in time hear."""
 
     at: Boundary
@@ -343,21 +343,23 @@ class Crowd:
     answer: tuple[bool, bool, str | None]
 
 
-CROWDS = {
-    "before the pivot": Crowd(BOUNDARIES["before request_fulfillment"], CANCELLED_RUN, AUTHORIZATION_VOIDED),
-    "before the pivot, charged at once": Crowd(
+CONCURRENT = {
+    "before the pivot": ConcurrentCancels(
+        BOUNDARIES["before request_fulfillment"], CANCELLED_RUN, AUTHORIZATION_VOIDED
+    ),
+    "before the pivot, charged at once": ConcurrentCancels(
         BOUNDARIES["before request_fulfillment, charged at once"], CHARGED_AND_CANCELLED_RUN, REFUNDED
     ),
-    "after the pivot": Crowd(BOUNDARIES["after capture_payment"], CANCELLED_AND_REFUNDED, REFUNDED),
-    "while the order finishes": Crowd(BOUNDARIES["before track_order"], CANCELLED_AND_REFUNDED, REFUNDED),
+    "after the pivot": ConcurrentCancels(BOUNDARIES["after capture_payment"], CANCELLED_AND_REFUNDED, REFUNDED),
+    "while the order finishes": ConcurrentCancels(BOUNDARIES["before track_order"], CANCELLED_AND_REFUNDED, REFUNDED),
 }
 
 
-@pytest.mark.parametrize("crowd", CROWDS.values(), ids=CROWDS)
-async def test_everybody_cancels_at_once(shops: Mapping[str, Shop], crowd: Crowd) -> None:
+@pytest.mark.parametrize("case", CONCURRENT.values(), ids=CONCURRENT)
+async def test_everybody_cancels_at_once(shops: Mapping[str, Shop], case: ConcurrentCancels) -> None:
     """Operators and customers, under one id and under many: one outcome, and its effects once."""
-    shop = await opened(shops, crowd.at.capture)
-    run, held = await stand_at(shop, crowd.at)
+    shop = await opened(shops, case.at.capture)
+    run, held = await stand_at(shop, case.at)
     await asyncio.gather(*(run.cancel() for _ in range(CALLERS)))
     cancels = await asyncio.gather(
         *(shop.start_cancel(O) for _ in range(CALLERS // 2)),
@@ -366,9 +368,9 @@ async def test_everybody_cancels_at_once(shops: Mapping[str, Shop], crowd: Crowd
     await eventually(lambda: has_looked(shop, cancels[0]), "cancel-order has looked at the row")
     held.let_go()
     answers = {shape(answer) for answer in await asyncio.gather(*(cancel.result() for cancel in cancels))}
-    assert crowd.answer in answers
-    assert answers <= {crowd.answer, (False, crowd.answer[1], "already_cancelled")}
-    await check_end(shop, run, crowd.end)
+    assert case.answer in answers
+    assert answers <= {case.answer, (False, case.answer[1], "already_cancelled")}
+    await check_end(shop, run, case.end)
 
 
 @pytest.mark.parametrize("open_", [True, False], ids=["while the order finishes", "when it has"])

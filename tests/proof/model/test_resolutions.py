@@ -9,7 +9,7 @@ from activities.order_state import OrderState, ResolutionRecord
 from activities.payments import Payments
 from orders.models import Park, Status
 from saga import Resolution
-from tests.support.activity_bench import Bench, Gate, open_bench, open_clients, order_of
+from tests.support.activity_bench import ActivityBench, Gate, open_activity_bench, open_clients, order_of
 from tests.support.invariants import assert_invariants
 from tests.support.scenarios import Run, final_error, is_running, look, resolve, until_stuck
 from tests.support.shop import Shop, eventually
@@ -20,13 +20,16 @@ STEP = "cancel_fulfillment"
 
 
 @pytest.fixture
-async def late_bench(shop: Shop) -> AsyncIterator[Bench]:
+async def late_bench(shop: Shop) -> AsyncIterator[ActivityBench]:
     """Where attempts are executed of which the worker knows nothing any more."""
-    async with open_clients(shop.settings) as clients, open_bench(shop.settings, shop.sandbox, clients) as bench:
+    async with (
+        open_clients(shop.settings) as clients,
+        open_activity_bench(shop.settings, shop.sandbox, clients) as bench,
+    ):
         yield bench
 
 
-async def test_a_park_that_comes_after_the_operators_word(shop: Shop, late_bench: Bench) -> None:
+async def test_a_park_that_comes_after_the_operators_word(shop: Shop, late_bench: ActivityBench) -> None:
     """An attempt of park_order that was given up acts after the operator's `retry`: the undo ends all the same."""
     shop.hooks.fail("request_fulfillment", final_error(), "after")
     shop.hooks.fail(STEP, final_error())
@@ -77,7 +80,9 @@ async def test_a_word_to_a_run_whose_order_has_moved_on(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("step", ["cancel_fulfillment", "void_payment"])
-async def test_a_shipment_or_payment_that_an_operator_has_settled(shop: Shop, late_bench: Bench, step: str) -> None:
+async def test_a_shipment_or_payment_that_an_operator_has_settled(
+    shop: Shop, late_bench: ActivityBench, step: str
+) -> None:
     """A second driver that sees the goods leave after the operator's `skip` does not go forward: the undo goes on."""
     order = order_of(O)
     await late_bench.bring(order, "fulfill")
@@ -90,7 +95,7 @@ async def test_a_shipment_or_payment_that_an_operator_has_settled(shop: Shop, la
     assert (await late_bench.do(Payments.resume_capture, O)).status is Status.UNDOING
 
 
-def wake(late_bench: Bench) -> None:
+def wake(late_bench: ActivityBench) -> None:
     assert late_bench.database.gate
     late_bench.database.gate.opened.set()
 

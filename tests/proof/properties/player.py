@@ -14,7 +14,7 @@ from audit.invariants import violations
 from orders.models import SETTLED, Order, Status
 from tests.proof.properties.runs import Cancelling, Placing, Run
 from tests.proof.properties.steps import ATTEMPTS, Script, Step
-from tests.support.activity_bench import Bench, Watched, fulfillment, order_of, payment, undo
+from tests.support.activity_bench import ActivityBench, ObservedDatabase, fulfillment, order_of, payment, undo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ async def pass_seam(_: object = None) -> None:
             await seam.woken.wait()
 
 
-class SeamedDatabase(Watched):
+class SeamedDatabase(ObservedDatabase):
     async def stand(self) -> None:
         await pass_seam()
 
@@ -71,7 +71,7 @@ class Part:
 class Player:
     """Where one script is played. `tally` counts the steps that acted, and the activities that they had executed."""
 
-    def __init__(self, bench: Bench, script: Script, number: int, tally: Counter[str]) -> None:
+    def __init__(self, bench: ActivityBench, script: Script, number: int, tally: Counter[str]) -> None:
         self._bench = bench
         self._script = script
         self._tally = tally

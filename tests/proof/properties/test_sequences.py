@@ -20,7 +20,7 @@ from gateways.stripe import stripe_client
 from sandbox.server import serve
 from tests.proof.properties.player import Player, SeamedDatabase, pass_seam
 from tests.proof.properties.steps import ATTEMPTS, EVENTS, Script, scripts
-from tests.support.activity_bench import Bench, Clients, open_bench
+from tests.support.activity_bench import ActivityBench, Clients, open_activity_bench
 from tests.support.servers import copy_database
 from tests.support.shop import settings_for
 
@@ -45,7 +45,7 @@ HAPPENED: Final = {what: 5 if what in RARE else 20 for what in (*ATTEMPTS, *EVEN
 
 
 @asynccontextmanager
-async def a_bench(postgres: Postgres, capture: str) -> AsyncIterator[Bench]:
+async def a_bench(postgres: Postgres, capture: str) -> AsyncIterator[ActivityBench]:
     """A bench on which any attempt can be made to fall asleep."""
     async with copy_database(postgres) as url, serve() as sandbox:
         chosen = settings_for(url, sandbox, payment_capture=capture)
@@ -54,7 +54,7 @@ async def a_bench(postgres: Postgres, capture: str) -> AsyncIterator[Bench]:
             http.event_hooks = {"request": [pass_seam]}
             stripe = stripe_client(http, key, chosen.stripe_base)
             clients = Clients(await Client.connect("127.0.0.1:1", lazy=True), http, stripe, openai=None)
-            async with open_bench(chosen, sandbox, clients, SeamedDatabase) as bench:
+            async with open_activity_bench(chosen, sandbox, clients, SeamedDatabase) as bench:
                 yield bench
 
 
