@@ -42,7 +42,7 @@ from sandbox.faults import Fault
 from sandbox.server import Running
 from sandbox.world import World
 from tests.support.rows import Rows
-from tests.support.shop import an_order
+from tests.support.shop import PATIENCE, an_order
 
 if TYPE_CHECKING:
     import asyncpg
@@ -120,7 +120,7 @@ class ActivityBench(Rows):
         """An attempt that has reached the gate."""
         self.database.gate = gate
         attempt = asyncio.create_task(self.do(activity, arg))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await gate.reached.wait()
         return attempt
 

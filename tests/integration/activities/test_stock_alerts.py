@@ -12,6 +12,7 @@ from gateways.slack import MAX_NAME, compose, plain
 from orders.errors import Permanent, Unavailable
 from orders.stock import Posted, StockReport
 from tests.support.activity_bench import ActivityBench, Gate
+from tests.support.shop import PATIENCE
 
 LIMIT = 100
 
@@ -395,10 +396,10 @@ async def test_the_lease_of_a_dead_attempt_ends(globe: ActivityBench) -> None:
     attempt.cancel()
     await asyncio.wait([attempt])
 
-    await later(globe, timedelta(seconds=59))
+    await later(globe, timedelta(seconds=50))
     with pytest.raises(Unavailable, match="another run"):
         await post(globe)
-    await later(globe, timedelta(seconds=1))
+    await later(globe, timedelta(seconds=10))
     assert await post(globe) == Posted(products=1)
 
 
@@ -432,7 +433,7 @@ async def test_posting_locks_no_stock(globe: ActivityBench) -> None:
     """An order that locks the product's stock does not delay the alert."""
     async with globe.pool.acquire() as connection, connection.transaction():
         await connection.execute("SELECT 1 FROM inventory FOR UPDATE")
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(PATIENCE):
             assert await post(globe) == Posted(products=1)
 
 
@@ -465,13 +466,13 @@ async def post_or_wait(bench: ActivityBench, limit: int = LIMIT) -> Posted | Non
 async def until_blocked(bench: ActivityBench) -> None:
     """Wait until a statement waits for a lock of another transaction."""
     blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(PATIENCE):
         while not await bench.pool.fetchval(blocked):
             await asyncio.sleep(0.01)
 
 
 async def until_asked(bench: ActivityBench) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not bench.calls("slack"):
             await asyncio.sleep(0.01)
 
