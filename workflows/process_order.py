@@ -217,9 +217,10 @@ class ProcessOrder:
     # ------------------------------------------------------------------------------------------------- the ending
 
     async def _refuse(self, code: ErrorCode, error: str) -> OrderOutcome:
-        self._answer(self._refusal(code, error), Stage.REJECTED)
+        outcome = self._refusal(code, error)
+        self._answer(outcome, Stage.REJECTED)
         await shielded(self._drain())
-        return self._refusal(code, error)
+        return outcome
 
     def _answer(self, outcome: OrderOutcome, stage: Stage) -> None:
         self._timeline.enter(stage, outcome.error or "the order is placed")

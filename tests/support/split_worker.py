@@ -11,16 +11,23 @@ from temporalio.worker import Worker, WorkerConfig
 from config.temporal import plugin
 
 
+async def config_in_place_of(whole: Worker) -> WorkerConfig:
+    """The configuration for a worker that runs in place of `whole`, which is there, if idle.
+
+    It has a client of its own, because one client takes no two workers for the same work.
+    """
+    target = whole.client.service_client.config.target_host
+    client = await Client.connect(target, namespace=whole.client.namespace, plugins=[plugin()])
+    return whole.config() | {"client": client}
+
+
 class SplitWorker:
     """Workflows can stand still while activities go on."""
 
     @asynccontextmanager
     async def running(self, whole: Worker) -> AsyncIterator[None]:
         """Run both parts in place of the worker; see tests.support.shop.open_shop."""
-        # A client of its own: one client takes no two workers for the same work, and `whole` is there, if idle.
-        target = whole.client.service_client.config.target_host
-        client = await Client.connect(target, namespace=whole.client.namespace, plugins=[plugin()])
-        self._config = whole.config() | {"client": client}
+        self._config = await config_in_place_of(whole)
         async with Worker(**self._config | {"workflows": []}):
             self._start()
             yield

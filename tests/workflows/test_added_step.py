@@ -5,11 +5,9 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker, WorkerConfig
 
-from config.temporal import plugin
 from orders.models import ErrorCode
 from tests.support.invariants import assert_invariants
 from tests.support.reviewed_order import Fraud, ReviewedOrder
@@ -25,6 +23,7 @@ from tests.support.scenarios import (
     until_stuck,
 )
 from tests.support.shop import Shop, an_order, eventually, open_shop
+from tests.support.split_worker import config_in_place_of
 from workflows.process_order import ProcessOrder
 
 O = "o1"  # noqa: E741 (the one order of each test)
@@ -39,12 +38,8 @@ class ReviewedShop:
     @asynccontextmanager
     async def running(self, whole: Worker) -> AsyncIterator[None]:
         """Run the changed worker in place of the shop's; see tests.support.shop.open_shop."""
-        # A client of its own: one client takes no two workers for the same work, and `whole` is there, if idle.
-        target = whole.client.service_client.config.target_host
-        client = await Client.connect(target, namespace=whole.client.namespace, plugins=[plugin()])
-        config = whole.config()
+        config = await config_in_place_of(whole)
         changes: WorkerConfig = {
-            "client": client,
             "activities": [*config["activities"], self.fraud.open_review, self.fraud.close_review],
             "workflows": [each for each in config["workflows"] if each is not ProcessOrder] + [ReviewedOrder],
         }
