@@ -24,6 +24,7 @@ from tests.support.scenarios import (
 )
 from tests.support.shop import Shop, an_order, eventually, open_shop
 from tests.support.split_worker import config_in_place_of
+from workflows.order_saga import STEPS
 from workflows.process_order import ProcessOrder
 
 O = "o1"  # noqa: E741 (the one order of each test)
@@ -126,6 +127,11 @@ async def test_the_order_goes_forward_while_its_service_is_out(shop: Shop, revie
     assert await marks(run) == ("completed", None)
     assert list(reviewed.fraud.open) == [O]
     await assert_invariants(shop, O)
+
+
+def test_no_undo_of_an_order_itself_is_independent() -> None:
+    """Void and release wait for the warehouse's cancel: goods that have left must be paid for, and are not in stock."""
+    assert [step.name for step in STEPS if step.independent] == []
 
 
 async def is_closed(shop: Shop) -> bool:
