@@ -24,6 +24,7 @@ from orders.verification import Violation
 from saga import Resolution
 from tests.proof.chaos.cluster import Cluster, until_answered
 from tests.proof.chaos.load import Load
+from tests.proof.second_opinion import second_opinion
 
 CHECK_STOCK_EVERY: Final = 0.5  # seconds
 POLL_EVERY: Final = 1.0  # seconds
@@ -54,10 +55,11 @@ NOTHING_TO_REFUND: Final = {CancelReason.AUTHORIZATION_VOIDED, CancelReason.NOT_
 class Checker:
     """`retried` counts the parked steps that it retried, as an operator does when the faults are over."""
 
-    def __init__(self, cluster: Cluster, units: Mapping[str, int]) -> None:
-        """`units` is the stock of each product before the first order."""
+    def __init__(self, cluster: Cluster, units: Mapping[str, int], counted: Mapping[str, int]) -> None:
+        """The stock of each product before the first order: `units` for the rules, `counted` for the second opinion."""
         self._cluster = cluster
         self._units = units
+        self._counted = counted
         self._seen: dict[Violation, None] = {}  # each once, however often it is found
         self.stock_checks = 0
         self.retried = 0
@@ -91,6 +93,10 @@ class Checker:
         records = await self._cluster.records()
         found += violations(Evidence(snapshot, records, self._units, runs))
         found += wrong_answers(snapshot, records, load.orders, load.cancels)
+        found += [
+            _violation("the shop", "a second opinion agrees", what)
+            for what in await second_opinion(self._cluster.pool, self._cluster.sandbox, self._counted)
+        ]
         found += await self._replay()
         return snapshot, [*self._seen, *found]
 

@@ -23,6 +23,7 @@ from tests.proof.chaos.load import Load
 from tests.proof.chaos.nemesis import Nemesis
 from tests.proof.chaos.plan import Plan
 from tests.proof.chaos.report import Durations, Report
+from tests.proof.second_opinion import count_units
 
 CUSTOMERS: Final = 32  # at a time
 PROGRESS_LINES: Final = 10  # where the console is no terminal
@@ -66,7 +67,8 @@ class Run:
 
     async def carry_out(self, customers: int) -> Report:
         """Place the orders and inject the faults, then check what is left."""
-        checker = Checker(self._cluster, (await read_snapshot(self._cluster.pool, [])).units)
+        pool = self._cluster.pool
+        checker = Checker(self._cluster, (await read_snapshot(pool, [])).units, await count_units(pool))
         watching = asyncio.create_task(checker.watch_stock())
         load = asyncio.create_task(self._load.run(self._plan, customers))
         try:

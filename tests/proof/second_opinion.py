@@ -1,0 +1,142 @@
+"""A second opinion on a shop at rest. It shares no code with the product, the sandbox or the invariants.
+
+It reads the tables, the journal and the services' own HTTP APIs, and derives everything from what was ordered and what
+was asked for. It holds for a shop in which nobody has refunded, restocked or called off anything by hand.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+
+if TYPE_CHECKING:
+    import asyncpg
+
+# The statuses of a paid order, each with what the warehouse may say of it.
+PAID: Final = {
+    "processing": {"accepted", "shipped", "delivered"},
+    "shipped": {"shipped", "delivered"},
+    "delivered": {"delivered"},
+}
+CLOSED: Final = {"rejected", "failed", "cancelled"}
+MAY_TAKE_MONEY: Final = {"requires_action", "requires_capture", "processing"}
+JOURNAL_KEEPS: Final = 20_000  # entries; in a longer run the first ones are missing
+SUCCESS: Final = range(200, 300)
+
+READ_STOCK: Final = """
+    SELECT i.product_id, i.reserved, i.quantity + coalesce((
+        SELECT sum(l.quantity) FROM order_items l JOIN orders o ON o.id = l.order_id
+        WHERE l.product_id = i.product_id AND o.status IN ('processing', 'shipped', 'delivered')
+    ), 0) AS units
+    FROM inventory i
+"""
+
+READ_ORDERS: Final = """
+    SELECT o.id, o.status,
+           coalesce((SELECT sum(l.quantity * l.price) FROM order_items l WHERE l.order_id = o.id), 0)::bigint AS price,
+           EXISTS (SELECT FROM reminders m WHERE m.key = 'unconfirmed:' || o.id) OR EXISTS (
+               SELECT FROM notifications n
+               WHERE n.order_id = o.id AND n.kind = 'order_confirmation' AND n.state IN ('given_up', 'dropped')
+           ) AS unconfirmed
+    FROM orders o
+"""
+
+
+async def count_units(pool: "asyncpg.Pool[asyncpg.Record]") -> dict[str, int]:
+    """The units of each product: those in stock and those in the orders that are paid."""
+    return {row["product_id"]: int(row["units"]) for row in await pool.fetch(READ_STOCK)}
+
+
+async def second_opinion(
+    pool: "asyncpg.Pool[asyncpg.Record]", sandbox: httpx.AsyncClient, units: Mapping[str, int]
+) -> list[str]:
+    """What is wrong; `units` are those before the first order. Every order must be at rest."""
+    journal = (await sandbox.get("/_sandbox/journal")).raise_for_status().json()
+    orders = {row["id"]: row for row in await pool.fetch(READ_ORDERS)}
+    ships, messages = requests_by_order(journal)
+    found = [
+        f"order {each['id']}: it is {each['status']}"
+        for each in orders.values()
+        if each["status"] not in PAID.keys() | CLOSED
+    ]
+    for row in await pool.fetch(READ_STOCK):
+        before = units.get(row["product_id"])
+        if row["units"] != before or row["reserved"]:
+            now = f"{row['units']} units, of which {row['reserved']} are reserved"
+            found.append(f"product {row['product_id']}: {before} units became {now}")
+    net, open_payments = await read_money(sandbox)
+    for order_id in sorted(orders.keys() | net.keys() | ships.keys()):
+        order = orders.get(order_id)
+        status = order["status"] if order else "absent"
+        due = order["price"] if order and status in PAID else 0
+        if net[order_id] != due or order_id in open_payments:
+            authorized = ", and more may be taken" if order_id in open_payments else ""
+            found.append(f"order {order_id}: {status}, {net[order_id]} is paid instead of {due}{authorized}")
+        shipment = await read_shipment(sandbox, order_id)
+        if shipment not in PAID.get(status, {"unknown", "cancelled"}):
+            found.append(f"order {order_id}: {status}, its shipment is {shipment}")
+        if len(ships[order_id]) > 1:
+            found.append(f"order {order_id}: its shipment was requested under {len(ships[order_id])} keys")
+        sent = messages[order_id]
+        found += [f"order {order_id}: {kind} was sent {count} times" for kind, count in sent.items() if count > 1]
+        is_missing = status in PAID and order and not order["unconfirmed"] and not sent["order_confirmation"]
+        if is_missing and len(journal) < JOURNAL_KEEPS:
+            found.append(f"order {order_id}: {status}, and its confirmation was not sent")
+    return found
+
+
+def requests_by_order(journal: list[dict[str, Any]]) -> tuple[dict[str, set[str]], dict[str, Counter[str]]]:
+    """The idempotency keys of the accepted requests to ship, and the number of accepted messages of each kind."""
+    ships: dict[str, set[str]] = defaultdict(set)
+    keys: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for number, entry in enumerate(journal):
+        body = entry["body"]
+        if entry["method"] != "POST" or entry["status"] not in SUCCESS:
+            continue
+        key = entry["headers"].get("idempotency-key", f"none {number}")
+        match entry["service"], entry["path"]:
+            case "fulfillment", "/orders":
+                ships[body["orderId"]].add(key)
+            case "email", _ if order_id := body["data"].get("orderNumber"):
+                keys[order_id, body["template"]].add(key)
+            case "analytics", _ if order_id := body["properties"].get("orderId"):
+                keys[order_id, body["event"]].add(key)
+    messages: dict[str, Counter[str]] = defaultdict(Counter)
+    for (order_id, kind), used in keys.items():
+        messages[order_id][kind] = len(used)
+    return ships, messages
+
+
+async def read_money(sandbox: httpx.AsyncClient) -> tuple[Counter[str], set[str]]:
+    """What the shop keeps for each order that a payment names, and the orders for which more may be taken."""
+    net: Counter[str] = Counter()
+    may_take: set[str] = set()
+    order_of: dict[str, str] = {}
+    async for payment in list_all(sandbox, "payment_intents"):
+        if order_id := payment["metadata"].get("order_id"):
+            order_of[payment["id"]] = order_id
+            net[order_id] += payment["amount_received"]
+            may_take |= {order_id} if payment["status"] in MAY_TAKE_MONEY else set()
+    async for refund in list_all(sandbox, "refunds"):
+        if refund["status"] not in {"failed", "canceled"} and (order_id := order_of.get(refund["payment_intent"])):
+            net[order_id] -= refund["amount"]
+    return net, may_take
+
+
+async def list_all(sandbox: httpx.AsyncClient, kind: str) -> AsyncIterator[dict[str, Any]]:
+    """All objects of the payment provider, page after page."""
+    params: dict[str, Any] = {"limit": 100}
+    while True:
+        headers = {"Authorization": "Bearer sk_test_second_opinion"}
+        page = (await sandbox.get(f"/stripe/v1/{kind}", params=params, headers=headers)).raise_for_status().json()
+        for each in page["data"]:
+            yield each
+        if not page["has_more"]:
+            return
+        params["starting_after"] = page["data"][-1]["id"]
+
+
+async def read_shipment(sandbox: httpx.AsyncClient, order_id: str) -> str:
+    answer = await sandbox.get(f"/fulfillment/orders/{order_id}", headers={"Authorization": "Bearer any"})
+    return "unknown" if answer.status_code == httpx.codes.NOT_FOUND else str(answer.raise_for_status().json()["status"])

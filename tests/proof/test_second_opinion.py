@@ -1,0 +1,78 @@
+"""The second opinion finds each tampering once, and knows nothing of the code that it judges."""
+
+import ast
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import httpx
+import pytest
+
+from tests.proof import second_opinion as module
+from tests.proof.second_opinion import count_units, second_opinion
+from tests.support.manual_actions import refund_by_hand
+from tests.support.scenarios import REFUSED_ADDRESS
+from tests.support.shop import Shop, an_order
+
+OTHERS: Final = {"asyncpg", "collections", "httpx", "typing"}
+
+A_KEY: Final = {"Authorization": "Bearer any", "Idempotency-Key": "by hand"}
+
+
+@pytest.fixture
+async def sandbox(shop: Shop) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=shop.sandbox.url, trust_env=False) as http:
+        yield http
+
+
+async def test_four_tamperings_are_four_findings(shop: Shop, sandbox: httpx.AsyncClient) -> None:
+    """A unit added, a foreign refund, a cancelled shipment and a second e-mail; nothing is wrong before."""
+    units = await count_units(shop.pool)
+    for order_id in ("placed", "refunded", "called-off", "told-twice", "returned"):
+        await shop.place(order_id=order_id)
+    await shop.cancel("returned")
+    await shop.place(an_order(paymentMethodId="pm_card_chargeDeclined"), "declined")
+    await shop.place(an_order(shippingAddress=REFUSED_ADDRESS), "refused")
+    assert await second_opinion(shop.pool, sandbox, units) == []
+
+    await shop.pool.execute("UPDATE inventory SET quantity = quantity + 1 WHERE product_id = '2'")
+    await refund_by_hand(shop, (await shop.row("refunded"))["payment_intent_id"], 100)
+    (await sandbox.post("/fulfillment/orders/called-off/cancel", headers=A_KEY, json={})).raise_for_status()
+    email = {"to": "a@example.com", "template": "order_confirmation", "data": {"orderNumber": "told-twice"}}
+    (await sandbox.post("/email/send", headers=A_KEY, json=email)).raise_for_status()
+
+    assert await second_opinion(shop.pool, sandbox, units) == [
+        "product 2: 40 units became 41 units, of which 0 are reserved",
+        "order called-off: processing, its shipment is cancelled",
+        "order refunded: processing, 5898 is paid instead of 5998",
+        "order told-twice: order_confirmation was sent 2 times",
+    ]
+
+
+async def test_what_is_missing_is_found(shop: Shop, sandbox: httpx.AsyncClient) -> None:
+    """An order that is not at rest, a charge and a shipment of no order, a confirmation that was never sent."""
+    units = await count_units(shop.pool)
+    await shop.place(order_id="o1")
+    shop.world.journal.lines.clear()
+    address = {"street": "1 Main St", "city": "Reno", "state": "NV", "zip": "89501"}
+    line = {"productId": "1", "quantity": 1}
+    body = {"orderId": "nobody", "items": [line], "priority": "standard", "shippingAddress": address}
+    for _ in range(2):
+        headers = {"Authorization": "Bearer any"}
+        (await sandbox.post("/fulfillment/orders", headers=headers, json=body)).raise_for_status()
+    assert await second_opinion(shop.pool, sandbox, units) == [
+        "order nobody: absent, its shipment is accepted",
+        "order nobody: its shipment was requested under 2 keys",
+        "order o1: processing, and its confirmation was not sent",
+    ]
+
+    await shop.pool.execute("UPDATE orders SET status = 'capturing'")
+    assert "order o1: it is capturing" in await second_opinion(shop.pool, sandbox, units)
+
+
+def test_it_shares_no_code() -> None:
+    """It imports the standard library and the drivers of PostgreSQL and HTTP alone."""
+    tree = ast.parse(Path(module.__file__).read_text())
+    names = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    names |= {each.name for node in ast.walk(tree) if isinstance(node, ast.Import) for each in node.names}
+    assert {name.partition(".")[0] for name in names} <= OTHERS
