@@ -98,7 +98,7 @@ class Refund:
     @property
     def stands(self) -> bool:
         """Whether the customer has or will get the amount."""
-        return self.status in ("pending", "succeeded")
+        return self.status in ("pending", "requires_action", "succeeded")
 
     def fail(self) -> None:
         self.status, self.pending_reason, self.failure_reason = "failed", None, "expired_or_canceled_card"
@@ -309,7 +309,7 @@ def _record(intent: PaymentIntent, refunds: Sequence[Refund]) -> View:
         "authorized": intent.amount_capturable,
         "captured": intent.amount_received,
         "refunded": sum(each.amount for each in refunds if each.status == "succeeded"),
-        "refund_pending": sum(each.amount for each in refunds if each.status == "pending"),
+        "refund_pending": sum(each.amount for each in refunds if each.stands and each.status != "succeeded"),
     }
 
 

@@ -64,11 +64,12 @@ async def test_a_cart_of_fifty_costs_as_many_statements_as_a_cart_of_one(bench: 
     [
         ({"items": [GLOBES, {"productId": "2", "quantity": 41}]}, "out_of_stock", ["5: 2 wanted, 1", "2: 41 wanted"]),
         ({"items": [{**ONE, "price": 19.99}]}, "price_changed", ["product 1 costs 29.99 usd"]),
+        ({"items": [{**ONE, "price": 39.99}]}, "price_changed", ["product 1 costs 29.99 usd"]),
         ({"items": [ONE, {"productId": "99", "quantity": 1}]}, "unknown_product", ["product 99 is not sold"]),
         ({"items": [ONE], "currency": "eur"}, "unknown_product", ["product 1 is not sold in eur"]),
         ({"items": [{"productId": "1", "quantity": 9999}]}, "out_of_stock", ["9999 wanted, 100 available"]),
     ],
-    ids=["short", "price", "unknown", "currency", "far too many"],
+    ids=["short", "price below", "price above", "unknown", "currency", "far too many"],
 )
 async def test_a_rejection_names_every_problem_and_holds_nothing(
     bench: ActivityBench, changes: dict[str, Any], code: str, texts: list[str]

@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 PAYMENTS: Final = "tests/integration/activities/test_payments.py"
 INVENTORY: Final = "tests/integration/activities/test_inventory.py"
+DOUBTS: Final = "tests/integration/activities/test_one_attempt_of_many.py"
 RESTARTS: Final = "tests/workflows/test_restarts.py"
 SAGA: Final = "saga/tests/test_undo.py"
 ASSERTION: Final = r"^(assert |AssertionError|Failed: DID NOT RAISE)"
@@ -269,5 +270,66 @@ BUGS: Final = (
         (Patch("config/replay_guard.py", "            if self._stale:\n", "            if False:\n"),),
         ("tests/workflows/test_queries.py::test_a_query_leaves_every_history_repeatable",),
         because="Nondeterminism error",
+    ),
+    Bug(
+        "unknown_order_believed_at_once",
+        "a warehouse that forgets cancels is believed while the request to ship may still arrive",
+        (Patch("activities/fulfillment.py", "timedelta(seconds=90)", "timedelta(seconds=1)"),),
+        (f"{DOUBTS}::test_an_unknown_order_is_not_believed_within_a_minute",),
+    ),
+    Bug(
+        "any_refund_is_ours",
+        "after a refund that failed, any earlier refund is taken for it",
+        (
+            Patch(
+                "gateways/stripe.py",
+                "return refunds[0] if len(refunds) > len(known) else None",
+                "return refunds[0] if refunds else None",
+            ),
+        ),
+        (f"{DOUBTS}::test_an_earlier_refund_is_not_taken_for_ours",),
+    ),
+    Bug(
+        "retry_of_any_step",
+        "an operator's retry of another step allows one more refund",
+        (
+            Patch(
+                "gateways/refund_store.py",
+                "WHERE order_id = $1 AND step = $2 AND action = 'retry'",
+                "WHERE order_id = $1 AND $2 <> '' AND action = 'retry'",
+            ),
+        ),
+        (f"{DOUBTS}::test_a_retry_of_another_step_allows_no_refund",),
+    ),
+    Bug(
+        "refund_requires_action_fails",
+        "a refund that waits for the customer counts as failed",
+        (
+            Patch(
+                "gateways/refund_store.py",
+                'STANDING: Final = UNDER_WAY | {"succeeded"}',
+                'STANDING: Final = frozenset({"pending", "succeeded"})',
+            ),
+        ),
+        (f"{DOUBTS}::test_a_refund_that_waits_for_the_customer_stands",),
+        because="the refund failed",
+    ),
+    Bug(
+        "captured_amount_ignored",
+        "reconciliation takes any captured amount for the price of the order",
+        (Patch("activities/reconciliation.py", "if intent.amount_received == row.total and (", "if ("),),
+        (f"{DOUBTS}::test_a_part_of_the_price_is_reported",),
+    ),
+    Bug(
+        "higher_price_accepted",
+        "a client's price above the catalogue's is accepted",
+        (
+            Patch(
+                "activities/inventory.py",
+                "if line.unit_price not in (None, product.price)",
+                "if (line.unit_price or product.price) < product.price",
+            ),
+        ),
+        (f"{INVENTORY}::test_a_rejection_names_every_problem_and_holds_nothing",),
     ),
 )
