@@ -31,10 +31,18 @@ AT_ONCE: Final = 4  # orders that the external services are asked about at the s
 # What check_orders and check_stock check, for the report: names of invariants and their texts.
 RULES: Final[Mapping[str, str]] = {rule.__name__: describe(rule) for rule in IN_OPERATION}
 
+# Each part reads an index. One condition for both parts would read all orders.
 FIND_ORDERS: Final = """
-    SELECT id FROM orders, LATERAL (SELECT status = ANY($3::text[]) AS unfinished) u
-    WHERE created_at > now() - $1::interval OR unfinished
-    ORDER BY unfinished DESC, created_at DESC, id LIMIT $2
+    SELECT id FROM (
+        (
+            SELECT 1 AS turn, created_at, id FROM orders WHERE status = ANY($3::text[])
+            ORDER BY created_at DESC, id LIMIT $2
+        ) UNION ALL (
+            SELECT 2, created_at, id FROM orders WHERE status <> ALL($3::text[]) AND created_at > now() - $1::interval
+            ORDER BY created_at DESC, id LIMIT $2
+        )
+    ) found
+    ORDER BY turn, created_at DESC, id LIMIT $2
 """
 
 

@@ -14,7 +14,7 @@ END $$;
 
 GRANT USAGE ON SCHEMA public TO orders_app, orders_readonly;
 GRANT SELECT ON
-    shop, products, inventory, stock_alerts, order_transitions, orders, order_items, reservations, order_events, refunds,
+    shop, products, inventory, stock_alerts, order_transitions, orders, order_items, reservations, reservation_totals, order_events, refunds,
     resolutions, notifications, reminders, webhook_events, product_embeddings, embedding_index, schema_migrations
 TO orders_app, orders_readonly;
 
@@ -28,7 +28,7 @@ GRANT UPDATE ON inventory TO orders_app;
 
 -- The roles stay: another database of the cluster may use them.
 REVOKE ALL ON
-    shop, products, inventory, stock_alerts, order_transitions, orders, order_items, reservations, order_events, refunds,
+    shop, products, inventory, stock_alerts, order_transitions, orders, order_items, reservations, reservation_totals, order_events, refunds,
     resolutions, notifications, reminders, webhook_events, product_embeddings, embedding_index, schema_migrations
 FROM orders_app, orders_readonly;
 REVOKE USAGE ON SCHEMA public FROM orders_app, orders_readonly;

@@ -8,6 +8,7 @@ import pytest
 
 from activities.order_recovery import FIND_UNFINISHED
 from activities.reconciliation import FIND_UNCHECKED
+from activities.verification import FIND_ORDERS
 from orders.models import BEING_UNDONE, CLOSED, SETTLED, UNFINISHED, WITH_PAYMENT, Status
 from tests.support.activity_bench import ActivityBench
 
@@ -40,6 +41,7 @@ HOUR: Final = timedelta(hours=1)
 SWEEPS: Final[dict[str, tuple[str, tuple[Any, ...]]]] = {
     "orders_unfinished": (FIND_UNFINISHED, (HOUR, datetime(1970, 1, 1, tzinfo=UTC), "", 100, UNFINISHED)),
     "orders_unchecked": (FIND_UNCHECKED, (HOUR, "", 20, SETTLED)),
+    "orders_created": (FIND_ORDERS, (HOUR, 10_001, UNFINISHED)),
 }
 
 
@@ -62,7 +64,7 @@ async def test_the_transitions_lead_through_the_statuses_of_the_code(bench: Acti
 
 
 @pytest.mark.parametrize("index", SWEEPS)
-async def test_a_sweep_reads_its_partial_index(bench: ActivityBench, index: str) -> None:
+async def test_a_sweep_reads_its_index(bench: ActivityBench, index: str) -> None:
     """PostgreSQL plans with the value of the parameter, so it sees that the statuses are those of the predicate."""
     await bench.pool.execute(ADD_SETTLED)
     await bench.pool.execute("ANALYZE orders")

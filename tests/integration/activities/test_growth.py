@@ -1,0 +1,143 @@
+"""What the sweeps read does not grow with the orders of the past: rows are counted, not seconds."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from activities.inventory import Inventory
+from activities.order_recovery import OrderRecovery
+from activities.reconciliation import Reconciliation
+from activities.verification import Verification
+from audit.evidence import read_snapshot
+from deploy.local.postgres import Postgres
+from orders.reconciliation import Page
+from sandbox.server import serve
+from tests.proof.second_opinion import MISCOUNTED
+from tests.support.activity_bench import ActivityBench, ObservedDatabase, open_activity_bench, open_clients
+from tests.support.servers import copy_database
+from tests.support.shop import settings_for
+
+if TYPE_CHECKING:
+    from gateways.postgres import Connection
+
+PAST: Final = 5_000  # orders of the last weeks
+MAX_READ: Final = 1_000  # rows that one activity may read
+
+# The catalogue and its stock grow with the products, not with the orders.
+ROWS_READ: Final = """
+    SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)::bigint FROM pg_stat_xact_user_tables
+    WHERE relname NOT IN ('products', 'inventory', 'reservation_totals', 'stock_alerts', 'product_embeddings')
+"""
+
+ADD_PAST: Final = """
+    INSERT INTO orders (id, customer_id, request_hash, status, total, currency, capture_mode, terms, payment_intent_id,
+        payment_checked_at, cancelled_at, created_at)
+    SELECT 'o' || n, 'c' || n, '', CASE n % 10 WHEN 0 THEN 'cancelled' ELSE 'delivered' END, 100, 'usd', 'manual', '{}',
+        'pi_' || n, now(), CASE n % 10 WHEN 0 THEN now() END, now() - interval '20 days'
+    FROM generate_series(1, $1::integer) n;
+"""
+ADD_RECENT: Final = """
+    INSERT INTO orders (id, customer_id, request_hash, status, total, currency, capture_mode, terms, created_at)
+    SELECT 'recent' || n, 'c' || n, '', 'rejected', 100, 'usd', 'manual', '{}', now() - interval '2 hours'
+    FROM generate_series(1, 30) n
+"""
+ADD_DETAILS: Final = (
+    "INSERT INTO order_items SELECT id, '1', 1, 100 FROM orders",
+    """INSERT INTO reservations SELECT id, '1', 1, CASE status WHEN 'delivered' THEN 'sold' ELSE 'released' END
+    FROM orders""",
+    """INSERT INTO order_events (order_id, from_status, to_status, actor, why)
+    SELECT o.id, t.from_status, t.to_status, '', '' FROM orders o
+    CROSS JOIN (VALUES ('absent', 'pending'), ('pending', 'capturing'), ('capturing', 'processing'))
+        t (from_status, to_status)""",
+    """INSERT INTO refunds (id, order_id, payment_intent_id, amount, status, attempt, at, checked_at)
+    SELECT 're_' || id, id, payment_intent_id, 100, 'succeeded', 1, now() - interval '1 year', now() - interval '1 year'
+    FROM orders WHERE payment_intent_id IS NOT NULL""",
+    "INSERT INTO notifications SELECT id, 'order_confirmation', 'sent' FROM orders",
+    "INSERT INTO reminders SELECT 'payment:' || id FROM orders",
+    "ANALYZE",
+)
+
+SWEEPS: Final[tuple[tuple[Callable[..., Awaitable[Any]], Any], ...]] = (
+    (Verification.find_verifiable, 100),
+    (Verification.check_stock, 100),
+    (Reconciliation.check_charges, ""),
+    (Reconciliation.find_orphans, ""),
+    (Reconciliation.find_refunds, 100),
+    (Reconciliation.find_stuck_refunds, 100),
+    (OrderRecovery.find_orders_without_run, Page(at=datetime(1970, 1, 1, tzinfo=UTC))),
+    (Inventory.release_leftovers, 100),
+)
+
+
+class CountingDatabase(ObservedDatabase):
+    """Counts the rows that its transactions read."""
+
+    rows_read = 0
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator["Connection"]:
+        async with super().transaction() as connection:
+            before = await connection.fetchval(ROWS_READ)  # what the session has not reported yet counts too
+            yield connection
+            self.rows_read += await connection.fetchval(ROWS_READ) - before
+
+
+@pytest.fixture(scope="module")
+async def grown(postgres: Postgres) -> AsyncIterator[ActivityBench]:
+    """A shop with many orders in the time that is verified, some of today, and none under way."""
+    async with copy_database(postgres) as url, serve() as sandbox:
+        settings = settings_for(url, sandbox, verify_window_seconds=30 * 24 * 3600)
+        async with (
+            open_clients(settings) as clients,
+            open_activity_bench(settings, sandbox, clients, CountingDatabase) as bench,
+        ):
+            await bench.pool.execute(ADD_PAST, PAST, timeout=60)
+            await bench.pool.execute(ADD_RECENT)
+            for statement in ADD_DETAILS:
+                await bench.pool.execute(statement, timeout=60)
+            yield bench
+
+
+@pytest.mark.parametrize(("activity", "argument"), SWEEPS, ids=lambda each: getattr(each, "__name__", ""))
+async def test_a_sweep_does_not_read_every_order(
+    grown: ActivityBench, activity: Callable[..., Awaitable[Any]], argument: object
+) -> None:
+    """A sweep that reads every order of the past is slower each day, and one day does not end in its time."""
+    before = counting(grown).rows_read
+    await grown.do(activity, argument)
+    assert counting(grown).rows_read - before < MAX_READ
+
+
+async def test_the_evidence_of_some_orders_is_all_that_is_read(grown: ActivityBench) -> None:
+    """The check of a page of orders reads their rows alone."""
+    before = counting(grown).rows_read
+    async with grown.database.transaction() as connection:
+        snapshot = await read_snapshot(connection, ["o1", "o2"], stock=False)
+    assert len(snapshot.orders) == 2
+    assert counting(grown).rows_read - before < MAX_READ
+
+
+def counting(bench: ActivityBench) -> CountingDatabase:
+    assert isinstance(bench.database, CountingDatabase)
+    return bench.database
+
+
+async def test_the_sums_follow_every_change_of_a_reservation(bench: ActivityBench) -> None:
+    """Also a change of its product or its quantity, and its end."""
+    await bench.pool.execute(ADD_RECENT)
+    changes = (
+        "INSERT INTO reservations SELECT id, '1', 2, 'held' FROM orders",
+        "INSERT INTO reservations SELECT id, '2', 1, 'sold' FROM orders",
+        "UPDATE reservations SET state = 'sold' WHERE order_id IN ('recent1', 'recent2')",
+        "UPDATE reservations SET state = 'released' WHERE order_id IN ('recent2', 'recent3')",
+        "UPDATE reservations SET quantity = 5 WHERE order_id = 'recent4'",
+        "UPDATE reservations SET product_id = '3' WHERE (order_id, product_id) = ('recent5', '1')",
+        "DELETE FROM reservations WHERE order_id = 'recent6'",
+    )
+    for change in changes:
+        await bench.pool.execute(change)
+        assert await bench.pool.fetch(MISCOUNTED) == []
+    assert await bench.pool.fetchval("SELECT held FROM reservation_totals WHERE product_id = '3'") == 2
