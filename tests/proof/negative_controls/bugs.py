@@ -50,7 +50,7 @@ BUGS: Final = (
     Bug(
         "random_idempotency_key",
         "every attempt has an idempotency key of its own",
-        (Patch("gateways/stripe.py", '{key}:{number}")', "{key}:{number}:{__import__('uuid').uuid4()}\")"),),
+        (Patch("gateways/stripe.py", '{call}:{number}")', "{call}:{number}:{__import__('uuid').uuid4()}\")"),),
         (f"{PAYMENTS}::test_a_payment_whose_answer_is_lost_is_not_made_twice",),
     ),
     Bug(
@@ -83,7 +83,6 @@ BUGS: Final = (
             ),
         ),
         (f"{PAYMENTS}::test_a_second_payment_intent_is_never_confirmed",),
-        because="idempotency_mismatch",
     ),
     Bug(
         "undo_registered_late",
@@ -186,12 +185,12 @@ BUGS: Final = (
         (
             Patch(
                 "gateways/stripe.py",
-                '"metadata": {ORDER_METADATA: key_prefix, ATTEMPT_METADATA: str(attempt)}}',
+                '"metadata": {ORDER_METADATA: order_id, ATTEMPT_METADATA: str(attempt)}}',
                 '"amount": (await self.retrieve(intent_id)).amount_received}',
             ),
         ),
         (f"{PAYMENTS}::test_a_manual_refund_counts",),
-        because="PaymentRefused: InvalidRequestError",
+        because="stripe_refused: stripe: InvalidRequestError amount",
     ),
     Bug(
         "capture_without_claim",
@@ -294,7 +293,7 @@ BUGS: Final = (
         "an operator's retry of another step allows one more refund",
         (
             Patch(
-                "gateways/refund_store.py",
+                "gateways/order_store.py",
                 "WHERE order_id = $1 AND step = $2 AND action = 'retry'",
                 "WHERE order_id = $1 AND $2 <> '' AND action = 'retry'",
             ),
