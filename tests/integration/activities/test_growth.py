@@ -10,6 +10,7 @@ import pytest
 from activities.inventory import Inventory
 from activities.order_recovery import OrderRecovery
 from activities.reconciliation import Reconciliation
+from activities.shipments import Shipments
 from activities.verification import Verification
 from audit.evidence import read_snapshot
 from deploy.local.postgres import Postgres
@@ -34,9 +35,10 @@ ROWS_READ: Final = """
 
 ADD_PAST: Final = """
     INSERT INTO orders (id, customer_id, request_hash, status, total, currency, capture_mode, terms, payment_intent_id,
-        payment_checked_at, cancelled_at, created_at)
-    SELECT 'o' || n, 'c' || n, '', CASE n % 10 WHEN 0 THEN 'cancelled' ELSE 'delivered' END, 100, 'usd', 'manual', '{}',
-        'pi_' || n, now(), CASE n % 10 WHEN 0 THEN now() END, now() - interval '20 days'
+        payment_checked_at, cancelled_at, fulfillment_requested_at, created_at)
+    SELECT 'o' || n, 'c' || n, '', CASE n % 2 WHEN 0 THEN 'cancelled' ELSE 'delivered' END, 100, 'usd', 'manual', '{}',
+        'pi_' || n, now(), CASE n % 2 WHEN 0 THEN now() END, now() - interval '20 days',
+        now() - interval '20 days'
     FROM generate_series(1, $1::integer) n;
 """
 ADD_RECENT: Final = """
@@ -67,6 +69,7 @@ SWEEPS: Final[tuple[tuple[Callable[..., Awaitable[Any]], Any], ...]] = (
     (Reconciliation.find_orphans, ""),
     (Reconciliation.find_refunds, 100),
     (Reconciliation.find_stuck_refunds, 100),
+    (Shipments.check_shipments, ""),
     (OrderRecovery.find_orders_without_run, Page(at=datetime(1970, 1, 1, tzinfo=UTC))),
     (Inventory.release_leftovers, 100),
 )

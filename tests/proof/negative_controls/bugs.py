@@ -161,9 +161,9 @@ BUGS: Final = (
         (
             Patch(
                 "activities/notifications.py",
-                "        response = await post_json(\n            self._http, service, url",
+                "        response = await post_json(self._http, service, url",
                 '        await self._keep(notification, "sent", "")\n'
-                "        response = await post_json(\n            self._http, service, url",
+                "        response = await post_json(self._http, service, url",
             ),
         ),
         ("tests/integration/activities/test_notifications.py::test_an_email_that_was_not_accepted_is_sent_again",),
