@@ -258,7 +258,7 @@ class Activities:
             case "unknown" if self._configuration.remembers_cancels and self._has(Rule.REMEMBER_OR_WAIT):
                 yield called_off, "done"
             case "unknown":
-                yield s, RETRY if _is_on_its_way(s) and self._has(Rule.REMEMBER_OR_WAIT) else "done"
+                yield s, RETRY if is_on_its_way(s) and self._has(Rule.REMEMBER_OR_WAIT) else "done"
             case "accepted":
                 yield called_off, "done"
                 if s.left.refusals:
@@ -341,7 +341,7 @@ class Activities:
         return step in row.settled and self._has(Rule.SETTLED_STAYS)
 
 
-def _is_on_its_way(s: State) -> bool:
+def is_on_its_way(s: State) -> bool:
     """A request to ship may still reach the warehouse: its attempt has marked the row, and has not been answered."""
     attempts = (s.late, s.placing.attempt)
     return any(each == Attempt("request_fulfillment", (), ("pending",)) for each in attempts)

@@ -18,12 +18,25 @@ READING: Final = ("", "read_payment", "read_order", "observe_order")  # a late o
 MAX_RETRIES: Final = 2
 
 
+class Act(NamedTuple):
+    """A statement or call of the attempt of a run, or of the "late" one. Its answer may be lost."""
+
+    by: str
+    attempt: Attempt
+    lost: bool = False
+
+
 class Step(NamedTuple):
-    """One transition; `payload` is that of the process-order run whose statement it was."""
+    """One transition; `payload` is that of the process-order run whose statement it was.
+
+    `act` and `resolution`, an action and a step, are what drives the real activities by the same path.
+    """
 
     name: str
     after: State
     payload: str = ""
+    act: Act | None = None
+    resolution: tuple[str, str] | None = None
 
 
 class Protocol:
@@ -76,12 +89,14 @@ class Protocol:
         again = run._replace(attempt=run.attempt._replace(seen=()))
         for name, after, attempt in self._acts(s, run.attempt):
             name = f"{NAMES[who]}: {name}"  # noqa: PLW2901 (who did it)
-            match self._advance(attempt):
+            match self.advance(attempt):
                 case Do():
-                    yield Step(name, after.with_run(who, run._replace(attempt=attempt)), run.payload)
+                    goes_on = after.with_run(who, run._replace(attempt=attempt))
+                    yield Step(name, goes_on, run.payload, Act(who, attempt))
                 case (answer,) if answer != RETRY:
-                    yield Step(name, self._answered(after, who, run, answer), run.payload)
-            yield Step(f"{name}, but its answer is lost", after.with_run(who, again), run.payload)
+                    yield Step(name, self._answered(after, who, run, answer), run.payload, Act(who, attempt))
+            lost = Act(who, attempt, lost=True)
+            yield Step(f"{name}, but its answer is lost", after.with_run(who, again), run.payload, lost)
 
     def _is_given_up(self, s: State, who: Who) -> Iterator[Step]:
         """An attempt runs out of time, or a step out of attempts, or the run is cancelled: its attempt may live on."""
@@ -114,17 +129,18 @@ class Protocol:
         yield Step(f"the late {s.late.activity} dies", s._replace(late=None))
         payload = s.late.arg[0] if s.late.activity in ("reserve_stock", "claim_undo") else ""
         for name, after, attempt in self._acts(s, s.late):
-            goes_on = isinstance(self._advance(attempt), Do)
-            yield Step(f"late {name}", after._replace(late=attempt if goes_on else None), payload)
+            goes_on = isinstance(self.advance(attempt), Do)
+            after = after._replace(late=attempt if goes_on else None)  # noqa: PLW2901 (it goes on, or is over)
+            yield Step(f"late {name}", after, payload, Act("late", attempt))
 
     def _acts(self, s: State, attempt: Attempt) -> Iterator[tuple[str, State, Attempt]]:
-        do = self._advance(attempt)
+        do = self.advance(attempt)
         assert isinstance(do, Do), attempt
         for after, seen in do.effect(s):
             text = f"{attempt.activity}, {do.name}: {_text(seen)}"
             yield text, after, attempt._replace(seen=(*attempt.seen, seen))
 
-    def _advance(self, attempt: Attempt) -> Do | tuple[Any]:
+    def advance(self, attempt: Attempt) -> Do | tuple[Any]:
         """What the attempt does next, or its answer in a tuple: the activity is run again on what it has seen."""
         if attempt not in self._next:
             script = getattr(self._activities, attempt.activity)(*attempt.arg)
@@ -282,7 +298,8 @@ class Protocol:
                     name += ", too late"
                     after, heard = s, run._replace(parked=frozenset(), undos=())
                 waiting = run.phase == "waiting"
-                yield Step(name, self._undoes_next(after, who, heard) if waiting else after.with_run(who, heard))
+                after = self._undoes_next(after, who, heard) if waiting else after.with_run(who, heard)
+                yield Step(name, after, resolution=(action, step))
 
     # ---------------------------------------------------------------------------------------------------- the world
 

@@ -1,0 +1,410 @@
+"""Drives the real activities along a path of the model, statement by statement, and compares what both have come to."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+from temporalio.client import Client
+
+from activities.order_state import OrderState, ResolutionRecord
+from activities.reconciliation import Reconciliation
+from deploy.local.postgres import Postgres
+from gateways.http import open_http
+from gateways.stripe import stripe_client
+from orders.errors import Permanent, Unavailable
+from orders.models import FulfillmentAnswer, OrderRow, Park, Payment, Status, UndoResult
+from saga import Resolution
+from sandbox.server import serve
+from sandbox.stripe import PaymentIntent
+from sandbox.stripe import Refund as StripeRefund
+from tests.proof.model.activities import PERMANENT, RETRY, Do, is_on_its_way
+from tests.proof.model.paths import Path, Taken
+from tests.proof.model.protocol import MAX_RETRIES, Act, Protocol
+from tests.proof.model.state import UNITS, Attempt, Configuration, Row, State, World
+from tests.support.activity_bench import (
+    ActivityBench,
+    Clients,
+    ObservedDatabase,
+    fulfillment,
+    open_activity_bench,
+    order_of,
+    payment,
+    undo,
+)
+from tests.support.servers import copy_database
+from tests.support.shop import settings_for
+
+PRODUCT: Final = "1"
+TRANSACTION: Final = "transaction"
+
+# With which transaction or request a statement or call of the model begins, where it is not the first of its attempt.
+BEGINNINGS: Final = {
+    "create": "POST .*/payment_intents",
+    "keep the id": TRANSACTION,
+    "confirm": "POST .*/confirm",
+    "capture": "POST .*/capture",
+    "move": TRANSACTION,
+    "void": "GET .*/payment_intents/[^/]+",
+    "list the refunds": "GET .*/refunds",
+    "refund,": "POST .*/refunds",
+    "keep the refunds": TRANSACTION,
+    "ask to ship": "POST .*/orders",
+    "ask to call it off": "POST .*/orders/[^/]+/cancel",
+}
+
+# The cards with which the sandbox answers as the model does.
+CARDS: Final = {
+    "authorized": "pm_123",
+    "taken": "pm_123",
+    "declined": "pm_card_chargeDeclined",
+    "action": "pm_card_authenticationRequired",
+    "succeeded": "pm_123",
+    "pending": "pm_card_pendingRefund",
+    "failed": "pm_refund_failed",
+}
+
+INTENTS: Final = {
+    "requires_confirmation": "new",
+    "requires_action": "action",
+    "requires_payment_method": "declined",
+    "requires_capture": "authorized",
+    "succeeded": "taken",
+    "canceled": "canceled",
+}
+
+READ: Final = """
+    SELECT o.*, v.state, i.quantity, i.reserved, i.sold,
+        ARRAY(SELECT status FROM refunds r WHERE r.order_id = o.id ORDER BY r.attempt) AS refunds,
+        ARRAY(SELECT step FROM resolutions w WHERE w.order_id = o.id AND w.action <> 'retry') AS settled,
+        (SELECT count(*) FROM resolutions w WHERE w.order_id = o.id AND (w.step, w.action) = ('void_payment', 'retry'))
+            AS retries
+    FROM inventory i LEFT JOIN orders o ON o.id = $1 LEFT JOIN reservations v ON v.order_id = o.id
+    WHERE i.product_id = $2
+"""
+STOCK: Final = "UPDATE inventory SET quantity = $2, reserved = 0, sold = 0 WHERE product_id = $1"
+SHELF: Final = "UPDATE inventory SET quantity = $2 WHERE product_id = $1"
+NO_LONGER_ON_ITS_WAY: Final = """
+    UPDATE orders SET fulfillment_requested_at = now() - interval '1 day'
+    WHERE id = $1 AND fulfillment_requested_at IS NOT NULL
+"""
+COUNT_RESOLUTIONS: Final = "SELECT count(*) FROM resolutions WHERE order_id = $1"
+REPORT_SHIPMENT: Final = "UPDATE orders SET status = 'shipped' WHERE id = $1 AND status = 'processing'"
+
+
+@dataclass
+class Live:
+    """A real attempt. It waits at the transaction or request that `until` matches; the `first` one it always passes."""
+
+    attempt: Attempt
+    until: str = ""
+    first: bool = True
+    waits: asyncio.Event = field(default_factory=asyncio.Event)
+    goes_on: asyncio.Event = field(default_factory=asyncio.Event)
+    task: "asyncio.Task[Any] | None" = None
+
+
+_live: ContextVar[Live | None] = ContextVar("live", default=None)
+
+
+async def pass_by(what: str) -> None:
+    """Every transaction and every request of an attempt comes by here."""
+    live = _live.get()
+    if live is None:
+        return
+    first, live.first = live.first, False
+    if live.until and not first and re.fullmatch(live.until, what):
+        live.waits.set()
+        await live.goes_on.wait()
+
+
+class StoppableDatabase(ObservedDatabase):
+    async def stand(self) -> None:
+        await pass_by(TRANSACTION)
+
+
+async def _pass_request(request: httpx.Request) -> None:
+    await pass_by(f"{request.method} {request.url.path}")
+
+
+@asynccontextmanager
+async def open_stoppable_bench(postgres: Postgres, configuration: Configuration) -> AsyncIterator[ActivityBench]:
+    """A bench for a shop of this configuration, whose attempts can be stopped."""
+    async with copy_database(postgres) as url, serve() as sandbox:
+        sandbox.world.fulfillment.forgets_cancels = not configuration.remembers_cancels
+        settings = settings_for(
+            url,
+            sandbox,
+            payment_capture="automatic" if configuration.automatic else "manual",
+            fulfillment_remembers_cancels=configuration.remembers_cancels,
+        )
+        async with open_http(5) as http:
+            http.event_hooks = {"request": [_pass_request]}
+            stripe = stripe_client(http, settings.stripe_secret_key.get_secret_value(), settings.stripe_base)
+            clients = Clients(await Client.connect("127.0.0.1:1", lazy=True), http, stripe, openai=None)
+            async with open_activity_bench(settings, sandbox, clients, StoppableDatabase) as bench:
+                yield bench
+
+
+class Driver:
+    """One path, on an order of its own."""
+
+    def __init__(self, bench: ActivityBench, protocol: Protocol, number: int) -> None:
+        self._bench = bench
+        self._protocol = protocol
+        self._id = f"path-{number}"
+        one = {"items": [{"productId": PRODUCT, "quantity": 1}]}
+        self._orders = {"ours": order_of(self._id, **one), "another": order_of(self._id, **one, priority="express")}
+        self._lives: dict[str, Live] = {}
+        self._resolutions = 0
+
+    async def drive(self, path: Path) -> None:
+        """Take every step. Raises AssertionError where model and code come to different states."""
+        await self._bench.pool.execute(STOCK, PRODUCT, UNITS)
+        try:
+            for number, taken in enumerate(path):
+                wrong = await self._take(taken) or await self._difference(taken.step.after)
+                names = "\n".join(each.step.name for each in path[: number + 1])
+                assert not wrong, f"{wrong} after:\n{names}"
+                await self._follow(taken.step.after)
+        finally:
+            await self._follow(State())
+
+    async def _take(self, taken: Taken) -> str:
+        """What is wrong with the answer of an attempt that ended; "" if nothing is."""
+        step = taken.step
+        if step.act and taken.do:
+            return await self._act(taken, step.act)
+        if step.resolution:
+            await self._resolve(*step.resolution)
+        if not step.act:
+            await self._change_the_world(taken.before, step.after)
+        return ""
+
+    # ------------------------------------------------------------------------------------------------------ attempts
+
+    async def _act(self, taken: Taken, act: Act) -> str:
+        """Let the attempt execute one statement or call of the model, and what follows it until the next one."""
+        then = self._protocol.advance(act.attempt)
+        live = self._lives.get(act.by)
+        if live is None:
+            live = self._lives[act.by] = Live(act.attempt)
+        live.attempt, live.until = act.attempt, _beginning(then) if isinstance(then, Do) else ""
+        await self._arrange(taken, act.attempt.seen[-1])
+        live.waits.clear()
+        if live.task is None:
+            live.task = asyncio.create_task(self._attempt(live))
+        else:
+            live.goes_on.set()
+            live.goes_on = asyncio.Event()
+        waiting = asyncio.create_task(live.waits.wait())
+        await asyncio.wait({live.task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        await self._clear()
+        if not live.task.done():
+            return ""
+        del self._lives[act.by]
+        if isinstance(then, Do):
+            return f"{act.attempt.activity} ended with {live.task.result()}; in the model {then.name} follows"
+        answer = live.task.result()
+        # Nobody hears a late attempt; and whether a request to ship is on its way, the code knows by the clock alone.
+        if answer == then[0] or act.by == "late" or (answer == RETRY and taken.do == "ask to call it off"):
+            return ""
+        return f"{act.attempt.activity} answered {answer}, in the model {then[0]}"
+
+    async def _attempt(self, live: Live) -> Any:
+        _live.set(live)
+        activity, arg = live.attempt.activity, live.attempt.arg
+        try:
+            answer = await self._bench.do(self._bench.activities[activity], await self._argument(activity, arg))
+        except Permanent:
+            return PERMANENT
+        except Unavailable:
+            return RETRY
+        return self._answer(activity, answer)
+
+    async def _argument(self, activity: str, arg: tuple[str, ...]) -> Any:
+        match activity, arg:
+            case "reserve_stock", (payload,):
+                return self._orders[payload].reservation
+            case "claim_undo", (payload, closing):
+                return undo(self._orders[payload], Status(closing))
+            case "authorize_payment", _:
+                return payment(self._orders["ours"])
+            case "request_fulfillment", _:
+                return fulfillment(self._orders["ours"])
+            case "park_order", (step, run, seen):
+                count = await self._bench.pool.fetchval(COUNT_RESOLUTIONS, self._id) - (seen == "stale")
+                return Park(order_id=self._id, step=step, reason="scripted", workflow_id=run, resolution_count=count)
+        return self._id
+
+    def _answer(self, activity: str, answer: Any) -> Any:
+        """The answer in the terms of the model."""
+        match answer:
+            case Payment():
+                return self._payment(answer)
+            case FulfillmentAnswer(state=state):
+                return "closed" if state == "order_closed" else state
+            case UndoResult(shipped=shipped):
+                return "shipped" if shipped else "done"
+            case None:
+                return "absent" if activity == "read_order" else ("absent", "", "")
+            case OrderRow():
+                return self._row_answer(activity, answer)
+        return answer
+
+    def _row_answer(self, activity: str, row: OrderRow) -> Any:
+        """What the model's run reads of a row after this activity."""
+        parked, owner = row.parked_step or "", self._owner(row.request_hash)
+        read: dict[str, Any] = {
+            "reserve_stock": (row.status, owner),
+            "claim_undo": (row.status, owner, parked),
+            "release_stock": (row.status, parked),
+            "claim_cancellation": (row.status, parked, row.parked_by or ""),
+            "park_order": "parked" if parked else row.status,
+        }
+        return read.get(activity, row.status)
+
+    def _payment(self, answer: Payment) -> str:
+        if answer.state == "authorized":
+            return INTENTS[self._intents()[self._number(answer.payment_intent_id) - 1].status]
+        words = {"requires_action": "action", "declined": "declined", "gone": "canceled", "order_closed": "closed"}
+        return words[answer.state]
+
+    async def _follow(self, s: State) -> None:
+        """End the attempts that the model has none of any more, and pass on one that lives on as the late one."""
+        attempts = {"placing": s.placing.attempt, "cancelling": s.cancelling.attempt, "late": s.late}
+        for by, live in list(self._lives.items()):
+            if attempts[by] == live.attempt:
+                continue
+            del self._lives[by]
+            if attempts["late"] == live.attempt and "late" not in self._lives:
+                self._lives["late"] = live
+            elif live.task:
+                live.task.cancel()
+                await asyncio.wait({live.task})
+
+    # ------------------------------------------------------------------------------------------------- the world
+
+    async def _arrange(self, taken: Taken, answer: Any) -> None:
+        """Let PostgreSQL, Stripe or the warehouse answer the next statement or call as the model says."""
+        world, after = taken.before.world, taken.step.after.world
+        if taken.do == "read the row" and not is_on_its_way(taken.before):
+            await self._bench.pool.execute(NO_LONGER_ON_ITS_WAY, self._id)
+        match taken.do.split()[0], answer:
+            case "insert", ("rejected", _) if taken.before.row.status == "absent":
+                await self._bench.pool.execute(SHELF, PRODUCT, 0)
+            case "create", 2 if not world.intents[1]:
+                keys = self._bench.world.stripe.keys
+                for key in [key for key in keys if self._id in key and ":create:" in key]:
+                    del keys[key]
+            case "confirm", _ if world.intents[int(taken.do[-1]) - 1] == "new":
+                self._intents()[int(taken.do[-1]) - 1].payment_method = CARDS[answer]
+            case "refund,", _ if len(after.refunds) > len(world.refunds):
+                self._intents()[taken.before.row.intent - 1].payment_method = CARDS[after.refunds[-1][1]]
+            case "ask", "refused":
+                body = {"error": {"code": "address_refused"}}
+                self._bench.fault("fulfillment", "status", "POST /orders", status=422, body=body)
+            case "ask", answer if answer == PERMANENT:
+                body = {"error": {"code": "in_customs"}}
+                self._bench.fault("fulfillment", "status", "POST /orders/*/cancel", status=422, body=body)
+
+    async def _clear(self) -> None:
+        self._bench.world.faults.clear()
+        await self._bench.pool.execute(f"{SHELF} AND quantity = 0 AND reserved + sold = 0", PRODUCT, UNITS)
+
+    async def _change_the_world(self, before: State, after: State) -> None:
+        """What customers, banks, the warehouse and reconciliation do."""
+        account = self._bench.world.stripe.account
+        for number, (was, becomes) in enumerate(zip(before.world.intents, after.world.intents, strict=True)):
+            if was != becomes and becomes == "canceled":
+                account.expire(self._intents()[number].id)
+            elif was != becomes:
+                account.authenticate(self._intents()[number].id, succeeds=becomes != "declined")
+        for refund, (old, new) in zip(
+            self._refunds(), zip(before.world.refunds, after.world.refunds, strict=True), strict=True
+        ):
+            if old != new:
+                account.settle(refund.id, succeeds=new[1] == "succeeded")
+        if before.world.warehouse != after.world.warehouse:
+            shipments = self._bench.world.fulfillment.shipments
+            shipments[self._id] = shipments[self._id].model_copy(update={"status": "shipped"})
+        if before.row.status != after.row.status:
+            await self._bench.pool.execute(REPORT_SHIPMENT, self._id)
+        elif before.row.refunds != after.row.refunds:
+            await self._bench.do(Reconciliation.follow_refunds, self._id)
+
+    async def _resolve(self, action: str, step: str) -> None:
+        self._resolutions += 1
+        said = Resolution.model_validate({"step": step, "action": action, "reason": "scripted", "by": "ann"})
+        record = ResolutionRecord(order_id=self._id, key=str(self._resolutions), resolution=said)
+        await self._bench.do(OrderState.record_resolution, record)
+
+    # -------------------------------------------------------------------------------------------------- the states
+
+    async def _difference(self, s: State) -> str:
+        """How the real state differs from the model's; what operators do by hand is in the model alone."""
+        expected = {"row": s.row._asdict(), "world": s.world._replace(by_hand=False)._asdict()}
+        real = {"row": (await self._row())._asdict(), "world": self._world()._asdict()}
+        return "; ".join(
+            f"{part}.{name} is {there!r}, in the model {expected[part][name]!r}"
+            for part, fields in real.items()
+            for name, there in fields.items()
+            if there != expected[part][name]
+        )
+
+    async def _row(self) -> Row:
+        row = await self._bench.pool.fetchrow(READ, self._id, PRODUCT)
+        assert row is not None
+        return Row(
+            status=row["status"] or "absent",
+            owner=self._owner(row["request_hash"]),
+            closing=row["closing"] or "",
+            intent=self._number(row["payment_intent_id"]),
+            requested=row["fulfillment_requested_at"] is not None,
+            parked=row["parked_step"] or "",
+            parked_by=row["parked_by"] or "",
+            placed=row["placed_at"] is not None,
+            reservation=row["state"] or "",
+            shelf=row["quantity"],
+            reserved=row["reserved"],
+            sold=row["sold"],
+            refunds=tuple(row["refunds"]),
+            settled=frozenset(row["settled"]),
+            retries=min(row["retries"], MAX_RETRIES),
+        )
+
+    def _world(self) -> World:
+        first, second, *others = [*(INTENTS[each.status] for each in self._intents()), "", ""]
+        assert not any(others), others
+        refunds = tuple((int(each.metadata["attempt"]), each.status) for each in self._refunds())
+        return World(intents=(first, second), refunds=refunds, warehouse=self._warehouse())
+
+    def _warehouse(self) -> str:
+        warehouse = self._bench.world.fulfillment
+        shipment = warehouse.shipments.get(self._id)
+        if self._id in warehouse.cancelled_unseen or (shipment and shipment.status == "cancelled"):
+            return "called off"
+        return shipment.status if shipment else "unknown"
+
+    def _intents(self) -> list[PaymentIntent]:
+        intents = self._bench.world.stripe.account.intents.values()
+        return [each for each in intents if each.metadata["order_id"] == self._id]
+
+    def _refunds(self) -> list[StripeRefund]:
+        mine = {intent.id for intent in self._intents()}
+        return [each for each in self._bench.world.stripe.account.refunds.values() if each.payment_intent in mine]
+
+    def _number(self, intent_id: str | None) -> int:
+        return next((n for n, each in enumerate(self._intents(), 1) if each.id == intent_id), 0)
+
+    def _owner(self, request_hash: str | None) -> str:
+        return next((name for name, order in self._orders.items() if order.request_hash == request_hash), "")
+
+
+def _beginning(do: Do) -> str:
+    return next(pattern for start, pattern in BEGINNINGS.items() if do.name.startswith(start))

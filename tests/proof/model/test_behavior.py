@@ -1,0 +1,44 @@
+"""The real activities do what the model says, on its own paths: after each statement both are in the same state."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import pytest
+
+from deploy.local.postgres import Postgres
+from tests.proof.model.configurations import CONFIGURATIONS
+from tests.proof.model.driver import Driver, open_stoppable_bench
+from tests.proof.model.paths import choose_paths
+from tests.proof.model.protocol import Protocol
+from tests.proof.model.state import Configuration
+
+SAMPLE: Final = "3DS, the run itself is cancelled"
+
+# Whether it captures at once, and whether its warehouse remembers cancels. The configurations of a shop share paths.
+SHOPS: Final = ((False, True), (True, True), (False, False))
+
+
+def configurations_of(shop: tuple[bool, bool]) -> list[Configuration]:
+    return [each for each in CONFIGURATIONS.values() if (each.automatic, each.remembers_cancels) == shop]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "configurations",
+    [
+        pytest.param([CONFIGURATIONS[SAMPLE]], id="sample"),
+        *(
+            pytest.param(configurations_of(shop), id=f"shop {n}", marks=pytest.mark.prove)
+            for n, shop in enumerate(SHOPS)
+        ),
+    ],
+)
+async def test_the_code_goes_the_paths_of_the_model(
+    postgres: Postgres, configurations: Sequence[Configuration]
+) -> None:
+    """Each kind of step of the model is on one of the paths."""
+    paths = choose_paths(map(Protocol, configurations))
+    assert len(paths) > 50
+    async with open_stoppable_bench(postgres, configurations[0]) as bench:
+        for number, (protocol, path) in enumerate(paths):
+            await Driver(bench, protocol, number).drive(path)
