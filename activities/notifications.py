@@ -12,7 +12,7 @@ from gateways.order_store import existing_row, read_items, write_event
 from gateways.postgres import Database
 from gateways.refund_store import read_refunded
 from orders.errors import Unavailable
-from orders.models import KEPT, UNFINISHED, Alert, Notification, NotificationKind, OrderRow
+from orders.models import KEPT, UNFINISHED, Alert, ErrorCode, Notification, NotificationKind, OrderRow
 from orders.money import to_json_number
 
 if TYPE_CHECKING:
@@ -26,6 +26,13 @@ KEEP_NOTIFICATION: Final = """
 """
 
 READ_NOTIFICATION: Final = "SELECT state FROM notifications WHERE order_id = $1 AND kind = $2 AND state <> 'given_up'"
+
+# What a customer may read: the row's own text names external services and their codes.
+COULD_NOT: Final = "your order could not be processed"
+WHY_NOT: Final[dict[ErrorCode | None, str]] = {
+    ErrorCode.FULFILLMENT_REFUSED: "your order could not be shipped to this address",
+    ErrorCode.AUTHORIZATION_EXPIRED: "the authorization of your payment ended before your order was complete",
+}
 
 log = structlog.get_logger()
 
@@ -128,5 +135,5 @@ async def _body(connection: "Connection", row: OrderRow, notification: Notificat
         case NotificationKind.CANCELLED:
             data["refundAmount"] = to_json_number(await read_refunded(connection, row.id), row.currency)
         case NotificationKind.FAILED:
-            data["reason"] = row.error
+            data["reason"] = WHY_NOT.get(row.error_code, COULD_NOT)
     return {"to": notification.to, "template": notification.kind, "data": data}
