@@ -244,13 +244,13 @@ async def test_recommendations_for_somebody_new(shop: Shop, starter: Starter) ->
     assert (await recommend(starter, "cus_new")).out.startswith("0 recommendations for cus_new")
 
 
-@pytest.mark.parametrize("customer", ["", "a b", "x" * 65, "4242424242424242"])
+@pytest.mark.parametrize("customer", ["", "a b", "x" * 65, "4242 4242 4242 4242"])
 async def test_a_bad_customer_is_refused(starter: Starter, customer: str) -> None:
     """The field is named, without a call to Temporal, which is out of reach here."""
     said = await starter("recommend", customer, "--json", TEMPORAL_ADDRESS=NOBODY)
     assert said.status == 2, said
     assert all(problem.startswith("customerId: ") for problem in said.json["problems"])
-    assert "4242424242424242" not in said.err
+    assert "4242" not in said.err
 
 
 # ----------------------------------------------------------------------------------------------------------- the rest
