@@ -8,12 +8,12 @@ import unicodedata
 from typing import Final
 
 # Control characters; line separators; characters that turn the direction of the text after them, or that are
-# deprecated; annotations; and halves of characters. Marks and joiners, which many languages need, are none of these.
-HARMFUL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff]")
-
-# Tag characters are invisible text, except in the flags of England, Scotland, Wales and other regions.
-REGION_FLAG: Final = re.compile("\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,6}\U000e007f")
-TAG: Final = re.compile("[\U000e0000-\U000e007f]")
+# deprecated; annotations; halves of characters; and tags, which are invisible text, except in the flags of regions such
+# as Scotland. Marks and joiners, which many languages need, are none of these.
+HARMFUL: Final = re.compile(
+    "(?P<flag>\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,6}\U000e007f)"
+    "|[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 MARKUP: Final = re.compile(r"<[a-z/!?]|\]\(|://|\bwww\.|\bmailto:", re.IGNORECASE)  # or a link
 
@@ -26,7 +26,12 @@ NEAR_THE_END: Final = 0.8  # of the room: a text without spaces must not be cut 
 
 def is_harmful(text: str) -> bool:
     """Whether the text holds characters that control what shows it, or that hide something."""
-    return bool(HARMFUL.search(text) or TAG.search(REGION_FLAG.sub("", text)))
+    return any(not each["flag"] for each in HARMFUL.finditer(text))
+
+
+def without_harmful(text: str) -> str:
+    """The text with a space for each harmful character."""
+    return HARMFUL.sub(lambda each: each["flag"] or " ", text)
 
 
 def is_visible(text: str) -> bool:
