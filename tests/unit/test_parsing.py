@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from client.orders import read_order
 from orders.errors import InvalidInput
 from orders.models import Line, Order
 from orders.parsing import MAX_INPUT, MAX_LINES, MAX_UNITS, parse_cancel, parse_order, read_json
@@ -134,9 +135,11 @@ REPEATED: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("form", [str, str.encode])
 def test_a_repeated_name_is_refused(text: str, name: str, form: Callable[[str], Any]) -> None:
     """What is checked would not be what another reader takes."""
-    with pytest.raises(InvalidInput) as refusal:
-        read_json(form(text))
-    assert refusal.value.problems == (f"{name}: appears more than once in one object",)
+    readers: list[Callable[[Any], object]] = [read_json, lambda sent: read_order("o1", sent)]
+    for read in readers:
+        with pytest.raises(InvalidInput) as refusal:
+            read(form(text))
+        assert refusal.value.problems == (f"{name}: appears more than once in one object",)
 
 
 def test_both_spellings_of_a_name_are_refused() -> None:
