@@ -3,7 +3,8 @@
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from config.settings import SANDBOX, STRIPE, Settings
+from config.settings import SANDBOX, STRIPE, Settings, read_settings
+from orders.errors import InvalidInput
 
 
 @pytest.mark.parametrize("key", ["sk_live_canary", "rk_live_canary"])
@@ -54,6 +55,79 @@ def test_a_setting_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, name
         Settings()
 
 
+SECRETS = {
+    "STRIPE_SECRET_KEY": "sk_test_canary",
+    "FULFILLMENT_KEY": "canary",
+    "OPENAI_API_KEY": "canary",
+    "STRIPE_WEBHOOK_SECRET": "whsec_canary",
+    "FULFILLMENT_WEBHOOK_SECRET": "canary",
+}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_spaces_around_a_secret_are_ignored(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A secret that comes from a file often ends in a newline."""
+    monkeypatch.setenv(name, f" \t{SECRETS[name]}\r\n")
+    assert getattr(Settings(), name.lower()).get_secret_value() == SECRETS[name]
+
+
+@pytest.mark.parametrize("key", [" sk_live_canary", "\nrk_live_canary", "sk_live_canary\n"])
+def test_a_live_key_behind_a_space_is_a_live_key(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """It would charge real money."""
+    monkeypatch.setenv("STRIPE_SECRET_KEY", key)
+    with pytest.raises(InvalidInput, match="ALLOW_LIVE_STRIPE"):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    "key", ['"sk_live_canary"', "\u200bsk_live_canary", "SK_LIVE_canary", "pk_live_canary", "", " "]
+)
+def test_only_a_secret_key_of_stripe_is_one(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """Any other form might be a live key that no guard knows."""
+    monkeypatch.setenv("STRIPE_SECRET_KEY", key)
+    with pytest.raises(InvalidInput) as refusal:
+        read_settings()
+    assert refusal.value.problems == (
+        "STRIPE_SECRET_KEY: must begin with one of sk_test_, rk_test_, sk_live_, rk_live_",
+    )
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("form", ["{0} {0}", "{0}\n{0}", '"{0}"', "{0}\u200b", "{0}\u00e9"])
+def test_a_secret_that_no_header_can_carry_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, form: str) -> None:
+    """By its name, without its value."""
+    monkeypatch.setenv(name, form.format(SECRETS[name]))
+    with pytest.raises(InvalidInput, match=f"^{name}: must be") as refusal:
+        read_settings()
+    assert "canary" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["FULFILLMENT_KEY", "STRIPE_WEBHOOK_SECRET", "FULFILLMENT_WEBHOOK_SECRET"])
+@pytest.mark.parametrize("value", ["", " \n"])
+def test_a_secret_that_is_needed_is_not_empty(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """Only OPENAI_API_KEY may be: there is no model then."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidInput, match=f"{name}: must not be empty"):
+        read_settings()
+
+
+def test_signing_secrets_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comma without a secret is none."""
+    monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", " a , b,\n")
+    assert Settings().stripe_webhook_secret.get_secret_value() == "a,b"
+    monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", " , ")
+    with pytest.raises(InvalidInput, match="STRIPE_WEBHOOK_SECRET: must not be empty"):
+        read_settings()
+
+
+def test_any_setting_may_have_spaces_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a choice, a number and a truth value."""
+    for name, value in {"LOG_LEVEL": " DEBUG\n", "WEBHOOKS_PORT": " 8411\n", "ALLOW_LIVE_STRIPE": " true\n"}.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert (settings.log_level, settings.webhooks_port, settings.allow_live_stripe) == ("DEBUG", 8411, True)
+
+
 ELSEWHERE = {
     "database_url": "postgresql://orders:canary@db.example/orders",
     "stripe_secret_key": "sk_test_canary",
@@ -83,8 +157,9 @@ EXTERNAL_SERVICES = [name for name, value in ELSEWHERE.items() if value.startswi
         "https://canary.example:x",
         "https://canary.example:70000",
         "https://[canary",
-        "https://canary.example\n",
-        "https://canary.example ",
+        "https://canary.example\n/in",
+        "https://canary.example /in",
+        "https://canary\u200b.example",
     ],
 )
 def test_nobody_listens_in_on_the_way_to_a_external_services(name: str, url: str) -> None:
@@ -97,7 +172,8 @@ def test_nobody_listens_in_on_the_way_to_a_external_services(name: str, url: str
 
 @pytest.mark.parametrize("name", EXTERNAL_SERVICES)
 @pytest.mark.parametrize(
-    "url", ["https://x.example:8443/in", "http://[::1]:1", "http://localhost", "HTTP://127.0.0.1:1"]
+    "url",
+    ["https://x.example:8443/in", "http://[::1]:1", "http://localhost", "HTTP://127.0.0.1:1", " https://x.example\n"],
 )
 def test_an_address_that_nobody_listens_in_on_is_taken(name: str, url: str) -> None:
     """That is https anywhere, or http on this machine."""
@@ -131,7 +207,6 @@ def test_no_worker_crashes_on_purpose_outside_the_sandbox(name: str) -> None:
         "postgresql:///orders",
         "postgresql://127.0.0.1@db.example/orders",
         "postgresql://127.0.0.1.example/orders",
-        "",
     ],
 )
 def test_only_one_plain_loopback_address_is_here(url: str) -> None:
