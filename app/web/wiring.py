@@ -15,6 +15,7 @@ from app.clients import stripe_of, warehouse_of
 from app.startup_checks import CannotStart, open_database
 from app.web.endpoints import Endpoint, application
 from app.web.events import FulfillmentEvents, StripeEvents
+from app.web.health import Health
 from app.web.server import serve
 from config.settings import SANDBOX_FULFILLMENT_WEBHOOK_SECRET, SANDBOX_STRIPE_WEBHOOK_SECRET, Settings
 from config.temporal import connect
@@ -60,8 +61,10 @@ async def open_webhooks(
         http = await stack.enter_async_context(open_http(settings.http_timeout_seconds))
         shop_id = await read_shop_id(database)
         gateway = StripeGateway(stripe_of(settings, http), shop_id, SpentKeys(database))
+        health = Health(database)
+        await stack.enter_async_context(health.watching())
         yield application(
-            database,
+            health,
             Endpoint(
                 StripeEvents(database, gateway, client, task_queue),
                 database,
