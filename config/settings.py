@@ -6,6 +6,8 @@ TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS…, or a profile (see config/
 """
 
 import re
+import ssl
+from collections.abc import Collection
 from typing import Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -88,6 +90,18 @@ class Settings(DatabaseSettings):
     openai_base_url: str = Field(
         default="",
         description="Base URL of the language model. Empty: the sandbox for the sandbox's key, else api.openai.com.",
+    )
+    ssl_cert_file: str = Field(
+        default="",
+        description="PEM file with the CAs that external services are checked by. Empty: the public CAs, of certifi.",
+    )
+    outbound_proxy: SecretStr = Field(
+        default=SecretStr(""),
+        description="Proxy to external services, for https. HTTPS_PROXY is not read.",
+    )
+    inner_hosts: str = Field(
+        default="",
+        description="Hosts of your own network, separated by commas: plain http is allowed, and no proxy is used.",
     )
     http_timeout_seconds: float = Field(
         default=5, gt=0, le=5, description="Longest wait for one answer of an external service, in seconds."
@@ -182,6 +196,10 @@ class Settings(DatabaseSettings):
         return f"{SANDBOX}/stripe" if self.stripe_secret_key.get_secret_value() == SANDBOX_STRIPE_KEY else STRIPE
 
     @property
+    def inner_host_names(self) -> tuple[str, ...]:
+        return _names(self.inner_hosts)
+
+    @property
     def is_live(self) -> bool:
         """Whether real money is charged."""
         return self.stripe_secret_key.get_secret_value().startswith(("sk_live_", "rk_live_"))
@@ -221,6 +239,30 @@ class Settings(DatabaseSettings):
             raise ValueError("must be printable ASCII, without spaces inside and without quotation marks around it")
         return secret
 
+    @field_validator("ssl_cert_file")
+    @classmethod
+    def _has_certificates(cls, path: str) -> str:
+        try:
+            if path:
+                ssl.create_default_context(cafile=path)
+        except OSError:
+            raise ValueError("must name a file with certificates in PEM that this program may read") from None
+        return path
+
+    @field_validator("outbound_proxy")
+    @classmethod
+    def _is_a_proxy(cls, url: SecretStr) -> SecretStr:
+        if not re.fullmatch(r"(https?://([^\s/?#@]+@)?[^\s/?#@:]+:[0-9]{1,5}/?)?", url.get_secret_value()):
+            raise ValueError("must have the form http://host:port or http://user:password@host:port")
+        return url
+
+    @field_validator("inner_hosts")
+    @classmethod
+    def _are_hosts(cls, hosts: str) -> str:
+        if not all(re.fullmatch(r"[a-z0-9_.-]+", name) for name in _names(hosts)):
+            raise ValueError("must be names of hosts, without scheme, port or wildcard, separated by commas")
+        return hosts
+
     @model_validator(mode="after")
     def _live_keys_are_deliberate(self) -> Self:
         if self.is_live and not self.allow_live_stripe:
@@ -231,8 +273,11 @@ class Settings(DatabaseSettings):
 
     @model_validator(mode="after")
     def _addresses_are_private(self) -> Self:
-        if exposed := ", ".join(name for name, url in self._external_services().items() if not _is_private(url)):
-            raise ValueError(f"{exposed}: must be an https address, or one on this machine, without spaces")
+        services = self._external_services().items()
+        if exposed := ", ".join(name for name, url in services if not _is_private(url, self.inner_host_names)):
+            raise ValueError(
+                f"{exposed}: must be an https address, or one on this machine or in INNER_HOSTS, without spaces"
+            )
         return self
 
     @model_validator(mode="after")
@@ -286,17 +331,22 @@ def _read(kind: type[SettingsT]) -> SettingsT:
     )
 
 
+def _names(hosts: str) -> tuple[str, ...]:
+    return tuple(name for part in hosts.lower().split(",") if (name := part.strip()))
+
+
 def _is_here(url: str) -> bool:
     """Whether an address is this machine's. One with several hosts is not, nor one without: the driver chooses."""
     parts = urlsplit(url)
     return parts.hostname in LOOPBACK and "," not in parts.netloc
 
 
-def _is_private(url: str) -> bool:
-    """Whether it is a valid address on which no other machine can listen in: https, or on this machine."""
+def _is_private(url: str, inner_hosts: Collection[str]) -> bool:
+    """Whether it is a valid address on which no stranger can listen in: https, on this machine, or on an inner host."""
     try:
         parts = urlsplit(url)
         is_an_address = url.isprintable() and " " not in url and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-    return is_an_address and (parts.scheme == "https" or (parts.scheme == "http" and _is_here(url)))
+    is_inner = _is_here(url) or parts.hostname in inner_hosts
+    return is_an_address and (parts.scheme == "https" or (parts.scheme == "http" and is_inner))

@@ -1,8 +1,7 @@
 """What the web process serves: an endpoint for each source of events, and its health.
 
-POST /webhooks/stripe and /webhooks/fulfillment take signed events, GET /healthz says whether PostgreSQL answered the last
-time that it was asked. An endpoint checks size, time and signature before it reads anything of an event, and logs one
-line for each delivery.
+POST /webhooks/stripe and /webhooks/fulfillment take signed events, GET /healthz says whether PostgreSQL answers. An
+endpoint checks size, time and signature before it reads anything of an event, and logs one line for each delivery.
 """
 
 import asyncio

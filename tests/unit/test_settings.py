@@ -1,5 +1,7 @@
 """Settings refuse what would charge real money, or leak a key, by mistake."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import SecretStr, ValidationError
 
@@ -178,6 +180,62 @@ def test_nobody_listens_in_on_the_way_to_a_external_services(name: str, url: str
 def test_an_address_that_nobody_listens_in_on_is_taken(name: str, url: str) -> None:
     """That is https anywhere, or http on this machine."""
     assert Settings.model_validate({name: url})
+
+
+@pytest.mark.parametrize("name", EXTERNAL_SERVICES)
+def test_plain_http_in_the_shops_own_network(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Only to the hosts that INNER_HOSTS names, each by its whole name."""
+    monkeypatch.setenv("INNER_HOSTS", "warehouse.inner, Mail \n")
+    monkeypatch.setenv(name.upper(), "http://warehouse.inner:8080/api")
+    assert read_settings().inner_host_names == ("warehouse.inner", "mail")
+
+    for url in ("http://other.warehouse.inner", "http://warehouse.inner.example", "http://warehouse.inner@x.example"):
+        monkeypatch.setenv(name.upper(), url)
+        with pytest.raises(InvalidInput, match=f"{name.upper()}: must be an https address"):
+            read_settings()
+
+
+def test_a_live_key_goes_to_no_inner_host() -> None:
+    """Only to Stripe."""
+    with pytest.raises(ValidationError, match="leak"):
+        Settings.model_validate(
+            {
+                "stripe_secret_key": "sk_live_x",
+                "allow_live_stripe": True,
+                "stripe_api_base": "http://inner",
+                "inner_hosts": "inner",
+            }
+        )
+
+
+@pytest.mark.parametrize("hosts", ["*.inner", "http://inner", "inner:80", "a b", "inner/x"])
+def test_an_inner_host_is_a_name(monkeypatch: pytest.MonkeyPatch, hosts: str) -> None:
+    """A pattern could name a stranger's host."""
+    monkeypatch.setenv("INNER_HOSTS", hosts)
+    with pytest.raises(InvalidInput, match="INNER_HOSTS: must be names of hosts"):
+        read_settings()
+
+
+@pytest.mark.parametrize("url", ["canary", "proxy:3128", "socks5://p:1", "http://p", "http://p:1/canary", "http://p:x"])
+def test_a_proxy_is_an_address(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """It may have a password, which no message shows."""
+    monkeypatch.setenv("OUTBOUND_PROXY", url)
+    with pytest.raises(InvalidInput, match="OUTBOUND_PROXY: must have the form") as refusal:
+        read_settings()
+    assert "canary" not in str(refusal.value)
+    monkeypatch.setenv("OUTBOUND_PROXY", "http://user:canary@proxy.inner:3128")
+    assert "canary" not in repr(read_settings())
+
+
+@pytest.mark.parametrize("content", [None, "", "no certificate"])
+def test_a_ca_file_has_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None) -> None:
+    """Without them no service could be reached."""
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with pytest.raises(InvalidInput, match="SSL_CERT_FILE: must name a file with certificates"):
+        read_settings()
 
 
 @pytest.mark.parametrize("name", ["fulfillment_api", "email_service_url", "analytics_url", "slack_webhook"])
