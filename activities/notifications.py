@@ -38,10 +38,11 @@ class Notifications:
         Permanent: the receiver refuses the message.
     """
 
-    def __init__(
-        self, database: Database, http: httpx.AsyncClient, email: str, analytics: str, slack: SecretStr
+    def __init__(  # noqa: PLR0913, PLR0917 (one for each external service)
+        self, database: Database, http: httpx.AsyncClient, shop_id: str, email: str, analytics: str, slack: SecretStr
     ) -> None:
         self._database = database
+        self._shop_id = shop_id
         self._http = http
         self._email = email.rstrip("/")
         self._analytics = analytics.rstrip("/")
@@ -89,9 +90,8 @@ class Notifications:
         if not _is_due(row, notification.kind):
             await self._keep(notification, "dropped", f"the order is {row.status}")
             return "dropped"
-        response = await post_json(
-            self._http, service, url, body, {"Idempotency-Key": f"{notification.order_id}:{notification.kind}"}
-        )
+        key = f"{self._shop_id}:{notification.order_id}:{notification.kind}"
+        response = await post_json(self._http, service, url, body, {"Idempotency-Key": key})
         raise_for_refusal(service, response)
         await self._keep(notification, "sent", "")
         return "sent"

@@ -17,9 +17,19 @@ with workflow.unsafe.imports_passed_through():
     from activities.order_recovery import OrderRecovery
     from activities.payments import Payments
     from activities.reconciliation import Reconciliation
+    from activities.shipments import Shipments
     from orders.names import RECONCILE_ORDERS
     from orders.parsing import parse_nothing
-    from orders.reconciliation import Charge, Charges, OrderEvent, OrderWithoutRun, Page, Problem, ReconcileReport
+    from orders.reconciliation import (
+        Charge,
+        Charges,
+        OrderEvent,
+        OrderWithoutRun,
+        Page,
+        Problem,
+        ReconcileReport,
+        StrayShipment,
+    )
     from saga import raise_if_cancelled, reason, run_activity
     from workflows.alerts import BRIEFLY, alert_operators
     from workflows.inputs import parsed
@@ -42,6 +52,7 @@ class ReconcileOrders:
         self._timeline = Timeline()
         self._restarted: list[str] = []
         self._payments: list[str] = []
+        self._shipments: list[str] = []
         self._refunds: list[str] = []
         self._stock: list[str] = []
         self._not_done: list[str] = []
@@ -61,6 +72,7 @@ class ReconcileOrders:
         await self._find_stuck_refunds()
         await self._compare(Reconciliation.check_charges, "orders with their payments")
         await self._compare(Reconciliation.find_orphans, "recent payments with their orders")
+        await self._check_shipments()
         await self._release_stock()
         alerts = await alert_operators(list(self._problems.values()), self._timeline)
         if alerts.failure:
@@ -68,6 +80,7 @@ class ReconcileOrders:
         return ReconcileReport(
             restarted=tuple(self._restarted),
             payments=tuple(self._payments),
+            shipments=tuple(self._shipments),
             refunds=tuple(self._refunds),
             stock=tuple(self._stock),
             alerted=tuple(alerts.sent),
@@ -148,6 +161,26 @@ class ReconcileOrders:
         if undone and charge.remedy == "void_payment":
             event = OrderEvent(order_id=charge.order_id, why=f"{charge.description}: {undone.note}")
             await self._try(Reconciliation.note_event, event, "record the event")
+
+    async def _check_shipments(self) -> None:
+        self._outages = 0
+        what = "compare orders with their shipments"
+        after: str | None = ""
+        while after is not None and not self._must_stop(what):
+            page = await self._try(Shipments.check_shipments, after, what)
+            for text in page.followed if page else ():
+                self._note(self._shipments, text)
+            for stray in page.found if page else ():
+                if self._must_stop(what):
+                    return
+                await self._cancel(stray)
+            after = page.after if page else None
+
+    async def _cancel(self, stray: StrayShipment) -> None:
+        if stray.shipment_id is None:
+            self._problem(stray.key, stray.order_id, stray.description)
+        elif cancelled := await self._try(Shipments.cancel_stray_shipment, stray, stray.description):
+            self._note(self._shipments, cancelled.note)
 
     async def _release_stock(self) -> None:
         for order_id in await self._try(Inventory.release_leftovers, MAX_ORDERS, "stock of closed orders") or ():

@@ -32,7 +32,8 @@ async def test_the_confirmation_is_sent_once(bench: ActivityBench) -> None:
 
     assert answers == ["sent", "sent"]
     (call,) = bench.calls("email")
-    assert call["headers"]["idempotency-key"] == "o1:order_confirmation"
+    shop_id = await bench.pool.fetchval("SELECT id FROM shop")
+    assert call["headers"]["idempotency-key"] == f"{shop_id}:o1:order_confirmation"
     assert call["body"] == {
         "to": "customer@example.com",
         "template": "order_confirmation",

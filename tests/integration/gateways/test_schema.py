@@ -8,6 +8,7 @@ import pytest
 
 from activities.order_recovery import FIND_UNFINISHED
 from activities.reconciliation import FIND_UNCHECKED
+from activities.shipments import ASKED_ABOUT, FIND_DUE
 from orders.models import BEING_UNDONE, CLOSED, SETTLED, UNFINISHED, WITH_PAYMENT, Status
 from tests.support.activity_bench import ActivityBench
 
@@ -19,6 +20,7 @@ LISTS: Final = {
     "orders_being_undone": BEING_UNDONE,
     "orders_unfinished": UNFINISHED,
     "orders_unchecked": SETTLED,
+    "orders_requested": ASKED_ABOUT,
 }
 
 READ_CONDITIONS: Final = """
@@ -40,6 +42,7 @@ HOUR: Final = timedelta(hours=1)
 SWEEPS: Final[dict[str, tuple[str, tuple[Any, ...]]]] = {
     "orders_unfinished": (FIND_UNFINISHED, (HOUR, datetime(1970, 1, 1, tzinfo=UTC), "", 100, UNFINISHED)),
     "orders_unchecked": (FIND_UNCHECKED, (HOUR, "", 20, SETTLED)),
+    "orders_requested": (FIND_DUE, (HOUR, "", 20, ASKED_ABOUT)),
 }
 
 
