@@ -122,6 +122,8 @@ CREATE INDEX orders_unchecked ON orders (created_at)
     WHERE payment_intent_id IS NOT NULL AND payment_checked_at IS NULL
       AND status IN ('processing', 'shipped', 'delivered', 'rejected', 'failed', 'cancelled');
 
+CREATE INDEX orders_placed ON orders (placed_at) WHERE status IN ('processing', 'shipped', 'delivered');
+
 CREATE INDEX orders_requested ON orders (fulfillment_requested_at)
     WHERE status IN ('processing', 'rejected', 'failed', 'cancelled');
 

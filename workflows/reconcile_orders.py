@@ -18,6 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.payments import Payments
     from activities.reconciliation import Reconciliation
     from activities.shipments import Shipments
+    from orders.models import KEPT
     from orders.names import RECONCILE_ORDERS
     from orders.parsing import parse_nothing
     from orders.reconciliation import (
@@ -68,6 +69,7 @@ class ReconcileOrders:
         """
         parsed(parse_nothing, raw)
         await self._restart_orders()
+        await self._confirm_orders()
         await self._follow_refunds()
         await self._find_stuck_refunds()
         await self._compare(Reconciliation.check_charges, "orders with their payments")
@@ -111,8 +113,19 @@ class ReconcileOrders:
             return
         if restart.started:
             self._note(self._restarted, f"{what}: {restart.started} started again")
+        elif order.status in KEPT:
+            self._cannot_confirm(order.order_id)
         else:
             await self._go_forward(order.order_id, what)
+
+    async def _confirm_orders(self) -> None:
+        """Restart the runs that ended between the order's last step and its confirmation."""
+        self._outages = 0
+        what = "paid orders without a confirmation"
+        for order in await self._try(OrderRecovery.find_unconfirmed_orders, MAX_ORDERS, what) or ():
+            if self._must_stop(what):
+                return
+            await self._restart(order)
 
     async def _go_forward(self, order_id: str, what: str) -> None:
         """The order may be paid, and its input is gone with its run: finish it here, without its e-mail."""
@@ -120,8 +133,11 @@ class ReconcileOrders:
         row = await self._try(Inventory.finalize_order, order_id, what) if captured else None
         if row:
             self._note(self._restarted, f"{what}: captured and finalized")
-            lost = "was finalized without its run, so its customer got no confirmation"
-            self._problem(f"unconfirmed:{order_id}", order_id, f"order {order_id} {lost}")
+            self._cannot_confirm(order_id)
+
+    def _cannot_confirm(self, order_id: str) -> None:
+        lost = "is paid, but its run and its customer's address are gone, so nobody confirmed it"
+        self._problem(f"unconfirmed:{order_id}", order_id, f"order {order_id} {lost}")
 
     async def _follow_refunds(self) -> None:
         self._outages = 0
