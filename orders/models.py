@@ -369,10 +369,3 @@ class Notification(Model):
     kind: NotificationKind
     to: str | None = None
     delivery: Delivery | None = None
-
-
-class Observation(Model):
-    """Whether process-order runs, and the row, read after that: a closed run can no longer write an absent row."""
-
-    run_open: bool
-    row: OrderRow | None
