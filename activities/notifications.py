@@ -15,7 +15,7 @@ from gateways.postgres import Database
 from gateways.refund_store import read_refunded
 from orders.delivery import BUSINESS_DAYS, estimated_delivery
 from orders.errors import Unavailable
-from orders.models import KEPT, UNFINISHED, Alert, Notification, NotificationKind, OrderRow
+from orders.models import KEPT, UNFINISHED, Alert, ErrorCode, Notification, NotificationKind, OrderRow
 from orders.money import to_json_number
 
 if TYPE_CHECKING:
@@ -29,6 +29,13 @@ KEEP_NOTIFICATION: Final = """
 """
 
 READ_NOTIFICATION: Final = "SELECT state FROM notifications WHERE order_id = $1 AND kind = $2 AND state <> 'given_up'"
+
+# What a customer may read: the row's own text names external services and their codes.
+COULD_NOT: Final = "your order could not be processed"
+WHY_NOT: Final[dict[ErrorCode | None, str]] = {
+    ErrorCode.FULFILLMENT_REFUSED: "your order could not be shipped to this address",
+    ErrorCode.AUTHORIZATION_EXPIRED: "the authorization of your payment ended before your order was complete",
+}
 
 log = structlog.get_logger()
 
@@ -132,14 +139,15 @@ async def _body(
     items = await read_items(connection, row)
     total = to_json_number(row.total, row.currency)
     if notification.kind is NotificationKind.ANALYTICS:
-        properties = {"orderId": row.id, "total": total, "items": len(items)}
+        properties = {"orderId": row.id, "total": total, "currency": row.currency, "items": len(items)}
         return {"event": notification.kind, "userId": row.customer_id, "properties": properties}
     data: dict[str, object] = {"orderNumber": row.id}
     match notification.kind:
         case NotificationKind.CONFIRMATION:
-            data |= {"items": items, "total": total, **delivery}
+            data |= {"items": items, "total": total, "currency": row.currency, **delivery}
         case NotificationKind.CANCELLED:
-            data["refundAmount"] = to_json_number(await read_refunded(connection, row.id), row.currency)
+            refunded = to_json_number(await read_refunded(connection, row.id), row.currency)
+            data |= {"refundAmount": refunded, "currency": row.currency}
         case NotificationKind.FAILED:
-            data["reason"] = row.error
+            data["reason"] = WHY_NOT.get(row.error_code, COULD_NOT)
     return {"to": notification.to, "template": notification.kind, "data": data}

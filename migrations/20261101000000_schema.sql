@@ -21,7 +21,7 @@ CREATE TABLE products (
     name text NOT NULL,
     description text NOT NULL DEFAULT '',
     price bigint NOT NULL CHECK (price > 0),
-    currency text NOT NULL
+    currency text NOT NULL CONSTRAINT products_currency_in_lower_case CHECK (currency ~ '^[a-z]{3}$')  -- as Stripe has it
 );
 
 CREATE TABLE inventory (
@@ -84,7 +84,7 @@ CREATE TABLE orders (
         'pending', 'capturing', 'processing', 'shipped', 'delivered', 'undoing', 'cancelling',
         'rejected', 'failed', 'cancelled')),
     total bigint NOT NULL DEFAULT 0 CHECK (total >= 0),  -- 0: closed before it had a price
-    currency text NOT NULL,
+    currency text NOT NULL CONSTRAINT orders_currency_in_lower_case CHECK (currency ~ '^[a-z]{3}$'),
     capture_mode text NOT NULL CHECK (capture_mode IN ('manual', 'automatic')),
     terms jsonb NOT NULL,  -- what the order was promised when it was placed
 

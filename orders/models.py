@@ -125,10 +125,14 @@ class Stage(StrEnum):
 
 
 class Address(Model):
+    """Where a parcel goes; `name` is the recipient's. A part that the country does not have is None."""
+
+    name: str | None = None
     street: str
-    city: str
-    state: str
-    zip: str
+    street2: str | None = None
+    city: str | None = None
+    state: str | None = None
+    zip: str | None = None
     country: str = "US"
 
 

@@ -13,6 +13,7 @@ from client.runs import Run, StuckRun
 from client.schedules import ScheduleView
 from orders.models import CancelOutcome, CancelView, Model, OrderOutcome, OrderView
 from orders.names import CHECK_INVENTORY, RECONCILE_ORDERS, VERIFY_ORDERS
+from orders.plain_text import without_harmful
 from orders.recommendations import IndexProgress, RecommendationsOutcome, Source
 from orders.stock import StockReport
 from orders.verification import VerifyReport
@@ -243,7 +244,7 @@ def _count(number: int, noun: str) -> str:
 
 def _plain(text: str) -> str:
     """Text without markup and without characters that control a terminal."""
-    return escape("".join(c if c.isprintable() else " " for c in text))
+    return escape(without_harmful(text))
 
 
 def _time(moment: datetime) -> str:

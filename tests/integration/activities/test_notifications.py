@@ -1,5 +1,6 @@
 """Each notification arrives once, if the order's status calls for it; its failure is not the order's."""
 
+import re
 from datetime import date
 from typing import Any
 
@@ -10,7 +11,7 @@ from activities.order_state import OrderState
 from activities.payments import Payments
 from audit.invariants import violations
 from orders.errors import Permanent, Unavailable
-from orders.models import Alert, Delivery, Notification, NotificationKind, Park, Priority
+from orders.models import Alert, Delivery, ErrorCode, Notification, NotificationKind, Park, Priority
 from tests.support.activity_bench import ActivityBench, order_of
 from tests.support.invariants import collect_evidence
 
@@ -39,8 +40,9 @@ async def test_the_confirmation_is_sent_once(bench: ActivityBench) -> None:
         "template": "order_confirmation",
         "data": {
             "orderNumber": "o1",
-            "items": [{"productId": "1", "quantity": 2, "price": 29.99}],
+            "items": [{"productId": "1", "quantity": 2, "price": 29.99, "currency": "usd"}],
             "total": 59.98,
+            "currency": "usd",
             "estimatedDelivery": "2026-11-27",
             "businessDays": 5,
         },
@@ -67,7 +69,7 @@ async def test_analytics_get_the_order_once(bench: ActivityBench) -> None:
     assert event == {
         "event": "order_placed",
         "userId": "cus_123",
-        "properties": {"orderId": "o1", "total": 59.98, "items": 1},
+        "properties": {"orderId": "o1", "total": 59.98, "currency": "usd", "items": 1},
     }
 
 
@@ -130,18 +132,21 @@ async def test_the_email_about_a_cancel_names_the_refund(bench: ActivityBench, l
     await bench.do(Notifications.send_email, CANCELLED)
 
     (email,) = bench.world.provider_records()["emails"]
-    assert email["data"] == {"orderNumber": "o1", "refundAmount": amount}
+    assert email["data"] == {"orderNumber": "o1", "refundAmount": amount, "currency": "usd"}
 
 
-async def test_the_email_about_a_failure_names_the_reason(bench: ActivityBench) -> None:
-    """The reason is the error text of the row."""
+@pytest.mark.parametrize("code", [*ErrorCode])
+async def test_the_email_about_a_failure_is_for_the_customer(bench: ActivityBench, code: ErrorCode) -> None:
+    """Its reason is a sentence of its own: the row's text names external services and their codes."""
     order = order_of()
     await bench.bring(order, "authorize")
     await bench.claim_undo(order)
+    await bench.pool.execute("UPDATE orders SET error_code = $1, error = 'stripe: InvalidRequestError'", code)
     await bench.do(Notifications.send_email, FAILED)
 
     (email,) = bench.world.provider_records()["emails"]
-    assert email["data"] == {"orderNumber": "o1", "reason": "it failed"}
+    assert email["data"]["orderNumber"] == "o1"
+    assert re.fullmatch(r"[a-z][a-z ]{20,}", email["data"]["reason"])
 
 
 @pytest.mark.parametrize(
