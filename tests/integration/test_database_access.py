@@ -2,13 +2,16 @@
 
 import asyncio
 import os
+import ssl
 import struct
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import asyncpg
 import pytest
+import trustme
 from pydantic import SecretStr
 
 from app.migrate import migrate
@@ -16,6 +19,8 @@ from app.startup_checks import CannotStart, open_database
 from config.settings import Settings
 from deploy.local.postgres import Postgres
 from deploy.local.process import ROOT
+
+TLS_REQUEST, PROTOCOL_3 = 80877103, 196608  # the codes that begin a connection
 
 Access = Callable[[str], Awaitable[None]]
 
@@ -143,32 +148,59 @@ async def test_a_login_with_the_role_is_enough(logins: str) -> None:
 
 
 @asynccontextmanager
-async def a_pgbouncer() -> AsyncIterator[str]:
-    """Answers as pgbouncer answers a parameter that it neither tracks nor ignores; yields an address."""
+async def a_refusing_server(code: str, message: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """Refuses every connection in the protocol of PostgreSQL, with this SQLSTATE; yields an address."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            size, code = struct.unpack("!ii", await reader.readexactly(8))
-            await reader.readexactly(size - 8)
-            if code != 80877103:  # a request for TLS comes first
-                break
-            writer.write(b"N")
-        fields = b"SFATAL\0C08P01\0Munsupported startup parameter: role\0\0"
-        writer.write(b"E" + struct.pack("!i", len(fields) + 4) + fields)
-        await writer.drain()
+        with suppress(OSError, asyncio.IncompleteReadError):  # the client may leave at the certificate
+            while (request := await read_startup(reader)) == TLS_REQUEST:
+                writer.write(b"S" if tls else b"N")
+                if tls:
+                    await writer.start_tls(tls)
+            assert request == PROTOCOL_3
+            fields = f"SFATAL\0C{code}\0M{message}\0\0".encode()
+            writer.write(b"E" + struct.pack("!i", len(fields) + 4) + fields)
+            await writer.drain()
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         yield f"postgresql://clerk:canary@127.0.0.1:{server.sockets[0].getsockname()[1]}/orders"
 
 
+async def read_startup(reader: asyncio.StreamReader) -> int:
+    """The code of a request that begins a connection."""
+    size, code = struct.unpack("!ii", await reader.readexactly(8))
+    await reader.readexactly(size - 8)
+    return int(code)
+
+
 @pytest.mark.parametrize("access", [opened, migrated])
 async def test_a_role_through_pgbouncer(access: Access) -> None:
-    """It refuses the parameter; the grant needs none."""
-    async with a_pgbouncer() as url:
+    """It refuses a parameter that it neither tracks nor ignores; the grant needs none."""
+    async with a_refusing_server("08P01", "unsupported startup parameter: role") as url:
         said = await sentence(f"{url}?role=orders_app", access)
     assert "a pgbouncer in front refuses one of these parameters, remove it: role" in said
     assert 'GRANT orders_app TO "clerk"' in said
+
+
+@pytest.mark.parametrize("access", [opened, migrated])
+async def test_a_server_with_a_certificate(access: Access, tmp_path: Path) -> None:
+    """It is checked by the CA that the address names; what it then refuses is the client's."""
+    ca, tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("127.0.0.1").configure_cert(tls)
+    trusted, other = tmp_path / "ca.pem", tmp_path / "other.pem"
+    ca.cert_pem.write_to_path(str(trusted))
+    trustme.CA().cert_pem.write_to_path(str(other))
+    async with a_refusing_server("28000", "connection requires a valid client certificate", tls) as url:
+        for root, advice in (
+            (other, "its certificate is not trusted"),
+            ("system", "its certificate is not trusted"),
+            (trusted, "the client certificate (sslcert, sslkey)"),
+        ):
+            assert advice in await sentence(f"{url}?sslmode=verify-full&sslrootcert={root}", access)
+        assert "sslcert names a file that cannot be read" in await sentence(
+            f"{url}?sslmode=verify-full&sslrootcert={trusted}&sslcert=/no/canary.crt", access
+        )
 
 
 # --------------------------------------------------------------------------------------------------------- migrations
