@@ -297,6 +297,20 @@ class Payment(Model):
     error: str | None = None
 
 
+WarningKind = Literal["dispute", "fraud_warning", "review"]
+
+
+class PaymentWarning(Model):
+    """A dispute, an early fraud warning or a review of a payment. `amount` is what is disputed, in minor units."""
+
+    id: str
+    kind: WarningKind
+    payment_intent_id: str
+    status: str
+    reason: str
+    amount: int
+
+
 class UndoResult(Model):
     """What an undo found and did, as text for operators. `shipped`: the goods have left, so it cannot be undone."""
 
