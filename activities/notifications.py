@@ -1,5 +1,7 @@
 """Messages about orders: e-mail to customers, events for analytics, alerts to operators."""
 
+import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import httpx
@@ -11,6 +13,7 @@ from gateways.http import post_json, raise_for_refusal
 from gateways.order_store import existing_row, read_items, write_event
 from gateways.postgres import Database
 from gateways.refund_store import read_refunded
+from orders.delivery import BUSINESS_DAYS, estimated_delivery
 from orders.errors import Unavailable
 from orders.models import KEPT, UNFINISHED, Alert, ErrorCode, Notification, NotificationKind, OrderRow
 from orders.money import to_json_number
@@ -88,10 +91,11 @@ class Notifications:
         raise_for_refusal("slack", response)
 
     async def _deliver(self, notification: Notification, service: str, url: str) -> str:
+        delivery = await _delivery(notification)
         async with self._database.transaction() as connection:
             row = await existing_row(connection, notification.order_id)
             done: str | None = await connection.fetchval(READ_NOTIFICATION, notification.order_id, notification.kind)
-            body = await _body(connection, row, notification)
+            body = await _body(connection, row, notification, delivery)
         if done:
             return done
         if not _is_due(row, notification.kind):
@@ -121,7 +125,17 @@ def _is_due(row: OrderRow, kind: NotificationKind) -> bool:
     return row.status in KEPT
 
 
-async def _body(connection: "Connection", row: OrderRow, notification: Notification) -> dict[str, object]:
+async def _delivery(notification: Notification) -> dict[str, object]:
+    """When the order should arrive; without a date where the holidays of its destination are not known."""
+    if notification.delivery is None:
+        return {}
+    day = await asyncio.to_thread(estimated_delivery, notification.delivery)
+    return {"estimatedDelivery": day and day.isoformat(), "businessDays": BUSINESS_DAYS[notification.delivery.priority]}
+
+
+async def _body(
+    connection: "Connection", row: OrderRow, notification: Notification, delivery: Mapping[str, object]
+) -> dict[str, object]:
     items = await read_items(connection, row)
     total = to_json_number(row.total, row.currency)
     if notification.kind is NotificationKind.ANALYTICS:
@@ -130,8 +144,7 @@ async def _body(connection: "Connection", row: OrderRow, notification: Notificat
     data: dict[str, object] = {"orderNumber": row.id}
     match notification.kind:
         case NotificationKind.CONFIRMATION:
-            delivery = notification.estimated_delivery.isoformat() if notification.estimated_delivery else None
-            data |= {"items": items, "total": total, "currency": row.currency, "estimatedDelivery": delivery}
+            data |= {"items": items, "total": total, "currency": row.currency, **delivery}
         case NotificationKind.CANCELLED:
             refunded = to_json_number(await read_refunded(connection, row.id), row.currency)
             data |= {"refundAmount": refunded, "currency": row.currency}

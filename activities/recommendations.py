@@ -56,6 +56,8 @@ NEAREST: Final = """
     ), bought AS (
         SELECT e.product_id, e.embedding FROM product_embeddings e JOIN active USING (model, dimensions)
         WHERE e.product_id = ANY($1::text[])
+    ), paid_in AS (
+        SELECT DISTINCT currency FROM products WHERE id = ANY($2::text[])
     ), nearest AS (
         SELECT e.product_id, e.embedding, e.embedding <=> (SELECT avg(embedding) FROM bought) AS distance
         FROM product_embeddings e
@@ -63,6 +65,7 @@ NEAREST: Final = """
         AND (e.model, e.dimensions) = (SELECT model, dimensions FROM active)
         AND e.product_id <> ALL($2::text[])
         AND EXISTS (SELECT FROM inventory i WHERE i.product_id = e.product_id AND i.quantity > 0)
+        AND EXISTS (SELECT FROM products p JOIN paid_in USING (currency) WHERE p.id = e.product_id)
         ORDER BY e.embedding <=> (SELECT avg(embedding) FROM bought)
         LIMIT $3
     )
@@ -75,9 +78,13 @@ NEAREST: Final = """
 """
 
 POPULAR: Final = """
+    WITH paid_in AS (
+        SELECT DISTINCT currency FROM products WHERE id = ANY($1::text[])
+    )
     SELECT p.id AS product_id, p.name, left(p.description, $3) AS description
     FROM inventory i JOIN products p ON p.id = i.product_id
     WHERE i.quantity > 0 AND i.product_id <> ALL($1::text[])
+    AND (p.currency IN (SELECT currency FROM paid_in) OR NOT EXISTS (SELECT FROM paid_in))
     ORDER BY i.sold DESC, p.id
     LIMIT $2
 """

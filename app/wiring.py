@@ -26,12 +26,11 @@ from activities.reconciliation import Reconciliation
 from activities.shipments import Shipments
 from activities.stock_alerts import StockAlerts
 from activities.verification import Verification
-from app.clients import stripe_of, warehouse_of
+from app.clients import http_of, stripe_of, warehouse_of
 from app.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_http
 from app.startup_checks import CannotStart, check_search_attributes, check_temporal_is_here, open_database
 from config.settings import Settings
 from config.temporal import connect
-from gateways.http import open_http
 from gateways.openai import MAX_ANSWER, LanguageModel, openai_client
 from gateways.order_store import read_shop_id
 from gateways.postgres import Database
@@ -99,10 +98,10 @@ async def open_worker(
     async with AsyncExitStack() as stack:
         kind = WatchedDatabase if settings.crash_at else Database
         database = await stack.enter_async_context(open_database(settings, kind))
-        http = await stack.enter_async_context(open_http(settings.http_timeout_seconds))
+        http = await stack.enter_async_context(http_of(settings, settings.http_timeout_seconds))
         stripe = stripe_of(settings, http)
         openai = openai_client(
-            await stack.enter_async_context(open_http(settings.recommendation_timeout_seconds, MAX_ANSWER)),
+            await stack.enter_async_context(http_of(settings, settings.recommendation_timeout_seconds, MAX_ANSWER)),
             settings.openai_api_key.get_secret_value(),
             settings.openai_base,
         )

@@ -1,9 +1,11 @@
 """JSON over HTTP to external services: one kind of client, and its errors as Unavailable or Permanent."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+import ssl
+from collections.abc import Awaitable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
@@ -19,11 +21,32 @@ RETRYABLE_STATUSES: Final = {401, 403, 408, 425, 429}
 CLIENT_ERRORS: Final = frozenset({400, 413, 422})  # the service refuses the request, and would refuse it again
 
 
+LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Network:
+    """The way to external services. The environment has no say in it.
+
+    `ca_file` has the certificates of the trusted CAs, empty: certifi's. `proxy` is used for https to all hosts but
+    `inner_hosts` and this machine: it sees neither a key nor an order.
+    """
+
+    ca_file: str = ""
+    proxy: str = ""
+    inner_hosts: Sequence[str] = ()
+
+
+OPEN_NETWORK: Final = Network()
+
+
 class _Transport(httpx.AsyncHTTPTransport):
     """Reads the whole answer, within limits: a broken service must not use up the worker's memory or time."""
 
-    def __init__(self, timeout_seconds: float, max_answer: int) -> None:
-        super().__init__(trust_env=False)
+    def __init__(
+        self, timeout_seconds: float, max_answer: int, trust: ssl.SSLContext, proxy: httpx.Proxy | None = None
+    ) -> None:
+        super().__init__(verify=trust, proxy=proxy, trust_env=False)
         self._timeout = timeout_seconds
         self._max_answer = max_answer
 
@@ -55,20 +78,35 @@ async def _read(response: httpx.Response, max_answer: int) -> bytes:
     return bytes(body)
 
 
-def open_http(timeout_seconds: float, max_answer: int = MAX_ANSWER) -> httpx.AsyncClient:
-    """A client that follows no redirect, keeps no cookie, and uses no proxy of the environment.
+def open_http(
+    timeout_seconds: float, max_answer: int = MAX_ANSWER, network: Network = OPEN_NETWORK
+) -> httpx.AsyncClient:
+    """A client that follows no redirect, keeps no cookie, and reads nothing from the environment.
 
     Args:
         timeout_seconds: for the request and its whole answer.
         max_answer: in bytes; a larger answer is an error.
+        network: the way to the services.
     """
+    trust = _trust(network.ca_file)
+    direct = _Transport(timeout_seconds, max_answer, trust)
+    mounts: dict[str, httpx.AsyncBaseTransport] = {}
+    if network.proxy:
+        proxy = httpx.Proxy(network.proxy, ssl_context=trust if network.proxy.startswith("https") else None)
+        mounts = {f"all://{host}": direct for host in (*LOOPBACK, *network.inner_hosts)}
+        mounts["https://"] = _Transport(timeout_seconds, max_answer, trust, proxy)
     return httpx.AsyncClient(
-        transport=_Transport(timeout_seconds, max_answer),
+        transport=direct,
+        mounts=mounts,
         timeout=None,  # noqa: S113 (the transport has one for the whole answer)
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # it keeps none
         follow_redirects=False,
         trust_env=False,
     )
+
+
+def _trust(ca_file: str) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context(trust_env=False)
 
 
 def header(headers: Mapping[str, str] | None, name: str) -> str:
@@ -107,10 +145,16 @@ async def _answer(service: str, request: Awaitable[httpx.Response]) -> httpx.Res
     try:
         response = await request
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise Unavailable(f"{service}: {type(error).__name__}", type=f"{service}_unavailable") from None
+        raise Unavailable(f"{service}: {_problem(error)}", type=f"{service}_unavailable") from None
     if response.is_server_error or response.status_code in RETRYABLE_STATUSES:
         raise _unavailable(service, response)
     return response
+
+
+def _problem(error: Exception) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return "its certificate is not trusted: SSL_CERT_FILE must have its CA"
+    return type(error).__name__
 
 
 def raise_for_refusal(service: str, response: httpx.Response, client_errors: AbstractSet[int] = CLIENT_ERRORS) -> None:

@@ -11,7 +11,7 @@ from activities.order_state import OrderState
 from activities.payments import Payments
 from audit.invariants import violations
 from orders.errors import Permanent, Unavailable
-from orders.models import Alert, ErrorCode, Notification, NotificationKind, Park
+from orders.models import Alert, Delivery, ErrorCode, Notification, NotificationKind, Park, Priority
 from tests.support.activity_bench import ActivityBench, order_of
 from tests.support.invariants import collect_evidence
 
@@ -19,7 +19,7 @@ CONFIRMATION = Notification(
     order_id="o1",
     kind=NotificationKind.CONFIRMATION,
     to="customer@example.com",
-    estimated_delivery=date(2026, 11, 27),
+    delivery=Delivery(ordered=date(2026, 11, 19), priority=Priority.STANDARD, country="US"),
 )
 ANALYTICS = Notification(order_id="o1", kind=NotificationKind.ANALYTICS)
 CANCELLED = Notification(order_id="o1", kind=NotificationKind.CANCELLED, to="customer@example.com")
@@ -44,8 +44,19 @@ async def test_the_confirmation_is_sent_once(bench: ActivityBench) -> None:
             "total": 59.98,
             "currency": "usd",
             "estimatedDelivery": "2026-11-27",
+            "businessDays": 5,
         },
     }
+
+
+async def test_a_confirmation_without_a_date(bench: ActivityBench) -> None:
+    """Where the holidays of the destination are not known, only the number of business days is promised."""
+    await bench.bring(order_of(), "finalize")
+    delivery = Delivery(ordered=date(2026, 11, 19), priority=Priority.EXPRESS, country="AC")
+    await bench.do(Notifications.send_email, CONFIRMATION.model_copy(update={"delivery": delivery}))
+
+    (email,) = bench.world.provider_records()["emails"]
+    assert (email["data"]["estimatedDelivery"], email["data"]["businessDays"]) == (None, 2)
 
 
 async def test_analytics_get_the_order_once(bench: ActivityBench) -> None:

@@ -98,6 +98,23 @@ async def test_the_last_ten_distinct_purchases_count(bench: ActivityBench, catal
     assert [candidate.product_id for candidate in choice.candidates] == ["lamp", "near-oldest"]
 
 
+@pytest.mark.parametrize("indexed", [True, False])
+async def test_a_product_in_another_currency_is_not_recommended(
+    bench: ActivityBench, catalogue: Catalogue, *, indexed: bool
+) -> None:
+    """One order has one currency: the customer buys in those of the purchases, and without any purchase in each."""
+    await catalogue.indexed({"lamp": EAST, "bulb": NEARLY_EAST, "globe": WEST})
+    await bench.pool.execute("UPDATE products SET currency = 'eur' WHERE id = 'bulb'")
+    if not indexed:
+        await bench.pool.execute("DELETE FROM embedding_index")
+    assert {each.product_id for each in (await choose(bench)).candidates} == {"lamp", "bulb", "globe"}
+    await catalogue.bought("lamp")
+
+    choice = await choose(bench)
+    assert choice.source is (Source.SIMILARITY if indexed else Source.POPULAR)
+    assert [each.product_id for each in choice.candidates] == ["globe"]
+
+
 @pytest.mark.parametrize("status", ["processing", "shipped", "delivered"])
 async def test_what_was_paid_for_is_owned(bench: ActivityBench, catalogue: Catalogue, status: str) -> None:
     """It counts as a purchase and is never recommended."""
