@@ -9,7 +9,8 @@ import structlog
 from pydantic import SecretStr
 from temporalio import activity
 
-from gateways.http import post_json, raise_for_refusal
+from gateways import slack
+from gateways.http import post_json, raise_for_refusal, raise_unless_accepted
 from gateways.order_store import existing_row, read_items, write_event
 from gateways.postgres import Database
 from gateways.refund_store import read_refunded
@@ -49,14 +50,14 @@ class Notifications:
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 (one for each external service)
-        self, database: Database, http: httpx.AsyncClient, shop_id: str, email: str, analytics: str, slack: SecretStr
+        self, database: Database, http: httpx.AsyncClient, shop_id: str, email: str, analytics: str, webhook: SecretStr
     ) -> None:
         self._database = database
         self._shop_id = shop_id
         self._http = http
         self._email = email.rstrip("/")
         self._analytics = analytics.rstrip("/")
-        self._slack = slack
+        self._webhook = webhook
 
     @activity.defn
     async def send_email(self, notification: Notification) -> str:
@@ -81,14 +82,8 @@ class Notifications:
     async def post_alert(self, alert: Alert) -> None:
         """Alert operators in the log and in Slack."""
         log.warning("alert", order_id=alert.order_id, key=alert.key, text=alert.text)
-        response = await post_json(
-            self._http,
-            "slack",
-            self._slack.get_secret_value(),
-            {"text": f":warning: {alert.text}"},
-            {"Idempotency-Key": alert.key},
-        )
-        raise_for_refusal("slack", response)
+        text = {"text": f":warning: {alert.text}"}
+        await slack.post(self._http, self._webhook, text, {"Idempotency-Key": alert.key})
 
     async def _deliver(self, notification: Notification, service: str, url: str) -> str:
         delivery = await _delivery(notification)
@@ -104,6 +99,7 @@ class Notifications:
         key = f"{self._shop_id}:{notification.order_id}:{notification.kind}"
         response = await post_json(self._http, service, url, body, {"Idempotency-Key": key})
         raise_for_refusal(service, response)
+        raise_unless_accepted(service, response)
         await self._keep(notification, "sent", "")
         return "sent"
 

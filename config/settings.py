@@ -131,7 +131,7 @@ class Settings(DatabaseSettings):
     )
     recommendation_model: str = Field(default="gpt-4o", description="The chat model that picks recommendations.")
     recommendation_max_tokens: int = Field(
-        default=800, ge=100, le=4000, description="The longest answer of that model."
+        default=4000, ge=100, le=32_000, description="The longest answer of that model, in tokens."
     )
     recommendation_timeout_seconds: float = Field(
         default=15, gt=0, le=25, description="Longest wait for one answer of the language model."
@@ -141,6 +141,9 @@ class Settings(DatabaseSettings):
         ge=1,
         le=600,
         description="How long that model is asked; then products are recommended by similarity.",
+    )
+    model_concurrency: int = Field(
+        default=20, ge=1, le=500, description="How many requests to language models one worker makes at a time."
     )
     embedding_model: str = Field(default="text-embedding-3-small", description="The model that embeds products.")
     embedding_dimensions: int = Field(default=1536, ge=1, le=1536, description="The length of its vectors.")

@@ -5,7 +5,8 @@ import gzip
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -138,13 +139,35 @@ async def test_an_invalid_address_is_an_outage() -> None:
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("7", 7), ("9" * 5000, MAX_RETRY_AFTER), ("²", None), ("-1", None), ("Wed, 21 Oct 2026 07:28:00 GMT", None)],
-    ids=["seconds", "too many", "no decimal", "negative", "a date"],
+    [
+        ("7", 7),
+        ("1.5", 1.5),
+        ("9" * 5000, MAX_RETRY_AFTER),
+        ("0", None),
+        ("²", None),
+        ("-1", None),
+        ("soon", None),
+        ("Wed, 21 Oct 2026 07:28:09 GMT", 9),
+        ("Wednesday, 21-Oct-26 07:28:09 GMT", 9),
+        ("Wed Oct 21 07:28:09 2026", 9),
+        ("Thu, 22 Oct 2026 07:28:09 GMT", MAX_RETRY_AFTER),
+        ("Wed, 21 Oct 2026 07:27:59 GMT", None),
+        ("Wed, 99 Oct 2026 07:28:09 GMT", None),
+    ],
 )
-def test_the_delay_that_a_service_asks_for(value: str, seconds: int | None) -> None:
-    """A number of seconds, up to a maximum; anything else is ignored."""
-    wait = retry_after({"Retry-After": value})
+def test_the_delay_that_a_service_asks_for(value: str, seconds: float | None) -> None:
+    """A number of seconds, or a date by the service's clock, up to a maximum; anything else is ignored."""
+    wait = retry_after({"Retry-After": value, "Date": "Wed, 21 Oct 2026 07:28:00 GMT"})
     assert (wait and wait.total_seconds()) == seconds
+
+
+@pytest.mark.parametrize("theirs", [{}, {"Date": "today"}])
+def test_a_date_without_a_clock(theirs: dict[str, str]) -> None:
+    """This machine's clock is used."""
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    wait = retry_after({"Retry-After": soon} | theirs)
+    assert wait is not None
+    assert 55 < wait.total_seconds() <= 60
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
