@@ -107,12 +107,12 @@ class OrderRecovery:
     async def _request_of(self, row: OrderRow) -> RawValue | None:
         """The payload that the row was written for. The latest run may have had another payload, and was refused."""
         latest = await self._request_in(PROCESS_ORDER, row.id)  # the list of runs may be incomplete or not available
-        if latest and latest.hash_of(row.id) == row.request_hash:
+        if latest and _is_of(latest, row):
             return latest.payload
         with reaching_temporal():
             async for run in self._client.list_workflows(f"WorkflowId = '{row.id}'"):
                 request = await self._request_in(PROCESS_ORDER, run.id, run.run_id)
-                if request and request.hash_of(row.id) == row.request_hash:
+                if request and _is_of(request, row):
                     return request.payload
         return None
 
@@ -136,3 +136,8 @@ class OrderRecovery:
                 static_summary="started again by reconcile-orders",
             )
         return Restart(started=workflow)
+
+
+def _is_of(request: Request, row: OrderRow) -> bool:
+    order = request.order_of(row.id)
+    return order is not None and order.request_hash == row.request_hash

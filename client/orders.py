@@ -135,7 +135,9 @@ def read_resolution(step: str, action: Literal["retry", "skip", "resolved"], rea
     try:
         return Resolution(step=step, action=action, reason=reason, by=by)
     except ValidationError:
-        raise InvalidInput(["reason, by: must not contain control characters"]) from None
+        raise InvalidInput(
+            ["reason, by: must not contain control characters, or any that turn the direction of text"]
+        ) from None
 
 
 async def resolve(client: Client, order_id: str, resolution: Resolution) -> str:
@@ -223,7 +225,8 @@ async def _follow(client: Client, order: Order) -> OrderOutcome:
     handle: WorkflowHandle[Any, OrderOutcome] = client.get_workflow_handle(order.id, result_type=OrderOutcome)
     # None: past its retention, or unknown to a Temporal that stalls, although it was asked to start the run.
     request = await request_of(client, handle)
-    if request is None or request.hash_of(order.id) != order.request_hash:
+    known = request.order_of(order.id) if request else None
+    if known is None or known.request_hash != order.request_hash:
         raise _OnlyTheRowTells
     try:
         with reaching_temporal(_OnlyTheRowTells()):

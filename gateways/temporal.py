@@ -15,6 +15,7 @@ from temporalio.common import RawValue
 from temporalio.service import RPCError, RPCStatusCode
 
 from orders.errors import InvalidInput, NoAnswer
+from orders.models import Order
 from orders.parsing import parse_order, read_payload
 
 
@@ -76,10 +77,10 @@ class Request(NamedTuple):
     workflow: str
     payload: RawValue | None
 
-    def hash_of(self, order_id: str) -> str | None:
-        """The request hash of the order in the payload; None if the payload is no order."""
+    def order_of(self, order_id: str) -> Order | None:
+        """The order in the payload; None if the payload is no order."""
         with suppress(InvalidInput):
-            return parse_order(order_id, read_payload(self.payload)).request_hash
+            return parse_order(order_id, read_payload(self.payload))
         return None
 
 

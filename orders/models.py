@@ -125,10 +125,14 @@ class Stage(StrEnum):
 
 
 class Address(Model):
+    """Where a parcel goes; `name` is the recipient's. A part that the country does not have is None."""
+
+    name: str | None = None
     street: str
-    city: str
-    state: str
-    zip: str
+    street2: str | None = None
+    city: str | None = None
+    state: str | None = None
+    zip: str | None = None
     country: str = "US"
 
 
@@ -293,6 +297,20 @@ class Payment(Model):
     error: str | None = None
 
 
+WarningKind = Literal["dispute", "fraud_warning", "review"]
+
+
+class PaymentWarning(Model):
+    """A dispute, an early fraud warning or a review of a payment. `amount` is what is disputed, in minor units."""
+
+    id: str
+    kind: WarningKind
+    payment_intent_id: str
+    status: str
+    reason: str
+    amount: int
+
+
 class UndoResult(Model):
     """What an undo found and did, as text for operators. `shipped`: the goods have left, so it cannot be undone."""
 
@@ -353,17 +371,19 @@ class NotificationKind(StrEnum):
     ANALYTICS = "order_placed"
 
 
+class Delivery(Model):
+    """What the day of delivery depends on."""
+
+    ordered: date
+    priority: Priority
+    country: str
+    state: str | None = None
+
+
 class Notification(Model):
     """One message about an order. The activity reads the order's data from its row."""
 
     order_id: str
     kind: NotificationKind
     to: str | None = None
-    estimated_delivery: date | None = None
-
-
-class Observation(Model):
-    """Whether process-order runs, and the row, read after that: a closed run can no longer write an absent row."""
-
-    run_open: bool
-    row: OrderRow | None
+    delivery: Delivery | None = None

@@ -7,7 +7,8 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 RESOLVE: Final = "resolve"
-PRINTABLE: Final = r"^[^\x00-\x1f\x7f]*$"  # control characters cannot be stored everywhere
+# No control characters, which cannot be stored everywhere, and none that turn the direction of the text after them.
+PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u206f]*$"
 
 
 class Resolution(BaseModel):
@@ -29,6 +30,9 @@ class Resolvable(Protocol):
     @property
     def names(self) -> frozenset[str]:
         """What operators call the undos of this saga."""
+
+    def is_resolvable(self, name: str) -> bool:
+        """Whether an operator may decide about this undo now."""
 
     def check_resolution(self, resolution: Resolution) -> None:
         """Refuse a resolution that makes no sense now. Raises ApplicationError."""
@@ -88,7 +92,7 @@ class ResolveHandler:
 
     def _saga_of(self, step: str) -> Resolvable:
         for saga in self._sagas:
-            if step in saga.parked:
+            if saga.is_resolvable(step):
                 return saga
         parked = ", ".join(name for saga in self._sagas for name in saga.parked) or "nothing"
         raise ApplicationError(f"{step} is not parked; parked is: {parked}", type="not_parked")

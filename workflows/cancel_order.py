@@ -78,6 +78,8 @@ class CancelOrder:
         row = await self._claim(request.order_id)
         is_first_run = workflow.info().continued_run_id is None
         asked_too_late = is_first_run and row is not None and row.status is Status.CANCELLED
+        if row is None:
+            row = await self._claim_unreserved(request.order_id)
         while row is not None and not await self._is_settled(row):
             await self._drive(row)
             row = await self._claim(request.order_id)
@@ -93,16 +95,11 @@ class CancelOrder:
         return outcome
 
     async def _claim(self, order_id: str) -> OrderRow | None:
-        """The row after the claim; None: the order does not exist, and no open run of process-order will write it."""
-        while True:
-            row = await run_activity(OrderState.claim_cancellation, order_id, UNTIL_DONE, "claim the order")
-            if row:
-                return row
-            seen = await run_activity(OrderState.observe_order, order_id, UNTIL_DONE, "does the order exist?")
-            if not seen.run_open and seen.row is None:
-                return None
-            if seen.row is None:
-                await self._pause("process-order is about to write the order")
+        return await run_activity(OrderState.claim_cancellation, order_id, UNTIL_DONE, "claim the order")
+
+    async def _claim_unreserved(self, order_id: str) -> OrderRow | None:
+        """Cancel the order before process-order begins with it; None: the order does not exist."""
+        return await run_activity(OrderState.claim_unreserved, order_id, UNTIL_DONE, "does the order exist?")
 
     async def _drive(self, row: OrderRow) -> None:
         """Make one move towards an end: process-order makes it while it runs, else this run does."""
@@ -153,8 +150,7 @@ class CancelOrder:
         return row.parked_by != workflow.info().workflow_id
 
     async def _is_running(self, order_id: str) -> bool:
-        seen = await run_activity(OrderState.observe_order, order_id, UNTIL_DONE, "does process-order run?")
-        return seen.run_open
+        return await run_activity(OrderState.is_placing, order_id, UNTIL_DONE, "does process-order run?")
 
     async def _pause(self, why: str) -> None:
         if workflow.info().is_continue_as_new_suggested():

@@ -93,13 +93,18 @@ TABLE: Final = [
     Cell(scenarios.cancelled, "void_payment:effect:1"),  # refunded, not voided
     Cell(scenarios.cancelled, "void_payment:effect:2"),  # refunded, its id written
     *cells(scenarios.cancelled_late, "mark_shipped", ONE),
-    *cells(scenarios.unknown, "observe_order", ()),
+    *cells(scenarios.cancelled_early, "claim_unreserved", ONE),
+    *cells(scenarios.cancelled_without_a_run, "is_placing", ()),
     *cells(scheduled_workflows.restarted, "find_orders_without_run", ()),
     *cells(scheduled_workflows.restarted, "restart_order", ONE),
     *cells(scheduled_workflows.told, "find_refunds", ()),
     *cells(scheduled_workflows.told, "find_stuck_refunds", ()),
     *cells(scheduled_workflows.told, "check_charges", ONE),
     *cells(scheduled_workflows.told, "find_orphans", ()),
+    *cells(scheduled_workflows.told, "find_unconfirmed_orders", ()),
+    *cells(scheduled_workflows.told, "find_payment_warnings", ()),
+    *cells(scheduled_workflows.told, "check_shipments", ONE),
+    *cells(scheduled_workflows.shipped_late, "cancel_stray_shipment", TWO),  # cancelled, said on the order
     *cells(scheduled_workflows.told, "unreported_problems", ()),
     *cells(scheduled_workflows.told, "mark_alerted", ONE),
     *cells(scheduled_workflows.refunded_orphan, "void_orphan", THREE),  # refunded, its id written, said on the order
