@@ -244,9 +244,9 @@ class Activities:
             case "unknown":
                 yield s._replace(world=s.world._replace(warehouse="accepted")), "accepted"
                 yield s, "refused"
-            case "called off":
+            case "refuses":
                 yield s, "closed"
-            case _:
+            case _:  # also after it was called off: the saved answer
                 yield s, "accepted"
 
     def cancel_fulfillment(self) -> Script:
@@ -259,7 +259,7 @@ class Activities:
         called_off = s._replace(world=s.world._replace(warehouse="called off"))
         match s.world.warehouse:
             case "unknown" if self._configuration.remembers_cancels and self._has(Rule.REMEMBER_OR_WAIT):
-                yield called_off, "done"
+                yield s._replace(world=s.world._replace(warehouse="refuses")), "done"
             case "unknown":
                 yield s, RETRY if is_on_its_way(s) and self._has(Rule.REMEMBER_OR_WAIT) else "done"
             case "accepted":

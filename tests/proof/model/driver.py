@@ -54,6 +54,7 @@ BEGINNINGS: Final = {
     "refund,": "POST .*/refunds",
     "keep the refunds": TRANSACTION,
     "ask to ship": "POST .*/orders",
+    "keep the shipment's id": TRANSACTION,
     "ask to call it off": "POST .*/orders/[^/]+/cancel",
 }
 
@@ -161,6 +162,7 @@ class Driver:
         self._orders = {"ours": order_of(self._id, **one), "another": order_of(self._id, **one, priority="express")}
         self._lives: dict[str, Live] = {}
         self._resolutions = 0
+        self._is_forgotten = False
 
     async def drive(self, path: Path) -> None:
         """Take every step. Raises AssertionError where model and code come to different states."""
@@ -211,8 +213,8 @@ class Driver:
         if isinstance(then, Do):
             return f"{act.attempt.activity} ended with {live.task.result()}; in the model {then.name} follows"
         answer = live.task.result()
-        # Nobody hears a late attempt; and whether a request to ship is on its way, the code knows by the clock alone.
-        if answer == then[0] or act.by == "late" or (answer == RETRY and taken.do == "ask to call it off"):
+        # Whether a request to ship is on its way, the code knows by the clock alone.
+        if answer == then[0] or (answer == RETRY and taken.do == "ask to call it off"):
             return ""
         return f"{act.attempt.activity} answered {answer}, in the model {then[0]}"
 
@@ -330,9 +332,13 @@ class Driver:
         ):
             if old != new:
                 account.settle(refund.id, succeeds=new[1] == "succeeded")
-        if before.world.warehouse != after.world.warehouse:
-            shipments = self._bench.world.fulfillment.shipments
-            shipments[self._id] = shipments[self._id].model_copy(update={"status": "shipped"})
+        warehouse = self._bench.world.fulfillment
+        if before.world.warehouse != after.world.warehouse == "shipped":
+            shipment = warehouse.shipments[self._id]
+            warehouse.shipments[self._id] = shipment.model_copy(update={"status": "shipped"})
+        elif before.world.warehouse != after.world.warehouse:
+            warehouse.forget(self._id)
+            self._is_forgotten = True
         if before.row.status != after.row.status:
             await self._bench.pool.execute(REPORT_SHIPMENT, self._id)
         elif before.row.refunds != after.row.refunds:
@@ -366,6 +372,7 @@ class Driver:
             closing=row["closing"] or "",
             intent=self._number(row["payment_intent_id"]),
             requested=row["fulfillment_requested_at"] is not None,
+            shipment=row["fulfillment_id"] is not None,
             parked=row["parked_step"] or "",
             parked_by=row["parked_by"] or "",
             placed=row["placed_at"] is not None,
@@ -387,9 +394,11 @@ class Driver:
     def _warehouse(self) -> str:
         warehouse = self._bench.world.fulfillment
         shipment = warehouse.shipments.get(self._id)
-        if self._id in warehouse.cancelled_unseen or (shipment and shipment.status == "cancelled"):
-            return "called off"
-        return shipment.status if shipment else "unknown"
+        if self._is_forgotten and shipment is None:
+            return "forgotten"
+        if shipment:
+            return "called off" if shipment.status == "cancelled" else shipment.status
+        return "refuses" if self._id in warehouse.cancelled_unseen else "unknown"
 
     def _intents(self) -> list[PaymentIntent]:
         intents = self._bench.world.stripe.account.intents.values()

@@ -7,7 +7,7 @@ from tests.proof.model.activities import Do
 from tests.proof.model.protocol import Act, Protocol, Step
 from tests.proof.model.state import State
 
-UNREAL: Final = {"observe_order"}  # it asks Temporal, of which these paths have none
+UNREAL: Final = {"is_placing", "claim_unreserved"}  # they ask Temporal, of which these paths have none
 
 
 Kind = tuple[object, ...]
@@ -66,11 +66,13 @@ def _explore(protocol: Protocol) -> tuple[dict[State, Taken | None], dict[Kind |
 
 
 def is_real(taken: Taken) -> bool:
-    """Whether the sandbox can be made to answer so. It does not repeat the answer of a confirm after a void."""
-    if not taken.do.startswith("confirm") or not taken.step.act:
+    """Whether the real services can be made to answer so. Stripe's sandbox repeats no confirm after a void."""
+    act, before, after = taken.step.act, taken.before, taken.step.after
+    if act and act.attempt.activity in UNREAL:
+        return before.row == after.row
+    if act is None or not taken.do.startswith("confirm"):
         return True
-    confirmed = taken.before.world.intents[int(taken.do[-1]) - 1]
-    return confirmed != "canceled" or taken.step.act.attempt.seen[-1] == "canceled"
+    return before.world.intents[int(taken.do[-1]) - 1] != "canceled" or act.attempt.seen[-1] == "canceled"
 
 
 def _do_of(protocol: Protocol, act: Act | None) -> str:

@@ -39,7 +39,8 @@ class World(NamedTuple):
     intents: tuple[str, str] = ("", "")  # PaymentIntents 1 and 2: new, action, declined, authorized, taken, canceled
     refunds: tuple[tuple[int, str], ...] = ()  # (attempt, status), oldest first
     by_hand: bool = False  # an operator has given the money back outside Stripe
-    warehouse: str = "unknown"  # accepted, shipped, called off, forgotten (it has the goods, or had them)
+    # accepted, shipped, called off, forgotten (it has the goods, or had them), refuses (the cancel came first)
+    warehouse: str = "unknown"
 
     @property
     def standing(self) -> int:

@@ -22,21 +22,21 @@ def configurations_of(shop: tuple[bool, bool]) -> list[Configuration]:
     return [each for each in CONFIGURATIONS.values() if (each.automatic, each.remembers_cancels) == shop]
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "configurations",
-    [
-        pytest.param([CONFIGURATIONS[SAMPLE]], id="sample"),
-        *(
-            pytest.param(configurations_of(shop), id=f"shop {n}", marks=pytest.mark.prove)
-            for n, shop in enumerate(SHOPS)
-        ),
-    ],
-)
-async def test_the_code_goes_the_paths_of_the_model(
-    postgres: Postgres, configurations: Sequence[Configuration]
-) -> None:
+@pytest.mark.timeout(120)
+async def test_the_code_goes_the_paths_of_one_configuration(postgres: Postgres) -> None:
+    """Each kind of step of this configuration is on one of its paths."""
+    await go_the_paths(postgres, [CONFIGURATIONS[SAMPLE]])
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("shop", SHOPS)
+async def test_the_code_goes_the_paths_of_the_model(postgres: Postgres, shop: tuple[bool, bool]) -> None:
     """Each kind of step of the model is on one of the paths."""
+    await go_the_paths(postgres, configurations_of(shop))
+
+
+async def go_the_paths(postgres: Postgres, configurations: Sequence[Configuration]) -> None:
     paths = choose_paths(map(Protocol, configurations))
     assert len(paths) > 50
     async with open_stoppable_bench(postgres, configurations[0]) as bench:

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 PAYMENTS: Final = "tests/integration/activities/test_payments.py"
 INVENTORY: Final = "tests/integration/activities/test_inventory.py"
 DOUBTS: Final = "tests/integration/activities/test_one_attempt_of_many.py"
+BEHAVIOR: Final = "tests/proof/model/test_behavior.py::test_the_code_goes_the_paths_of_one_configuration"
 RESTARTS: Final = "tests/workflows/test_restarts.py"
 SAGA: Final = "saga/tests/test_undo.py"
 ASSERTION: Final = r"^(assert |AssertionError|Failed: DID NOT RAISE)"
@@ -330,5 +331,29 @@ BUGS: Final = (
             ),
         ),
         (f"{INVENTORY}::test_a_rejection_names_every_problem_and_holds_nothing",),
+    ),
+    Bug(
+        "id_kept_in_any_status",
+        "the id of a PaymentIntent is written on an order that is no longer pending",
+        (
+            Patch(
+                "activities/payments.py",
+                "AND status = 'pending' AND (payment_intent_id IS NULL OR payment_intent_id = $2)",
+                "AND (payment_intent_id IS NULL OR payment_intent_id = $2)",
+            ),
+        ),
+        (BEHAVIOR,),
+    ),
+    Bug(
+        "void_never_refunds",
+        "the undo of a payment that was captured refunds nothing",
+        (
+            Patch(
+                "activities/payments.py",
+                "            return await self._refund(order_id, intent)\n",
+                "            pass\n",
+            ),
+        ),
+        (BEHAVIOR,),
     ),
 )
