@@ -131,6 +131,22 @@ def closed_orders_are_empty(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(order.id, f"{order.status}, but the warehouse ships it")
 
 
+def closed_orders_are_known_outside(evidence: Evidence) -> Iterator[Finding]:
+    """The payment and the shipment of a closed order are known outside, except where an operator resolved the step.
+
+    Else nobody can tell whether they are undone: our own row alone remembers them.
+    """
+    payments = {payment.id for payment in evidence.records.payments}
+    shipments = {shipment.order_id for shipment in evidence.records.fulfillment}
+    for order in evidence.snapshot.orders:
+        if order.status not in CLOSED:
+            continue
+        if order.payment_intent_id and order.payment_intent_id not in payments and "void_payment" not in order.settled:
+            yield Finding(order.id, f"{order.status}, but nobody knows its payment {order.payment_intent_id}")
+        if order.fulfillment_id and order.id not in shipments and "cancel_fulfillment" not in order.settled:
+            yield Finding(order.id, f"{order.status}, but nobody knows its shipment {order.fulfillment_id}")
+
+
 def closed_orders_take_no_money(evidence: Evidence) -> Iterator[Finding]:
     """A closed order has no authorization, except where an operator resolved the step."""
     for order, payment in evidence.payments():
@@ -247,6 +263,7 @@ IN_OPERATION: Final[tuple[Rule, ...]] = (
     paid_orders_are_whole,
     closed_orders_are_empty,
     closed_orders_take_no_money,
+    closed_orders_are_known_outside,
     every_order_is_driven,
     no_run_is_stuck,
     every_change_is_recorded,

@@ -260,6 +260,14 @@ def lose_the_shipment(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
     ship(mixed, patch, "placed", "placed", status="cancelled")
 
 
+def forget_a_shipment(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    patch.delitem(mixed.world.fulfillment.shipments, "returned")
+
+
+def forget_a_payment(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    patch.delitem(mixed.world.stripe.account.intents, mixed.intent("declined").id)
+
+
 def ship_twice(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
     ship(mixed, patch, "again", "placed")
 
@@ -294,6 +302,8 @@ AT_THE_EXTERNAL_SERVICES: Final[list[tuple[str, str, Plant]]] = [
     ("paid_orders_are_whole", "placed", lose_the_shipment),
     ("closed_orders_are_empty", "returned", fail_a_refund),
     ("closed_orders_are_empty", "returned", ship_a_closed_order),
+    ("closed_orders_are_known_outside", "returned", forget_a_shipment),
+    ("closed_orders_are_known_outside", "declined", forget_a_payment),
     ("closed_orders_take_no_money", "refused", authorize_a_closed_order),
     ("closed_orders_take_no_money", "declined", wait_for_a_closed_order),
     ("nothing_without_an_order", "ghost", charge_without_an_order),
