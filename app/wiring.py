@@ -32,7 +32,7 @@ from config.settings import Settings
 from config.temporal import connect
 from gateways.http import open_http
 from gateways.openai import MAX_ANSWER, LanguageModel, openai_client
-from gateways.postgres import Database
+from gateways.postgres import ATTEMPTS_PER_CONNECTION, Database
 from gateways.stripe import StripeGateway
 from orders.models import Terms
 from orders.names import TASK_QUEUE
@@ -113,6 +113,7 @@ async def open_worker(
             workflows=WORKFLOWS,
             activities=activities,
             interceptors=interceptors,
+            max_concurrent_activities=settings.database_pool_size * ATTEMPTS_PER_CONNECTION,
             graceful_shutdown_timeout=DRAIN,
         )
 
