@@ -6,12 +6,13 @@ from typing import Final
 import stripe
 from temporalio import activity
 
-from gateways.order_store import existing_row, move_row, read_resolution, read_shop_id
+from gateways.order_store import count_retries, existing_row, move_row, read_resolution
 from gateways.postgres import Database
 from gateways.refund_store import STANDING, keep_refunds, left_of, next_attempt, refund_failed
 from gateways.stripe import Intent, PaymentRefused, StripeGateway
 from orders.errors import Permanent, Unavailable
 from orders.models import PAID, ErrorCode, OrderRow, Payment, PaymentRequest, PaymentState, Status, UndoResult
+from orders.money import show
 from saga import Step
 
 # The first id that is written stays. An id that was never written is never confirmed.
@@ -41,32 +42,35 @@ class Payments:
         """Create the PaymentIntent, write its id on the order row, and only then confirm it."""
         async with self._database.transaction() as connection:
             row = await existing_row(connection, request.order_id)
-            shop_id = await read_shop_id(connection)
         if row.status is not Status.PENDING:
             return Payment(state=PaymentState.ORDER_CLOSED)
         try:
-            created = row.payment_intent_id or (await self._gateway.create(row, request.payment_method_id, shop_id)).id
+            created = row.payment_intent_id or (await self._gateway.create(row, request.payment_method_id)).id
         except PaymentRefused as refused:
-            return _declined(ErrorCode.PAYMENT_REFUSED, f"the payment was refused ({refused})")
+            return _refused(refused)
         kept = await self._keep_intent(row.id, created)
         if kept is None:
             return Payment(state=PaymentState.ORDER_CLOSED)
         try:
-            return _state(await self._gateway.confirm(row.id, kept))
+            return _state(row, await self._gateway.confirm(row.id, kept))
         except PaymentRefused as refused:
-            return _declined(ErrorCode.PAYMENT_REFUSED, f"the payment was refused ({refused})", kept)
+            return _refused(refused, kept)
 
     @activity.defn
     async def read_payment(self, order_id: str) -> Payment:
         """The payment as Stripe has it now, e.g. while the customer authenticates it."""
-        return _state(await self._gateway.retrieve(_intent_id(await self._read(order_id))))
+        row = await self._read(order_id)
+        return _state(row, await self._gateway.retrieve(_intent_id(row)))
 
     @activity.defn
     async def capture_payment(self, order_id: str) -> bool:
         """The pivot: claim the row (pending -> capturing), then capture. True: the order is paid.
 
         False: the order is closed or being undone, and the caller must read its row. After the claim only a lost
-        authorization turns the row to undoing.
+        authorization turns the row to undoing: the PaymentIntent is canceled, or all that it took was refunded.
+
+        Raises:
+            Permanent: somebody captured another amount; an operator must refund it.
         """
         row = await self._move(order_id, Status.PENDING, Status.CAPTURING, "claimed for capture")
         if row.status is not Status.CAPTURING:
@@ -75,8 +79,11 @@ class Payments:
             return True
         intent = await self._gateway.capture(order_id, _intent_id(row))
         if intent.status == "succeeded":
-            return True
-        if intent.status != "canceled":
+            if intent.amount_received == row.total:
+                return True
+            if left_of(intent, await self._gateway.refunds(intent.id)):
+                raise _another_amount(row, intent)
+        elif intent.status != "canceled":
             raise Unavailable(f"stripe: cannot capture, the payment is {intent.status}", type="payment_not_capturable")
         await self._lose_authorization(order_id)
         return False
@@ -93,7 +100,7 @@ class Payments:
         """
         row = await self._read(order_id)
         intent = await self._gateway.retrieve(row.payment_intent_id) if row.payment_intent_id else None
-        if intent is None or intent.status not in ("requires_capture", "succeeded"):
+        if intent is None or _taken(intent) != row.total:
             raise Permanent("the goods were shipped, but there is no authorization to capture", type="shipped_unpaid")
         async with self._database.transaction() as connection:
             await existing_row(connection, order_id)
@@ -115,9 +122,10 @@ class Payments:
         async with self._database.transaction() as connection:
             row = await existing_row(connection, order_id)
             resolution = await read_resolution(connection, order_id, "void_payment")
+            attempt = 1 + await count_retries(connection, order_id, "void_payment")
         if resolution or row.payment_intent_id is None:
             return UndoResult(note=resolution or "no payment was made")
-        intent = await self._gateway.void(order_id, row.payment_intent_id)
+        intent = await self._gateway.void(order_id, row.payment_intent_id, attempt=attempt)
         if intent.status == "succeeded":
             return await self._refund(order_id, intent)
         return UndoResult(note=f"{intent.id} voided")
@@ -127,7 +135,7 @@ class Payments:
         refunds = await self._gateway.refunds(intent.id)
         if left_of(intent, refunds) > 0:
             async with self._database.transaction() as connection:
-                attempt = await next_attempt(connection, order_id, refunds)
+                attempt = await next_attempt(connection, order_id, intent.id, refunds)
             refunds = await self._gateway.refund(order_id, intent.id, attempt=attempt, known=refunds)
         await self._keep_refunds(order_id, intent.id, refunds)
         latest = refunds[0]
@@ -169,9 +177,17 @@ class Payments:
             return await existing_row(connection, order_id)
 
 
-def _state(intent: Intent) -> Payment:
+def _state(row: OrderRow, intent: Intent) -> Payment:
+    """Where the payment of the order is.
+
+    Raises:
+        Unavailable: Stripe has not decided.
+        Permanent: somebody captured another amount than the order's.
+    """
     match intent.status:
         case "requires_capture" | "succeeded":
+            if _taken(intent) != row.total:
+                raise _another_amount(row, intent)
             return Payment(state=PaymentState.AUTHORIZED, payment_intent_id=intent.id)
         case "requires_action" | "processing":
             return Payment(state=PaymentState.REQUIRES_ACTION, payment_intent_id=intent.id)
@@ -183,12 +199,28 @@ def _state(intent: Intent) -> Payment:
             raise Unavailable(f"stripe: the payment is {status}", type="payment_undecided")
 
 
+def _taken(intent: Intent) -> int:
+    """What is authorized or captured, in minor units; 0 for a payment that is neither."""
+    return {"requires_capture": intent.amount_capturable, "succeeded": intent.amount_received}.get(intent.status, 0)
+
+
+def _another_amount(row: OrderRow, intent: Intent) -> Permanent:
+    taken, total = show(_taken(intent), row.currency), show(row.total, row.currency)
+    text = f"stripe: {intent.id} is {intent.status} with {taken} instead of {total}; refund it in the dashboard"
+    return Permanent(text, type="another_amount")
+
+
 def _decline(error: "stripe.PaymentIntent.LastPaymentError | None") -> tuple[ErrorCode, str]:
     if error is not None and error.code == "payment_intent_authentication_failure":
         return ErrorCode.AUTHENTICATION_FAILED, "the customer did not authenticate the payment"
     reason = (error.decline_code or error.code) if error else None
     shown = f" ({reason})" if reason and reason not in SILENT_DECLINES else ""
     return ErrorCode.CARD_DECLINED, f"the card was declined{shown}"
+
+
+def _refused(refused: PaymentRefused, intent_id: str | None = None) -> Payment:
+    activity.logger.info("Stripe refuses the payment", extra={"code": str(refused)})
+    return _declined(ErrorCode.PAYMENT_REFUSED, "the payment method was refused", intent_id)
 
 
 def _declined(code: ErrorCode, error: str, intent_id: str | None = None) -> Payment:

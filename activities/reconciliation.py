@@ -12,7 +12,7 @@ import stripe
 from temporalio import activity
 
 from gateways import refund_store
-from gateways.order_store import existing_row, read_rows, read_shop_id, write_event_once
+from gateways.order_store import existing_row, read_rows, write_event_once
 from gateways.postgres import Database
 from gateways.stripe import Intent, StripeGateway, order_of, shop_id_of
 from orders.models import CLOSED, PAID, SETTLED, OrderRow, Status, UndoResult
@@ -102,13 +102,12 @@ class Reconciliation:
         claimed = {intent.id: order for intent in intents if (order := order_of(intent))}
         async with self._database.transaction() as connection:
             rows = await read_rows(connection, claimed.values())
-            shop_id = await read_shop_id(connection)
             kept = await refund_store.find_kept(connection, claimed)
         found: list[Charge] = []
         for intent in intents:
             order_id = claimed.get(intent.id)
             row = rows.get(order_id) if order_id else None
-            if order_id and (charge := await self._orphan(intent, order_id, row, shop_id, is_kept=intent.id in kept)):
+            if order_id and (charge := await self._orphan(intent, order_id, row, is_kept=intent.id in kept)):
                 found.append(charge)
         return Charges(found=tuple(found), after=intents[-1].id if len(intents) == PAGE else None)
 
@@ -119,25 +118,26 @@ class Reconciliation:
         Raises:
             Permanent: an earlier refund failed, or the order does not exist; an operator must decide.
         """
-        key = f"{charge.order_id}:{charge.payment_intent_id}"
-        intent = await self._gateway.void(key, charge.payment_intent_id)
+        intent = await self._gateway.void(charge.order_id, charge.payment_intent_id, attempt=1)
         if intent.status == "succeeded":
-            await self._refund_orphan(charge.order_id, key, intent)
+            await self._refund_orphan(charge.order_id, intent)
         note = f"the orphan payment {intent.id} is {'refunded' if intent.status == 'succeeded' else 'voided'}"
         async with self._database.transaction() as connection:
             await write_event_once(connection, charge.order_id, note)
         return UndoResult(note=note)
 
-    async def _refund_orphan(self, order_id: str, key: str, intent: Intent) -> None:
+    async def _refund_orphan(self, order_id: str, intent: Intent) -> None:
         """Refund what is left, and keep the refunds under the order that the payment names: they may fail later."""
         async with self._database.transaction() as connection:
             await existing_row(connection, order_id)  # a charge for an order that does not exist is an operator's case
         refunds = await self._gateway.refunds(intent.id)
+        async with self._database.transaction() as connection:
+            await refund_store.refuse_unknown(connection, intent.id, refunds)
         if refund_store.left_of(intent, refunds) > 0:
             for refund in refunds:
                 if refund.status not in refund_store.STANDING:
                     raise refund_store.refund_failed(refund)
-            refunds = await self._gateway.refund(key, intent.id, attempt=1, known=refunds)
+            refunds = await self._gateway.refund(order_id, intent.id, attempt=1, known=refunds)
         await self._keep_refunds(order_id, intent.id, refunds)
 
     async def _keep_refunds(self, order_id: str, intent_id: str, refunds: Sequence[stripe.Refund]) -> Sequence[str]:
@@ -165,9 +165,7 @@ class Reconciliation:
         text = f"of order {row.id} over {show(row.total, row.currency)} has {paid} charged"
         return _charge("alert", row.id, intent_id, text)
 
-    async def _orphan(
-        self, intent: Intent, order_id: str, row: OrderRow | None, shop_id: str, *, is_kept: bool
-    ) -> Charge | None:
+    async def _orphan(self, intent: Intent, order_id: str, row: OrderRow | None, *, is_kept: bool) -> Charge | None:
         """What to do with a payment that names an order; None if its id is on that order's row, or may still get there.
 
         Only payments that this shop created are returned. A payment without a shop that names one of our orders was
@@ -176,7 +174,7 @@ class Reconciliation:
         """
         if row and (row.payment_intent_id == intent.id or row.status not in CLOSED | PAID):
             return None
-        made_by = shop_id_of(intent)
+        made_by, shop_id = shop_id_of(intent), self._gateway.shop_id
         if made_by not in ((None, shop_id) if row else (shop_id,)):
             return None
         captured = intent.status == "succeeded"

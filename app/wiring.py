@@ -32,7 +32,9 @@ from config.settings import Settings
 from config.temporal import connect
 from gateways.http import open_http
 from gateways.openai import MAX_ANSWER, LanguageModel, openai_client
+from gateways.order_store import read_shop_id
 from gateways.postgres import ATTEMPTS_PER_CONNECTION, Database
+from gateways.spent_keys import SpentKeys
 from gateways.stripe import StripeGateway
 from orders.models import Terms
 from orders.names import TASK_QUEUE
@@ -103,7 +105,8 @@ async def open_worker(
             settings.openai_api_key.get_secret_value(),
             settings.openai_base,
         )
-        activities = activities_of(settings, client, database, http, stripe, openai)
+        shop_id = await read_shop_id(database)
+        activities = activities_of(settings, client, database, shop_id, http, stripe, openai)
         if settings.crash_at:
             watch_http(http)
             interceptors = [*interceptors, _crash_points(settings.crash_at, activities)]
@@ -122,12 +125,13 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
     settings: Settings,
     client: Client,
     database: Database,
+    shop_id: str,
     http: httpx.AsyncClient,
     stripe: StripeClient,
     openai: AsyncOpenAI | None,
 ) -> list[Callable[..., Any]]:
     """Every activity of every class, each class with the clients that it needs."""
-    gateway = StripeGateway(stripe)
+    gateway = StripeGateway(stripe, shop_id, SpentKeys(database))
     model = LanguageModel(openai, model=settings.recommendation_model, max_tokens=settings.recommendation_max_tokens)
     warehouse = warehouse_of(settings, http)
     reconcile_after = timedelta(seconds=settings.reconcile_after_seconds)

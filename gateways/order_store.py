@@ -12,7 +12,7 @@ from orders.money import to_json_number
 if TYPE_CHECKING:
     import asyncpg
 
-    from gateways.postgres import Connection
+    from gateways.postgres import Connection, Database
 
 COLUMNS: Final = """
     o.id, o.customer_id, o.status, o.total, o.currency, o.terms, o.payment_intent_id, o.fulfillment_id, o.closing,
@@ -33,6 +33,8 @@ LOCK: Final = f"{READ} FOR UPDATE OF o"
 READ_MANY: Final = f"SELECT {COLUMNS} FROM orders o WHERE o.id = ANY($1::text[])"  # noqa: S608 (a constant of ours)
 
 READ_SHOP_ID: Final = "SELECT id::text FROM shop"
+
+COUNT_RETRIES: Final = "SELECT count(*) FROM resolutions WHERE order_id = $1 AND step = $2 AND action = 'retry'"
 
 READ_LINES: Final = "SELECT product_id, quantity, price FROM order_items WHERE order_id = $1 ORDER BY product_id"
 
@@ -87,9 +89,14 @@ async def read_rows(connection: "Connection", order_ids: Iterable[str]) -> dict[
     return {record["id"]: to_row(record) for record in await connection.fetch(READ_MANY, list(order_ids))}
 
 
-async def read_shop_id(connection: "Connection") -> str:
-    """The id of this shop, which every payment carries that it creates."""
-    return str(await connection.fetchval(READ_SHOP_ID))
+async def read_shop_id(database: "Database") -> str:
+    """The id of this shop: every payment that it creates carries it, and every idempotency key begins with it.
+
+    Raises:
+        Unavailable: PostgreSQL.
+    """
+    async with database.transaction() as connection:
+        return str(await connection.fetchval(READ_SHOP_ID))
 
 
 async def existing_row(connection: "Connection", order_id: str) -> OrderRow:
@@ -150,6 +157,12 @@ async def read_resolution(connection: "Connection", order_id: str, step: str) ->
     """The operator's resolution that ends the undo of a step (skip or resolved), as text; None if there is none."""
     record = await connection.fetchrow(READ_RESOLUTION, order_id, step)
     return f"{record['action']} by {record['actor']}: {record['reason']}" if record else None
+
+
+async def count_retries(connection: "Connection", order_id: str, step: str) -> int:
+    """How often an operator allowed the undo of a step once more: each business attempt has its own idempotency key."""
+    count: int = await connection.fetchval(COUNT_RETRIES, order_id, step)
+    return count
 
 
 def actor() -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import stripe
 
-from gateways.order_store import write_event
+from gateways.order_store import count_retries, write_event
 from gateways.stripe import Intent, attempt_of
 from orders.errors import Permanent
 from orders.models import OrderRow
@@ -48,7 +48,9 @@ MARK_CHECKED: Final = "UPDATE refunds SET checked_at = now() WHERE (order_id, pa
 
 CHECK_PAYMENT_AGAIN: Final = "UPDATE orders SET payment_checked_at = NULL WHERE id = $1"
 
-COUNT_RETRIES: Final = "SELECT count(*) FROM resolutions WHERE order_id = $1 AND step = $2 AND action = 'retry'"
+FIND_UNKNOWN: Final = """
+    SELECT id FROM refunds WHERE payment_intent_id = $1 AND status = ANY($2::text[]) AND id <> ALL($3::text[]) LIMIT 1
+"""
 
 READ_REFUNDED: Final = """
     SELECT coalesce(sum(r.amount), 0)
@@ -118,21 +120,35 @@ async def keep_refunds(
     return texts
 
 
-async def next_attempt(connection: "Connection", order_id: str, refunds: Iterable[stripe.Refund]) -> int:
+async def next_attempt(
+    connection: "Connection", order_id: str, intent_id: str, refunds: Sequence[stripe.Refund]
+) -> int:
     """The number of the next refund. After a failure it takes a resolution: each `retry` allows one more attempt.
 
     A retry that answered a refusal, which left no refund behind, does not answer the failure of the refund that it led
     to: under the key of that attempt Stripe would repeat its first answer, or, days later, refund once more.
 
     Raises:
-        Permanent: a refund failed, and no operator has allowed another one.
+        Permanent: a refund failed, and no operator has allowed another one; or Stripe no longer knows a refund of ours.
     """
+    await refuse_unknown(connection, intent_id, refunds)
     failed = [refund for refund in refunds if refund.status not in STANDING]
-    allowed = int(await connection.fetchval(COUNT_RETRIES, order_id, "void_payment"))
+    allowed = await count_retries(connection, order_id, "void_payment")
     attempt = allowed + 1
     if len(failed) > allowed or attempt in map(attempt_of, failed):
         raise refund_failed(failed[0])
     return attempt
+
+
+async def refuse_unknown(connection: "Connection", intent_id: str, refunds: Iterable[stripe.Refund]) -> None:
+    """Return only if Stripe knows every refund of the payment that we know. Else one more might be one too many.
+
+    Raises:
+        Permanent: it does not; an operator must decide.
+    """
+    listed = [refund.id for refund in refunds]
+    if unknown := await connection.fetchval(FIND_UNKNOWN, intent_id, STANDING, listed):
+        raise Permanent(f"stripe does not know the refund {unknown}, which it once made", type="refund_unknown")
 
 
 async def read_refunded(connection: "Connection", order_id: str) -> int:

@@ -12,11 +12,13 @@ import httpx
 import stripe
 from stripe.params import PaymentIntentListParams
 
-from gateways.stripe_errors import code_of, is_customers_choice, is_saved, is_state_answer, translate
+from gateways.http import header
+from gateways.spent_keys import SpentKeys
+from gateways.stripe_errors import REPLAYED, code_of, is_customers_choice, is_saved, is_transient, translate
 from orders.errors import Unavailable
 from orders.models import OrderRow
 
-MAX_KEYS: Final = 5
+MAX_POSTS: Final = 3  # in one attempt: under the first key, the last one that was used, and a new one
 PAGE: Final = 100
 ORDER_METADATA: Final = "order_id"
 SHOP_METADATA: Final = "shop_id"  # other shops may use the same Stripe account
@@ -26,6 +28,7 @@ INTENT_PREFIX: Final = "pi_"
 # Statuses of a PaymentIntent that a void can change; `processing` allows neither a void nor a refund.
 VOIDABLE: Final = frozenset({"requires_payment_method", "requires_confirmation", "requires_action", "requires_capture"})
 FINAL: Final = frozenset({"canceled", "succeeded"})
+UNCONFIRMED: Final = "requires_confirmation"
 
 # The version of Stripe's API that this code is written for; the SDK's default changes with its releases.
 API_VERSION: Final = "2026-10-28.endive"
@@ -35,7 +38,7 @@ T = TypeVar("T")
 
 
 class PaymentRefused(Exception):
-    """Stripe refuses what the customer chose. The argument is Stripe's error code."""
+    """Stripe refuses what the customer chose. The argument is Stripe's error code, empty if it names none."""
 
 
 class _Transport(stripe.HTTPClient):
@@ -70,28 +73,31 @@ def stripe_client(http: httpx.AsyncClient, secret_key: str, base: str) -> stripe
 
 
 class StripeGateway:
-    """PaymentIntents and refunds of orders. After a POST that failed, the gateway reads what happened.
+    """PaymentIntents and refunds of one shop's orders. After a POST that failed, the gateway reads what happened.
 
     Stripe answers a repeated POST with the same key as it answered the first one, even if the object changed since.
+    Every key begins with the shop's id: other shops with the same order ids may use the same Stripe account.
 
     Raises, in all methods:
         Unavailable: an outage, a limit, a lost answer.
         Permanent: Stripe refuses the request itself, which is a bug.
     """
 
-    def __init__(self, client: stripe.StripeClient) -> None:
+    def __init__(self, client: stripe.StripeClient, shop_id: str, spent_keys: SpentKeys) -> None:
+        self.shop_id = shop_id
+        self._spent_keys = spent_keys
         self._intents = client.v1.payment_intents
         self._refunds = client.v1.refunds
 
-    async def create(self, order: OrderRow, payment_method_id: str, shop_id: str) -> Intent:
-        """Create a PaymentIntent for the order, unconfirmed: it holds no money. `shop_id` is the shop that creates it.
+    async def create(self, order: OrderRow, payment_method_id: str) -> Intent:
+        """Create a PaymentIntent for the order, unconfirmed: it holds no money.
 
         Raises:
             PaymentRefused: Stripe refuses what the customer chose.
         """
 
         async def post(key: str) -> Intent:
-            return await self._intents.create_async(
+            created = await self._intents.create_async(
                 {
                     "amount": order.total,
                     "currency": order.currency,
@@ -100,17 +106,33 @@ class StripeGateway:
                     # `payment_method_types` is refused since API version 2026-09-30 (docs.stripe.com/changelog/endive).
                     "allowed_payment_method_types": ["card"],
                     "capture_method": order.terms.capture_mode,
-                    "metadata": {ORDER_METADATA: order.id, SHOP_METADATA: shop_id},
+                    "metadata": {ORDER_METADATA: order.id, SHOP_METADATA: self.shop_id},
                 },
                 {"idempotency_key": key},
             )
+            return await self._unconfirmed(created)
 
         async def find() -> Intent | None:
             recent = await self._intents.list_async({"customer": order.customer_id, "limit": PAGE})
-            ours = (each for each in recent.data if (order_of(each), shop_id_of(each)) == (order.id, shop_id))
-            return next(ours, None)
+            ours = (order.id, self.shop_id, UNCONFIRMED)
+            return next((each for each in recent.data if (order_of(each), shop_id_of(each), each.status) == ours), None)
 
-        return await self._post(f"{order.id}:create", post, find)
+        return await self._post(f"{order.id}:create", post, find, is_choice=True)
+
+    async def _unconfirmed(self, created: Intent) -> Intent:
+        """The PaymentIntent, if nobody has confirmed it: its id is not on the row, so this order has not.
+
+        A copy of this database asks under the same keys, and would get the payment of the other one's customer.
+
+        Raises:
+            StripeError: somebody has; the key is spent.
+        """
+        if not _is_repeated(created):
+            return created
+        now = await self._intents.retrieve_async(created.id)
+        if now.status != UNCONFIRMED:
+            raise stripe.StripeError("confirmed elsewhere", code="payment_of_others", headers={REPLAYED: "true"})
+        return now
 
     async def retrieve(self, intent_id: str) -> Intent:
         try:
@@ -153,16 +175,20 @@ class StripeGateway:
         async def post(key: str) -> Intent:
             return await self._intents.confirm_async(intent_id, {}, {"idempotency_key": key})
 
-        return await self._drive(f"{order_id}:confirm", intent_id, post, before={"requires_confirmation"})
+        return await self._drive(
+            f"{order_id}:{intent_id}:confirm", intent_id, post, before={UNCONFIRMED}, is_choice=True
+        )
 
     async def capture(self, order_id: str, intent_id: str) -> Intent:
         async def post(key: str) -> Intent:
             return await self._intents.capture_async(intent_id, {}, {"idempotency_key": key})
 
-        return await self._drive(f"{order_id}:capture", intent_id, post, before={"requires_capture"})
+        return await self._drive(f"{order_id}:{intent_id}:capture", intent_id, post, before={"requires_capture"})
 
-    async def void(self, key_prefix: str, intent_id: str) -> Intent:
+    async def void(self, order_id: str, intent_id: str, *, attempt: int) -> Intent:
         """Cancel the PaymentIntent unless it has taken money. The answer reads `canceled` or `succeeded`.
+
+        `attempt` is that of `refund`.
 
         Raises:
             Unavailable: also while the payment can be neither voided nor refunded.
@@ -173,7 +199,7 @@ class StripeGateway:
 
         intent = await self.retrieve(intent_id)
         if intent.status not in FINAL | {"processing"}:
-            intent = await self._drive(f"{key_prefix}:void", intent_id, post, before=VOIDABLE)
+            intent = await self._drive(f"{order_id}:{intent_id}:void:{attempt}", intent_id, post, before=VOIDABLE)
         if intent.status not in FINAL:
             raise Unavailable(f"stripe: cannot void yet, the payment is {intent.status}", type="payment_not_voidable")
         return intent
@@ -186,12 +212,12 @@ class StripeGateway:
             raise translate(error) from None
 
     async def refund(
-        self, key_prefix: str, intent_id: str, *, attempt: int, known: Sequence[stripe.Refund]
+        self, order_id: str, intent_id: str, *, attempt: int, known: Sequence[stripe.Refund]
     ) -> list[stripe.Refund]:
         """Refund all that is left of the charge. Returns all refunds of the PaymentIntent, newest first.
 
         Args:
-            key_prefix: what the idempotency key begins with; also the `order_id` in the refund's metadata.
+            order_id: for the idempotency key and the refund's metadata.
             intent_id: the PaymentIntent.
             attempt: grows with each retry that an operator allows, so that Stripe takes the retry for a new request.
             known: the refunds that the caller has read, newest first.
@@ -199,7 +225,7 @@ class StripeGateway:
 
         async def post(key: str) -> stripe.Refund:
             return await self._refunds.create_async(
-                {"payment_intent": intent_id, "metadata": {ORDER_METADATA: key_prefix, ATTEMPT_METADATA: str(attempt)}},
+                {"payment_intent": intent_id, "metadata": {ORDER_METADATA: order_id, ATTEMPT_METADATA: str(attempt)}},
                 {"idempotency_key": key},
             )
 
@@ -207,39 +233,61 @@ class StripeGateway:
             refunds = await self.refunds(intent_id)
             return refunds[0] if len(refunds) > len(known) else None
 
-        created = await self._post(f"{key_prefix}:refund:{attempt}", post, find)
+        created = await self._post(f"{order_id}:{intent_id}:refund:{attempt}", post, find)
         return [created, *(refund for refund in known if refund.id != created.id)]
 
     async def _drive(
-        self, key: str, intent_id: str, post: Callable[[str], Awaitable[Intent]], before: AbstractSet[str]
+        self,
+        call: str,
+        intent_id: str,
+        post: Callable[[str], Awaitable[Intent]],
+        before: AbstractSet[str],
+        *,
+        is_choice: bool = False,
     ) -> Intent:
-        """POST a change of status. It has happened if the PaymentIntent no longer has one of the statuses `before`."""
+        """POST a change of status. It has happened if the PaymentIntent no longer has one of the statuses `before`.
+
+        A repeated answer says how the PaymentIntent was: it is read again.
+        """
 
         async def changed() -> Intent | None:
             intent = await self.retrieve(intent_id)
             return None if intent.status in before else intent
 
-        return await self._post(key, post, changed)
+        answer = await self._post(call, post, changed, is_choice=is_choice)
+        return await self.retrieve(intent_id) if _is_repeated(answer) else answer
 
-    async def _post(self, key: str, post: Callable[[str], Awaitable[T]], find: Callable[[], Awaitable[T | None]]) -> T:
-        """POST under `key`; `find` returns what the POST was to produce, None if it does not exist.
+    async def _post(
+        self,
+        call: str,
+        post: Callable[[str], Awaitable[T]],
+        find: Callable[[], Awaitable[T | None]],
+        *,
+        is_choice: bool = False,
+    ) -> T:
+        """POST under a key of the call; `find` returns what the POST was to produce, None if it does not exist.
 
         Stripe repeats an error that it has saved under a key for ever (docs.stripe.com/api/idempotent_requests), also
-        one whose cause has passed. So the next key is used, once `find` has seen that nothing happened.
+        one whose cause has passed. So the next key is used, once `find` has seen that nothing happened: one new key in
+        each attempt of the activity, whose distance grows, and no last one. `is_choice`: the POST carries what the
+        customer chose, which Stripe may refuse.
         """
-        for number in range(1, MAX_KEYS + 1):
+        number = 1
+        for _ in range(MAX_POSTS):
             try:
-                return await post(f"{key}:{number}")
+                return await post(f"{self.shop_id}:{call}:{number}")
             except stripe.StripeError as error:
-                if is_customers_choice(error):
-                    raise PaymentRefused(code_of(error)) from None
-                if not is_state_answer(error) and not is_saved(error):
+                if is_transient(error):
                     raise translate(error) from None
-                if found := await self._look(find):
-                    return found
-                if not is_saved(error):
-                    raise Unavailable(f"stripe: {code_of(error)}, which may pass", type="payment_changing") from None
-        raise Unavailable("stripe: an error is saved under every key that was tried", type="stripe_unavailable")
+                problem = error
+            if found := await self._look(find):
+                return found
+            if is_choice and is_customers_choice(problem):
+                raise PaymentRefused(problem.code or "")
+            if not is_saved(problem):
+                raise translate(problem)
+            number = await self._spent_keys.spend(call, number)
+        raise translate(problem)
 
     async def _look(self, find: Callable[[], Awaitable[T | None]]) -> T | None:
         try:
@@ -262,6 +310,12 @@ def attempt_of(refund: stripe.Refund) -> int | None:
     """The number of the attempt that created a refund; None: it was not created by this program."""
     attempt = _metadata(refund).get(ATTEMPT_METADATA, "")
     return int(attempt) if attempt.isdecimal() else None
+
+
+def _is_repeated(intent: Intent) -> bool:
+    """Whether Stripe repeated an earlier answer, since when the PaymentIntent may have changed."""
+    answer = intent.last_response
+    return answer is not None and header(answer.headers, REPLAYED) == "true"
 
 
 def _metadata(of: Intent | stripe.Refund) -> dict[str, str]:

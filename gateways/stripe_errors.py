@@ -10,6 +10,8 @@ from orders.errors import OrderError, Permanent, Unavailable
 # The object does not have the status that the request expects: read the object to decide.
 UNEXPECTED_STATE: Final = {"payment_intent_unexpected_state", "charge_already_refunded", "charge_already_captured"}
 
+REPLAYED: Final = "idempotent-replayed"
+
 # Fields of a PaymentIntent that come from the customer: a refusal of one of them is a business refusal, not a bug.
 CUSTOMER_FIELDS: Final = {"payment_method", "customer", "amount", "currency"}
 
@@ -21,6 +23,8 @@ def translate(error: stripe.StripeError) -> OrderError:
     """
     if isinstance(error, stripe.IdempotencyError):
         return Permanent("stripe: the same idempotency key was used with other parameters", type="idempotency_mismatch")
+    if is_state_answer(error):
+        return Unavailable(f"stripe: {code_of(error)}, which may pass", type="payment_changing")
     if isinstance(error, stripe.InvalidRequestError) and header(error.headers, "stripe-should-retry") != "true":
         return Permanent(f"stripe: {code_of(error)} {error.param or ''}".strip(), type="stripe_refused")
     return Unavailable(f"stripe: {code_of(error)}", type="stripe_unavailable", retry_after=retry_after(error.headers))
@@ -32,9 +36,13 @@ def code_of(error: stripe.StripeError) -> str:
 
 
 def is_saved(error: stripe.StripeError) -> bool:
-    """Whether Stripe repeats this answer because it has saved it, and another key may get another answer."""
-    may_pass = (error.http_status or 0) >= 500 or is_state_answer(error)  # noqa: PLR2004
-    return may_pass and header(error.headers, "idempotent-replayed") == "true"
+    """Whether Stripe repeats this answer because it has saved it under the key of the request."""
+    return header(error.headers, REPLAYED) == "true"
+
+
+def is_transient(error: stripe.StripeError) -> bool:
+    """Whether the same request with the same key may succeed later: nothing has to be decided now."""
+    return not is_saved(error) and not is_state_answer(error) and isinstance(translate(error), Unavailable)
 
 
 def is_state_answer(error: stripe.StripeError) -> bool:
@@ -43,5 +51,10 @@ def is_state_answer(error: stripe.StripeError) -> bool:
 
 
 def is_customers_choice(error: stripe.StripeError) -> bool:
-    """Whether Stripe refuses what the customer chose: an unknown card, an amount that is too small."""
-    return isinstance(error, stripe.InvalidRequestError) and error.param in CUSTOMER_FIELDS
+    """Whether Stripe refuses what the customer chose: an unknown card, an amount that is too small.
+
+    Of a payment method that was used up or is detached, Stripe names neither a parameter nor a code.
+    """
+    if not isinstance(error, stripe.InvalidRequestError):
+        return False
+    return error.param in CUSTOMER_FIELDS or (error.param is None and error.code is None)

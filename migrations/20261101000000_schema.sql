@@ -194,6 +194,12 @@ CREATE TABLE resolutions (
 
 CREATE INDEX resolutions_step ON resolutions (order_id, step);
 
+-- How many idempotency keys of each call to Stripe are spent: an error is saved under them.
+CREATE TABLE spent_keys (
+    call text PRIMARY KEY,
+    spent integer NOT NULL CHECK (spent > 0)
+);
+
 -- The end of each message about an order.
 CREATE TABLE notifications (
     order_id text REFERENCES orders,
@@ -248,6 +254,6 @@ CREATE TABLE embedding_index (
 
 -- migrate:down
 
-DROP TABLE embedding_index, product_embeddings, webhook_events, reminders, notifications, resolutions, refunds,
-    order_events, reservations, order_items, orders, order_transitions, stock_alerts, inventory, products, shop;
+DROP TABLE embedding_index, product_embeddings, webhook_events, reminders, notifications, spent_keys, resolutions,
+    refunds, order_events, reservations, order_items, orders, order_transitions, stock_alerts, inventory, products, shop;
 DROP FUNCTION refuse_change, end_shortage;

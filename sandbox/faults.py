@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 Service = Literal["stripe", "fulfillment", "email", "analytics", "slack", "openai", "webhooks"]
 DeliveryKind = Literal["delay", "duplicate", "reorder", "drop"]
-Kind = Literal["status", "reset_before", "reset_after", "hang_before", "hang_after", "saved_500"] | DeliveryKind
+Kind = Literal["status", "reset_before", "reset_after", "hang_before", "hang_after", "saved"] | DeliveryKind
 
 _BODY: Final = {"error": {"type": "api_error", "code": "scripted", "message": "This failure was asked for."}}
 _numbers = count(1)
@@ -23,7 +23,7 @@ class Fault(BaseModel):
     """One scripted fault. If several match a request, the oldest one hits it.
 
     `before` and `after`: whether the fault comes before or after the effect of the request. A `hang` ends when the
-    caller disconnects. Stripe saves the answer of `saved_500` under the idempotency key. Faults of service `webhooks`
+    caller disconnects. Stripe saves the answer of `saved` under the idempotency key. Faults of service `webhooks`
     affect what the sandbox delivers: late, twice, never, or after the next one; their `route` is the event type.
     """
 
@@ -40,12 +40,12 @@ class Fault(BaseModel):
     times: int | None = Field(default=1, ge=1, description="How many requests it hits; null: all until cleared.")
     order: str | None = Field(default=None, description="Hits only requests about orders whose id contains this.")
     after_effect: bool = Field(default=False, description="For status and delay: fail after the effect.")
-    effect: bool = Field(default=True, description="For saved_500: whether the effect happens.")
+    effect: bool = Field(default=True, description="For saved: whether the effect happens.")
 
     @model_validator(mode="after")
     def _suits_the_service(self) -> Self:
-        if self.kind == "saved_500" and self.service != "stripe":
-            raise ValueError("saved_500 is for service stripe only: no other service saves answers under a key")
+        if self.kind == "saved" and self.service != "stripe":
+            raise ValueError("saved is for service stripe only: no other service saves answers under a key")
         if self.kind != "delay" and (self.service == "webhooks") != (self.kind in get_args(DeliveryKind)):
             raise ValueError(f"service {self.service} cannot have a fault of kind {self.kind}")
         return self
@@ -97,10 +97,10 @@ class FaultHit:
                 answer = effect()
                 await self.pause(fault.seconds)
                 return answer
-            case Fault(kind="saved_500") as fault:
+            case Fault(kind="saved") as fault:
                 if fault.effect:
                     effect()
-                return fault.answer(500)
+                return fault.answer(fault.status)
         return effect()
 
     def after(self, answer: Response) -> Response:

@@ -37,7 +37,7 @@ async def test_every_activity_is_registered(database_url: str, temporal: Workflo
         openai = openai_client(http, "sk-test", "http://127.0.0.1")
         registered = [
             method.__name__
-            for method in activities_of(Settings(), temporal.client, Database(pool), http, stripe, openai)
+            for method in activities_of(Settings(), temporal.client, Database(pool), "", http, stripe, openai)
         ]
     assert sorted(registered) == sorted(defined_activities())
 

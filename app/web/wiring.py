@@ -19,6 +19,8 @@ from app.web.server import serve
 from config.settings import SANDBOX_FULFILLMENT_WEBHOOK_SECRET, SANDBOX_STRIPE_WEBHOOK_SECRET, Settings
 from config.temporal import connect
 from gateways.http import open_http
+from gateways.order_store import read_shop_id
+from gateways.spent_keys import SpentKeys
 from gateways.stripe import StripeGateway
 from orders.names import TASK_QUEUE
 
@@ -56,11 +58,12 @@ async def open_webhooks(
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings))
         http = await stack.enter_async_context(open_http(settings.http_timeout_seconds))
-        stripe = stripe_of(settings, http)
+        shop_id = await read_shop_id(database)
+        gateway = StripeGateway(stripe_of(settings, http), shop_id, SpentKeys(database))
         yield application(
             database,
             Endpoint(
-                StripeEvents(database, StripeGateway(stripe), client, task_queue),
+                StripeEvents(database, gateway, client, task_queue),
                 database,
                 header="Stripe-Signature",
                 secrets=settings.stripe_webhook_secret,

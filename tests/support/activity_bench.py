@@ -24,6 +24,7 @@ from app.wiring import activities_of
 from config.settings import Settings
 from gateways.http import open_http
 from gateways.openai import MAX_ANSWER, openai_client
+from gateways.order_store import read_shop_id
 from gateways.postgres import Database, open_pool
 from gateways.stripe import stripe_client
 from orders.models import (
@@ -206,5 +207,13 @@ async def open_activity_bench(
     """A bench with its own connections to PostgreSQL."""
     async with await open_pool(settings.database_url.get_secret_value(), settings.database_pool_size) as pool:
         database = watched(pool)
-        activities = activities_of(settings, clients.temporal, database, clients.http, clients.stripe, clients.openai)
+        activities = activities_of(
+            settings,
+            clients.temporal,
+            database,
+            await read_shop_id(Database(pool)),
+            clients.http,
+            clients.stripe,
+            clients.openai,
+        )
         yield ActivityBench(pool, sandbox, database, {activity.__name__: activity for activity in activities})

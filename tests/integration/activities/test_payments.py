@@ -1,5 +1,7 @@
 """One PaymentIntent for an order, with its id on the row before it is confirmed; one charge and one refund."""
 
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from gateways.stripe import stripe_client
 from orders.errors import Permanent, Unavailable
 from orders.models import Order, Park
 from saga import Resolution
-from sandbox.stripe_params import CreateRefund
+from sandbox.stripe_params import CaptureIntent, CreateRefund
 from tests.support.activity_bench import ActivityBench, Gate, order_of, payment
 
 CREATE, CONFIRM, CAPTURE = "POST /v1/payment_intents", "POST */confirm", "POST */capture"
@@ -21,6 +23,8 @@ VOID, REFUND = "POST */cancel", "POST /v1/refunds"
 
 WAIT = {"Retry-After": "7"}
 NO_FUNDS = {"error": {"type": "invalid_request_error", "code": "balance_insufficient", "message": "no funds"}}
+CARD_ERROR = {"error": {"type": "card_error", "code": "card_declined", "message": "no"}}
+EXPIRED = {"error": {"type": "invalid_request_error", "code": "charge_expired_for_capture", "message": "no"}}
 CANARY = "sk_test_canary customer@example.com 4242424242424242"
 
 
@@ -67,7 +71,12 @@ async def test_what_stripe_gets(bench: ActivityBench) -> None:
         "metadata": {"order_id": order.id, "shop_id": shop_id},
     }
     keys = [post["headers"]["idempotency-key"] for post in posts]
-    assert keys == ["o1:create:1", "o1:confirm:1", "o1:capture:1"]
+    intent_id = (await bench.row(order.id))["payment_intent_id"]
+    assert keys == [
+        f"{shop_id}:o1:create:1",
+        f"{shop_id}:o1:{intent_id}:confirm:1",
+        f"{shop_id}:o1:{intent_id}:capture:1",
+    ]
 
 
 async def test_the_id_is_on_the_row_before_the_confirm(bench: ActivityBench) -> None:
@@ -125,7 +134,7 @@ async def test_an_order_that_is_undone_is_not_authorized(bench: ActivityBench, w
         ("pm_card_chargeDeclinedFraudulent", "card_declined", "the card was declined"),
         ("pm_card_chargeDeclinedLostCard", "card_declined", "the card was declined"),
         ("pm_card_chargeDeclinedStolenCard", "card_declined", "the card was declined"),
-        ("pm_unknown", "payment_refused", "the payment was refused (resource_missing)"),
+        ("pm_unknown", "payment_refused", "the payment method was refused"),
     ],
 )
 async def test_a_card_that_is_declined(bench: ActivityBench, card: str, code: str, text: str) -> None:
@@ -393,10 +402,8 @@ async def test_a_failed_refund_is_tried_again_only_after_a_retry(bench: Activity
     bench.world.stripe.account.intents[(await bench.row(order.id))["payment_intent_id"]].payment_method = "pm_123"
     await void(bench, order)
     await void(bench, order)
-    assert [post["headers"]["idempotency-key"] for post in bench.calls("stripe", "/v1/refunds")] == [
-        "o1:refund:1:1",
-        "o1:refund:2:1",
-    ]
+    keys = [post["headers"]["idempotency-key"] for post in bench.calls("stripe", "/v1/refunds")]
+    assert [key.partition(":refund:")[2] for key in keys] == ["1:1", "2:1"]
     assert await refunds(bench) == [(1, 5998, "failed"), (2, 5998, "succeeded")]
 
 
@@ -412,10 +419,8 @@ async def test_a_retry_of_a_refused_refund_is_a_new_one_to_stripe(bench: Activit
     await park(bench, order)
     await resolve(bench, order, "retry")
     await void(bench, order)
-    assert [post["headers"]["idempotency-key"] for post in bench.calls("stripe", "/v1/refunds")] == [
-        "o1:refund:1:1",
-        "o1:refund:2:1",
-    ]
+    keys = [post["headers"]["idempotency-key"] for post in bench.calls("stripe", "/v1/refunds")]
+    assert [key.partition(":refund:")[2] for key in keys] == ["1:1", "2:1"]
 
 
 async def test_a_retry_after_a_refusal_allows_none_after_a_later_failure(bench: ActivityBench) -> None:
@@ -449,10 +454,13 @@ async def test_a_void_that_was_refused_once(bench: ActivityBench) -> None:
     waiting = account.intents[intent_id].status
 
     account.intents[intent_id].status = "processing"
+    shop_id = await bench.pool.fetchval("SELECT id FROM shop")
     async with open_http(3) as http:
         client = stripe_client(http, SANDBOX_STRIPE_KEY, f"{bench.sandbox.url}/stripe")
         with pytest.raises(stripe.InvalidRequestError):
-            await client.v1.payment_intents.cancel_async(intent_id, {}, {"idempotency_key": "o1:void:1"})
+            await client.v1.payment_intents.cancel_async(
+                intent_id, {}, {"idempotency_key": f"{shop_id}:o1:{intent_id}:void:1:1"}
+            )
     account.intents[intent_id].status = waiting
 
     assert await void(bench, order) == f"{intent_id} voided"
@@ -521,25 +529,158 @@ async def test_a_parked_undo_does_not_go_forward(bench: ActivityBench) -> None:
 
 
 @pytest.mark.parametrize("effect", [True, False], ids=["took effect", "did not"])
-@pytest.mark.parametrize("route", [CREATE, CONFIRM, CAPTURE, VOID, REFUND])
-async def test_a_saved_500_is_settled_by_reading(bench: ActivityBench, route: str, *, effect: bool) -> None:
-    """Stripe repeats it for ever, so the next key is used once the gateway has read that nothing happened."""
+@pytest.mark.parametrize("attempts", [1, 7])
+@pytest.mark.parametrize(
+    ("route", "status"), [(CREATE, 500), (CONFIRM, 500), (CAPTURE, 500), (CAPTURE, 402), (VOID, 500), (REFUND, 500)]
+)
+async def test_a_saved_error_is_settled_by_reading(
+    bench: ActivityBench, route: str, status: int, attempts: int, *, effect: bool
+) -> None:
+    """Stripe repeats it for ever, so each attempt uses one new key, once it has read that nothing happened."""
     order = order_of()
-    bench.fault("stripe", "saved_500", route, effect=effect)
+    await bench.bring(order, {CAPTURE: "fulfill", VOID: "fulfill", REFUND: "finalize"}.get(route, "reserve"))
+    if route in (VOID, REFUND):
+        await undone(bench, order)
+    acts: dict[str, Any] = {CAPTURE: bench.capture, VOID: partial(void, bench), REFUND: partial(void, bench)}
+    act = acts.get(route, bench.authorize)
+    bench.fault("stripe", "saved", route, status=status, body=CARD_ERROR, effect=effect, times=None)
+    for _ in range(attempts):
+        with suppress(Unavailable):
+            await act(order)
+    bench.world.faults.clear()
+    await act(order)
+
+    ends = {CAPTURE: ("succeeded", 0, 5998, 0), VOID: ("canceled", 0, 0, 0), REFUND: ("succeeded", 0, 5998, 5998)}
+    assert money(bench) == [ends.get(route, ("requires_capture", 5998, 0, 0))]
+
+
+async def test_a_day_of_saved_errors_costs_one_key_in_each_attempt(bench: ActivityBench) -> None:
+    """However many keys are spent, an attempt makes three calls, and the first one after the outage succeeds."""
+    order = order_of()
+    await bench.bring(order, "fulfill")
+    bench.fault("stripe", "saved", CAPTURE, status=500, effect=False, times=None)
+    for _ in range(30):
+        with pytest.raises(Unavailable):
+            await bench.capture(order)
+    assert len(bench.calls("stripe", "/capture")) == 1 + 2 + 28 * 3
+
+    bench.world.faults.clear()
+    assert await bench.capture(order)
+    assert money(bench) == [("succeeded", 0, 5998, 0)]
+
+
+@pytest.mark.parametrize("kind", ["status", "saved"])
+async def test_a_capture_that_is_refused_is_looked_at(bench: ActivityBench, kind: str) -> None:
+    """Whatever the refusal says, the PaymentIntent decides: this one is canceled, so the order is undone."""
+    order = order_of()
+    await bench.bring(order, "fulfill")
+    bench.world.stripe.account.expire((await bench.row(order.id))["payment_intent_id"])
+    bench.fault("stripe", kind, CAPTURE, status=400, body=EXPIRED, times=None)
+
+    assert await bench.capture(order) is False
+    assert await bench.status(order.id) == "undoing"
+
+
+async def test_a_capture_that_stays_refused(bench: ActivityBench) -> None:
+    """The PaymentIntent could be captured all the same: the refusal is reported, and the order stays as it is."""
+    order = order_of()
+    await bench.bring(order, "fulfill")
+    bench.fault("stripe", "saved", CAPTURE, status=400, body=EXPIRED, effect=False, times=None)
+    for _ in range(3):
+        with pytest.raises(Permanent, match="charge_expired_for_capture"):
+            await bench.capture(order)
+
+    assert await bench.status(order.id) == "capturing"
+    bench.world.faults.clear()
+    assert await bench.capture(order)
+
+
+@pytest.mark.parametrize("refunded", [False, True])
+async def test_a_part_that_is_captured_by_hand_is_not_the_price(bench: ActivityBench, *, refunded: bool) -> None:
+    """It needs an operator; once the part is refunded, nothing is charged, and the order is undone."""
+    order = order_of()
+    await bench.bring(order, "fulfill")
+    intent_id = (await bench.row(order.id))["payment_intent_id"]
+    bench.world.stripe.account.capture_intent(intent_id, CaptureIntent(amount_to_capture=100))
+    with pytest.raises(Permanent, match=r"with 1\.00 usd instead of 59\.98 usd"):
+        await bench.capture(order)
+    assert await bench.status(order.id) == "capturing"
+    if refunded:
+        bench.world.stripe.account.create_refund(CreateRefund(payment_intent=intent_id))
+        assert await bench.capture(order) is False
+        assert await bench.status(order.id) == "undoing"
+
+
+async def test_a_part_that_is_captured_during_the_checkout_is_no_authorization(bench: ActivityBench) -> None:
+    """The same, before the pivot."""
+    order = order_of()
+    await bench.bring(order, "authorize")
+    intent_id = (await bench.row(order.id))["payment_intent_id"]
+    bench.world.stripe.account.capture_intent(intent_id, CaptureIntent(amount_to_capture=100))
+    reads: list[Any] = [
+        partial(bench.authorize, order),
+        partial(bench.do, Payments.read_payment, order.id),
+    ]
+    for read in reads:
+        with pytest.raises(Permanent, match=r"with 1\.00 usd instead of 59\.98 usd"):
+            await read()
+
+
+async def test_goods_that_left_are_not_paid_for_by_a_part(bench: ActivityBench) -> None:
+    """An operator must decide."""
+    order = order_of()
+    await bench.bring(order, "fulfill")
+    await undone(bench, order)
+    intent_id = (await bench.row(order.id))["payment_intent_id"]
+    bench.world.stripe.account.capture_intent(intent_id, CaptureIntent(amount_to_capture=100))
+    with pytest.raises(Permanent, match="no authorization"):
+        await bench.do(Payments.resume_capture, order.id)
+
+
+async def test_a_payment_of_a_copy_of_the_database_is_not_ours(bench: ActivityBench) -> None:
+    """The copy asks under the same keys, and Stripe answers with the payment that is captured already."""
+    order = order_of()
+    await bench.bring(order, "capture")
+    first = (await bench.row(order.id))["payment_intent_id"]
+    await bench.pool.execute("UPDATE orders SET status = 'pending', payment_intent_id = NULL")
+
+    assert (await bench.authorize(order)).state == "authorized"
+    assert (await bench.row(order.id))["payment_intent_id"] != first
+    assert money(bench) == [("succeeded", 0, 5998, 0), ("requires_capture", 5998, 0, 0)]
+
+
+@pytest.mark.parametrize("route", [CREATE, CONFIRM])
+async def test_a_payment_method_that_was_used_up(bench: ActivityBench, route: str) -> None:
+    """Stripe names neither a parameter nor a code: the customer's payment is refused, and nothing has failed."""
+    order = order_of()
     await bench.reserve(order)
-    await twice(bench.authorize, order)
-    await twice(bench.fulfill, order)
-    if route == VOID:
-        await undone(bench, order)
-        await twice(lambda order: void(bench, order), order)
-        assert money(bench) == [("canceled", 0, 0, 0)]
-        return
-    await twice(bench.capture, order)
-    if route == REFUND:
-        await bench.finalize(order)
-        await undone(bench, order)
-        await twice(lambda order: void(bench, order), order)
-    assert money(bench) == [("succeeded", 0, 5998, 5998 if route == REFUND else 0)]
+    bench.fault("stripe", "status", route, status=400, body={"error": {"type": "invalid_request_error"}})
+    answer = await bench.authorize(order)
+
+    assert (answer.state, answer.error_code) == ("declined", "payment_refused")
+    assert answer.error == "the payment method was refused"
+
+
+async def test_a_void_that_is_refused_without_a_reason(bench: ActivityBench) -> None:
+    """Only what the customer chose can be refused to the customer; this is an operator's case."""
+    order = order_of()
+    await bench.bring(order, "authorize")
+    await undone(bench, order)
+    bench.fault("stripe", "status", VOID, status=400, body={"error": {"type": "invalid_request_error"}})
+    with pytest.raises(Permanent):
+        await void(bench, order)
+
+
+async def test_a_refund_that_stripe_no_longer_knows(bench: ActivityBench) -> None:
+    """One more might be one too many."""
+    order = order_of(paymentMethodId="pm_card_pendingRefund")
+    await bench.bring(order, "finalize")
+    await undone(bench, order)
+    await void(bench, order)
+    bench.world.stripe.account.refunds.clear()
+    with pytest.raises(Permanent, match="does not know the refund"):
+        await void(bench, order)
+    assert bench.world.stripe.account.refunds == {}
 
 
 # -------------------------------------------------------------------------------------------------------------- helpers
@@ -549,14 +690,6 @@ def money(bench: ActivityBench) -> list[tuple[str, int, int, int]]:
     """Of every PaymentIntent: status, authorized, captured, refunded."""
     payments = bench.world.provider_records()["payments"]
     return [(each["status"], each["authorized"], each["captured"], each["refunded"]) for each in payments]
-
-
-async def twice(act: Any, order: Order) -> None:
-    """The attempt that meets the fault may fail; the next one must not."""
-    try:
-        await act(order)
-    except Unavailable:
-        await act(order)
 
 
 async def undone(bench: ActivityBench, order: Order) -> None:

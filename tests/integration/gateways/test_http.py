@@ -5,6 +5,7 @@ import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING, cast
 
 import httpx
 import pytest
@@ -14,6 +15,9 @@ from gateways.http import MAX_ANSWER, MAX_RETRY_AFTER, get_json, open_http, rais
 from gateways.openai import LanguageModel, openai_client
 from gateways.stripe import StripeGateway, stripe_client
 from orders.errors import Permanent, Unavailable
+
+if TYPE_CHECKING:
+    from gateways.spent_keys import SpentKeys
 
 
 @asynccontextmanager
@@ -45,6 +49,11 @@ async def an_external_service(
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
 
 
+def payments_at(http: httpx.AsyncClient, url: str) -> StripeGateway:
+    """A gateway that only reads."""
+    return StripeGateway(stripe_client(http, SANDBOX_STRIPE_KEY, url), "", cast("SpentKeys", None))
+
+
 async def test_an_endless_answer_is_an_outage() -> None:
     """The client stops reading long before the memory is full."""
     async with an_external_service("200 OK", b"x" * 65_536, endless=True) as (url, _), open_http(10) as http:
@@ -55,7 +64,7 @@ async def test_an_endless_answer_is_an_outage() -> None:
 async def test_an_endless_answer_to_an_sdk_is_an_outage() -> None:
     """Stripe's and OpenAI's SDKs use the same client."""
     async with an_external_service("200 OK", b"x" * 65_536, endless=True) as (url, _), open_http(10) as http:
-        payments = StripeGateway(stripe_client(http, SANDBOX_STRIPE_KEY, url))
+        payments = payments_at(http, url)
         with pytest.raises(Unavailable, match="APIConnectionError"):
             await payments.retrieve("pi_1")
 
@@ -71,7 +80,7 @@ async def test_a_slow_answer_is_an_outage() -> None:
         with pytest.raises(Unavailable, match="fulfillment: ReadTimeout"):
             await get_json(http, "fulfillment", url, {})
         with pytest.raises(Unavailable, match="APIConnectionError"):
-            await StripeGateway(stripe_client(http, SANDBOX_STRIPE_KEY, url)).retrieve("pi_1")
+            await payments_at(http, url).retrieve("pi_1")
         model = LanguageModel(openai_client(http, SANDBOX_OPENAI_KEY, url), model="m", max_tokens=1)
         with pytest.raises(Unavailable, match="APITimeoutError"):
             await model.answer("Say it.", "the text", {})
@@ -118,7 +127,7 @@ async def test_an_invalid_address_is_an_outage() -> None:
         with pytest.raises(Unavailable, match="InvalidURL"):
             await get_json(http, "fulfillment", "http://127.0.0.1\n", {})
         with pytest.raises(Unavailable, match="APIConnectionError"):
-            await StripeGateway(stripe_client(http, SANDBOX_STRIPE_KEY, "http://127.0.0.1\n")).retrieve("pi_1")
+            await payments_at(http, "http://127.0.0.1\n").retrieve("pi_1")
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,8 @@ FAULTS: Final[list[tuple[dict[str, Any], type[stripe.StripeError], int | None, b
     ({"kind": "reset_after"}, stripe.APIConnectionError, None, True, True),
     ({"kind": "hang_before"}, stripe.APIConnectionError, None, False, True),
     ({"kind": "hang_after"}, stripe.APIConnectionError, None, True, True),
-    ({"kind": "saved_500", "effect": True}, stripe.APIError, 500, True, False),
-    ({"kind": "saved_500", "effect": False}, stripe.APIError, 500, False, False),
+    ({"kind": "saved", "status": 500, "effect": True}, stripe.APIError, 500, True, False),
+    ({"kind": "saved", "status": 500, "effect": False}, stripe.APIError, 500, False, False),
 ]
 
 
@@ -175,7 +175,7 @@ WRONG: Final = [
     ({"service": "nobody", "kind": "status"}, "service"),
     ({"service": "stripe", "kind": "status", "times": 0}, "times"),
     ({"service": "stripe", "kind": "status", "sattus": 503}, "sattus"),
-    ({"service": "email", "kind": "saved_500"}, "service stripe only"),
+    ({"service": "email", "kind": "saved"}, "service stripe only"),
 ]
 
 

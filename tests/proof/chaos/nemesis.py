@@ -111,7 +111,9 @@ class Nemesis:
             case "429":
                 scripted |= {"kind": "status", "status": 429, "headers": {"Retry-After": "1"}}
             case "500_in_vain":
-                scripted |= {"kind": "saved_500", "effect": False}
+                scripted |= {"kind": "saved", "status": 500, "effect": False}
+            case "saved_500":
+                scripted |= {"kind": "saved", "status": 500}
         answer = await until_answered(lambda: self._cluster.sandbox.post("/_sandbox/faults", json=scripted))
         answer.raise_for_status()
 

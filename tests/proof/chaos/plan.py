@@ -177,6 +177,7 @@ REQUEST_FAULTS: Final = {
     "delay": 2,
 }
 SAVED: Final = {"saved_500", "500_in_vain"}  # Stripe keeps the answer under the idempotency key of a POST
+MAX_SAVED: Final = 15  # hits; repeated answers take two of three, so that six keys of one call are spent
 LATE: Final = ("delay", "duplicate", "reorder", "drop")  # for webhooks
 
 
@@ -202,7 +203,7 @@ def _request_fault(random: Random, order: int) -> PlannedFault:
     fault = random.choice(LATE) if service == "webhooks" else _drawn(random, REQUEST_FAULTS)
     if fault in SAVED and (service != "stripe" or route.startswith("GET")):
         fault = "reset_after"
-    times = random.randint(1, 4)
+    times = random.randint(1, MAX_SAVED if fault in SAVED else 4)
     return PlannedFault(order=order, act="request", target=f"{service} {route}", fault=fault, times=times)
 
 
