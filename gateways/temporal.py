@@ -71,7 +71,7 @@ async def is_open(client: Client, workflow_id: str) -> bool:
 
 
 class Request(NamedTuple):
-    """The type of a run, and the first payload that it was started with."""
+    """The type of a run, and the payload that it was started with; None if it was none, or several."""
 
     workflow: str
     payload: RawValue | None
@@ -94,5 +94,5 @@ async def request_of(client: Client, handle: WorkflowHandle[Any, Any]) -> Reques
         started = event.workflow_execution_started_event_attributes
         payloads = started.input.payloads
         values: list[RawValue] = await client.data_converter.decode(payloads, [RawValue] * len(payloads))
-        return Request(started.workflow_type.name, values[0] if values else None)
+        return Request(started.workflow_type.name, values[0] if len(values) == 1 else None)
     return None
