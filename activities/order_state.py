@@ -7,7 +7,7 @@ from temporalio.client import Client
 
 from gateways.order_store import actor, existing_row, move_row, read_row, write_event, write_event_once
 from gateways.postgres import Database
-from gateways.temporal import is_open
+from gateways.temporal import RUNNING, find_run
 from orders.models import BEING_UNDONE, ErrorCode, Model, Observation, OrderRow, Park, Status, UndoClaim
 from saga import Resolution
 
@@ -82,8 +82,10 @@ class OrderState:
         Raises:
             Unavailable: Temporal or PostgreSQL.
         """
-        run_open = await is_open(self._client, order_id)
-        return Observation(run_open=run_open, row=await self.read_order(order_id))
+        run = await find_run(self._client, order_id)
+        run_open = run is not None and run.is_open
+        held_up = run.state if run and run_open and run.state != RUNNING else None
+        return Observation(run_open=run_open, row=await self.read_order(order_id), held_up=held_up)
 
     @activity.defn
     async def claim_undo(self, claim: UndoClaim) -> OrderRow:

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.client import Client
 
-from gateways.temporal import find_run
+from gateways.temporal import RUNNING, find_run
 from orders.models import Model, Status
 from orders.names import cancel_order_id
 
@@ -179,6 +179,7 @@ class OpenRun(Model):
 
     order_id: str
     workflow_id: str
+    state: str = RUNNING
     attempt: int
 
 
@@ -237,7 +238,6 @@ async def read_runs(client: Client, orders: Sequence[str]) -> tuple[OpenRun, ...
 
 async def _read_run(client: Client, order_id: str, workflow_id: str) -> OpenRun | None:
     found = await find_run(client, workflow_id)
-    if found is None or found.status is not WorkflowExecutionStatus.RUNNING:
+    if found is None or not found.is_open:
         return None
-    attempt = found.raw_description.pending_workflow_task.attempt
-    return OpenRun(order_id=order_id, workflow_id=workflow_id, attempt=attempt)
+    return OpenRun(order_id=order_id, workflow_id=workflow_id, state=found.state, attempt=found.attempt)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from audit.evidence import Evidence, OrderEntry
+from gateways.temporal import RUNNING
 from orders.models import CLOSED, KEPT, SETTLED, NotificationKind, Status
 from orders.names import CANCEL_ORDER
 from orders.verification import Violation
@@ -195,11 +196,13 @@ def every_order_is_driven(evidence: Evidence) -> Iterator[Finding]:
 
 
 def no_run_is_stuck(evidence: Evidence) -> Iterator[Finding]:
-    """No run fails again and again, and no run stays open long after its order is settled."""
+    """No run is paused, fails again and again, or stays open long after its order is settled."""
     orders = {order.id: order for order in evidence.snapshot.orders}
     for run in evidence.runs or ():
         order = orders.get(run.order_id)
-        if run.attempt >= MAX_ATTEMPTS:
+        if run.state != RUNNING:
+            yield Finding(run.order_id, f"{run.workflow_id} is {run.state}")
+        elif run.attempt >= MAX_ATTEMPTS:
             yield Finding(run.order_id, f"the workflow task of {run.workflow_id} is at attempt {run.attempt}")
         elif order and order.status in SETTLED and order.unchanged > order.notification_deadline + MAX_AFTERWARDS:
             hours = order.unchanged / 3600

@@ -152,11 +152,15 @@ class CancelOutcome(Model):
 
 
 class CancelView(Model):
-    """What the `status` query of cancel-order answers; `outcome` as soon as it is known, before any e-mail is sent."""
+    """What the `status` query of cancel-order answers; `outcome` as soon as it is known, before any e-mail is sent.
+
+    `held_up` is the state of process-order, if it does not go on and the cancel waits for it.
+    """
 
     stage: Stage | None
     outcome: CancelOutcome | None = None
     stuck: tuple[str, ...] = ()
+    held_up: str | None = None
 
 
 class OrderView(Model):
@@ -363,7 +367,11 @@ class Notification(Model):
 
 
 class Observation(Model):
-    """Whether process-order runs, and the row, read after that: a closed run can no longer write an absent row."""
+    """Whether process-order runs, and the row, read after that: a closed run can no longer write an absent row.
+
+    `held_up` is the state of an open run that does not go on, for example `paused`; None: it goes on.
+    """
 
     run_open: bool
     row: OrderRow | None
+    held_up: str | None = None

@@ -24,11 +24,12 @@ with workflow.unsafe.imports_passed_through():
         CancelView,
         Notification,
         NotificationKind,
+        Observation,
         OrderRow,
         Stage,
         Status,
     )
-    from orders.names import CANCEL_ORDER
+    from orders.names import CANCEL_ORDER, PROCESS_ORDER
     from orders.parsing import CancelRequest, parse_cancel, read_payload
     from saga import UNTIL_DONE, run_activity, shielded
     from workflows.notifications import deliver
@@ -37,6 +38,7 @@ with workflow.unsafe.imports_passed_through():
 
 FIRST_POLL: Final = timedelta(milliseconds=200)
 MAX_POLL: Final = timedelta(seconds=30)
+HELD_UP: Final = f"{PROCESS_ORDER} is held up"
 
 NOT_CANCELLED: Final = {
     Status.SHIPPED: CancelReason.ALREADY_SHIPPED,
@@ -58,6 +60,7 @@ class CancelOrder:
         self._poll = FIRST_POLL
         self._outcome: CancelOutcome | None = None
         self._woken = False
+        self._held_up: str | None = None
 
     # -------------------------------------------------------------------------------------------------- the story
 
@@ -81,6 +84,7 @@ class CancelOrder:
         while row is not None and not await self._is_settled(row):
             await self._drive(row)
             row = await self._claim(request.order_id)
+        self._timeline.needs_no_more_attention(HELD_UP)
         outcome = self._outcome = _outcome(row, asked_too_late=asked_too_late)
         self._timeline.enter(
             Stage.CANCELLED if outcome.cancelled else Stage.REJECTED, outcome.reason or "cancelled and refunded"
@@ -98,7 +102,7 @@ class CancelOrder:
             row = await run_activity(OrderState.claim_cancellation, order_id, UNTIL_DONE, "claim the order")
             if row:
                 return row
-            seen = await run_activity(OrderState.observe_order, order_id, UNTIL_DONE, "does the order exist?")
+            seen = await self._observe(order_id, "does the order exist?")
             if not seen.run_open and seen.row is None:
                 return None
             if seen.row is None:
@@ -153,8 +157,18 @@ class CancelOrder:
         return row.parked_by != workflow.info().workflow_id
 
     async def _is_running(self, order_id: str) -> bool:
-        seen = await run_activity(OrderState.observe_order, order_id, UNTIL_DONE, "does process-order run?")
-        return seen.run_open
+        return (await self._observe(order_id, "does process-order run?")).run_open
+
+    async def _observe(self, order_id: str, why: str) -> Observation:
+        """See how process-order stands, and call for attention once while it is open and does not go on."""
+        seen = await run_activity(OrderState.observe_order, order_id, UNTIL_DONE, why)
+        if seen.held_up and not self._held_up:
+            text = f"the cancel waits for {PROCESS_ORDER} {order_id}, which is {seen.held_up}: let it go on"
+            self._timeline.call_for_attention(HELD_UP, text)
+        elif not seen.held_up:
+            self._timeline.needs_no_more_attention(HELD_UP)
+        self._held_up = seen.held_up
+        return seen
 
     async def _pause(self, why: str) -> None:
         if workflow.info().is_continue_as_new_suggested():
@@ -169,7 +183,7 @@ class CancelOrder:
     @workflow.query(description="Where the cancel stands")
     def status(self) -> CancelView:
         stuck = tuple(self._saga.parked) if self._saga else ()
-        return CancelView(stage=self._timeline.stage, outcome=self._outcome, stuck=stuck)
+        return CancelView(stage=self._timeline.stage, outcome=self._outcome, stuck=stuck, held_up=self._held_up)
 
 
 def _outcome(row: OrderRow | None, *, asked_too_late: bool) -> CancelOutcome:

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
+from temporalio.api.workflowservice.v1 import (
+    DeleteWorkflowExecutionRequest,
+    DescribeScheduleRequest,
+    DescribeScheduleResponse,
+)
 from temporalio.client import (
     Client,
     Schedule,
@@ -183,6 +187,28 @@ async def test_a_forgotten_run_is_shown_as_such(client: Client) -> None:
         return [run.state for run in (await seen(client)).runs] == ["forgotten"]
 
     await eventually(is_forgotten, "the run is forgotten")
+
+
+async def test_a_schedule_that_cannot_be_read_stops_no_other_one(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has an overlap policy that the SDK does not know; the others are listed and applied."""
+    await apply(client)
+    describe = client.workflow_service.describe_schedule
+
+    async def describe_oddly(request: DescribeScheduleRequest, **options: Any) -> DescribeScheduleResponse:
+        answer = await describe(request, **options)
+        if request.schedule_id == CHECK_INVENTORY:
+            answer.schedule.policies.overlap_policy = 99  # type: ignore[assignment]
+        return answer
+
+    monkeypatch.setattr(client.workflow_service, "describe_schedule", describe_oddly)
+
+    assert [view.name for view in await list_schedules(client) if view.every is None] == [CHECK_INVENTORY]
+    assert "99 is not a valid" in (await seen(client)).note
+    assert await apply(client) == UNCHANGED | {CHECK_INVENTORY: Change.UNREADABLE}
+    with pytest.raises(NoAnswer, match="cannot be read"):
+        await trigger_schedule(client, CHECK_INVENTORY)
 
 
 async def test_a_trigger_is_skipped_while_a_run_is_under_way(shop: Shop, client: Client) -> None:
