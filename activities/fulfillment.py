@@ -5,11 +5,11 @@ from typing import Final
 
 from temporalio import activity
 
-from gateways.order_store import existing_row, read_items, read_resolution
+from gateways.order_store import count_retries, existing_row, read_items, read_resolution
 from gateways.postgres import Database
 from gateways.warehouse import ALREADY_SHIPPED, ORDER_CANCELLED, ORDER_UNKNOWN, Warehouse, WarehouseRefused
 from orders.errors import Permanent, Unavailable
-from orders.models import FulfillmentAnswer, FulfillmentRequest, Status, UndoResult
+from orders.models import FulfillmentAnswer, FulfillmentRequest, OrderRow, Status, UndoResult
 from saga import Step
 
 # Written before the warehouse is asked, and only while the order is pending: an undo that does not find the mark knows
@@ -37,7 +37,8 @@ class Fulfillment:
     def __init__(self, database: Database, warehouse: Warehouse, *, remembers_cancels: bool) -> None:
         """`remembers_cancels`: the warehouse refuses an order whose cancel arrived before the order.
 
-        If it does not, its "unknown order" counts only once no request can be on its way any more.
+        If it does not, its "unknown order" counts only once no request can be on its way any more; what arrives even
+        later, reconcile-orders finds.
         """
         self._database = database
         self._warehouse = warehouse
@@ -64,25 +65,30 @@ class Fulfillment:
         """Cancel the shipment, also of an order that the warehouse does not know yet.
 
         Raises:
-            Permanent: the warehouse refuses; an operator must decide.
+            Permanent: the warehouse refuses, or no longer knows what it accepted; an operator must decide.
         """
         async with self._database.transaction() as connection:
+            row = await existing_row(connection, order_id)
             since: timedelta | None = await connection.fetchval(SINCE_REQUESTED, order_id)
             resolution = await read_resolution(connection, order_id, "cancel_fulfillment")
+            attempt = 1 + await count_retries(connection, order_id, "cancel_fulfillment")
         if resolution or since is None:
             return UndoResult(note=resolution or "the warehouse was never asked")
         try:
-            await self._warehouse.cancel(order_id)
+            await self._warehouse.cancel(order_id, str(attempt))
         except WarehouseRefused as refused:
-            return self._without_cancel(str(refused), since)
+            return self._without_cancel(str(refused), row, since)
         return UndoResult(note="the warehouse cancelled the shipment")
 
-    def _without_cancel(self, code: str, since: timedelta) -> UndoResult:
+    def _without_cancel(self, code: str, row: OrderRow, since: timedelta) -> UndoResult:
         """What a refused cancel means for the undo; `since` is how long ago the warehouse was asked to ship."""
         if code == ALREADY_SHIPPED:
             return UndoResult(note="the warehouse has already shipped the order", shipped=True)
         if code != ORDER_UNKNOWN:
             raise Permanent(f"the warehouse refused to cancel the shipment ({code})", type="cancel_refused")
+        if row.fulfillment_id:
+            text = f"the warehouse does not know the order, but it accepted the shipment {row.fulfillment_id}"
+            raise Permanent(text, type="shipment_unknown")
         if not self._remembers_cancels and since < STILL_ON_ITS_WAY:
             raise Unavailable(
                 "fulfillment: the request to ship may still arrive",

@@ -12,7 +12,7 @@ from gateways.order_store import existing_row, read_items, write_event
 from gateways.postgres import Database
 from gateways.refund_store import read_refunded
 from orders.errors import Unavailable
-from orders.models import KEPT, UNFINISHED, Alert, Notification, NotificationKind, OrderRow
+from orders.models import KEPT, UNFINISHED, Alert, ErrorCode, Notification, NotificationKind, OrderRow
 from orders.money import to_json_number
 
 if TYPE_CHECKING:
@@ -27,6 +27,13 @@ KEEP_NOTIFICATION: Final = """
 
 READ_NOTIFICATION: Final = "SELECT state FROM notifications WHERE order_id = $1 AND kind = $2 AND state <> 'given_up'"
 
+# What a customer may read: the row's own text names external services and their codes.
+COULD_NOT: Final = "your order could not be processed"
+WHY_NOT: Final[dict[ErrorCode | None, str]] = {
+    ErrorCode.FULFILLMENT_REFUSED: "your order could not be shipped to this address",
+    ErrorCode.AUTHORIZATION_EXPIRED: "the authorization of your payment ended before your order was complete",
+}
+
 log = structlog.get_logger()
 
 
@@ -38,10 +45,11 @@ class Notifications:
         Permanent: the receiver refuses the message.
     """
 
-    def __init__(
-        self, database: Database, http: httpx.AsyncClient, email: str, analytics: str, slack: SecretStr
+    def __init__(  # noqa: PLR0913, PLR0917 (one for each external service)
+        self, database: Database, http: httpx.AsyncClient, shop_id: str, email: str, analytics: str, slack: SecretStr
     ) -> None:
         self._database = database
+        self._shop_id = shop_id
         self._http = http
         self._email = email.rstrip("/")
         self._analytics = analytics.rstrip("/")
@@ -89,9 +97,8 @@ class Notifications:
         if not _is_due(row, notification.kind):
             await self._keep(notification, "dropped", f"the order is {row.status}")
             return "dropped"
-        response = await post_json(
-            self._http, service, url, body, {"Idempotency-Key": f"{notification.order_id}:{notification.kind}"}
-        )
+        key = f"{self._shop_id}:{notification.order_id}:{notification.kind}"
+        response = await post_json(self._http, service, url, body, {"Idempotency-Key": key})
         raise_for_refusal(service, response)
         await self._keep(notification, "sent", "")
         return "sent"
@@ -128,5 +135,5 @@ async def _body(connection: "Connection", row: OrderRow, notification: Notificat
         case NotificationKind.CANCELLED:
             data["refundAmount"] = to_json_number(await read_refunded(connection, row.id), row.currency)
         case NotificationKind.FAILED:
-            data["reason"] = row.error
+            data["reason"] = WHY_NOT.get(row.error_code, COULD_NOT)
     return {"to": notification.to, "template": notification.kind, "data": data}

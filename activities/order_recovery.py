@@ -1,6 +1,7 @@
 """Orders without a run: an operator terminated it, or Temporal's retention period is over."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -11,7 +12,7 @@ from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReus
 from gateways.order_store import existing_row, write_event_once
 from gateways.postgres import Database
 from gateways.temporal import Request, find_runs, is_open, reaching_temporal, request_of
-from orders.models import UNFINISHED, OrderRow, Status
+from orders.models import KEPT, UNFINISHED, WITH_PAYMENT, OrderRow, Status
 from orders.names import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
 from orders.reconciliation import OrdersWithoutRun, OrderWithoutRun, Page, Restart
 
@@ -22,6 +23,15 @@ FIND_UNFINISHED: Final = """
     WHERE status = ANY($5::text[])
       AND created_at < now() - $1::interval AND (created_at, id) > ($2, $3)
     ORDER BY created_at, id LIMIT $4
+"""
+
+# `unconfirmed:` is the key of the alert that there is nobody to confirm the order to.
+FIND_UNCONFIRMED: Final = """
+    SELECT id, status FROM orders o
+    WHERE status = ANY($2::text[]) AND placed_at > now() - interval '30 days' AND placed_at < now() - $1::interval
+      AND NOT EXISTS (SELECT FROM notifications n WHERE n.order_id = o.id AND n.kind = 'order_confirmation')
+      AND NOT EXISTS (SELECT FROM reminders r WHERE r.key = 'unconfirmed:' || o.id)
+    ORDER BY placed_at LIMIT $3
 """
 
 
@@ -58,11 +68,20 @@ class OrderRecovery:
         )
 
     @activity.defn
+    async def find_unconfirmed_orders(self, limit: int) -> Sequence[OrderWithoutRun]:
+        """Paid orders older than `after` whose run ended before it confirmed them to the customer."""
+        async with self._database.transaction() as connection:
+            rows = await connection.fetch(FIND_UNCONFIRMED, self._after, KEPT, limit)
+        orders = [OrderWithoutRun(order_id=row["id"], status=row["status"]) for row in rows]
+        driven = await asyncio.gather(*(self._is_driven(order) for order in orders))
+        return [each for each, is_driven in zip(orders, driven, strict=True) if not is_driven]
+
+    @activity.defn
     async def restart_order(self, found: OrderWithoutRun) -> Restart:
         """Start the run that continues the order, with the input of its first run.
 
         If Temporal no longer has that input, the order is cancelled, unless it may be paid: then nothing is started,
-        and the caller must finish it.
+        and the caller must finish it, or alert operators that nobody confirms it.
         """
         order_id = found.order_id
         async with self._database.transaction() as connection:
@@ -73,7 +92,7 @@ class OrderRecovery:
         if row.status is not Status.CANCELLING:
             if request := await self._request_of(row):
                 return await self._start(PROCESS_ORDER, row, order_id, request)
-            if row.status is Status.CAPTURING:
+            if row.status in WITH_PAYMENT:
                 return Restart(started=None)
         cancel_id = cancel_order_id(order_id)
         cancel = await self._request_in(CANCEL_ORDER, cancel_id)
@@ -88,11 +107,11 @@ class OrderRecovery:
     async def _request_of(self, row: OrderRow) -> RawValue | None:
         """The payload that the row was written for. The latest run may have had another payload, and was refused."""
         latest = await self._request_in(PROCESS_ORDER, row.id)  # the list of runs may be incomplete or not available
-        if latest and latest.hash_of(row.id) == row.request_hash:
+        if latest and _is_of(latest, row):
             return latest.payload
         async for run in find_runs(self._client, f"WorkflowId = '{row.id}'"):
             request = await self._request_in(PROCESS_ORDER, run.workflow_id, run.run_id)
-            if request and request.hash_of(row.id) == row.request_hash:
+            if request and _is_of(request, row):
                 return request.payload
         return None
 
@@ -116,3 +135,8 @@ class OrderRecovery:
                 static_summary="started again by reconcile-orders",
             )
         return Restart(started=workflow)
+
+
+def _is_of(request: Request, row: OrderRow) -> bool:
+    order = request.order_of(row.id)
+    return order is not None and order.request_hash == row.request_hash

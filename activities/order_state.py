@@ -7,8 +7,9 @@ from temporalio.client import Client
 
 from gateways.order_store import actor, existing_row, move_row, read_row, write_event, write_event_once
 from gateways.postgres import Database
-from gateways.temporal import RUNNING, find_run
-from orders.models import BEING_UNDONE, ErrorCode, Model, Observation, OrderRow, Park, Status, UndoClaim
+from gateways.temporal import find_run, request_of
+from orders.models import BEING_UNDONE, ErrorCode, Model, OrderRow, Park, Status, UndoClaim
+from orders.names import PROCESS_ORDER
 from saga import Resolution
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ KEEP_RESOLUTION: Final = """
     ON CONFLICT (order_id, key) DO NOTHING
 """
 
+CANCELLED_BY_CUSTOMER: Final = "the order was cancelled"
+
 IS_KEPT: Final = "SELECT EXISTS (SELECT FROM resolutions WHERE order_id = $1 AND key = $2)"
 
 
@@ -76,16 +79,14 @@ class OrderState:
             return await read_row(connection, order_id)
 
     @activity.defn
-    async def observe_order(self, order_id: str) -> Observation:
-        """Whether process-order runs, and after that the row: once the run is closed, an absent row stays absent.
+    async def read_run(self, order_id: str) -> str | None:
+        """The state of the run of process-order if it is open: `running`, or for example `paused`; None: it is not.
 
         Raises:
-            Unavailable: Temporal or PostgreSQL.
+            Unavailable: Temporal.
         """
         run = await find_run(self._client, order_id)
-        run_open = run is not None and run.is_open
-        held_up = run.state if run and run_open and run.state != RUNNING else None
-        return Observation(run_open=run_open, row=await self.read_order(order_id), held_up=held_up)
+        return run.state if run and run.is_open else None
 
     @activity.defn
     async def claim_undo(self, claim: UndoClaim) -> OrderRow:
@@ -133,9 +134,36 @@ class OrderState:
                 "cancelled by the customer",
                 closing=Status.CANCELLED,
                 error_code=ErrorCode.CANCELLED,
-                error="the order was cancelled",
+                error=CANCELLED_BY_CUSTOMER,
             )
             await move_row(connection, order_id, Status.PROCESSING, Status.CANCELLING, "cancelled by the customer")
+            return await read_row(connection, order_id)
+
+    @activity.defn
+    async def claim_unreserved(self, order_id: str) -> OrderRow | None:
+        """A customer's cancel of an order without a row: it gets a cancelled one, the tombstone.
+
+        None: no run of process-order has that id, or none with a valid order, so there is nothing to cancel. Else the
+        run finds the row when it begins, however late: nothing is charged or sent.
+
+        Raises:
+            Unavailable: Temporal or PostgreSQL.
+        """
+        request = await request_of(self._client, self._client.get_workflow_handle(order_id))
+        order = request.order_of(order_id) if request and request.workflow == PROCESS_ORDER else None
+        async with self._database.transaction() as connection:
+            if order:
+                await connection.execute(
+                    INSERT_TOMBSTONE,
+                    order.id,
+                    order.customer_id,
+                    order.request_hash,
+                    order.currency,
+                    Status.CANCELLED,
+                    ErrorCode.CANCELLED,
+                    CANCELLED_BY_CUSTOMER,
+                    actor(),
+                )
             return await read_row(connection, order_id)
 
     @activity.defn

@@ -124,5 +124,5 @@ class Verification:
         )
 
     async def _shipment(self, order: OrderEntry) -> Shipment | None:
-        status = await self._warehouse.read_shipment(order.id)
-        return Shipment(order_id=order.id, status=status) if status else None
+        found = await self._warehouse.read_shipment(order.id)
+        return Shipment(order_id=order.id, status=found.status) if found else None

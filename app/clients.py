@@ -12,5 +12,5 @@ def stripe_of(settings: Settings, http: httpx.AsyncClient) -> StripeClient:
     return stripe_client(http, settings.stripe_secret_key.get_secret_value(), settings.stripe_base)
 
 
-def warehouse_of(settings: Settings, http: httpx.AsyncClient) -> Warehouse:
-    return Warehouse(http, settings.fulfillment_api, settings.fulfillment_key.get_secret_value())
+def warehouse_of(settings: Settings, http: httpx.AsyncClient, shop_id: str) -> Warehouse:
+    return Warehouse(http, settings.fulfillment_api, settings.fulfillment_key.get_secret_value(), shop_id)

@@ -23,6 +23,7 @@ from activities.payments import Payments
 from activities.product_index import ProductIndex
 from activities.recommendations import Recommendations
 from activities.reconciliation import Reconciliation
+from activities.shipments import Shipments
 from activities.stock_alerts import StockAlerts
 from activities.verification import Verification
 from app.clients import stripe_of, warehouse_of
@@ -133,16 +134,19 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
     """Every activity of every class, each class with the clients that it needs."""
     gateway = StripeGateway(stripe, shop_id, SpentKeys(database))
     model = LanguageModel(openai, model=settings.recommendation_model, max_tokens=settings.recommendation_max_tokens)
-    warehouse = warehouse_of(settings, http)
+    warehouse = warehouse_of(settings, http, shop_id)
     reconcile_after = timedelta(seconds=settings.reconcile_after_seconds)
     classes = (
         Inventory(database, terms_of(settings)),
         OrderState(database, client),
         Payments(database, gateway),
         Fulfillment(database, warehouse, remembers_cancels=settings.fulfillment_remembers_cancels),
-        Notifications(database, http, settings.email_service_url, settings.analytics_url, settings.slack_webhook),
+        Notifications(
+            database, http, shop_id, settings.email_service_url, settings.analytics_url, settings.slack_webhook
+        ),
         OrderRecovery(database, client, reconcile_after),
         Reconciliation(database, gateway, reconcile_after, timedelta(seconds=settings.reconcile_window_seconds)),
+        Shipments(database, warehouse, reconcile_after),
         Verification(
             database,
             client,

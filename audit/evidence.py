@@ -7,9 +7,9 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from temporalio.client import Client
 
-from gateways.temporal import RUNNING, find_run
+from gateways.temporal import find_run
 from orders.models import Model, Status
-from orders.names import cancel_order_id
+from orders.names import RUNNING, cancel_order_id
 
 AT_ONCE: Final = 20  # orders whose runs are read at the same time
 

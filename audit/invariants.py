@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from audit.evidence import Evidence, OrderEntry
-from gateways.temporal import RUNNING
 from orders.models import CLOSED, KEPT, SETTLED, NotificationKind, Status
-from orders.names import CANCEL_ORDER
+from orders.names import CANCEL_ORDER, RUNNING
 from orders.verification import Violation
 
 NO_MORE_MONEY: Final = {"canceled", "succeeded"}  # statuses of a PaymentIntent that can take no more money

@@ -223,7 +223,8 @@ async def _follow(client: Client, order: Order) -> OrderOutcome:
     handle: WorkflowHandle[Any, OrderOutcome] = client.get_workflow_handle(order.id, result_type=OrderOutcome)
     # None: past its retention, or unknown to a Temporal that stalls, although it was asked to start the run.
     request = await request_of(client, handle)
-    if request is None or request.hash_of(order.id) != order.request_hash:
+    known = request.order_of(order.id) if request else None
+    if known is None or known.request_hash != order.request_hash:
         raise _OnlyTheRowTells
     try:
         with reaching_temporal(_OnlyTheRowTells()):

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     fulfillment_api: str = Field(default=f"{SANDBOX}/fulfillment", description="Base URL of the warehouse's API.")
     fulfillment_key: SecretStr = Field(default=SecretStr("sandbox-fulfillment-key"), description="Its bearer key.")
     fulfillment_remembers_cancels: bool = Field(
-        default=True, description="Whether the warehouse refuses an order whose cancel came before it."
+        default=False, description="Whether the warehouse refuses an order whose cancel came before it."
     )
     email_service_url: str = Field(default=f"{SANDBOX}/email", description="Base URL of the e-mail service.")
     analytics_url: str = Field(default=f"{SANDBOX}/analytics", description="Base URL of the analytics service.")

@@ -1,12 +1,13 @@
 """The order row: read it, lock it, move it from status to status, write its events."""
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from temporalio import activity
 
-from orders.errors import Permanent
-from orders.models import ErrorCode, OrderRow, Status, Terms
+from orders.errors import Permanent, Unavailable
+from orders.models import CLOSED, UNFINISHED, ErrorCode, OrderRow, Status, Terms
 from orders.money import to_json_number
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ READ_MANY: Final = f"SELECT {COLUMNS} FROM orders o WHERE o.id = ANY($1::text[])
 
 READ_SHOP_ID: Final = "SELECT id::text FROM shop"
 
+GONE: Final = {"shipped", "delivered"}  # statuses of a shipment whose goods have left
+UNTIL_SETTLED: Final = timedelta(seconds=15)  # when to look again at an unfinished order
+
 COUNT_RETRIES: Final = "SELECT count(*) FROM resolutions WHERE order_id = $1 AND step = $2 AND action = 'retry'"
 
 READ_LINES: Final = "SELECT product_id, quantity, price FROM order_items WHERE order_id = $1 ORDER BY product_id"
@@ -48,7 +52,8 @@ MOVE: Final = """
             error = coalesce($6, error),
             placed_at = CASE WHEN $3 = 'processing' THEN now() ELSE placed_at END,
             cancelled_at = CASE WHEN $3 = 'cancelled' THEN now() END,
-            payment_checked_at = NULL
+            payment_checked_at = NULL,
+            shipment_checked_at = NULL
         WHERE id = $1 AND status = $2 AND parked_step IS NULL
         RETURNING id
     )
@@ -141,6 +146,25 @@ async def move_row(  # noqa: PLR0913 (one transition has that many columns)
     """
     moved = await connection.fetchval(MOVE, order_id, before, after, closing, error_code, error, actor(), why)
     return moved is not None
+
+
+async def follow_shipment(connection: "Connection", row: OrderRow, shipment: str) -> bool:
+    """Move the row to the status of its shipment, if the goods have left. False: nothing changed.
+
+    Raises:
+        Unavailable: the order is unfinished, and its own run comes first.
+    """
+    if shipment not in GONE:
+        return False
+    if row.status in UNFINISHED:
+        raise Unavailable(f"the order is {row.status}", type="order_under_way", retry_after=UNTIL_SETTLED)
+    if row.status in CLOSED:
+        await write_event(connection, row.id, f"the warehouse says {shipment}, but the order is {row.status}")
+        return False
+    moved = await move_row(connection, row.id, Status.PROCESSING, Status.SHIPPED, "the warehouse says shipped")
+    if shipment == "delivered":
+        moved |= await move_row(connection, row.id, Status.SHIPPED, Status.DELIVERED, "the warehouse says delivered")
+    return moved
 
 
 async def write_event(connection: "Connection", order_id: str, why: str) -> None:

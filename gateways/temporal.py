@@ -19,11 +19,11 @@ from temporalio.common import RawValue
 from temporalio.service import RPCError, RPCStatusCode
 
 from orders.errors import InvalidInput, NoAnswer
+from orders.models import Order
 from orders.names import NEEDS_ATTENTION, ORDER_STAGE
 from orders.parsing import parse_order, read_payload
 
 PAGE: Final = 1000  # runs in one answer, the most that Temporal lists at once
-RUNNING: Final = "running"
 CLOSED: Final = frozenset({"completed", "failed", "canceled", "terminated", "continued_as_new", "timed_out"})
 
 
@@ -161,10 +161,10 @@ class Request(NamedTuple):
     workflow: str
     payload: RawValue | None
 
-    def hash_of(self, order_id: str) -> str | None:
-        """The request hash of the order in the payload; None if the payload is no order."""
+    def order_of(self, order_id: str) -> Order | None:
+        """The order in the payload; None if the payload is no order."""
         with suppress(InvalidInput):
-            return parse_order(order_id, read_payload(self.payload)).request_hash
+            return parse_order(order_id, read_payload(self.payload))
         return None
 
 

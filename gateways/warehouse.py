@@ -4,10 +4,11 @@ Nothing here knows the order row; activities/fulfillment.py decides what may be 
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateways.http import CLIENT_ERRORS, get_json, post_json
 from orders.errors import Unavailable
@@ -20,24 +21,53 @@ ORDER_CANCELLED: Final = "order_cancelled"
 ORDER_UNKNOWN: Final = "order_unknown"
 ALREADY_SHIPPED: Final = "already_shipped"
 
-MAX_CODE: Final = 40  # characters
+Token = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
+AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
 
 class WarehouseRefused(Exception):
     """The warehouse refuses the request, and would refuse it again. The argument is its error code."""
 
 
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class Shipment(_Answer):
+    """A shipment, as the warehouse describes it. Known statuses are accepted, cancelled, shipped and delivered."""
+
+    id: Token
+    status: Token
+
+
+class _Accepted(_Answer):
+    id: Token
+
+
+class _Cancelled(_Answer):
+    status: Literal["cancelled"]
+
+
+class _Error(_Answer):
+    code: Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,39}$")]
+
+
+class _Refusal(_Answer):
+    error: _Error
+
+
 class Warehouse:
-    """One shipment for each order, by an idempotency key made of the order id.
+    """One shipment for each order, by an idempotency key made of the shop's id and the order id.
 
     Raises, in all methods:
         Unavailable: an outage, a limit, a lost answer, or an answer that is neither a yes nor a refusal.
     """
 
-    def __init__(self, http: httpx.AsyncClient, base: str, key: str) -> None:
+    def __init__(self, http: httpx.AsyncClient, base: str, key: str, shop_id: str) -> None:
         self._http = http
         self._base = base.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"}
+        self._shop_id = shop_id
 
     async def ship(self, request: FulfillmentRequest, items: Sequence[object]) -> str:
         """Ask the warehouse to ship the order; the answer is the id of the shipment.
@@ -54,34 +84,45 @@ class Warehouse:
         response = await self._post("/orders", body, f"{request.order_id}:fulfill")
         if not response.is_success:
             raise _error(response, ORDER_CANCELLED)
-        return str(response.json()["id"])
+        return _read(_Accepted, response).id
 
-    async def cancel(self, order_id: str) -> None:
+    async def cancel(self, order_id: str, attempt: str) -> None:
         """Cancel the shipment of the order. A warehouse that remembers cancels refuses a later request to ship it.
+
+        `attempt` names the business attempt: under the same key a warehouse may repeat an earlier refusal.
 
         Raises:
             WarehouseRefused: ORDER_UNKNOWN, ALREADY_SHIPPED, or another reason.
         """
-        response = await self._post(f"{_path(order_id)}/cancel", {}, f"{order_id}:cancel")
+        response = await self._post(f"{_path(order_id)}/cancel", {}, f"{order_id}:cancel:{attempt}")
         if not response.is_success:
             raise _error(response, ORDER_UNKNOWN, ALREADY_SHIPPED)
+        _read(_Cancelled, response)
 
-    async def read_shipment(self, order_id: str) -> str | None:
-        """The status of the shipment, as the warehouse names it; None: the warehouse does not know the order."""
+    async def read_shipment(self, order_id: str) -> Shipment | None:
+        """The shipment of the order; None: the warehouse does not know the order."""
         response = await get_json(self._http, SERVICE, f"{self._base}{_path(order_id)}", self._headers)
         if response.is_success:
-            return str(response.json()["status"])
+            return _read(Shipment, response)
         if (code := _code(response)) != ORDER_UNKNOWN:
             raise _unavailable(code)
         return None
 
     async def _post(self, path: str, body: object, key: str) -> httpx.Response:
-        headers = self._headers | {"Idempotency-Key": key}
+        headers = self._headers | {"Idempotency-Key": f"{self._shop_id}:{key}"}
         return await post_json(self._http, SERVICE, f"{self._base}{path}", body, headers)
 
 
 def _path(order_id: str) -> str:
     return f"/orders/{quote(order_id, safe='')}"
+
+
+def _read(kind: type[AnswerT], response: httpx.Response) -> AnswerT:
+    """The answer of a success. Anything else, such as the page of a proxy, is no yes. Raises Unavailable."""
+    try:
+        return kind.model_validate_json(response.content)
+    except ValidationError:
+        raise _unavailable("malformed_answer") from None
 
 
 def _error(response: httpx.Response, *refusals: str) -> WarehouseRefused | Unavailable:
@@ -99,8 +140,6 @@ def _unavailable(code: str) -> Unavailable:
 def _code(response: httpx.Response) -> str:
     """The warehouse's error code. Only a short identifier is quoted: anything else may hold what must not be kept."""
     try:
-        code = response.json()["error"]["code"]
-    except (ValueError, KeyError, TypeError):
-        code = None
-    is_short = isinstance(code, str) and code.isidentifier() and len(code) <= MAX_CODE
-    return code if is_short else f"http_{response.status_code}"
+        return _Refusal.model_validate_json(response.content).error.code
+    except ValidationError:
+        return f"http_{response.status_code}"

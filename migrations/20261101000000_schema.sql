@@ -92,6 +92,7 @@ CREATE TABLE orders (
     payment_checked_at timestamptz,  -- when the payment of the settled order was last correct; null after each change of status
     fulfillment_requested_at timestamptz,  -- written before the warehouse is asked: without it there is nothing to cancel
     fulfillment_id text,
+    shipment_checked_at timestamptz,  -- when the warehouse was last asked about the settled order, and agreed
 
     closing text CHECK (closing IN ('rejected', 'failed', 'cancelled')),  -- the status in which an undo will end
     error_code text,
@@ -120,6 +121,11 @@ CREATE INDEX orders_unfinished ON orders (created_at)
 CREATE INDEX orders_unchecked ON orders (created_at)
     WHERE payment_intent_id IS NOT NULL AND payment_checked_at IS NULL
       AND status IN ('processing', 'shipped', 'delivered', 'rejected', 'failed', 'cancelled');
+
+CREATE INDEX orders_placed ON orders (placed_at) WHERE status IN ('processing', 'shipped', 'delivered');
+
+CREATE INDEX orders_requested ON orders (fulfillment_requested_at)
+    WHERE status IN ('processing', 'rejected', 'failed', 'cancelled');
 
 CREATE TABLE order_items (
     order_id text REFERENCES orders,

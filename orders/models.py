@@ -364,14 +364,3 @@ class Notification(Model):
     kind: NotificationKind
     to: str | None = None
     estimated_delivery: date | None = None
-
-
-class Observation(Model):
-    """Whether process-order runs, and the row, read after that: a closed run can no longer write an absent row.
-
-    `held_up` is the state of an open run that does not go on, for example `paused`; None: it goes on.
-    """
-
-    run_open: bool
-    row: OrderRow | None
-    held_up: str | None = None

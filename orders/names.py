@@ -14,6 +14,8 @@ INDEX_PRODUCTS: Final = "index-products"
 RECONCILE_ORDERS: Final = "reconcile-orders"
 VERIFY_ORDERS: Final = "verify-orders"
 
+RUNNING: Final = "running"  # the state of a run that goes on
+
 # Ids of runs that are one at a time; with a colon, which no order id has.
 RECONCILE_NOW: Final = f"{RECONCILE_ORDERS}:now"
 INDEX_RUN: Final = f"{INDEX_PRODUCTS}:all"

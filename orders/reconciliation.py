@@ -59,6 +59,27 @@ class Charges(Model):
     after: str | None = None
 
 
+class StrayShipment(Model):
+    """A shipment that contradicts its order. With a `shipment_id` it can be cancelled; else an operator must decide."""
+
+    order_id: str
+    shipment_id: str | None = None
+    description: str
+
+    @property
+    def key(self) -> str:
+        """The key of its alert."""
+        return f"shipment:{self.order_id}"
+
+
+class StrayShipments(Model):
+    """One page of a comparison, and which orders it moved on. The next page begins after the id `after`."""
+
+    found: tuple[StrayShipment, ...]
+    followed: tuple[str, ...] = ()
+    after: str | None = None
+
+
 class OrderEvent(Model):
     """What was done for an order, as text for order_events."""
 
@@ -79,6 +100,7 @@ class ReconcileReport(Model):
 
     restarted: tuple[str, ...] = ()
     payments: tuple[str, ...] = ()
+    shipments: tuple[str, ...] = ()
     refunds: tuple[str, ...] = ()
     stock: tuple[str, ...] = ()
     alerted: tuple[str, ...] = ()

@@ -57,6 +57,7 @@ class Admin:
             Route("/_sandbox/webhooks", self.webhooks),
             Route("/_sandbox/webhooks", self.send_webhooks, methods=["POST"]),
             Route("/_sandbox/webhooks", self.send_no_webhooks, methods=["DELETE"]),
+            Route("/_sandbox/shipments/{order_id}", self.forget_shipments, methods=["DELETE"]),
             Route("/_sandbox/webhooks/idle", self.webhooks_idle),
             Route("/_sandbox/reset", self.reset, methods=["POST"]),
             Route("/_sandbox/settings", self.switch, methods=["POST"]),
@@ -125,6 +126,11 @@ class Admin:
         switches = Switches.model_validate_json(await request.body())
         self._world.fulfillment.forgets_cancels = switches.fulfillment_forgets_cancels
         return JSONResponse(switches.model_dump())
+
+    async def forget_shipments(self, request: Request) -> Response:
+        """Forget what the warehouse has of an order, as one does that archives, or that moved to another system."""
+        self._world.fulfillment.forget(request.path_params["order_id"])
+        return Response(status_code=204)
 
     async def forget_keys(self, _: Request) -> Response:
         """Forget all idempotency keys, as Stripe may after 24 hours."""

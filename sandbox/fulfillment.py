@@ -94,6 +94,11 @@ class Fulfillment:
         _authenticate(call)
         return JSONResponse(self._furthest(call.ids["order_id"]).view)
 
+    def forget(self, order_id: str) -> None:
+        """Forget the shipments of the order: it is unknown from now on."""
+        for key in [key for key, each in self.shipments.items() if each.order.order_id == order_id]:
+            del self.shipments[key]
+
     def _once(self, call: Call, act: Callable[[], Response]) -> Response:
         """Act once per key, or every time without a key. Refusals are not saved: a later attempt may succeed."""
         _authenticate(call)

@@ -24,12 +24,11 @@ with workflow.unsafe.imports_passed_through():
         CancelView,
         Notification,
         NotificationKind,
-        Observation,
         OrderRow,
         Stage,
         Status,
     )
-    from orders.names import CANCEL_ORDER, PROCESS_ORDER
+    from orders.names import CANCEL_ORDER, PROCESS_ORDER, RUNNING
     from orders.parsing import CancelRequest, parse_cancel, read_payload
     from saga import UNTIL_DONE, run_activity, shielded
     from workflows.notifications import deliver
@@ -81,6 +80,8 @@ class CancelOrder:
         row = await self._claim(request.order_id)
         is_first_run = workflow.info().continued_run_id is None
         asked_too_late = is_first_run and row is not None and row.status is Status.CANCELLED
+        if row is None:
+            row = await self._claim_unreserved(request.order_id)
         while row is not None and not await self._is_settled(row):
             await self._drive(row)
             row = await self._claim(request.order_id)
@@ -97,16 +98,11 @@ class CancelOrder:
         return outcome
 
     async def _claim(self, order_id: str) -> OrderRow | None:
-        """The row after the claim; None: the order does not exist, and no open run of process-order will write it."""
-        while True:
-            row = await run_activity(OrderState.claim_cancellation, order_id, UNTIL_DONE, "claim the order")
-            if row:
-                return row
-            seen = await self._observe(order_id, "does the order exist?")
-            if not seen.run_open and seen.row is None:
-                return None
-            if seen.row is None:
-                await self._pause("process-order is about to write the order")
+        return await run_activity(OrderState.claim_cancellation, order_id, UNTIL_DONE, "claim the order")
+
+    async def _claim_unreserved(self, order_id: str) -> OrderRow | None:
+        """Cancel the order before process-order begins with it; None: the order does not exist."""
+        return await run_activity(OrderState.claim_unreserved, order_id, UNTIL_DONE, "does the order exist?")
 
     async def _drive(self, row: OrderRow) -> None:
         """Make one move towards an end: process-order makes it while it runs, else this run does."""
@@ -157,18 +153,14 @@ class CancelOrder:
         return row.parked_by != workflow.info().workflow_id
 
     async def _is_running(self, order_id: str) -> bool:
-        return (await self._observe(order_id, "does process-order run?")).run_open
-
-    async def _observe(self, order_id: str, why: str) -> Observation:
-        """See how process-order stands, and call for attention once while it is open and does not go on."""
-        seen = await run_activity(OrderState.observe_order, order_id, UNTIL_DONE, why)
-        if seen.held_up and not self._held_up:
-            text = f"the cancel waits for {PROCESS_ORDER} {order_id}, which is {seen.held_up}: let it go on"
+        state = await run_activity(OrderState.read_run, order_id, UNTIL_DONE, "does process-order run?")
+        before, self._held_up = self._held_up, None if state == RUNNING else state
+        if self._held_up and not before:
+            text = f"the cancel waits for {PROCESS_ORDER} {order_id}, which is {state}: let it go on"
             self._timeline.call_for_attention(HELD_UP, text)
-        elif not seen.held_up:
+        elif not self._held_up:
             self._timeline.needs_no_more_attention(HELD_UP)
-        self._held_up = seen.held_up
-        return seen
+        return state is not None
 
     async def _pause(self, why: str) -> None:
         if workflow.info().is_continue_as_new_suggested():

@@ -17,9 +17,20 @@ with workflow.unsafe.imports_passed_through():
     from activities.order_recovery import OrderRecovery
     from activities.payments import Payments
     from activities.reconciliation import Reconciliation
+    from activities.shipments import Shipments
+    from orders.models import KEPT
     from orders.names import RECONCILE_ORDERS
     from orders.parsing import parse_nothing
-    from orders.reconciliation import Charge, Charges, OrderEvent, OrderWithoutRun, Page, Problem, ReconcileReport
+    from orders.reconciliation import (
+        Charge,
+        Charges,
+        OrderEvent,
+        OrderWithoutRun,
+        Page,
+        Problem,
+        ReconcileReport,
+        StrayShipment,
+    )
     from saga import raise_if_cancelled, reason, run_activity
     from workflows.alerts import BRIEFLY, alert_operators
     from workflows.inputs import parsed
@@ -42,6 +53,7 @@ class ReconcileOrders:
         self._timeline = Timeline()
         self._restarted: list[str] = []
         self._payments: list[str] = []
+        self._shipments: list[str] = []
         self._refunds: list[str] = []
         self._stock: list[str] = []
         self._not_done: list[str] = []
@@ -57,10 +69,12 @@ class ReconcileOrders:
         """
         parsed(parse_nothing, raw)
         await self._restart_orders()
+        await self._confirm_orders()
         await self._follow_refunds()
         await self._find_stuck_refunds()
         await self._compare(Reconciliation.check_charges, "orders with their payments")
         await self._compare(Reconciliation.find_orphans, "recent payments with their orders")
+        await self._check_shipments()
         await self._release_stock()
         alerts = await alert_operators(list(self._problems.values()), self._timeline)
         if alerts.failure:
@@ -68,6 +82,7 @@ class ReconcileOrders:
         return ReconcileReport(
             restarted=tuple(self._restarted),
             payments=tuple(self._payments),
+            shipments=tuple(self._shipments),
             refunds=tuple(self._refunds),
             stock=tuple(self._stock),
             alerted=tuple(alerts.sent),
@@ -98,8 +113,19 @@ class ReconcileOrders:
             return
         if restart.started:
             self._note(self._restarted, f"{what}: {restart.started} started again")
+        elif order.status in KEPT:
+            self._cannot_confirm(order.order_id)
         else:
             await self._go_forward(order.order_id, what)
+
+    async def _confirm_orders(self) -> None:
+        """Restart the runs that ended between the order's last step and its confirmation."""
+        self._outages = 0
+        what = "paid orders without a confirmation"
+        for order in await self._try(OrderRecovery.find_unconfirmed_orders, MAX_ORDERS, what) or ():
+            if self._must_stop(what):
+                return
+            await self._restart(order)
 
     async def _go_forward(self, order_id: str, what: str) -> None:
         """The order may be paid, and its input is gone with its run: finish it here, without its e-mail."""
@@ -107,8 +133,11 @@ class ReconcileOrders:
         row = await self._try(Inventory.finalize_order, order_id, what) if captured else None
         if row:
             self._note(self._restarted, f"{what}: captured and finalized")
-            lost = "was finalized without its run, so its customer got no confirmation"
-            self._problem(f"unconfirmed:{order_id}", order_id, f"order {order_id} {lost}")
+            self._cannot_confirm(order_id)
+
+    def _cannot_confirm(self, order_id: str) -> None:
+        lost = "is paid, but its run and its customer's address are gone, so nobody confirmed it"
+        self._problem(f"unconfirmed:{order_id}", order_id, f"order {order_id} {lost}")
 
     async def _follow_refunds(self) -> None:
         self._outages = 0
@@ -148,6 +177,26 @@ class ReconcileOrders:
         if undone and charge.remedy == "void_payment":
             event = OrderEvent(order_id=charge.order_id, why=f"{charge.description}: {undone.note}")
             await self._try(Reconciliation.note_event, event, "record the event")
+
+    async def _check_shipments(self) -> None:
+        self._outages = 0
+        what = "compare orders with their shipments"
+        after: str | None = ""
+        while after is not None and not self._must_stop(what):
+            page = await self._try(Shipments.check_shipments, after, what)
+            for text in page.followed if page else ():
+                self._note(self._shipments, text)
+            for stray in page.found if page else ():
+                if self._must_stop(what):
+                    return
+                await self._cancel(stray)
+            after = page.after if page else None
+
+    async def _cancel(self, stray: StrayShipment) -> None:
+        if stray.shipment_id is None:
+            self._problem(stray.key, stray.order_id, stray.description)
+        elif cancelled := await self._try(Shipments.cancel_stray_shipment, stray, stray.description):
+            self._note(self._shipments, cancelled.note)
 
     async def _release_stock(self) -> None:
         for order_id in await self._try(Inventory.release_leftovers, MAX_ORDERS, "stock of closed orders") or ():

@@ -13,14 +13,14 @@ from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field
 from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
-from gateways.order_store import existing_row, move_row, read_row, write_event
+from gateways.order_store import existing_row, follow_shipment, read_row
 from gateways.postgres import Database
 from gateways.refund_store import STANDING, keep_refunds
 from gateways.stripe import Intent, StripeGateway, order_of
 from gateways.temporal import reaching_temporal
 from gateways.warehouse import Warehouse
-from orders.errors import Unavailable, UnknownOrder
-from orders.models import CLOSED, UNFINISHED, OrderRow, Status
+from orders.errors import UnknownOrder
+from orders.models import OrderRow, Status
 from orders.names import RECONCILE_NOW, RECONCILE_ORDERS
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ KEEP_EVENT: Final = """
 IS_KEPT: Final = "SELECT EXISTS (SELECT FROM webhook_events WHERE source = $1 AND id = $2)"
 
 RPC_TIMEOUT: Final = timedelta(seconds=3)
-UNTIL_SETTLED: Final = timedelta(seconds=15)  # when a sender may deliver an event about an unfinished order again
 
 REFUND_TYPES: Final = frozenset({"refund.created", "refund.updated", "refund.failed", "charge.refund.updated"})
 PAYMENT_TYPES: Final = frozenset(
@@ -48,8 +47,6 @@ PAYMENT_TYPES: Final = frozenset(
         "succeeded",
     )
 )
-
-GONE: Final = {"shipped", "delivered"}  # statuses of a shipment whose goods have left
 
 Token = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
 
@@ -165,8 +162,8 @@ class FulfillmentEvents:
             row = await existing_row(connection, row.id)
             if not await _keep(connection, self.source, event, row.id):
                 return Effect.DUPLICATE
-            if shipment in GONE:
-                await _follow(connection, row, shipment)
+            if shipment:
+                await follow_shipment(connection, row, shipment.status)
         return Effect.APPLIED
 
 
@@ -186,19 +183,3 @@ async def keep_only(database: Database, source: str, event: Event) -> Effect:
 async def _keep(connection: "Connection", source: str, event: Event, order_id: str | None) -> bool:
     """Keep the event. False: another delivery of it has taken effect."""
     return await connection.fetchval(KEEP_EVENT, source, event.id, event.type, order_id) is not None
-
-
-async def _follow(connection: "Connection", row: OrderRow, shipment: str) -> None:
-    """Move the row to the status of its shipment.
-
-    Raises:
-        Unavailable: the order is unfinished, and its own run comes first.
-    """
-    if row.status in UNFINISHED:
-        raise Unavailable(f"the order is {row.status}", type="order_under_way", retry_after=UNTIL_SETTLED)
-    if row.status in CLOSED:
-        await write_event(connection, row.id, f"the warehouse says {shipment}, but the order is {row.status}")
-        return
-    await move_row(connection, row.id, Status.PROCESSING, Status.SHIPPED, "the warehouse says shipped")
-    if shipment == "delivered":
-        await move_row(connection, row.id, Status.SHIPPED, Status.DELIVERED, "the warehouse says delivered")

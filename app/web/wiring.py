@@ -70,7 +70,7 @@ async def open_webhooks(
                 tolerance=settings.webhook_tolerance_seconds,
             ),
             Endpoint(
-                FulfillmentEvents(database, warehouse_of(settings, http)),
+                FulfillmentEvents(database, warehouse_of(settings, http, shop_id)),
                 database,
                 header="Fulfillment-Signature",
                 secrets=settings.fulfillment_webhook_secret,

@@ -89,6 +89,7 @@ class Sandbox:
             "STRIPE_SECRET_KEY": SANDBOX_STRIPE_KEY,
             "STRIPE_API_BASE": f"{self.url}/stripe",
             "FULFILLMENT_API": f"{self.url}/fulfillment",
+            "FULFILLMENT_REMEMBERS_CANCELS": "true",  # the sandbox's warehouse does
             "FULFILLMENT_KEY": Settings.model_fields["fulfillment_key"].default.get_secret_value(),
             "STRIPE_WEBHOOK_SECRET": SANDBOX_STRIPE_WEBHOOK_SECRET,
             "FULFILLMENT_WEBHOOK_SECRET": SANDBOX_FULFILLMENT_WEBHOOK_SECRET,

@@ -48,10 +48,10 @@ async def test_a_request_is_read_back(client: Client, payload: object) -> None:
     finally:
         await handle.terminate()
 
-    wanted = parse_order(order_id, read_json(json.dumps(payload))).request_hash if payload == an_order() else None
+    wanted = parse_order(order_id, read_json(json.dumps(payload))) if payload == an_order() else None
     assert request
     assert (request.workflow, request.payload is None) == (PROCESS_ORDER, payload is None)
-    assert request.hash_of(order_id) == wanted
+    assert request.order_of(order_id) == wanted
 
 
 async def test_a_run_that_temporal_does_not_have(client: Client) -> None:

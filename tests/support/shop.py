@@ -152,7 +152,11 @@ def new_order_id() -> str:
 
 
 def settings_for(database_url: str, sandbox: Running, **changes: Any) -> Settings:
-    given: dict[str, Any] = {"http_timeout_seconds": 3, "openai_api_key": SecretStr(SANDBOX_OPENAI_KEY)} | changes
+    given: dict[str, Any] = {
+        "http_timeout_seconds": 3,
+        "openai_api_key": SecretStr(SANDBOX_OPENAI_KEY),
+        "fulfillment_remembers_cancels": True,
+    } | changes
     return Settings(
         database_url=SecretStr(database_url),
         stripe_secret_key=SecretStr(SANDBOX_STRIPE_KEY),

@@ -10,12 +10,12 @@ from temporalio.client import WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
 from orders.models import CancelOutcome, OrderOutcome
-from orders.names import CANCEL_ORDER
+from orders.names import CANCEL_ORDER, PROCESS_ORDER
 from saga import Resolution
 from sandbox.faults import Fault
 from tests.support.activity_hooks import Moment
 from tests.support.invariants import assert_invariants
-from tests.support.shop import Payload, Shop, an_order, eventually
+from tests.support.shop import Payload, Shop, an_order, eventually, new_order_id
 from workflows.process_order import ProcessOrder
 
 O = "o1"  # noqa: E741 (the one order of each test)
@@ -91,35 +91,51 @@ async def test_at_each_stage_of_an_order_whose_run_was_terminated(shop: Shop, ar
 
 
 async def test_before_the_row_is_written(shop: Shop) -> None:
-    """While the run is open an absent row is waited for; the cancel claims it as soon as it is there."""
+    """The cancel writes a row itself, which the attempt to reserve finds."""
     reserving = shop.hooks.hold("reserve_stock", "before", O)
-    authorizing = shop.hooks.hold("authorize_payment", "before", O)
     handle = await shop.start(order_id=O)
     await reserving.reached.wait()
-    cancel = await shop.start_cancel(O)
-    await has_looked(shop)
-    reserving.let_go()
-    await authorizing.reached.wait()
-    await eventually(lambda: is_in(shop, "undoing"), "the row is claimed")
-    authorizing.let_go()
 
-    assert shape(await cancel.result()) == NOT_CHARGED
-    assert (await handle.result()).error_code == "cancelled"
+    assert shape(await shop.cancel(O)) == NOT_CHARGED
+    reserving.let_go()
+    outcome = await handle.result()
+    assert (outcome.success, outcome.error_code) == (False, "cancelled")
+    assert await shop.events(O) == ["cancelled"]
+    assert shop.world.provider_records()["payments"] == []
     await check_cancelled(shop)
 
 
-async def test_terminated_before_the_row_is_written(shop: Shop) -> None:
-    """No run and no row: unknown. A late attempt may still reserve; reconcile-orders restarts such an order."""
-    reserving = shop.hooks.hold("reserve_stock", "before", O)
-    handle = await shop.start(order_id=O)
-    await reserving.reached.wait()
-    await handle.terminate()
+@pytest.mark.parametrize("why", ["its start is delayed", "no worker is there", "it is terminated"])
+async def test_before_the_order_begins(shop: Shop, why: str) -> None:
+    """Whenever its first task comes, it finds the row: nothing is charged and nothing is sent."""
+    options: dict[str, Any] = {"its start is delayed": {"start_delay": timedelta(hours=1)}}.get(why, {})
+    queue = shop.task_queue if options else "nobody"
+    handle = await shop.client.start_workflow(
+        PROCESS_ORDER, an_order(), id=O, task_queue=queue, result_type=OrderOutcome, **options
+    )
+    if why == "it is terminated":
+        await handle.terminate()
+    try:
+        assert shape(await shop.cancel(O)) == NOT_CHARGED
+        assert shape(await shop.cancel(O)) == (False, False, "already_cancelled")
+    finally:
+        if why != "it is terminated":
+            await handle.terminate()
+
+    again = await shop.place(order_id=O)
+    assert (again.success, again.error_code) == (False, "cancelled")
+    assert await shop.events(O) == ["cancelled"]
+    assert shop.world.provider_records()["payments"] == []
+    await check_cancelled(shop)
+
+
+@pytest.mark.parametrize("payload", [{}, an_order(customerEmail=7)], ids=["empty", "wrong"])
+async def test_an_order_that_is_not_valid_is_unknown(shop: Shop, payload: Payload) -> None:
+    """Its run answers `invalid_order`, and there is nothing to cancel."""
+    await shop.place(payload, O)
 
     assert shape(await shop.cancel(O)) == (False, False, "unknown_order")
-    reserving.let_go()
-    await eventually(lambda: is_in(shop, "pending"), "the attempt left behind reserved")
-    assert shape(await shop.cancel(O)) == NOT_CHARGED
-    await check_cancelled(shop)
+    assert await shop.status(O) is None
 
 
 @pytest.mark.parametrize("terminated", [False, True], ids=["live", "terminated"])
@@ -222,10 +238,11 @@ async def test_shipped_before_the_undo_goes_forward(shop: Shop) -> None:
 
 
 async def test_an_unknown_order_leaves_no_row(shop: Shop) -> None:
-    """No tombstone: the order may still be placed."""
-    assert shape(await shop.cancel(O)) == (False, False, "unknown_order")
-    assert await shop.status(O) is None
-    assert (await shop.place(order_id=O)).success
+    """No run of that id exists or existed: the order may still be placed."""
+    order_id = new_order_id()
+    assert shape(await shop.cancel(order_id)) == (False, False, "unknown_order")
+    assert await shop.status(order_id) is None
+    assert (await shop.place(order_id=order_id)).success
 
 
 async def test_again_after_it_was_cancelled(shop: Shop) -> None:

@@ -68,7 +68,7 @@ async def test_lists_name_it(shop: Shop, paused: str) -> None:
         return states.get(paused) == "paused" and states.get(f"{paused}-fine") == "completed"
 
     await eventually(is_listed, "both runs are listed")
-    assert await stuck_runs(shop.client) == []
+    assert paused not in {each.run.workflow_id for each in await stuck_runs(shop.client)}
 
 
 async def test_a_submit_says_that_it_is_paused(shop: Shop, paused: str) -> None:

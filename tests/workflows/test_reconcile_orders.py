@@ -17,11 +17,14 @@ from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 
 from activities.order_recovery import OrderRecovery
 from deploy.local.postgres import Postgres
+from gateways.http import open_http
 from gateways.postgres import Database
+from gateways.warehouse import Warehouse
 from orders.models import Status
 from orders.names import NEEDS_ATTENTION, RECONCILE_ORDERS, cancel_order_id
 from orders.reconciliation import OrderWithoutRun, ReconcileReport
 from sandbox.faults import Fault
+from tests.support.activity_bench import fulfillment, order_of
 from tests.support.activity_hooks import Moment
 from tests.support.invariants import assert_invariants, check_stock
 from tests.support.manual_actions import authorize_again, hold_again, pay, refund_by_hand
@@ -39,13 +42,15 @@ FORWARD = ("reserve_stock", "authorize_payment", "request_fulfillment", "capture
 BACKWARD = ("claim_undo", "cancel_fulfillment", "void_payment", "release_stock")
 CANCELLING = ("claim_cancellation", "cancel_fulfillment", "void_payment", "release_stock")
 
-# Nothing is lost when the order is not there yet, or its cancel is not claimed.
-TOO_EARLY = {("reserve_stock", "before"), ("claim_cancellation", "before")}
+UNCONFIRMED: tuple[str, Moment] = ("send_email", "before")
+
+# Nothing is lost when the order is not there yet, or its cancel is not claimed, or it is confirmed.
+NOT_LOST = {("reserve_stock", "before"), ("claim_cancellation", "before"), ("finalize_order", "after")}
 
 
 def moments(*names: str) -> list[tuple[str, Moment]]:
     both: tuple[Moment, ...] = ("before", "after")
-    return [(name, moment) for name in names for moment in both if (name, moment) not in TOO_EARLY]
+    return [(name, moment) for name in names for moment in both if (name, moment) not in NOT_LOST]
 
 
 @pytest.fixture(scope="module")
@@ -64,22 +69,21 @@ async def shop(reconciling_shop: Shop) -> Shop:
 # ------------------------------------------------------------------------------------------- orders whose run is gone
 
 
-@pytest.mark.parametrize(("at", "moment"), moments(*FORWARD))
+@pytest.mark.parametrize(("at", "moment"), [*moments(*FORWARD), UNCONFIRMED])
 async def test_an_order_terminated_on_its_way_is_finished(shop: Shop, at: str, moment: Moment) -> None:
     """process-order is started again with what it was asked for, and the attempt left behind changes nothing."""
     order_id = new_order_id()
     held = shop.hooks.hold(at, moment, order_id)
     await terminate_at(shop, held, order_id)
     report = await reconcile(shop)
-    finished_already = (at, moment) == ("finalize_order", "after")
-    if not finished_already:
-        await until_attempts(shop, at, 2)
+    await until_attempts(shop, at, 2)
     held.let_go()
     await result_of(shop, order_id)
 
-    assert len(report.restarted) == (0 if finished_already else 1)
+    assert len(report.restarted) == 1
     assert await shop.status(order_id) == "processing"
-    await assert_invariants(shop, order_id, terminated=finished_already)
+    assert [email.template for email in shop.world.inbox.emails] == ["order_confirmation"]
+    await assert_invariants(shop, order_id)
     assert await reconcile(shop) == NOTHING
 
 
@@ -181,18 +185,20 @@ async def test_an_order_whose_request_is_gone_is_cancelled(shop: Shop, at: str) 
     assert await reconcile(shop) == NOTHING
 
 
-@pytest.mark.parametrize(("at", "moment"), [("capture_payment", "after"), ("finalize_order", "before")])
+@pytest.mark.parametrize(("at", "moment"), [("capture_payment", "after"), ("finalize_order", "before"), UNCONFIRMED])
 async def test_a_paid_order_whose_request_is_gone_goes_forward(shop: Shop, at: str, moment: Moment) -> None:
     """It is captured and its stock sold; one alert says that the customer's address is lost."""
     order_id = new_order_id()
     held = shop.hooks.hold(at, moment, order_id)
     await shop.start(order_id=order_id)
     await held.reached.wait()
+    if (at, moment) == UNCONFIRMED:
+        await eventually(lambda: is_placed(shop, order_id), "the order is placed")
     await delete(shop, order_id)
     report = await reconcile(shop)
-    held.let_go()
+    await shop.hooks.reset()  # the attempt that is held dies
 
-    assert ["captured and finalized" in words for words in report.restarted] == [True]
+    assert ["captured and finalized" in words for words in report.restarted] == [True] * ((at, moment) != UNCONFIRMED)
     assert [order_id in words for words in report.alerted] == [True]
     assert await shop.status(order_id) == "processing"
     await assert_invariants(shop, order_id)
@@ -265,6 +271,46 @@ async def test_a_parked_order_is_left_alone_and_told_once_a_day(shop: Shop) -> N
     assert (first.restarted, second) == ((), NOTHING)
     assert len([alert for alert in shop.world.inbox.alerts if first.alerted[0] in alert.text]) == 2
     assert await shop.status(order_id) == "undoing"
+
+
+# ------------------------------------------------------------------- shipments that contradict their orders
+
+
+async def test_a_shipment_of_an_undone_order_is_cancelled(shop: Shop) -> None:
+    """Its request slept, and arrived after the undo."""
+    order_id = new_order_id()
+    shop.world.fulfillment.forgets_cancels = True
+    assert (await shop.place(REFUSED, order_id)).error_code == "fulfillment_refused"
+    await ship_late(shop, order_id)
+    report = await reconcile(shop)
+
+    assert [f"order {order_id} is rejected" in words for words in report.shipments] == [True]
+    assert [each["status"] for each in shop.world.provider_records()["fulfillment"]] == ["cancelled"]
+    await assert_invariants(shop, order_id)
+    assert await reconcile(shop) == NOTHING
+
+
+async def test_goods_that_left_are_told_of(shop: Shop) -> None:
+    """The warehouse's event is lost, and the order is shipped all the same."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    await shop.ship(order_id)
+    report = await reconcile(shop)
+
+    assert report.shipments == (f"order {order_id}: the warehouse says shipped",)
+    assert await shop.status(order_id) == "shipped"
+    assert await reconcile(shop) == NOTHING
+
+
+async def test_a_shipment_that_the_warehouse_forgot_is_an_operators_matter(shop: Shop) -> None:
+    """The order is paid, so its customer waits for goods that nobody sends: one alert a day."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    shop.world.fulfillment.forget(order_id)
+    report = await reconcile(shop)
+
+    assert [f"order {order_id} is paid, but its shipment" in words for words in report.alerted] == [True]
+    assert (await reconcile(shop)).alerted == ()
 
 
 # ----------------------------------------------------------------------------------- payments that no order answers for
@@ -670,6 +716,14 @@ async def start(shop: Shop, *payload: Any) -> WorkflowHandle[Any, Any]:
 
 async def reconcile(shop: Shop) -> ReconcileReport:
     return ReconcileReport.model_validate(await (await start(shop)).result())
+
+
+async def ship_late(shop: Shop, order_id: str) -> None:
+    """A request to ship the order arrives, long after its attempt was given up."""
+    key = shop.settings.fulfillment_key.get_secret_value()
+    async with open_http(3) as http:
+        warehouse = Warehouse(http, shop.settings.fulfillment_api, key, "shop")
+        await warehouse.ship(fulfillment(order_of(order_id)), [{"productId": "1", "quantity": 2}])
 
 
 async def terminate_at(shop: Shop, held: Any, order_id: str, payload: Payload | None = None) -> None:

@@ -38,7 +38,8 @@ async def test_what_the_warehouse_gets(bench: ActivityBench) -> None:
     await bench.bring(order, "fulfill")
     (call,) = bench.calls("fulfillment")
 
-    assert call["headers"]["idempotency-key"] == "o1:fulfill"
+    shop_id = await bench.pool.fetchval("SELECT id FROM shop")
+    assert call["headers"]["idempotency-key"] == f"{shop_id}:o1:fulfill"
     assert call["body"] == {
         "orderId": "o1",
         "items": [{"productId": "1", "quantity": 2, "price": 29.99}],
@@ -177,7 +178,7 @@ async def test_a_forgetful_warehouse_is_believed_late(bench: ActivityBench) -> N
         await bench.fulfill(order)
     key = Settings().fulfillment_key.get_secret_value()
     async with open_http(3) as http:
-        warehouse = Warehouse(http, f"{bench.sandbox.url}/fulfillment", key)
+        warehouse = Warehouse(http, f"{bench.sandbox.url}/fulfillment", key, "shop")
         forgetful = Fulfillment(bench.database, warehouse, remembers_cancels=False).cancel_fulfillment
 
         with pytest.raises(Unavailable, match="may still arrive") as too_early:
@@ -234,19 +235,74 @@ async def test_a_cancel_that_the_warehouse_refuses_is_a_final_error(bench: Activ
         await cancel(bench, order)
 
 
+async def test_a_warehouse_that_forgot_the_shipment_is_not_believed(bench: ActivityBench) -> None:
+    """It accepted the order once: the goods may be gone, so an operator must decide."""
+    order = order_of()
+    await bench.bring(order, "fulfill")
+    bench.world.fulfillment.forget(order.id)
+    await bench.claim_undo(order)
+
+    with pytest.raises(Permanent, match="does not know the order, but it accepted the shipment ful_"):
+        await cancel(bench, order)
+
+
+async def test_each_retry_has_a_key_of_its_own(bench: ActivityBench) -> None:
+    """A warehouse may repeat its refusal under the same key for ever."""
+    order = order_of()
+    await bench.bring(order, "fulfill")
+    await bench.claim_undo(order)
+    for number in (1, 2):
+        bench.fault("fulfillment", "status", CANCEL, status=422, body={"error": {"code": "in_customs"}})
+        with pytest.raises(Permanent):
+            await cancel(bench, order)
+        await resolve(bench, order, "retry", str(number))
+    await cancel(bench, order)
+
+    keys = [call["headers"]["idempotency-key"] for call in bench.calls("fulfillment", "/cancel")]
+    assert [key.partition(":")[2] for key in keys] == ["o1:cancel:1", "o1:cancel:2", "o1:cancel:3"]
+
+
+@pytest.mark.parametrize("body", [{}, {"id": None}, {"id": ""}, {"id": {}}, {"id": 7}, {"id": "a b"}, [], "<html>"])
+async def test_a_malformed_yes_is_no_acceptance(bench: ActivityBench, body: Any) -> None:
+    """The next attempt asks again, under the same key."""
+    order = order_of()
+    await bench.bring(order, "authorize")
+    bench.fault("fulfillment", "status", CREATE, status=200, body=body)
+    with pytest.raises(Unavailable, match="malformed_answer"):
+        await bench.fulfill(order)
+
+    assert (await bench.row(order.id))["fulfillment_id"] is None
+    assert (await bench.fulfill(order)).state == "accepted"
+
+
+@pytest.mark.parametrize("body", [{}, {"status": "accepted"}, "<html>"])
+async def test_a_malformed_yes_is_no_cancel(bench: ActivityBench, body: Any) -> None:
+    """The page of a proxy does not stop the goods."""
+    order = order_of()
+    await bench.bring(order, "fulfill")
+    bench.fault("fulfillment", "status", CANCEL, status=200, body=body)
+    with pytest.raises(Unavailable, match="malformed_answer"):
+        await cancel(bench, order)
+
+
 async def test_a_resolution_counts_as_cancelled(bench: ActivityBench) -> None:
     """No call is made; the note quotes the resolution."""
     order = order_of()
     await bench.bring(order, "fulfill")
     await bench.claim_undo(order)
-    step = "cancel_fulfillment"
-    await bench.do(OrderState.park_order, Park(order_id=order.id, step=step, reason="stuck", workflow_id="w"))
-    resolution = Resolution(step=step, action="resolved", reason="rang them up", by="ann")
-    record = ResolutionRecord(order_id=order.id, key="1", resolution=resolution)
-    await bench.do(OrderState.record_resolution, record)
+    await resolve(bench, order, "resolved", "1")
 
     assert await cancel(bench, order) == UndoResult(note="resolved by ann: rang them up")
     assert shipments(bench) == ["accepted"]
+
+
+async def resolve(bench: ActivityBench, order: Order, action: Any, key: str) -> None:
+    step, count = "cancel_fulfillment", int(key) - 1
+    park = Park(order_id=order.id, step=step, reason="stuck", workflow_id="w", resolution_count=count)
+    await bench.do(OrderState.park_order, park)
+    resolution = Resolution(step=step, action=action, reason="rang them up", by="ann")
+    record = ResolutionRecord(order_id=order.id, key=key, resolution=resolution)
+    await bench.do(OrderState.record_resolution, record)
 
 
 async def cancel(bench: ActivityBench, order: Order) -> UndoResult:

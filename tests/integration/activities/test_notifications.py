@@ -1,5 +1,6 @@
 """Each notification arrives once, if the order's status calls for it; its failure is not the order's."""
 
+import re
 from datetime import date
 from typing import Any
 
@@ -10,7 +11,7 @@ from activities.order_state import OrderState
 from activities.payments import Payments
 from audit.invariants import violations
 from orders.errors import Permanent, Unavailable
-from orders.models import Alert, Notification, NotificationKind, Park
+from orders.models import Alert, ErrorCode, Notification, NotificationKind, Park
 from tests.support.activity_bench import ActivityBench, order_of
 from tests.support.invariants import collect_evidence
 
@@ -32,7 +33,8 @@ async def test_the_confirmation_is_sent_once(bench: ActivityBench) -> None:
 
     assert answers == ["sent", "sent"]
     (call,) = bench.calls("email")
-    assert call["headers"]["idempotency-key"] == "o1:order_confirmation"
+    shop_id = await bench.pool.fetchval("SELECT id FROM shop")
+    assert call["headers"]["idempotency-key"] == f"{shop_id}:o1:order_confirmation"
     assert call["body"] == {
         "to": "customer@example.com",
         "template": "order_confirmation",
@@ -121,15 +123,18 @@ async def test_the_email_about_a_cancel_names_the_refund(bench: ActivityBench, l
     assert email["data"] == {"orderNumber": "o1", "refundAmount": amount}
 
 
-async def test_the_email_about_a_failure_names_the_reason(bench: ActivityBench) -> None:
-    """The reason is the error text of the row."""
+@pytest.mark.parametrize("code", [*ErrorCode])
+async def test_the_email_about_a_failure_is_for_the_customer(bench: ActivityBench, code: ErrorCode) -> None:
+    """Its reason is a sentence of its own: the row's text names external services and their codes."""
     order = order_of()
     await bench.bring(order, "authorize")
     await bench.claim_undo(order)
+    await bench.pool.execute("UPDATE orders SET error_code = $1, error = 'stripe: InvalidRequestError'", code)
     await bench.do(Notifications.send_email, FAILED)
 
     (email,) = bench.world.provider_records()["emails"]
-    assert email["data"] == {"orderNumber": "o1", "reason": "it failed"}
+    assert email["data"]["orderNumber"] == "o1"
+    assert re.fullmatch(r"[a-z][a-z ]{20,}", email["data"]["reason"])
 
 
 @pytest.mark.parametrize(

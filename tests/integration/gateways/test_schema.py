@@ -6,9 +6,10 @@ from typing import Any, Final
 
 import pytest
 
-from activities.order_recovery import FIND_UNFINISHED
+from activities.order_recovery import FIND_UNCONFIRMED, FIND_UNFINISHED
 from activities.reconciliation import FIND_UNCHECKED
-from orders.models import BEING_UNDONE, CLOSED, SETTLED, UNFINISHED, WITH_PAYMENT, Status
+from activities.shipments import ASKED_ABOUT, FIND_DUE
+from orders.models import BEING_UNDONE, CLOSED, KEPT, SETTLED, UNFINISHED, WITH_PAYMENT, Status
 from tests.support.activity_bench import ActivityBench
 
 # Every CHECK and every partial index of the table orders that lists statuses.
@@ -19,6 +20,8 @@ LISTS: Final = {
     "orders_being_undone": BEING_UNDONE,
     "orders_unfinished": UNFINISHED,
     "orders_unchecked": SETTLED,
+    "orders_requested": ASKED_ABOUT,
+    "orders_placed": KEPT,
 }
 
 READ_CONDITIONS: Final = """
@@ -40,6 +43,8 @@ HOUR: Final = timedelta(hours=1)
 SWEEPS: Final[dict[str, tuple[str, tuple[Any, ...]]]] = {
     "orders_unfinished": (FIND_UNFINISHED, (HOUR, datetime(1970, 1, 1, tzinfo=UTC), "", 100, UNFINISHED)),
     "orders_unchecked": (FIND_UNCHECKED, (HOUR, "", 20, SETTLED)),
+    "orders_requested": (FIND_DUE, (HOUR, "", 20, ASKED_ABOUT)),
+    "orders_placed": (FIND_UNCONFIRMED, (HOUR, KEPT, 100)),
 }
 
 

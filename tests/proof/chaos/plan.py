@@ -127,7 +127,7 @@ def _order(random: Random, order_id: str) -> PlannedOrder:
         quantity=1 if hot else random.randint(1, 3),
         customer=_drawn(random, {"authenticates": 7, "fails": 1, "leaves": 2}),
         submits=_drawn(random, {1: 85, 2: 10, 4: 5}),
-        cancels=tuple(round(random.uniform(0, 4), 2) for _ in range(cancels)),
+        cancels=tuple(round(max(0, random.uniform(-1, 4)), 2) for _ in range(cancels)),  # a fifth before it begins
         ships=random.random() < 0.2,
     )
 

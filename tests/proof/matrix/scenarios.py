@@ -96,9 +96,24 @@ async def cancelled_late(shop: Shop, order_id: str) -> None:
     assert (await _cancel(shop, order_id)).reason == CancelReason.ALREADY_SHIPPED
 
 
-async def unknown(shop: Shop, order_id: str) -> None:
-    """An order is called off that nobody placed."""
-    assert (await _cancel(shop, order_id)).reason == CancelReason.UNKNOWN_ORDER
+async def cancelled_early(shop: Shop, order_id: str) -> None:
+    """An order is cancelled before it begins."""
+    await shop.start(an_order(), order_id, task_timeout=TASK_TIMEOUT, start_delay=timedelta(hours=1))
+    assert (await _cancel(shop, order_id)).reason == CancelReason.NOT_CHARGED
+
+
+async def cancelled_without_a_run(shop: Shop, order_id: str) -> None:
+    """A paid order is cancelled; its run was terminated while it captured."""
+    shop.world.faults.add(Fault(service="stripe", route="*/capture", kind="status", status=503, times=None))
+    run = await _start(shop, order_id)
+
+    async def is_capturing() -> bool:
+        return await shop.status(order_id) == "capturing"
+
+    await eventually(is_capturing, "the capture is claimed")
+    await run.terminate()
+    shop.world.faults.clear()
+    assert await _cancel(shop, order_id) == CancelOutcome(cancelled=True, refunded=True)
 
 
 async def is_asked(shop: Shop, order_id: str) -> tuple[WorkflowHandle[Any, OrderOutcome], str]:

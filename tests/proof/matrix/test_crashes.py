@@ -93,7 +93,8 @@ TABLE: Final = [
     Cell(scenarios.cancelled, "void_payment:effect:1"),  # refunded, not voided
     Cell(scenarios.cancelled, "void_payment:effect:2"),  # refunded, its id written
     *cells(scenarios.cancelled_late, "mark_shipped", ONE),
-    *cells(scenarios.unknown, "observe_order", ()),
+    *cells(scenarios.cancelled_early, "claim_unreserved", ONE),
+    *cells(scenarios.cancelled_without_a_run, "read_run", ()),
     *cells(scheduled_workflows.restarted, "find_orders_without_run", ()),
     *cells(scheduled_workflows.restarted, "restart_order", ONE),
     *cells(scheduled_workflows.told, "find_refunds", ()),

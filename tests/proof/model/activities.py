@@ -230,7 +230,10 @@ class Activities:
             yield Do("mark the row", self._mark)
             return answer
         status = yield Do("mark the row", self._mark)
-        return (yield Do("ask to ship", self._ask_to_ship)) if status == "pending" else "closed"
+        answer = (yield Do("ask to ship", self._ask_to_ship)) if status == "pending" else "closed"
+        if answer == "accepted":
+            yield Do("keep the shipment's id", lambda s: [(s._replace(row=s.row._replace(shipment=True)), None)])
+        return answer
 
     def _mark(self, s: State) -> Iterable[Outcome]:
         row = s.row._replace(requested=True) if s.row.status == "pending" else s.row
@@ -263,6 +266,9 @@ class Activities:
                 yield called_off, "done"
                 if s.left.refusals:
                     yield s._replace(left=s.left._replace(refusals=s.left.refusals - 1)), PERMANENT
+            case "forgotten":
+                contradicts = s.row.shipment and self._has(Rule.CONTRADICTION_PARKS)
+                yield s, PERMANENT if contradicts else "done"
             case "shipped":
                 yield s, "shipped" if self._has(Rule.SHIPPED_GOES_FORWARD) else "done"
             case _:
@@ -273,14 +279,8 @@ class Activities:
     def read_order(self) -> Script:
         return (yield Do("read the row", lambda s: [(s, s.row.status)]))
 
-    def observe_order(self, *_why: str) -> Script:
-        run_open = Do("look whether process-order runs", lambda s: [(s, s.placing.is_open)])
-        status = Do("read the row", lambda s: [(s, s.row.status)])
-        if not self._has(Rule.RUN_BEFORE_ROW):
-            seen = yield status
-            return (yield run_open), seen
-        seen = yield run_open
-        return seen, (yield status)
+    def read_run(self, *_why: str) -> Script:
+        return (yield Do("look whether process-order runs", lambda s: [(s, s.placing.is_open)]))
 
     def claim_undo(self, payload: str, closing: str) -> Script:
         def claim(s: State) -> Iterable[Outcome]:
@@ -300,6 +300,17 @@ class Activities:
             yield s._replace(row=row), (row.status, row.parked, row.parked_by)
 
         return (yield Do("claim pending -> undoing or processing -> cancelling", claim))
+
+    def claim_unreserved(self) -> Script:
+        payload = yield Do("read what process-order was started with", lambda s: [(s, s.placing.payload)])
+
+        def insert(s: State) -> Iterable[Outcome]:
+            row = s.row
+            if payload and row.status == "absent" and self._has(Rule.CANCEL_WRITES_ROW):
+                row = row._replace(status="cancelled", owner=payload, closing="cancelled")
+            yield s._replace(row=row), row.status
+
+        return (yield Do("insert a cancelled row, or read it", insert))
 
     def _claimed(self, row: Row, closing: str) -> Row:
         if self._has(Rule.CLAIM_UNDO):

@@ -27,6 +27,7 @@ CONFIGURATIONS: Final = {
         Configuration("terminated, shipping, expiry", Left(kills=1, expiries=1), ships=True),
         Configuration("terminated, shipping, automatic capture", Left(kills=1), ships=True, automatic=True),
         Configuration("terminated, shipping, calling off is refused", Left(kills=1, refusals=1), ships=True),
+        Configuration("terminated, the warehouse forgets", Left(kills=1, archived=1), ships=True),
         Configuration("terminated, refunds fail", Left(kills=1, bounces=1), automatic=True, cancels=False),
         Configuration("shipping, calling off is refused, refunds fail", Left(bounces=1, refusals=1), ships=True),
     )
@@ -56,6 +57,7 @@ DETECTIONS: Final = {
     Rule.REGISTER_FIRST: Detection("3DS, the run itself is cancelled", "closed_orders_are_empty"),
     Rule.SHIPPED_GOES_FORWARD: Detection("a late attempt, shipping, expiry", "closed_orders_are_empty"),
     Rule.MARK_BEFORE_ASKING: Detection("3DS, the run itself is cancelled", "closed_orders_are_empty"),
+    Rule.CONTRADICTION_PARKS: Detection("terminated, the warehouse forgets", "closed_orders_are_empty"),
     Rule.REMEMBER_OR_WAIT: Detection("a late attempt, a warehouse that forgets cancels", "closed_orders_are_empty"),
     Rule.RESERVE_READS_ROW: Detection("3DS, the run itself is cancelled", "stock_is_conserved"),
     Rule.RESERVATION_DECIDES: Detection("3DS, the run itself is cancelled", "stock_is_conserved"),
@@ -64,5 +66,5 @@ DETECTIONS: Final = {
     Rule.REAL_STATE: Detection("3DS, the run itself is cancelled", "closed_orders_are_empty"),
     Rule.KEEP_REFUND: Detection("3DS, the run itself is cancelled", "refunds_are_known"),
     Rule.BOUNCE_PARKS: Detection("automatic capture, 3DS, refunds fail", "no_refund_fails_in_silence"),
-    Rule.RUN_BEFORE_ROW: Detection("3DS, the run itself is cancelled", "cancel_order_finishes"),
+    Rule.CANCEL_WRITES_ROW: Detection("3DS, the run itself is cancelled", "cancel_order_finishes"),
 }

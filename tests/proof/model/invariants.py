@@ -16,6 +16,9 @@ RESERVED: Final = {
 }
 
 
+SENT: Final = ("accepted", "shipped", "forgotten")  # of the warehouse: the goods are on their way, or may be
+
+
 def stock_is_conserved(s: State) -> str:
     """No unit is lost or made up; a reservation is held, sold and released once, as the order's status says."""
     row = s.row
@@ -53,7 +56,7 @@ def closed_orders_are_empty(s: State) -> str:
             return f"{s.row.status}, but the customer is charged"
         if held := {"authorized", "action"} & {*s.world.intents}:
             return f"{s.row.status}, but its payment is {held.pop()}"
-    if "cancel_fulfillment" not in s.row.settled and s.world.warehouse in ("accepted", "shipped"):
+    if "cancel_fulfillment" not in s.row.settled and s.world.warehouse in SENT:
         return f"{s.row.status}, but the warehouse has {s.world.warehouse} it"
     return ""
 
@@ -64,7 +67,7 @@ def paid_orders_are_whole(s: State) -> str:
         return ""
     if s.world.net != 1:
         return f"{s.row.status}, but nothing is charged"
-    if s.world.warehouse not in ("accepted", "shipped") and "cancel_fulfillment" not in s.row.settled:
+    if s.world.warehouse not in SENT and "cancel_fulfillment" not in s.row.settled:
         return f"{s.row.status}, but the warehouse has {s.world.warehouse} it"
     return ""
 
@@ -125,10 +128,12 @@ def no_refund_fails_in_silence(before: State, step: Step) -> str:
 
 
 def cancel_order_finishes(before: State, step: Step) -> str:
-    """The run closes only when the order is closed, shipped, parked, or absent."""
+    """The run closes only when the order is closed, shipped, parked, or absent and never started."""
     run, row = step.after.cancelling, step.after.row
     if run.phase != "closed" or before.cancelling.phase == "closed" or run.answer == "parked":
         return ""
+    if run.answer == "unknown" and any(before.cancelling.attempt.seen):
+        return "cancel-order answers unknown, but process-order was started, and may yet begin"
     ends = {"absent"} if run.answer == "unknown" else {"shipped", *CLOSED}
     return (
         "" if row.status in ends else f"cancel-order answers {run.answer or 'the end'}, but the order is {row.status}"

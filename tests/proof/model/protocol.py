@@ -14,7 +14,7 @@ from tests.proof.model.state import CLOSED, NOTHING, PAID, UNDOS, Attempt, Confi
 NAMES: Final[dict[Who, str]] = {"placing": "process-order", "cancelling": "cancel-order"}
 
 FORWARD: Final = ("reserve_stock", "authorize_payment", "read_payment", "request_fulfillment")
-READING: Final = ("", "read_payment", "read_order", "observe_order")  # a late one changes nothing
+READING: Final = ("", "read_payment", "read_order", "read_run")  # a late one changes nothing
 MAX_RETRIES: Final = 2
 
 
@@ -192,21 +192,21 @@ class Protocol:
             run = run._replace(stale=False)
         match run.attempt.activity, run.attempt.arg, answer:
             case "claim_cancellation", _, ("absent", _, _):
-                return self._then(s, run, "observe_order", "is it unknown?", "absent", "")
+                return self._then(s, run, "claim_unreserved")
+            case "claim_unreserved", _, "absent":
+                return s.with_run("cancelling", _closed(run, "unknown"))
             case "claim_cancellation", _, (status, parked, "placing"):
-                return self._then(s, run, "observe_order", "is it parked?", status, parked)
+                return self._then(s, run, "read_run", "is it parked?", status, parked)
             case "claim_cancellation", _, (status, parked, _):
                 return self._drives(s, run, status, parked)
-            case "observe_order", ("is it unknown?", _, _), (False, "absent"):
-                return s.with_run("cancelling", _closed(run, "unknown"))
-            case "observe_order", ("is it parked?", _, _), (True, _):
+            case "read_run", ("is it parked?", _, _), True:
                 return s.with_run("cancelling", _closed(run, "parked"))
-            case "observe_order", ("is it parked?", status, parked), (False, _):
+            case "read_run", ("is it parked?", status, parked), False:
                 return self._drives(s, run, status, parked)
-            case "observe_order", ("does it run?", "undoing", parked), (False, _):
+            case "read_run", ("does it run?", "undoing", parked), False:
                 run = run._replace(undos=UNDOS, if_shipped="resume_capture")
                 return self._undoes(s, "cancelling", run, parked)
-            case "observe_order", ("does it run?", "capturing", _), (False, _):
+            case "read_run", ("does it run?", "capturing", _), False:
                 return self._then(s, run, "capture_payment")
             case "capture_payment", _, True:
                 return self._then(s, run, "finalize_order")
@@ -217,7 +217,7 @@ class Protocol:
             run = run._replace(undos=UNDOS, if_shipped="mark_shipped")
             return self._undoes(s, "cancelling", run, parked)
         if status in ("undoing", "capturing"):
-            return self._then(s, run, "observe_order", "does it run?", status, parked)
+            return self._then(s, run, "read_run", "does it run?", status, parked)
         return s.with_run("cancelling", _closed(run))
 
     # ----------------------------------------------------------------------------------------------------- the saga
@@ -293,6 +293,9 @@ class Protocol:
                 intents = (becomes, world.intents[1]) if number == 0 else (world.intents[0], becomes)
                 left = s.left._replace(expiries=s.left.expiries - (becomes == "canceled"))
                 yield Step(name, s._replace(world=world._replace(intents=intents), left=left))
+        if s.left.archived and row.shipment and world.warehouse in ("accepted", "shipped"):
+            left = s.left._replace(archived=s.left.archived - 1)
+            yield Step("the warehouse forgets", s._replace(world=world._replace(warehouse="forgotten"), left=left))
         if self._configuration.ships and world.warehouse == "accepted":
             yield Step("the warehouse ships", s._replace(world=world._replace(warehouse="shipped")))
         if row.status == "processing" and world.warehouse == "shipped":

@@ -20,6 +20,7 @@ class Row(NamedTuple):
     closing: str = ""
     intent: int = 0  # payment_intent_id, 0 is NULL
     requested: bool = False  # fulfillment_requested_at
+    shipment: bool = False  # fulfillment_id
     parked: str = ""
     parked_by: str = ""
     placed: bool = False
@@ -38,7 +39,7 @@ class World(NamedTuple):
     intents: tuple[str, str] = ("", "")  # PaymentIntents 1 and 2: new, action, declined, authorized, taken, canceled
     refunds: tuple[tuple[int, str], ...] = ()  # (attempt, status), oldest first
     by_hand: bool = False  # an operator has given the money back outside Stripe
-    warehouse: str = "unknown"  # accepted, shipped, called off
+    warehouse: str = "unknown"  # accepted, shipped, called off, forgotten (it has the goods, or had them)
 
     @property
     def standing(self) -> int:
@@ -88,6 +89,7 @@ class Left(NamedTuple):
     forgotten: int = 0  # idempotency keys that Stripe has forgotten
     refusals: int = 0  # shipments that the warehouse refuses to call off
     bounces: int = 0  # refunds that fail
+    archived: int = 0  # shipments that the warehouse accepted and forgets
 
 
 class State(NamedTuple):
@@ -137,6 +139,7 @@ class Rule(StrEnum):
     REGISTER_FIRST = "all undos are registered before the first step"
     SHIPPED_GOES_FORWARD = "what has shipped is paid for, not undone"
     MARK_BEFORE_ASKING = "the row is marked before the warehouse is asked"
+    CONTRADICTION_PARKS = "a warehouse that forgot what it accepted is not believed"
     REMEMBER_OR_WAIT = "the warehouse remembers a cancel, or the request is waited out"
     RESERVE_READS_ROW = "reserve first reads its own row"
     RESERVATION_DECIDES = "the reservation's state decides what a release moves"
@@ -145,4 +148,4 @@ class Rule(StrEnum):
     REAL_STATE = "void or refund is decided by the PaymentIntent's real state"
     KEEP_REFUND = "a refund is recorded before the order closes"
     BOUNCE_PARKS = "a refund that has failed is parked"
-    RUN_BEFORE_ROW = "an order is unknown only if its row is read after its run was seen closed"
+    CANCEL_WRITES_ROW = "the cancel of an order that has a run but no row writes a closed row"

@@ -49,7 +49,7 @@ BUGS: Final = (
     Bug(
         "random_idempotency_key",
         "every attempt has an idempotency key of its own",
-        (Patch("gateways/stripe.py", '{key}:{number}")', "{key}:{number}:{__import__('uuid').uuid4()}\")"),),
+        (Patch("gateways/stripe.py", '{call}:{number}")', "{call}:{number}:{__import__('uuid').uuid4()}\")"),),
         (f"{PAYMENTS}::test_a_payment_whose_answer_is_lost_is_not_made_twice",),
     ),
     Bug(
@@ -161,9 +161,9 @@ BUGS: Final = (
         (
             Patch(
                 "activities/notifications.py",
-                "        response = await post_json(\n            self._http, service, url",
+                "        response = await post_json(self._http, service, url",
                 '        await self._keep(notification, "sent", "")\n'
-                "        response = await post_json(\n            self._http, service, url",
+                "        response = await post_json(self._http, service, url",
             ),
         ),
         ("tests/integration/activities/test_notifications.py::test_an_email_that_was_not_accepted_is_sent_again",),
@@ -185,7 +185,7 @@ BUGS: Final = (
         (
             Patch(
                 "gateways/stripe.py",
-                '"metadata": {ORDER_METADATA: key_prefix, ATTEMPT_METADATA: str(attempt)}}',
+                '"metadata": {ORDER_METADATA: order_id, ATTEMPT_METADATA: str(attempt)}}',
                 '"amount": (await self.retrieve(intent_id)).amount_received}',
             ),
         ),

@@ -1,0 +1,120 @@
+"""What the saga of an order cannot see: shipments that contradict their orders, and goods whose departure was lost."""
+
+import time
+from datetime import timedelta
+from typing import Final
+
+from temporalio import activity
+
+from gateways.order_store import existing_row, follow_shipment, read_resolution, read_rows, write_event_once
+from gateways.postgres import Database
+from gateways.warehouse import Shipment, Warehouse, WarehouseRefused
+from orders.errors import Permanent
+from orders.models import CLOSED, OrderRow, Status, UndoResult
+from orders.reconciliation import StrayShipment, StrayShipments
+
+ASKED_ABOUT: Final = CLOSED | {Status.PROCESSING}
+
+CHECKED: Final = 20  # shipments in one attempt
+MAX_SECONDS: Final = 15  # of one attempt, which times out after 30: it returns what it has checked by then
+
+# A paid order is asked about every hour until it has shipped, a closed one every day for a week: a request to ship it
+# may have been on its way for long.
+FIND_DUE: Final = """
+    SELECT id FROM orders
+    WHERE status = ANY($4::text[]) AND fulfillment_requested_at < now() - $1::interval AND id > $2
+      AND (status = 'processing' OR fulfillment_requested_at > now() - interval '7 days')
+      AND coalesce(
+          shipment_checked_at < now() - CASE status WHEN 'processing' THEN interval '1 hour' ELSE interval '1 day' END,
+          true
+      )
+    ORDER BY id LIMIT $3
+"""
+
+# Unless the status has changed meanwhile: then the check was of something else.
+MARK_CHECKED: Final = """
+    UPDATE orders o SET shipment_checked_at = now() FROM unnest($1::text[], $2::text[]) AS c (id, status)
+    WHERE o.id = c.id AND o.status = c.status
+"""
+
+
+class Shipments:
+    """Compares settled orders with their shipments at the warehouse.
+
+    Raises, in all activities:
+        Unavailable: PostgreSQL or the warehouse.
+    """
+
+    def __init__(self, database: Database, warehouse: Warehouse, after: timedelta) -> None:
+        """Checks orders whose shipment was requested longer than `after` ago."""
+        self._database = database
+        self._warehouse = warehouse
+        self._after = after
+
+    @activity.defn
+    async def check_shipments(self, after: str) -> StrayShipments:
+        """Compare a page of orders with their shipments. Orders whose goods have left are moved on."""
+        async with self._database.transaction() as connection:
+            due = await connection.fetch(FIND_DUE, self._after, after, CHECKED, ASKED_ABOUT)
+            rows = await read_rows(connection, [row["id"] for row in due])
+        found: list[StrayShipment] = []
+        followed: list[str] = []
+        right: list[OrderRow] = []
+        seen = ""
+        until = time.monotonic() + MAX_SECONDS
+        for row in (rows[each["id"]] for each in due):
+            if time.monotonic() > until:
+                break
+            shipment = await self._warehouse.read_shipment(row.id)
+            if stray := await self._compare(row, shipment):
+                found.append(stray)
+            elif shipment and await self._follow(row, shipment):
+                followed.append(f"order {row.id}: the warehouse says {shipment.status}")
+            else:
+                right.append(row)
+            seen = row.id
+        async with self._database.transaction() as connection:
+            await connection.execute(MARK_CHECKED, [each.id for each in right], [each.status for each in right])
+        more = len(due) == CHECKED or (bool(due) and seen != due[-1]["id"])
+        return StrayShipments(found=tuple(found), followed=tuple(followed), after=seen if more else None)
+
+    @activity.defn
+    async def cancel_stray_shipment(self, stray: StrayShipment) -> UndoResult:
+        """Cancel a shipment whose request arrived after its order was undone.
+
+        Raises:
+            Permanent: the warehouse refuses; an operator must decide.
+        """
+        try:
+            await self._warehouse.cancel(stray.order_id, stray.shipment_id or "")
+        except WarehouseRefused as refused:
+            text = f"the warehouse refused to cancel the shipment {stray.shipment_id} ({refused})"
+            raise Permanent(text, type="cancel_refused") from None
+        note = f"{stray.description}: cancelled"
+        async with self._database.transaction() as connection:
+            await write_event_once(connection, stray.order_id, note)
+        return UndoResult(note=note)
+
+    async def _compare(self, row: OrderRow, shipment: Shipment | None) -> StrayShipment | None:
+        """What is wrong with the shipment of a settled order; None if nothing is."""
+        status = shipment.status if shipment else "not known to the warehouse"
+        if row.status not in CLOSED:
+            if shipment and status != "cancelled":
+                return None
+            text = f"order {row.id} is paid, but its shipment {row.fulfillment_id} is {status}"
+            return StrayShipment(order_id=row.id, description=text)
+        if shipment is None or status == "cancelled" or await self._is_settled(row.id):
+            return None
+        text = f"order {row.id} is {row.status}, but its shipment {shipment.id} is {status}"
+        can_cancel = status == "accepted"
+        return StrayShipment(order_id=row.id, shipment_id=shipment.id if can_cancel else None, description=text)
+
+    async def _follow(self, row: OrderRow, shipment: Shipment) -> bool:
+        if row.status is not Status.PROCESSING:
+            return False
+        async with self._database.transaction() as connection:
+            return await follow_shipment(connection, await existing_row(connection, row.id), shipment.status)
+
+    async def _is_settled(self, order_id: str) -> bool:
+        async with self._database.transaction() as connection:
+            return await read_resolution(connection, order_id, "cancel_fulfillment") is not None
