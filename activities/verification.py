@@ -16,6 +16,7 @@ from audit.evidence import (
     ProviderRecords,
     Shipment,
     read_runs,
+    read_schedules,
     read_snapshot,
 )
 from audit.invariants import IN_OPERATION, describe, violations
@@ -28,7 +29,7 @@ from orders.verification import CheckResult
 
 AT_ONCE: Final = 4  # orders that the external services are asked about at the same time: Stripe has limits
 
-# What check_orders and check_stock check, for the report: names of invariants and their texts.
+# What these activities check, for the report: names of invariants and their texts.
 RULES: Final[Mapping[str, str]] = {rule.__name__: describe(rule) for rule in IN_OPERATION}
 
 FIND_ORDERS: Final = """
@@ -88,6 +89,14 @@ class Verification:
             snapshot = await read_snapshot(connection, [])
         found = violations(Evidence(snapshot, ProviderRecords(payments=(), fulfillment=())))
         return CheckResult(checked=len(snapshot.stock), violations=tuple(found[:limit]))
+
+    @activity.defn
+    async def check_schedules(self, limit: int) -> CheckResult:
+        """What is wrong with the Schedules; at most `limit` violations."""
+        nothing = DatabaseSnapshot(orders=(), reservations=(), stock=())
+        schedules = await read_schedules(self._client)
+        found = violations(Evidence(nothing, ProviderRecords(payments=(), fulfillment=()), schedules=schedules))
+        return CheckResult(checked=len(schedules), violations=tuple(found[:limit]))
 
     async def _read(self, orders: Sequence[str]) -> DatabaseSnapshot:
         async with self._database.transaction() as connection:

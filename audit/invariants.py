@@ -16,12 +16,13 @@ from orders.verification import Violation
 
 NO_MORE_MONEY: Final = {"canceled", "succeeded"}  # statuses of a PaymentIntent that can take no more money
 
+MAX_INTERVALS: Final = 3  # of a Schedule, without a success
 MAX_ATTEMPTS: Final = 5  # of a workflow task: a worker may die once or twice, but not each time
 MAX_AFTERWARDS: Final = 2 * 3600  # seconds until a run ends, after the last notification is sent or given up
 
 
 class Finding(NamedTuple):
-    """`subject` is an order id, or `product <id>`."""
+    """`subject` is an order id, `product <id>` or `schedule <name>`."""
 
     subject: str
     what: str
@@ -208,6 +209,14 @@ def no_run_is_stuck(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(run.order_id, f"{run.workflow_id} is open, {hours:.0f} h after the order was {order.status}")
 
 
+def every_schedule_succeeds(evidence: Evidence) -> Iterator[Finding]:
+    """Every Schedule that is not paused has had a run that succeeded within three of its intervals."""
+    for schedule in evidence.schedules:
+        if schedule.since_success > MAX_INTERVALS * schedule.every:
+            hours = schedule.since_success / 3600
+            yield Finding(f"schedule {schedule.name}", f"no success for {hours:.1f} h; its last run: {schedule.last}")
+
+
 def every_change_is_recorded(evidence: Evidence) -> Iterator[Finding]:
     """The events of an order lead from its beginning to its status, without a gap."""
     for order in evidence.snapshot.orders:
@@ -247,6 +256,7 @@ IN_OPERATION: Final[tuple[Rule, ...]] = (
     closed_orders_take_no_money,
     every_order_is_driven,
     no_run_is_stuck,
+    every_schedule_succeeds,
     every_change_is_recorded,
 )
 

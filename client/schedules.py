@@ -35,7 +35,7 @@ from config.settings import Settings
 from gateways.temporal import find_run, reaching_temporal
 from orders.errors import InvalidInput, NoAnswer, NotFound
 from orders.models import Model
-from orders.names import CHECK_INVENTORY, INDEX_PRODUCTS, RECONCILE_ORDERS, TASK_QUEUE, VERIFY_ORDERS
+from orders.names import CHECK_INVENTORY, INDEX_PRODUCTS, RECONCILE_ORDERS, SCHEDULED, TASK_QUEUE, VERIFY_ORDERS
 from orders.parsing import check_operator_texts
 
 JITTER: Final = 0.1  # of the interval: shops that share a server do not all start at the full hour
@@ -169,7 +169,12 @@ async def trigger_schedule(client: Client, name: str) -> Triggered:
 
 def _schedule(scheduled: Scheduled, every: timedelta, task_queue: str) -> Schedule:
     return Schedule(
-        action=ScheduleActionStartWorkflow(scheduled.workflow, id=scheduled.workflow, task_queue=task_queue),
+        action=ScheduleActionStartWorkflow(
+            scheduled.workflow,
+            id=scheduled.workflow,
+            task_queue=task_queue,
+            execution_timeout=SCHEDULED[scheduled.workflow],
+        ),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)], jitter=min(every * JITTER, MAX_JITTER)),
         policy=SchedulePolicy(
             overlap=ScheduleOverlapPolicy.SKIP,

@@ -1,4 +1,4 @@
-"""Temporal as an external service: its errors, its runs, and the input that a run was started with.
+"""Temporal as an external service: its errors, its runs and Schedules, and the input that a run was started with.
 
 Runs are read from Temporal's own messages: the SDK (temporalio 1.35) refuses a whole list for one status that it does
 not know, for example that of a paused run.
@@ -7,13 +7,18 @@ not know, for example that of a paused run.
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from temporalio.api.common.v1 import Payload, WorkflowExecution
 from temporalio.api.enums.v1 import WorkflowExecutionStatus
+from temporalio.api.schedule.v1 import ScheduleInfo
 from temporalio.api.workflow.v1 import WorkflowExecutionInfo
-from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest, ListWorkflowExecutionsRequest
+from temporalio.api.workflowservice.v1 import (
+    DescribeScheduleRequest,
+    DescribeWorkflowExecutionRequest,
+    ListWorkflowExecutionsRequest,
+)
 from temporalio.client import Client, WorkflowHandle, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.common import RawValue
 from temporalio.service import RPCError, RPCStatusCode
@@ -122,6 +127,48 @@ async def is_open(client: Client, workflow_id: str) -> bool:
     """
     found = await find_run(client, workflow_id)
     return found is not None and found.is_open
+
+
+class FoundSchedule(NamedTuple):
+    """A Schedule as Temporal has it.
+
+    `every` is None for one that has no interval. `succeeded` is when its last run that completed was started; for a
+    Schedule without such a run, when the Schedule was made or changed. `last` is the state of its newest run.
+    """
+
+    name: str
+    every: timedelta | None
+    paused: bool
+    succeeded: datetime
+    last: str
+
+
+async def find_schedule(client: Client, name: str) -> FoundSchedule | None:
+    """The Schedule with that id; None if there is none.
+
+    Raises:
+        NoAnswer: Temporal is out of reach.
+    """
+    with suppress(_Absent), reaching_temporal(_Absent()):
+        request = DescribeScheduleRequest(namespace=client.namespace, schedule_id=name)
+        found = await client.workflow_service.describe_schedule(request, retry=True)
+        succeeded, last = await _last_success(client, found.info)
+        spec = found.schedule.spec
+        every = spec.interval[0].interval.ToTimedelta() if spec.interval else None
+        return FoundSchedule(name, every, found.schedule.state.paused, succeeded, last)
+    return None
+
+
+async def _last_success(client: Client, info: ScheduleInfo) -> tuple[datetime, str]:
+    """When the last run that succeeded was started, and the state of the newest run."""
+    last = ""
+    for action in reversed(info.recent_actions):
+        run = await find_run(client, action.start_workflow_result.workflow_id)
+        state = run.state if run else "forgotten"  # closed for longer than Temporal keeps runs: it may have succeeded
+        last = last or state
+        if state in {"completed", "forgotten"}:
+            return action.actual_time.ToDatetime(UTC), last
+    return max(info.create_time.ToDatetime(UTC), info.update_time.ToDatetime(UTC)), last or "none yet"
 
 
 def _found(info: WorkflowExecutionInfo) -> FoundRun:

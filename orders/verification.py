@@ -6,7 +6,7 @@ from orders.models import Model
 
 
 class Violation(Model):
-    """A broken invariant, by its name. `subject` is an order id, or `product <id>`."""
+    """A broken invariant, by its name. `subject` is an order id, `product <id>` or `schedule <name>`."""
 
     subject: str
     rule: str

@@ -109,6 +109,7 @@ TABLE: Final = [
     *cells(scheduled_workflows.refunded_late, "follow_refunds", ONE),
     *cells(scheduled_workflows.released_late, "release_leftovers", ONE),
     *cells(scheduled_workflows.verified, "check_stock", ()),
+    *cells(scheduled_workflows.verified, "check_schedules", ()),
     *cells(scheduled_workflows.verified, "find_verifiable", ()),
     *cells(scheduled_workflows.verified, "check_orders", ()),
     *cells(scheduled_workflows.low, "find_shortages", ()),
