@@ -125,15 +125,16 @@ async def _body(connection: "Connection", row: OrderRow, notification: Notificat
     items = await read_items(connection, row)
     total = to_json_number(row.total, row.currency)
     if notification.kind is NotificationKind.ANALYTICS:
-        properties = {"orderId": row.id, "total": total, "items": len(items)}
+        properties = {"orderId": row.id, "total": total, "currency": row.currency, "items": len(items)}
         return {"event": notification.kind, "userId": row.customer_id, "properties": properties}
     data: dict[str, object] = {"orderNumber": row.id}
     match notification.kind:
         case NotificationKind.CONFIRMATION:
             delivery = notification.estimated_delivery.isoformat() if notification.estimated_delivery else None
-            data |= {"items": items, "total": total, "estimatedDelivery": delivery}
+            data |= {"items": items, "total": total, "currency": row.currency, "estimatedDelivery": delivery}
         case NotificationKind.CANCELLED:
-            data["refundAmount"] = to_json_number(await read_refunded(connection, row.id), row.currency)
+            refunded = to_json_number(await read_refunded(connection, row.id), row.currency)
+            data |= {"refundAmount": refunded, "currency": row.currency}
         case NotificationKind.FAILED:
             data["reason"] = WHY_NOT.get(row.error_code, COULD_NOT)
     return {"to": notification.to, "template": notification.kind, "data": data}

@@ -6,7 +6,7 @@ These activities find the problems. The activities of the sagas correct them, or
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import stripe
 from temporalio import activity
@@ -15,13 +15,19 @@ from gateways import refund_store
 from gateways.order_store import existing_row, read_rows, write_event_once
 from gateways.postgres import Database
 from gateways.stripe import Intent, StripeGateway, order_of, shop_id_of
+from gateways.warning_store import find_warnings
 from orders.models import CLOSED, PAID, SETTLED, OrderRow, Status, UndoResult
 from orders.money import show
-from orders.reconciliation import Charge, Charges, OrderEvent, Problem, Remedy
+from orders.reconciliation import Charge, Charges, OrderEvent, Problem, Remedy, Warned
+
+if TYPE_CHECKING:
+    import asyncpg
 
 PAGE: Final = 100
 CHECKED: Final = 20  # payments in one attempt, with two calls each
 MAX_SECONDS: Final = 15  # of one attempt, which times out after 30: it returns what it has checked by then
+
+NOT_GONE: Final = {Status.PENDING, Status.CAPTURING, Status.PROCESSING}
 
 OVER: Final = {"canceled", "processing"}  # nothing to return, or nothing that can be returned yet
 
@@ -228,6 +234,22 @@ class Reconciliation:
             for each in found
         ]
 
+    @activity.defn
+    async def find_payment_warnings(self, limit: int) -> Sequence[Warned]:
+        """Disputes, early fraud warnings and reviews that are open, or whose end was not reported."""
+        async with self._database.transaction() as connection:
+            found = await find_warnings(connection, limit)
+        return [
+            Warned(
+                key=f"warning:{each['id']}:{each['status']}",
+                order_id=each["order_id"],
+                text=_warning_text(each),
+                is_open=each["open"],
+                is_reported=each["reported"],
+            )
+            for each in found
+        ]
+
     # --------------------------------------------------------------------------------------------------------- reports
 
     @activity.defn
@@ -249,6 +271,14 @@ class Reconciliation:
         """Record that operators were alerted of the problem."""
         async with self._database.transaction() as connection:
             await connection.execute(REMIND, key)
+
+
+def _warning_text(each: "asyncpg.Record") -> str:
+    amount = f" over {show(each['amount'], each['currency'])}" if each["amount"] else ""
+    text = f"{each['kind']} {each['id']} of order {each['order_id']}{amount} is {each['status']} ({each['reason']})"
+    if each["open"] and each["order_status"] in NOT_GONE:
+        text += f"; the goods have not left: `starter.py cancel-order {each['order_id']}` stops them"
+    return text
 
 
 def _state(refund_status: str) -> str:

@@ -126,6 +126,7 @@ class Verification:
             id=intent.id,
             order=order.id,
             status=intent.status,
+            currency=intent.currency,
             authorized=intent.amount_capturable,
             captured=intent.amount_received,
             refunded=sum(refund.amount for refund in refunds if refund.status == "succeeded"),

@@ -17,7 +17,7 @@ AT_ONCE: Final = 20  # orders whose runs are read at the same time
 # `unconfirmed:` is the key of the alert about an order whose customer's address is lost. It counts as a notification in
 # the state `alerted`, which the table notifications does not have.
 READ_ORDERS: Final = """
-    SELECT o.id, o.status, o.total, o.payment_intent_id, o.parked_step IS NOT NULL AS parked,
+    SELECT o.id, o.status, o.total, o.currency, o.payment_intent_id, o.parked_step IS NOT NULL AS parked,
            extract(epoch FROM now() - o.created_at) AS age,
            extract(epoch FROM now() - coalesce(
                (SELECT max(e.at) FROM order_events e WHERE e.order_id = o.id AND e.to_status IS NOT NULL), o.created_at
@@ -89,6 +89,7 @@ class OrderEntry(Model):
     id: str
     status: Status
     total: int
+    currency: str
     payment_intent_id: str | None
     parked: bool
     age: float
@@ -128,6 +129,7 @@ class PaymentEntry(Model):
     id: str
     order: str | None
     status: str
+    currency: str
     authorized: int
     captured: int
     refunded: int

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from audit.evidence import Evidence, OrderEntry
 from orders.models import CLOSED, KEPT, SETTLED, NotificationKind, Status
+from orders.money import show
 from orders.names import CANCEL_ORDER, RUNNING
 from orders.verification import Violation
 
@@ -82,15 +83,17 @@ def settled_orders_hold_nothing(evidence: Evidence) -> Iterator[Finding]:
 def charged_in_full_or_not_at_all(evidence: Evidence) -> Iterator[Finding]:
     """An order is charged its total once, or nothing."""
     for order, payment in evidence.payments():
-        if payment.net and payment.captured not in (0, order.total):
-            yield Finding(order.id, f"{payment.id} has {payment.captured} charged, the total is {order.total}")
+        charged, total = show(payment.captured, payment.currency), show(order.total, order.currency)
+        if payment.net and payment.captured and charged != total:
+            yield Finding(order.id, f"{payment.id} has {charged} charged, the total is {total}")
 
 
 def refunded_at_most_what_was_charged(evidence: Evidence) -> Iterator[Finding]:
     """No payment is refunded more than was charged."""
     for payment in evidence.records.payments:
         if payment.order and evidence.snapshot.concerns(payment.order) and payment.net < 0:
-            yield Finding(payment.order, f"{payment.id} has {payment.captured} charged, {-payment.net} more refunded")
+            charged, more = show(payment.captured, payment.currency), show(-payment.net, payment.currency)
+            yield Finding(payment.order, f"{payment.id} has {charged} charged, {more} more refunded")
 
 
 def only_the_rows_payment_has_money(evidence: Evidence) -> Iterator[Finding]:
@@ -98,8 +101,8 @@ def only_the_rows_payment_has_money(evidence: Evidence) -> Iterator[Finding]:
     rows = {order.id: order.payment_intent_id for order in evidence.snapshot.orders}
     for payment in evidence.records.payments:
         if payment.order in rows and payment.id != rows[payment.order] and payment.has_money:
-            what = f"{payment.id}, not its own, has {payment.net} charged, {payment.authorized} authorized"
-            yield Finding(payment.order, what)
+            charged, authorized = show(payment.net, payment.currency), show(payment.authorized, payment.currency)
+            yield Finding(payment.order, f"{payment.id}, not its own, has {charged} charged, {authorized} authorized")
 
 
 def paid_orders_are_whole(evidence: Evidence) -> Iterator[Finding]:
@@ -121,7 +124,8 @@ def closed_orders_are_empty(evidence: Evidence) -> Iterator[Finding]:
     """A closed order has no charge and no shipment, except where an operator resolved the step."""
     for order, payment in evidence.payments():
         if order.status in CLOSED and "void_payment" not in order.settled and payment.net > 0:
-            yield Finding(order.id, f"{order.status}, but {payment.id} has {payment.net} charged")
+            charged = show(payment.net, payment.currency)
+            yield Finding(order.id, f"{order.status}, but {payment.id} has {charged} charged")
     shipped = {shipment.order_id for shipment in evidence.shipments()}
     for order in evidence.snapshot.orders:
         if order.status in CLOSED and "cancel_fulfillment" not in order.settled and order.id in shipped:

@@ -135,7 +135,9 @@ def read_resolution(step: str, action: Literal["retry", "skip", "resolved"], rea
     try:
         return Resolution(step=step, action=action, reason=reason, by=by)
     except ValidationError:
-        raise InvalidInput(["reason, by: must not contain control characters"]) from None
+        raise InvalidInput(
+            ["reason, by: must not contain control characters, or any that turn the direction of text"]
+        ) from None
 
 
 async def resolve(client: Client, order_id: str, resolution: Resolution) -> str:

@@ -123,6 +123,7 @@ async def read_items(connection: "Connection", row: OrderRow) -> list[dict[str, 
             "productId": line["product_id"],
             "quantity": line["quantity"],
             "price": to_json_number(line["price"], row.currency),
+            "currency": row.currency,
         }
         for line in await connection.fetch(READ_LINES, row.id)
     ]

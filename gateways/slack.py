@@ -1,8 +1,9 @@
 """Messages in the form that Slack accepts (docs.slack.dev/reference/block-kit)."""
 
-import re
 from collections.abc import Iterable
 from typing import Final
+
+from orders.plain_text import without_harmful
 
 MAX_NAME: Final = 150
 MAX_SECTION: Final = 3_000  # characters of one section; a message has at most 50 of them
@@ -13,13 +14,10 @@ MAX_MESSAGE: Final = 9_000
 
 ESCAPES: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
-# Whitespace, control characters, and characters that change the direction of the text after them.
-UNPRINTABLE: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
-
 
 def plain(text: str) -> str:
     """A name as one short line that Slack cannot read as a mention, a link or the beginning of a code block."""
-    line = UNPRINTABLE.sub(" ", text).strip()
+    line = " ".join(without_harmful(text).split())
     return line[:MAX_NAME].replace("`", "'").translate(ESCAPES)
 
 

@@ -16,7 +16,7 @@ from gateways.http import header
 from gateways.spent_keys import SpentKeys
 from gateways.stripe_errors import REPLAYED, code_of, is_customers_choice, is_saved, is_transient, translate
 from orders.errors import Unavailable
-from orders.models import OrderRow
+from orders.models import OrderRow, PaymentWarning, WarningKind
 
 MAX_POSTS: Final = 3  # in one attempt: under the first key, the last one that was used, and a new one
 PAGE: Final = 100
@@ -24,6 +24,8 @@ ORDER_METADATA: Final = "order_id"
 SHOP_METADATA: Final = "shop_id"  # other shops may use the same Stripe account
 ATTEMPT_METADATA: Final = "attempt"
 INTENT_PREFIX: Final = "pi_"
+REVIEW_PREFIX: Final = "prv_"
+FRAUD_WARNING_PREFIX: Final = "issfr_"
 
 # Statuses of a PaymentIntent that a void can change; `processing` allows neither a void nor a refund.
 VOIDABLE: Final = frozenset({"requires_payment_method", "requires_confirmation", "requires_action", "requires_capture"})
@@ -88,6 +90,9 @@ class StripeGateway:
         self._spent_keys = spent_keys
         self._intents = client.v1.payment_intents
         self._refunds = client.v1.refunds
+        self._disputes = client.v1.disputes
+        self._fraud_warnings = client.v1.radar.early_fraud_warnings
+        self._reviews = client.v1.reviews
 
     async def create(self, order: OrderRow, payment_method_id: str) -> Intent:
         """Create a PaymentIntent for the order, unconfirmed: it holds no money.
@@ -147,6 +152,23 @@ class StripeGateway:
                 return await self._intents.retrieve_async(object_id)
             refund = await self._refunds.retrieve_async(object_id)
             return await self._intents.retrieve_async(str(refund.payment_intent)) if refund.payment_intent else None
+        except stripe.StripeError as error:
+            if code_of(error) == "resource_missing":
+                return None
+            raise translate(error) from None
+
+    async def find_warning(self, warning_id: str) -> PaymentWarning | None:
+        """The dispute, early fraud warning or review with this id; None if Stripe has none, or it names no payment."""
+        try:
+            if warning_id.startswith(REVIEW_PREFIX):
+                review = await self._reviews.retrieve_async(warning_id)
+                return _warning("review", review, "open" if review.open else "closed", review.reason, 0)
+            if warning_id.startswith(FRAUD_WARNING_PREFIX):
+                found = await self._fraud_warnings.retrieve_async(warning_id)
+                status = "actionable" if found.actionable else "not_actionable"
+                return _warning("fraud_warning", found, status, found.fraud_type, 0)
+            dispute = await self._disputes.retrieve_async(warning_id)
+            return _warning("dispute", dispute, dispute.status, dispute.reason, dispute.amount)
         except stripe.StripeError as error:
             if code_of(error) == "resource_missing":
                 return None
@@ -310,6 +332,22 @@ def attempt_of(refund: stripe.Refund) -> int | None:
     """The number of the attempt that created a refund; None: it was not created by this program."""
     attempt = _metadata(refund).get(ATTEMPT_METADATA, "")
     return int(attempt) if attempt.isdecimal() else None
+
+
+def _warning(
+    kind: WarningKind,
+    found: stripe.Dispute | stripe.radar.EarlyFraudWarning | stripe.Review,
+    status: str,
+    reason: str,
+    amount: int,
+) -> PaymentWarning | None:
+    """A payment that was made without a PaymentIntent is none of ours."""
+    if not found.payment_intent:
+        return None
+    payment = str(found.payment_intent)
+    return PaymentWarning(
+        id=found.id, kind=kind, payment_intent_id=payment, status=status, reason=reason, amount=amount
+    )
 
 
 def _is_repeated(intent: Intent) -> bool:

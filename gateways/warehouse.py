@@ -78,7 +78,7 @@ class Warehouse:
         body = {
             "orderId": request.order_id,
             "items": items,
-            "shippingAddress": request.shipping_address.model_dump(by_alias=True),
+            "shippingAddress": request.shipping_address.model_dump(by_alias=True, exclude_none=True),
             "priority": request.priority,
         }
         response = await self._post("/orders", body, f"{request.order_id}:fulfill")

@@ -21,7 +21,7 @@ CREATE TABLE products (
     name text NOT NULL,
     description text NOT NULL DEFAULT '',
     price bigint NOT NULL CHECK (price > 0),
-    currency text NOT NULL
+    currency text NOT NULL CONSTRAINT products_currency_in_lower_case CHECK (currency ~ '^[a-z]{3}$')  -- as Stripe has it
 );
 
 CREATE TABLE inventory (
@@ -84,7 +84,7 @@ CREATE TABLE orders (
         'pending', 'capturing', 'processing', 'shipped', 'delivered', 'undoing', 'cancelling',
         'rejected', 'failed', 'cancelled')),
     total bigint NOT NULL DEFAULT 0 CHECK (total >= 0),  -- 0: closed before it had a price
-    currency text NOT NULL,
+    currency text NOT NULL CONSTRAINT orders_currency_in_lower_case CHECK (currency ~ '^[a-z]{3}$'),
     capture_mode text NOT NULL CHECK (capture_mode IN ('manual', 'automatic')),
     terms jsonb NOT NULL,  -- what the order was promised when it was placed
 
@@ -200,6 +200,19 @@ CREATE TABLE resolutions (
 
 CREATE INDEX resolutions_step ON resolutions (order_id, step);
 
+-- Disputes, early fraud warnings and reviews of the payments of orders, by Stripe's ids.
+CREATE TABLE payment_warnings (
+    id text PRIMARY KEY,
+    order_id text NOT NULL REFERENCES orders,
+    kind text NOT NULL CHECK (kind IN ('dispute', 'fraud_warning', 'review')),
+    status text NOT NULL,
+    reason text NOT NULL,
+    amount bigint NOT NULL CHECK (amount >= 0),  -- that is disputed; 0 for the other kinds
+    at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE INDEX payment_warnings_order ON payment_warnings (order_id);
+
 -- How many idempotency keys of each call to Stripe are spent: an error is saved under them.
 CREATE TABLE spent_keys (
     call text PRIMARY KEY,
@@ -260,6 +273,7 @@ CREATE TABLE embedding_index (
 
 -- migrate:down
 
-DROP TABLE embedding_index, product_embeddings, webhook_events, reminders, notifications, spent_keys, resolutions,
-    refunds, order_events, reservations, order_items, orders, order_transitions, stock_alerts, inventory, products, shop;
+DROP TABLE embedding_index, product_embeddings, webhook_events, reminders, notifications, spent_keys, payment_warnings,
+    resolutions, refunds, order_events, reservations, order_items, orders, order_transitions, stock_alerts, inventory,
+    products, shop;
 DROP FUNCTION refuse_change, end_shortage;

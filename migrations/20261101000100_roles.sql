@@ -15,13 +15,14 @@ END $$;
 GRANT USAGE ON SCHEMA public TO orders_app, orders_readonly;
 GRANT SELECT ON
     shop, products, inventory, stock_alerts, order_transitions, orders, order_items, reservations, order_events, refunds,
-    resolutions, spent_keys, notifications, reminders, webhook_events, product_embeddings, embedding_index, schema_migrations
+    resolutions, spent_keys, payment_warnings, notifications, reminders, webhook_events, product_embeddings,
+    embedding_index, schema_migrations
 TO orders_app, orders_readonly;
 
 -- What has happened cannot be changed or deleted.
 GRANT INSERT ON order_events, order_items, resolutions, webhook_events TO orders_app;
 GRANT INSERT, UPDATE ON
-    orders, reservations, refunds, spent_keys, notifications, reminders, stock_alerts, embedding_index
+    orders, reservations, refunds, spent_keys, payment_warnings, notifications, reminders, stock_alerts, embedding_index
 TO orders_app;
 GRANT INSERT, UPDATE, DELETE ON product_embeddings TO orders_app;
 GRANT UPDATE ON inventory TO orders_app;
@@ -31,6 +32,7 @@ GRANT UPDATE ON inventory TO orders_app;
 -- The roles stay: another database of the cluster may use them.
 REVOKE ALL ON
     shop, products, inventory, stock_alerts, order_transitions, orders, order_items, reservations, order_events, refunds,
-    resolutions, spent_keys, notifications, reminders, webhook_events, product_embeddings, embedding_index, schema_migrations
+    resolutions, spent_keys, payment_warnings, notifications, reminders, webhook_events, product_embeddings,
+    embedding_index, schema_migrations
 FROM orders_app, orders_readonly;
 REVOKE USAGE ON SCHEMA public FROM orders_app, orders_readonly;

@@ -125,10 +125,14 @@ class Stage(StrEnum):
 
 
 class Address(Model):
+    """Where a parcel goes; `name` is the recipient's. A part that the country does not have is None."""
+
+    name: str | None = None
     street: str
-    city: str
-    state: str
-    zip: str
+    street2: str | None = None
+    city: str | None = None
+    state: str | None = None
+    zip: str | None = None
     country: str = "US"
 
 
@@ -295,6 +299,20 @@ class Payment(Model):
     payment_intent_id: str | None = None
     error_code: ErrorCode | None = None
     error: str | None = None
+
+
+WarningKind = Literal["dispute", "fraud_warning", "review"]
+
+
+class PaymentWarning(Model):
+    """A dispute, an early fraud warning or a review of a payment. `amount` is what is disputed, in minor units."""
+
+    id: str
+    kind: WarningKind
+    payment_intent_id: str
+    status: str
+    reason: str
+    amount: int
 
 
 class UndoResult(Model):

@@ -44,5 +44,5 @@ def to_json_number(minor: int, currency: str) -> float:
 
 
 def show(minor: int, currency: str) -> str:
-    """The amount as text, e.g. `29.99 usd`."""
-    return f"{to_decimal(minor, currency)} {currency}"
+    """The amount as text, e.g. `29.99 usd`; of a currency that is not ours, in minor units."""
+    return f"{to_decimal(minor, currency)} {currency}" if currency in DECIMALS else f"{minor} minor units of {currency}"

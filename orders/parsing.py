@@ -3,16 +3,29 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Final, NoReturn, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from temporalio.common import RawValue
 
 from orders import money
+from orders.card_numbers import has_card_number
+from orders.countries import REQUIRED, is_required
 from orders.errors import InvalidInput
 from orders.models import Address, Line, Model, Order, Priority
+from orders.plain_text import has_markup, is_harmful, is_visible
 
 SEVERAL: Final = b"several arguments"  # the encoding of an input that is none, see config.replay_guard
 MAX_INPUT: Final = 64 * 1024  # bytes
@@ -20,8 +33,10 @@ MAX_DEPTH: Final = 20  # levels of nesting
 MAX_LINES: Final = 100
 MAX_UNITS: Final = 10_000  # of one product
 ORDER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # no colon: ids of other runs are derived with one
-CARD_NUMBER: Final = re.compile(r"(?<!\d)[2-6](?:[ -]?\d){12,18}(?!\d)")
-MAX_GTIN: Final = 14  # digits of a trade item number, which a product id may be
+IDS: Final = {"orderId", "order_id", "customerId", "customer_id", "productId", "product_id"}  # the shop mints them
+PAYMENT_METHOD_IDS: Final = {"paymentMethodId", "payment_method_id"}
+PAYMENT_METHOD: Final = r"^(pm|card)_[A-Za-z0-9_]{1,100}$"
+MAX_SHOWN: Final = 60  # characters of a name that the client chose
 MAX_REASON: Final = 500  # characters; the workflow has the same limits
 MAX_NAME: Final = 100
 
@@ -37,14 +52,26 @@ MESSAGES: Final = {  # pydantic's terms, in those of the JSON's author
 }
 
 
-def _visible(text: str) -> str:
-    if any(ord(c) < ord(" ") or "\x7f" <= c <= "\x9f" for c in text):
-        raise ValueError("must not contain control characters")
+def _harmless(text: str) -> str:
+    if is_harmful(text):
+        raise ValueError("must not contain control characters, or any that turn the direction of text")
     return text
 
 
+def _plain(text: str) -> str:
+    if not is_visible(text):
+        raise ValueError("must not be empty")
+    if has_markup(_harmless(text)):
+        raise ValueError("must not contain links or markup")
+    return text
+
+
+def _blank_is_none(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
 def _email(text: str) -> str:
-    if not re.fullmatch(r"[^@\s]+@[^@\s]+", _visible(text)):
+    if not re.fullmatch(r"[^@\s]+@[^@\s]+", _harmless(text)):
         raise ValueError("must be an e-mail address")
     return text
 
@@ -55,15 +82,22 @@ def _known_currency(currency: str) -> str:
     return currency
 
 
+def _known_country(country: str) -> str:
+    if country not in REQUIRED:
+        raise ValueError("must be a country code of ISO 3166-1, such as US")
+    return country
+
+
 def _number(value: object) -> object:
     return Decimal(value) if type(value) is int else value
 
 
-Text = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200), AfterValidator(_visible)]
+Text = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200), AfterValidator(_plain)]
+OptionalText = Annotated[Text | None, BeforeValidator(_blank_is_none)]
 Id = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Email = Annotated[str, StringConstraints(strict=True, max_length=254), AfterValidator(_email)]
-PaymentMethod = Annotated[str, StringConstraints(strict=True, pattern=r"^(pm|card)_[A-Za-z0-9_]{1,100}$")]
-Country = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Z]{2}$")]
+PaymentMethod = Annotated[str, StringConstraints(strict=True, pattern=PAYMENT_METHOD)]
+Country = Annotated[str, StringConstraints(strict=True, to_upper=True), AfterValidator(_known_country)]
 Currency = Annotated[str, StringConstraints(strict=True, to_lower=True), AfterValidator(_known_currency)]
 Units = Annotated[int, Field(strict=True, ge=1, le=MAX_UNITS)]
 Price = Annotated[Decimal, BeforeValidator(_number), Field(strict=True, ge=0)]
@@ -83,11 +117,22 @@ class ItemRequest(Request):
 
 
 class AddressRequest(Request):
-    street: Text
-    city: Text
-    state: Text
-    zip: Text
+    """Where a parcel goes. The country, which is validated first, decides which of the optional parts are required."""
+
     country: Country = "US"
+    name: OptionalText = None  # the recipient's
+    street: Text
+    street2: OptionalText = None
+    city: OptionalText = Field(default=None, validate_default=True)
+    state: OptionalText = Field(default=None, validate_default=True)
+    zip: OptionalText = Field(default=None, validate_default=True)
+
+    @field_validator("city", "state", "zip")
+    @classmethod
+    def _is_there_if_required(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and is_required(str(info.field_name), info.data):
+            raise ValueError(f"is required in {info.data['country']}")
+        return value
 
 
 class OrderRequest(Request):
@@ -128,15 +173,18 @@ class NoRequest(Request):
 
 
 def read_json(text: bytes | str) -> object:
-    """JSON with exact numbers.
+    """JSON with exact numbers, and each name once in its object: another reader could take the other value.
 
     Raises:
-        InvalidInput: the text is too large, or not JSON.
+        InvalidInput: the text is too large, is not JSON, or repeats a name.
     """
-    if len(text) > MAX_INPUT:
-        raise InvalidInput([f"input: must be at most {MAX_INPUT} bytes"])
     try:
-        return json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
+        encoded = text if isinstance(text, bytes) else text.encode()
+        if len(encoded) > MAX_INPUT:
+            raise InvalidInput([f"input: must be at most {MAX_INPUT} bytes"])
+        return json.loads(
+            encoded, parse_float=Decimal, parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeated_names
+        )
     except (ValueError, ArithmeticError, RecursionError):
         raise InvalidInput(["input: must be JSON, with every number in range"]) from None
 
@@ -277,7 +325,7 @@ def _fingerprint(request: OrderRequest, lines: tuple[Line, ...]) -> str:
 def _order_id_problems(order_id: str) -> list[str]:
     if not ORDER_ID.fullmatch(order_id):
         return ["orderId: must be 1 to 64 letters, digits, dots, dashes or underscores, a letter or digit first"]
-    return ["orderId: looks like a card number"] if _is_card_number(order_id) else []
+    return []
 
 
 def _card_number_problems(data: object) -> list[str]:
@@ -285,8 +333,13 @@ def _card_number_problems(data: object) -> list[str]:
     return [
         f"{_path(path)}: looks like a card number; send ids only"
         for path, value in _leaves(data)
-        if _is_card_number(value) and not (path[-1:] == ("productId",) and len(value) <= MAX_GTIN)
+        if not _is_id(path, value) and has_card_number(value)
     ]
+
+
+def _is_id(path: tuple[str | int, ...], value: str) -> bool:
+    name = str(path[-1]) if path else ""
+    return name in IDS or (name in PAYMENT_METHOD_IDS and bool(re.match(PAYMENT_METHOD, value)))
 
 
 def _leaves(data: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -302,20 +355,11 @@ def _leaves(data: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tu
         yield path, str(data)
 
 
-def _is_card_number(text: str) -> bool:
-    return any(_passes_luhn(re.sub(r"\D", "", match.group())) for match in CARD_NUMBER.finditer(text))
-
-
-def _passes_luhn(digits: str) -> bool:
-    doubled = (int(d) * (1 + i % 2) for i, d in enumerate(reversed(digits)))
-    return sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0  # noqa: PLR2004 (the digits of a two-digit product)
-
-
 def _path(location: tuple[str | int, ...]) -> str:
     """`items[0].quantity`. The client chooses the names: they are cut, and escaped to ASCII."""
     path = ""
     for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{CARD_NUMBER.sub('…', part[:60])}"
+        path += f"[{part}]" if isinstance(part, int) else f".{'…' if has_card_number(part) else part[:MAX_SHOWN]}"
     return path.removeprefix(".").encode("ascii", "backslashreplace").decode() or "input"
 
 
@@ -329,3 +373,10 @@ def _message(message: str) -> str:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _refuse_repeated_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    counts = Counter(name for name, _ in pairs)
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        raise InvalidInput([f"{_path((name,))}: appears more than once in one object" for name in repeated])
+    return dict(pairs)

@@ -1,14 +1,24 @@
 """What product-recommendations and index-products answer, and what they exchange with their activities."""
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
 from orders.models import Model
+from orders.plain_text import has_markup, is_harmful, is_visible, shorten
 
 WANTED: Final = 5  # recommendations
 CANDIDATES: Final = 10  # from which they are chosen
 MAX_REASON: Final = 200  # characters
+
+# What an e-mail or a page could take for markup, a mention or a link, beyond what no text may have.
+NOT_PLAIN: Final = re.compile(
+    r"[<>`]|\*\*|__|&#?\w+;|@\w|\b[\w-]+\.(?:com|net|org|info|biz|shop|store|app|example)\b|\b[\w-]+\.[a-z]{2,}/",
+    re.IGNORECASE,
+)
+LINE_BREAKS: Final = str.maketrans("\t\n\r", "   ")
 
 # The error type of a language model that refuses our API key: the error lasts until an operator changes the key.
 KEY_REFUSED: Final = "openai_key_refused"
@@ -104,8 +114,17 @@ class IndexProgress(Model):
     finished: bool = False
 
 
-def shorten(line: str) -> str:
-    """The line, cut at a word if it is longer than MAX_REASON characters."""
-    if len(line) <= MAX_REASON:
-        return line
-    return line[:MAX_REASON].rsplit(" ", 1)[0][: MAX_REASON - 1].rstrip(" ,;:.") + "…"
+def reason_for(candidate: Candidate, given: object = None) -> str:
+    """The reason that the model has given, as one line of plain text; our own if there is none that can be shown."""
+    if isinstance(given, str) and _is_plain(given):
+        return shorten(" ".join(given.split()), MAX_REASON)
+    if candidate.near:
+        return shorten(f"Similar to {candidate.near}, which you bought.", MAX_REASON)
+    return "Popular with other customers."
+
+
+def _is_plain(text: str) -> bool:
+    line = text.translate(LINE_BREAKS)
+    if is_harmful(line) or has_markup(line) or not is_visible(line):
+        return False
+    return not NOT_PLAIN.search(unicodedata.normalize("NFKC", line))

@@ -95,6 +95,13 @@ class Problem(Model):
     text: str
 
 
+class Warned(Problem):
+    """A dispute, an early fraud warning or a review of a payment. Its status is reported once."""
+
+    is_open: bool
+    is_reported: bool
+
+
 class ReconcileReport(Model):
     """What one run of reconcile-orders did: texts that name the orders. All empty: there was nothing to do."""
 

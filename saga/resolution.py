@@ -7,7 +7,8 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 RESOLVE: Final = "resolve"
-PRINTABLE: Final = r"^[^\x00-\x1f\x7f]*$"  # control characters cannot be stored everywhere
+# No control characters, which cannot be stored everywhere, and none that turn the direction of the text after them.
+PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u206f]*$"
 
 
 class Resolution(BaseModel):

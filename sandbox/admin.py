@@ -31,6 +31,10 @@ class Outcome(Command):
         return self.outcome == "succeed"
 
 
+class Warned(Command):
+    kind: Literal["dispute", "fraud_warning", "review"]
+
+
 class Switches(Command):
     fulfillment_forgets_cancels: bool
 
@@ -65,6 +69,8 @@ class Admin:
             Route("/_sandbox/authenticate/{id}", self.authenticate, methods=["POST"]),
             Route("/_sandbox/expire/{id}", self.expire, methods=["POST"]),
             Route("/_sandbox/settle/{id}", self.settle, methods=["POST"]),
+            Route("/_sandbox/warn/{id}", self.warn, methods=["POST"]),
+            Route("/_sandbox/end-warning/{id}", self.end_warning, methods=["POST"]),
         ]
 
     async def page(self, _: Request) -> Response:
@@ -150,6 +156,16 @@ class Admin:
         """Let a refund end."""
         outcome = Outcome.model_validate_json(await request.body())
         return JSONResponse(self._account.settle(request.path_params["id"], succeeds=outcome.succeeds))
+
+    async def warn(self, request: Request) -> Response:
+        """Let a bank dispute or suspect a payment, or let Stripe ask for a review."""
+        warned = Warned.model_validate_json(await request.body())
+        return JSONResponse(self._account.warn(warned.kind, request.path_params["id"]), 201)
+
+    async def end_warning(self, request: Request) -> Response:
+        """Let a dispute, an early fraud warning or a review end."""
+        outcome = Outcome.model_validate_json(await request.body())
+        return JSONResponse(self._account.end_warning(request.path_params["id"], succeeds=outcome.succeeds))
 
     @property
     def _account(self) -> Stripe:

@@ -26,10 +26,13 @@ class Item(Body):
 
 
 class Address(Body):
+    name: str | None = None
     street: str
-    city: str
-    state: str
-    zip: str
+    street2: str | None = None
+    city: str | None = None
+    state: str | None = None
+    zip: str | None = None
+    country: str = "US"
 
     @property
     def undeliverable(self) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, Literal, NoReturn, TypeVar
 
 from sandbox.persistence import PersistentDict
 from sandbox.stripe_cards import CARDS, Card, Decline
@@ -22,6 +22,7 @@ from sandbox.stripe_params import (
     ListRefunds,
     Page,
 )
+from sandbox.stripe_warnings import Dispute, FraudWarning, PaymentWarning, Review
 
 View = dict[str, Any]
 
@@ -116,6 +117,7 @@ class Stripe:
 
     intents: PersistentDict[PaymentIntent] = field(default_factory=lambda: PersistentDict(PaymentIntent))
     refunds: PersistentDict[Refund] = field(default_factory=lambda: PersistentDict(Refund))
+    warnings: PersistentDict[PaymentWarning] = field(default_factory=lambda: PersistentDict(PaymentWarning))
 
     # -------------------------------------------------------------------------------------------------- PaymentIntents
 
@@ -206,6 +208,8 @@ class Stripe:
         if not left:
             message = f"Charge {intent.latest_charge} has already been refunded."
             raise StripeError(400, message, code="charge_already_refunded")
+        if any(isinstance(each, Dispute) and each.is_open for each in self._warnings_of(intent.id)):
+            raise StripeError(400, "This charge is disputed.", code="charge_disputed")
         if (params.amount or 0) > left:
             raise StripeError(400, f"The refund is more than the {left} left of the charge.", param="amount")
         refund = Refund(
@@ -233,6 +237,48 @@ class Stripe:
             raise StripeError(400, "This refund has failed.")
         (refund.succeed if succeeds else refund.fail)()
         return asdict(refund)
+
+    # ------------------------------------------------------------------------------------------------------- warnings
+
+    def warn(self, kind: Literal["dispute", "fraud_warning", "review"], intent_id: str) -> View:
+        """Let the customer's bank dispute a payment or suspect it, or let Stripe ask for a review."""
+        intent = self.intent(intent_id)
+        about: dict[str, Any] = {
+            "created": int(time.time()),
+            "payment_intent": intent.id,
+            "charge": intent.latest_charge,
+        }
+        warning: PaymentWarning
+        match kind:
+            case "dispute":
+                amounts: dict[str, Any] = {"amount": intent.amount_received, "currency": intent.currency}
+                warning = Dispute(id=_id("du"), **about, **amounts)
+            case "fraud_warning":
+                warning = FraudWarning(id=_id("issfr"), **about)
+            case "review":
+                warning = Review(id=_id("prv"), **about)
+        self.warnings[warning.id] = warning
+        return asdict(warning)
+
+    def end_warning(self, warning_id: str, *, succeeds: bool) -> View:
+        """Let it end; a dispute is won or lost."""
+        warning = self.warnings[warning_id]
+        match warning:
+            case Dispute():
+                warning.status = "won" if succeeds else "lost"
+            case FraudWarning():
+                warning.actionable = False
+            case Review():
+                warning.open = False
+        return asdict(warning)
+
+    def retrieve_warning(self, warning_id: str) -> View:
+        if warning_id not in self.warnings:
+            raise _missing("object", warning_id, "id", status=404)
+        return asdict(self.warnings[warning_id])
+
+    def _warnings_of(self, intent_id: str) -> list[PaymentWarning]:
+        return [each for each in self.warnings.values() if each.payment_intent == intent_id]
 
     # -------------------------------------------------------------------------------------------------------- records
 

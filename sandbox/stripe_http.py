@@ -179,5 +179,12 @@ ROUTES: Final[Routes[StripeApi]] = (
     ),
     ("POST", "/v1/refunds", _operation(CreateRefund, lambda stripe, params, _: stripe.create_refund(params))),
     ("GET", "/v1/refunds", _operation(ListRefunds, lambda stripe, params, _: stripe.list_refunds(params))),
+    ("GET", "/v1/disputes/{id}", _operation(Nothing, lambda stripe, _, id_: stripe.retrieve_warning(id_))),
+    (
+        "GET",
+        "/v1/radar/early_fraud_warnings/{id}",
+        _operation(Nothing, lambda stripe, _, id_: stripe.retrieve_warning(id_)),
+    ),
+    ("GET", "/v1/reviews/{id}", _operation(Nothing, lambda stripe, _, id_: stripe.retrieve_warning(id_))),
     ("GET", "/v1/refunds/{id}", _operation(Nothing, lambda stripe, _, id_: stripe.retrieve_refund(id_))),
 )

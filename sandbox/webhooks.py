@@ -21,6 +21,7 @@ from sandbox.faults import Fault, FaultHit
 from sandbox.fulfillment import Shipment
 from sandbox.persistence import PersistentDict
 from sandbox.stripe import PaymentIntent, Refund
+from sandbox.stripe_warnings import Dispute, FraudWarning, PaymentWarning, Review
 
 STRIPE_SECRET: Final = "whsec_sandbox"  # noqa: S105  not secret: it protects nothing
 FULFILLMENT_SECRET: Final = "fhsec_sandbox"  # noqa: S105
@@ -39,7 +40,7 @@ INTENT_EVENTS: Final = {
     "canceled": "canceled",
 }
 
-Subject = PaymentIntent | Refund | Shipment
+Subject = PaymentIntent | Refund | PaymentWarning | Shipment
 
 
 class Webhook(BaseModel):
@@ -108,6 +109,12 @@ class StatusChanges:
                 yield "refund.updated" if before else "refund.created"
                 if status == "failed":
                     yield "refund.failed"
+            case Dispute():
+                yield "charge.dispute.created" if before is None else "charge.dispute.closed"
+            case FraudWarning():
+                yield f"radar.early_fraud_warning.{'created' if before is None else 'updated'}"
+            case Review():
+                yield f"review.{'opened' if before is None else 'closed'}"
             case Shipment(status="shipped" | "delivered" as status):
                 yield f"order.{status}"
 

@@ -114,6 +114,7 @@ class World:
         return {
             "payment_intents": self.stripe.account.intents,
             "refunds": self.stripe.account.refunds,
+            "payment_warnings": self.stripe.account.warnings,
             "idempotency_keys": self.stripe.keys,
             "key_misuses": self.stripe.misuses,
             "shipments": self.fulfillment.shipments,
@@ -127,7 +128,8 @@ class World:
         }
 
     def _with_webhooks(self) -> tuple[PersistentDict[Any], ...]:
-        return self.stripe.account.intents, self.stripe.account.refunds, self.fulfillment.shipments
+        account = self.stripe.account
+        return account.intents, account.refunds, account.warnings, self.fulfillment.shipments
 
     def _send(self, webhooks: Iterable[Webhook]) -> None:
         for webhook in webhooks:

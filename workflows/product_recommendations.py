@@ -15,13 +15,12 @@ with workflow.unsafe.imports_passed_through():
     from orders.recommendations import (
         KEY_REFUSED,
         WANTED,
-        Candidate,
         Choice,
         Ranking,
         Recommendation,
         RecommendationsOutcome,
         Source,
-        shorten,
+        reason_for,
     )
     from saga import FAST_RETRY, raise_if_cancelled, run_activity, within
     from workflows.inputs import parsed
@@ -90,17 +89,9 @@ class ProductRecommendations:
 
 def _by_similarity(choice: Choice) -> list[Recommendation]:
     return [
-        Recommendation(product_id=candidate.product_id, name=candidate.name, reason=_plain_reason(candidate))
+        Recommendation(product_id=candidate.product_id, name=candidate.name, reason=reason_for(candidate))
         for candidate in choice.candidates[:WANTED]
     ]
-
-
-def _plain_reason(candidate: Candidate) -> str:
-    return (
-        shorten(f"Similar to {candidate.near}, which you bought.")
-        if candidate.near
-        else "Popular with other customers."
-    )
 
 
 def _innermost_reason(error: BaseException) -> str:

@@ -72,6 +72,7 @@ class ReconcileOrders:
         await self._confirm_orders()
         await self._follow_refunds()
         await self._find_stuck_refunds()
+        await self._find_payment_warnings()
         await self._compare(Reconciliation.check_charges, "orders with their payments")
         await self._compare(Reconciliation.find_orphans, "recent payments with their orders")
         await self._check_shipments()
@@ -152,6 +153,14 @@ class ReconcileOrders:
         stuck = await self._try(Reconciliation.find_stuck_refunds, MAX_ORDERS, "refunds that do not arrive")
         for problem in stuck or ():
             self._problem(problem.key, problem.order_id, problem.text)
+
+    async def _find_payment_warnings(self) -> None:
+        what = "disputes, early fraud warnings and reviews"
+        for warned in await self._try(Reconciliation.find_payment_warnings, MAX_ORDERS, what) or ():
+            if not warned.is_reported:
+                self._problem(warned.key, warned.order_id, warned.text)
+            if warned.is_open:
+                self._timeline.mark("payment_warning", warned.text)
 
     async def _compare(self, activity: Callable[[Any, str], Awaitable[Charges]], what: str) -> None:
         self._outages = 0

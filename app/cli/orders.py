@@ -20,9 +20,12 @@ from app.cli.show import (
     show_status,
     show_stuck,
 )
+from app.startup_checks import CannotStart, open_database
 from client.orders import cancel_order, read_order, read_resolution, resolve, submit
 from client.runs import StuckRun, list_runs, order_runs, stuck_runs, view_run
-from orders.errors import InvalidInput
+from config.settings import read_settings
+from gateways.warning_store import read_warnings
+from orders.errors import InvalidInput, Unavailable
 from orders.models import CancelOutcome, CancelReason, ErrorCode, OrderOutcome, Stage
 from orders.names import SWEEPS, cancel_order_id
 from orders.parsing import MAX_INPUT, parse_cancel
@@ -77,9 +80,10 @@ async def status(environment: Environment, order_id: OrderId) -> Result:
         (run, await view_run(session.client, run.workflow_id)) for run in await order_runs(session.client, order_id)
     ]
     is_parked = any(view and view.stuck and not run.closed for run, view in found)
+    warnings = await _warnings(order_id)
     return Result(
-        [run_json(session, run) | {"view": json_of(view)} for run, view in found],
-        lambda out: show_status(out, session, found),
+        [run_json(session, run) | {"view": json_of(view), "warnings": warnings} for run, view in found],
+        lambda out: show_status(out, session, found, warnings),
         Exit.NEEDS_OPERATOR if is_parked else Exit.DONE,
     )
 
@@ -151,6 +155,16 @@ def _read(file: str) -> bytes:
             return opened.read(MAX_INPUT + 1)
     except (OSError, ValueError) as error:
         raise InvalidInput([f"{file}: {getattr(error, 'strerror', None) or error}"]) from None
+
+
+async def _warnings(order_id: str) -> list[str]:
+    """Disputes, early fraud warnings and reviews of the order's payment, or why they are not known."""
+    try:
+        async with open_database(read_settings()) as database:
+            found = await read_warnings(database, order_id)
+    except (CannotStart, Unavailable) as error:
+        return [f"not known: {error}"]
+    return [f"{each['kind']} {each['id']} {each['status']} ({each['reason']}), {each['at']:%Y-%m-%d}" for each in found]
 
 
 def _status_of_order(outcome: OrderOutcome) -> Exit:

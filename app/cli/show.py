@@ -13,6 +13,7 @@ from client.runs import Run, StuckRun
 from client.schedules import ScheduleView
 from orders.models import CancelOutcome, CancelView, Model, OrderOutcome, OrderView
 from orders.names import CHECK_INVENTORY, RECONCILE_ORDERS, VERIFY_ORDERS
+from orders.plain_text import without_harmful
 from orders.recommendations import IndexProgress, RecommendationsOutcome, Source
 from orders.stock import StockReport
 from orders.verification import VerifyReport
@@ -58,7 +59,12 @@ def show_cancel(out: Console, order_id: str, outcome: CancelOutcome, link: str) 
     )
 
 
-def show_status(out: Console, session: Session, found: Iterable[tuple[Run, OrderView | CancelView | None]]) -> None:
+def show_status(
+    out: Console,
+    session: Session,
+    found: Iterable[tuple[Run, OrderView | CancelView | None]],
+    warnings: Sequence[str],
+) -> None:
     for run, view in found:
         facts = {"state": run.state, "stage": humanize(run.stage) if run.stage else None, "started": _time(run.started)}
         if isinstance(view, OrderView):
@@ -71,6 +77,8 @@ def show_status(out: Console, session: Session, found: Iterable[tuple[Run, Order
             facts |= {"details": "no worker answers"}
         facts |= {"parked": ", ".join(view.stuck) if view else None, "needs attention": run.needs_attention}
         show(out, run.workflow_id, facts | {"Web UI": session.link(run.workflow_id, run.run_id)})
+    for warning in warnings:
+        out.print(f"Payment: {_plain(warning)}")
 
 
 def show_runs(out: Console, session: Session, runs: Sequence[Run]) -> None:
@@ -245,7 +253,7 @@ def _count(number: int, noun: str) -> str:
 
 def _plain(text: str) -> str:
     """Text without markup and without characters that control a terminal."""
-    return escape("".join(c if c.isprintable() else " " for c in text))
+    return escape(without_harmful(text))
 
 
 def _time(moment: datetime) -> str:

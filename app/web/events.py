@@ -19,6 +19,7 @@ from gateways.refund_store import STANDING, keep_refunds
 from gateways.stripe import Intent, StripeGateway, order_of
 from gateways.temporal import reaching_temporal
 from gateways.warehouse import Warehouse
+from gateways.warning_store import keep_warning
 from orders.errors import UnknownOrder
 from orders.models import OrderRow, Status
 from orders.names import RECONCILE_NOW, RECONCILE_ORDERS, SCHEDULED
@@ -46,6 +47,18 @@ PAYMENT_TYPES: Final = frozenset(
         "requires_action",
         "succeeded",
     )
+)
+
+WARNING_TYPES: Final = frozenset(
+    {
+        "charge.dispute.created",
+        "charge.dispute.updated",
+        "charge.dispute.closed",
+        "radar.early_fraud_warning.created",
+        "radar.early_fraud_warning.updated",
+        "review.opened",
+        "review.closed",
+    }
 )
 
 Token = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
@@ -88,10 +101,13 @@ class Receiver(Protocol):
 
 
 class StripeEvents:
-    """Signals the run of the order, keeps its refunds, and starts reconcile-orders if a refund failed."""
+    """Signals the run of the order, and keeps its refunds, disputes and warnings.
+
+    It starts reconcile-orders, which alerts operators, if a refund failed or a dispute or warning is new.
+    """
 
     source = "stripe"
-    types = PAYMENT_TYPES | REFUND_TYPES
+    types = PAYMENT_TYPES | REFUND_TYPES | WARNING_TYPES
 
     def __init__(self, database: Database, gateway: StripeGateway, client: Client, task_queue: str) -> None:
         self._database = database
@@ -100,6 +116,8 @@ class StripeEvents:
         self._task_queue = task_queue
 
     async def apply(self, event: Event, about: str) -> Effect:
+        if event.type in WARNING_TYPES:
+            return await self._warn(event, about)
         intent = await self._gateway.find(about)
         row = await self._row_of(intent) if intent else None
         if intent is None or row is None:
@@ -113,7 +131,21 @@ class StripeEvents:
                 return Effect.DUPLICATE
             changed = await keep_refunds(connection, row, intent.id, refunds) if refunds else []
             if changed and not all(refund.status in STANDING for refund in refunds):
-                await self._reconcile()
+                await self._reconcile("a refund failed")
+        return Effect.APPLIED
+
+    async def _warn(self, event: Event, about: str) -> Effect:
+        warning = await self._gateway.find_warning(about)
+        intent = await self._gateway.find(warning.payment_intent_id) if warning else None
+        row = await self._row_of(intent) if intent else None
+        if warning is None or row is None:
+            return await keep_only(self._database, self.source, event)
+        async with self._database.transaction() as connection:
+            row = await existing_row(connection, row.id)
+            if not await _keep(connection, self.source, event, row.id):
+                return Effect.DUPLICATE
+            if await keep_warning(connection, row, warning):
+                await self._reconcile(f"a {warning.kind} of a payment")
         return Effect.APPLIED
 
     async def _row_of(self, intent: Intent) -> OrderRow | None:
@@ -128,7 +160,7 @@ class StripeEvents:
         with suppress(UnknownOrder), reaching_temporal(UnknownOrder(order_id)):
             await self._client.get_workflow_handle(order_id).signal("payment-updated", rpc_timeout=RPC_TIMEOUT)
 
-    async def _reconcile(self) -> None:
+    async def _reconcile(self, why: str) -> None:
         """Start reconcile-orders, which alerts operators. Its schedule would do the same later."""
         with reaching_temporal():
             await self._client.start_workflow(
@@ -138,7 +170,7 @@ class StripeEvents:
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                 execution_timeout=SCHEDULED[RECONCILE_ORDERS],
-                static_summary="a refund failed",
+                static_summary=why,
                 rpc_timeout=RPC_TIMEOUT,
             )
 

@@ -65,6 +65,11 @@ class Web:
         async with httpx.AsyncClient(base_url=self.shop.sandbox.url, trust_env=False) as http:
             (await http.post(f"/_sandbox/{path}", json=body)).raise_for_status()
 
+    async def warn(self, kind: str, intent_id: str) -> None:
+        """A bank disputes or suspects a payment, or Stripe asks for a review."""
+        async with httpx.AsyncClient(base_url=self.shop.sandbox.url, trust_env=False) as http:
+            (await http.post(f"/_sandbox/warn/{intent_id}", json={"kind": kind})).raise_for_status()
+
     async def warehouse(self, path: str) -> None:
         """The warehouse's people do something."""
         async with httpx.AsyncClient(base_url=self.shop.settings.fulfillment_api, trust_env=False) as http:

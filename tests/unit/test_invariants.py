@@ -146,6 +146,7 @@ IN_DATABASE: Final = [
         UPDATE inventory SET reserved = reserved + 2, quantity = quantity - 2 WHERE product_id = '1'""",
     ),
     ("charged_in_full_or_not_at_all", "placed", "UPDATE orders SET total = total + 1 WHERE id = 'placed'"),
+    ("charged_in_full_or_not_at_all", "placed", "UPDATE orders SET currency = 'eur' WHERE id = 'placed'"),
     (
         "paid_orders_are_whole",
         "placed",
@@ -313,6 +314,24 @@ async def test_a_rule_that_is_broken_at_an_external_service(
     """At Stripe, the warehouse or a customer's inbox: exactly that rule finds it, and names the order."""
     plant(mixed, monkeypatch)
     assert found(await mixed.evidence()) == {(subject, rule)}
+
+
+ABOUT_MONEY: Final[dict[str, tuple[Plant, str]]] = {
+    "charged": (charge_more, "has 60.00 usd charged, the total is 59.98 usd"),
+    "refunded": (refund_too_much, "has 59.98 usd charged, 0.02 usd more refunded"),
+    "not its own": (charge_twice, "not its own, has 59.98 usd charged, 0.00 usd authorized"),
+    "closed": (fail_a_refund, "has 59.98 usd charged"),
+}
+
+
+@pytest.mark.parametrize(("plant", "told"), ABOUT_MONEY.values(), ids=ABOUT_MONEY)
+async def test_an_amount_has_its_currency(
+    mixed: Mixed, monkeypatch: pytest.MonkeyPatch, plant: Plant, told: str
+) -> None:
+    """Operators read what an invariant says in Slack, where nothing else names the currency."""
+    plant(mixed, monkeypatch)
+    (violation,) = violations(await mixed.evidence())
+    assert told in violation.what
 
 
 EXCUSES: Final = {

@@ -36,5 +36,6 @@ def test_every_amount_goes_out_as_it_came_in(currency: str) -> None:
 
 
 def test_show() -> None:
-    """The text has all decimals of the currency."""
+    """The text has all decimals of the currency; that of another currency is no error."""
     assert (show(2990, "usd"), show(30, "jpy")) == ("29.90 usd", "30 jpy")
+    assert show(1500, "kwd") == "1500 minor units of kwd"

@@ -76,6 +76,16 @@ RAW: dict[str, tuple[bytes, bytes, str]] = {
     "infinity": (b'{"items": [{"productId": "1", "price": Infinity}]}', b"json/plain", "input: must be JSON"),
     "very deep": (b"[" * 30_000, b"json/plain", "input: must be JSON"),
     "too large": (b'"' + b"x" * 70_000 + b'"', b"json/plain", "input: must be at most"),
+    "a repeated name that hides a card number": (
+        f'{{"customerId": "{CARD}", "customerId": "cus_1"}}'.encode(),
+        b"json/plain",
+        "customerId: appears more than once",
+    ),
+    "a quantity twice": (
+        b'{"items": [{"productId": "1", "quantity": 1, "quantity": 9}]}',
+        b"json/plain",
+        "quantity: appears more than once",
+    ),
     "an unpaired surrogate as a name": (rb'{"\ud800": 1}', b"json/plain", "input: must be a valid string"),
 }
 
@@ -189,6 +199,14 @@ FIELDS: dict[str, tuple[Payload, tuple[str, ...]]] = {
     "a card number in the street": (address(street=f"c/o {CARD}"), ("shippingAddress.street: looks like a card",)),
     "NUL in a text": (address(city="San\x00Francisco"), ("shippingAddress.city: must not contain control",)),
     "an unpaired surrogate": (address(city="\ud800"), ("shippingAddress.city:",)),
+    "a turned direction": (address(city="San \u202eocsicnarF"), ("shippingAddress.city: must not contain control",)),
+    "markup": (address(street="<script>alert(1)</script>"), ("shippingAddress.street: must not contain links or",)),
+    "a link as a name": (
+        address(name="Win at https://evil.example"),
+        ("shippingAddress.name: must not contain links",),
+    ),
+    "a state that its country requires": (address(state=None), ("shippingAddress.state: is required in US",)),
+    "a country that is none": (address(country="UK"), ("shippingAddress.country: must be a country code",)),
     "a missing street": (address(street=None), ("shippingAddress.street:",)),
     "an empty city": (address(city=""), ("shippingAddress.city:",)),
     "an address as text": (an_order(shippingAddress="here"), ("shippingAddress: must be an object",)),
@@ -209,8 +227,7 @@ def as_json(payload: Payload) -> bytes:
 
 TEXTS = {
     "SQL": "'; DROP TABLE orders; --",
-    "markup": "<script>alert(1)</script>",
-    "unicode": "Łódź 東京 🏠 \u202e",
+    "unicode": "Łódź 東京 🏠 \u200fא \U0001face",
     "a template": "{{7*7}} ${HOME} %s",
 }
 
@@ -221,6 +238,29 @@ async def test_any_text_is_a_text(shop: Shop, text: str) -> None:
     assert (await place_raw(shop, as_json(address(street=text)))).success
     assert shop.world.fulfillment.shipments[O].order.shipping_address.street == text
     await assert_invariants(shop, O)
+
+
+async def test_an_address_without_state_and_postcode(shop: Shop) -> None:
+    """The warehouse gets the recipient and the second line, and nothing that the country does not have."""
+    address = {
+        "name": "陳大文",
+        "street": "1 Queen's Road Central",
+        "street2": "Flat 8",
+        "city": "Central",
+        "country": "HK",
+    }
+    assert (await place_raw(shop, as_json(an_order(shippingAddress=address)))).success
+    (sent,) = [entry["body"] for entry in shop.world.journal.about(O) if entry["path"].endswith("/orders")]
+    assert sent["shippingAddress"] == address
+    await assert_invariants(shop, O)
+
+
+@pytest.mark.parametrize("order_id", ["4242424242424242", "536453645364536453"])
+async def test_ids_that_look_like_card_numbers(shop: Shop, order_id: str) -> None:
+    """They are ids like any others: placed, and cancelled."""
+    assert (await shop.place(order_id=order_id)).success
+    assert (await shop.cancel(order_id)).cancelled
+    await assert_invariants(shop, order_id)
 
 
 async def test_a_plain_client_reads_the_answer_in_the_reference_names(shop: Shop) -> None:

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from temporalio.testing import WorkflowEnvironment
@@ -141,10 +142,35 @@ async def test_amounts_are_exact_json_numbers(shop: Shop) -> None:
     confirmation = shop.world.inbox.emails[0].data
     assert confirmation["total"] == 104.47
     assert [item["price"] for item in confirmation["items"]] == [29.99, 14.5]  # type: ignore[union-attr,call-overload,index]
-    assert shop.world.inbox.events[0].properties == {"orderId": O, "total": 104.47, "items": 2}
+    assert shop.world.inbox.events[0].properties == {"orderId": O, "total": 104.47, "currency": "usd", "items": 2}
 
     await shop.cancel(O)
-    assert shop.world.inbox.emails[-1].data == {"orderNumber": O, "refundAmount": 104.47}
+    assert shop.world.inbox.emails[-1].data == {"orderNumber": O, "refundAmount": 104.47, "currency": "usd"}
+
+
+async def test_every_amount_has_its_currency(shop: Shop) -> None:
+    """Beside it, in each JSON object that an external service gets: 29.99 says nothing by itself."""
+    await shop.pool.execute("UPDATE products SET currency = 'jpy' WHERE id = '4'")
+    await shop.place(order_id=O)
+    await shop.place(an_order(items=[{"productId": "4", "quantity": 2}], currency="JPY"), "in-yen")
+    for order_id in (O, "in-yen"):
+        await shop.cancel(order_id)
+    bodies = [entry["body"] for entry in shop.world.journal.about() if entry["service"] != "stripe"]
+    amounts = [each for body in bodies for each in objects_of(body) if each.keys() & AMOUNTS]
+    assert {name for each in amounts for name in each.keys() & AMOUNTS} == AMOUNTS
+    assert {each.get("currency") for each in amounts} == {"usd", "jpy"}
+    others = [each for body in bodies for each in objects_of(body) if not each.keys() & AMOUNTS]
+    assert not [each for each in others if any(isinstance(value, float) for value in each.values())]
+
+
+AMOUNTS = {"price", "total", "refundAmount"}
+
+
+def objects_of(body: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(body, dict):
+        yield body
+    for each in body.values() if isinstance(body, dict) else body if isinstance(body, list) else ():
+        yield from objects_of(each)
 
 
 async def test_analytics_is_told_in_the_reference_shape(shop: Shop) -> None:
@@ -152,7 +178,7 @@ async def test_analytics_is_told_in_the_reference_shape(shop: Shop) -> None:
     await shop.place(order_id=O)
     [event] = shop.world.inbox.events
     assert (event.event, event.user_id) == ("order_placed", "cus_123")
-    assert event.properties == {"orderId": O, "total": 59.98, "items": 1}
+    assert event.properties == {"orderId": O, "total": 59.98, "currency": "usd", "items": 1}
 
 
 @pytest.mark.parametrize(

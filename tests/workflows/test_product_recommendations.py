@@ -108,7 +108,22 @@ async def test_the_model_recommends(shop: Shop, customer: str) -> None:
     assert len(asked(shop)) == 1
 
 
-@pytest.mark.parametrize("kind", [kind for kind in get_args(BadAnswer) if kind != "long_reason"])
+ODD_REASONS = ("empty_reason", "injection")
+
+
+@pytest.mark.parametrize("kind", ODD_REASONS)
+async def test_an_odd_reason(shop: Shop, customer: str, kind: BadAnswer) -> None:
+    """It is replaced by our own, and the model's choice stands."""
+    shop.world.openai.script(kind)
+    outcome = await recommend(shop, customer)
+
+    assert (outcome.source, len(asked(shop))) == (Source.MODEL, 1)
+    odd, *others = [each.reason for each in outcome.recommendations]
+    assert odd == "Similar to Brass desk lamp, which you bought."
+    assert set(others) == {"Goes well with Brass desk lamp."}
+
+
+@pytest.mark.parametrize("kind", sorted({*get_args(BadAnswer)} - {"long_reason", *ODD_REASONS}))
 async def test_a_bad_answer_twice(shop: Shop, customer: str, kind: BadAnswer) -> None:
     """The model gets no third request: similarity decides, and the answer says so."""
     shop.world.openai.script(kind, times=2)
@@ -298,7 +313,7 @@ INPUTS: dict[str, tuple[Any, str]] = {
     "too long": ({"customerId": "x" * 65}, "customerId: "),
     "SQL": ({"customerId": "' OR 1=1"}, "customerId: "),
     "an unknown field": ({"customerId": "cus_1", "count": 9}, "count: is unknown"),
-    "a card number": ({"customerId": "4242424242424242"}, "customerId: looks like a card number"),
+    "a card number": ({"customerId": "4242 4242 4242 4242"}, "customerId: "),
 }
 
 

@@ -42,7 +42,7 @@ async def test_what_the_warehouse_gets(bench: ActivityBench) -> None:
     assert call["headers"]["idempotency-key"] == f"{shop_id}:o1:fulfill"
     assert call["body"] == {
         "orderId": "o1",
-        "items": [{"productId": "1", "quantity": 2, "price": 29.99}],
+        "items": [{"productId": "1", "quantity": 2, "price": 29.99, "currency": "usd"}],
         "shippingAddress": an_order()["shippingAddress"] | {"country": "US"},
         "priority": "express",
     }

@@ -40,8 +40,9 @@ async def test_the_confirmation_is_sent_once(bench: ActivityBench) -> None:
         "template": "order_confirmation",
         "data": {
             "orderNumber": "o1",
-            "items": [{"productId": "1", "quantity": 2, "price": 29.99}],
+            "items": [{"productId": "1", "quantity": 2, "price": 29.99, "currency": "usd"}],
             "total": 59.98,
+            "currency": "usd",
             "estimatedDelivery": "2026-11-27",
         },
     }
@@ -57,7 +58,7 @@ async def test_analytics_get_the_order_once(bench: ActivityBench) -> None:
     assert event == {
         "event": "order_placed",
         "userId": "cus_123",
-        "properties": {"orderId": "o1", "total": 59.98, "items": 1},
+        "properties": {"orderId": "o1", "total": 59.98, "currency": "usd", "items": 1},
     }
 
 
@@ -120,7 +121,7 @@ async def test_the_email_about_a_cancel_names_the_refund(bench: ActivityBench, l
     await bench.do(Notifications.send_email, CANCELLED)
 
     (email,) = bench.world.provider_records()["emails"]
-    assert email["data"] == {"orderNumber": "o1", "refundAmount": amount}
+    assert email["data"] == {"orderNumber": "o1", "refundAmount": amount, "currency": "usd"}
 
 
 @pytest.mark.parametrize("code", [*ErrorCode])

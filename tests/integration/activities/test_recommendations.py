@@ -23,7 +23,8 @@ from deploy.local.postgres import Postgres
 from gateways.openai import Unusable
 from orders.errors import Permanent, Unavailable
 from orders.models import KEPT
-from orders.recommendations import CANDIDATES, Candidate, Choice, Purchase, Source, shorten
+from orders.plain_text import shorten
+from orders.recommendations import CANDIDATES, Candidate, Choice, Purchase, Source
 from sandbox.openai_model import BadAnswer
 from tests.support.activity_bench import ActivityBench
 from tests.support.catalogue import Catalogue
@@ -244,7 +245,7 @@ async def test_what_the_model_gets(bench: ActivityBench) -> None:
     assert items["properties"]["productId"]["enum"] == [f"p{number}" for number in range(10)]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in get_args(BadAnswer) if kind != "long_reason"])
+@pytest.mark.parametrize("kind", sorted({*get_args(BadAnswer)} - {"long_reason", "empty_reason", "injection"}))
 async def test_a_bad_answer_is_a_problem(bench: ActivityBench, kind: BadAnswer) -> None:
     """The problem is named in short, and nothing of the answer is quoted."""
     bench.world.openai.script(kind)
@@ -272,8 +273,8 @@ BAD: dict[str, tuple[str, str]] = {
     "a list": ("[]", "the expected form"),
     "a fence": (f"```json\n{picks(*FIVE)}\n```", "the expected form"),
     "a number for an id": (json.dumps({"recommendations": [{"productId": 1, "reason": "x"}] * 5}), "the expected form"),
-    "no reason": (json.dumps({"recommendations": [{"productId": "p1"}] * 5}), "the expected form"),
-    "half a character": (picks(*FIVE).replace("It suits", "\\ud800"), "the expected form"),
+    "half a character for an id": (picks(*FIVE).replace("p1", "\\ud800"), "not a candidate"),
+    "nested beyond reason": ("[" * 100_000, "the expected form"),
     "none": (picks(), "0 products, not 5"),
     "four": (picks(*FIVE[:4]), "4 products, not 5"),
     "six": (picks(*FIVE, ("p9", "Too.")), "6 products, not 5"),
@@ -290,13 +291,21 @@ def test_answers_that_are_refused(answer: str, problem: str) -> None:
         parse_ranking(answer, A_CHOICE.candidates)
 
 
-BAD_REASONS: dict[str, str] = {
+ODD_REASONS: dict[str, Any] = {
+    "none": None,
+    "a number": 5,
+    "a list": ["It is good."],
+    "half a character": "It is good \ud83d",
     "empty": " \n\t",
     "markup": "It is <b>good</b>.",
     "half a tag": "It is good <",
+    "a wide tag": "It is \uff1cb\uff1egood.",
+    "an entity": "It is &lt;b&gt;good.",
+    "bold": "It is **good**.",
     "a link": "See https://evil.example/x",
     "a link without a scheme": "See www.evil.example",
     "a bare domain": "Buy it at evil.com instead.",
+    "a domain of a country": "Buy it at evil.ru/x instead.",
     "a link in markdown": "[Here](evil)",
     "an address": "Write to me@evil.",
     "a control character": "It is\x07 good.",
@@ -304,24 +313,42 @@ BAD_REASONS: dict[str, str] = {
     "a separator": "It is\x1cgood.",
     "NUL": "It is\x00good.",
     "the direction turned": "It is \u202edoog.",
+    "the direction isolated": "It is \u2067doog\u2069.",
+    "invisible text": "It is good.\U000e0068\U000e0069",
     "nothing that can be seen": "\u200b\u2060",
 }
 
 
-@pytest.mark.parametrize("reason", BAD_REASONS.values(), ids=BAD_REASONS)
-def test_reasons_that_are_refused(reason: str) -> None:
-    """One bad reason makes the whole answer unusable."""
-    with pytest.raises(Unusable, match="a reason"):
-        parse_ranking(picks(*FIVE[:4], ("p4", reason)), A_CHOICE.candidates)
+@pytest.mark.parametrize("reason", ODD_REASONS.values(), ids=ODD_REASONS)
+def test_reasons_that_are_replaced(reason: Any) -> None:
+    """One odd reason costs itself: our own stands there, and the model's choice remains."""
+    ranked = parse_ranking(picks(*FIVE[:4], ("p4", reason)), A_CHOICE.candidates)
 
+    assert [each.product_id for each in ranked] == [product for product, _ in FIVE]
+    assert [each.reason for each in ranked] == [
+        *(given for _, given in FIVE[:4]),
+        "Similar to Brass desk lamp, which you bought.",
+    ]
+
+
+ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
+FAMILY = "\U0001f469\U0001f3fd\u200d\U0001f467"
 
 GOOD_REASONS: dict[str, tuple[str, str]] = {
     "plain": ("It suits your lamp.", "It suits your lamp."),
     "spaces and lines": ("  It\n suits\t\tyour  lamp. \n", "It suits your lamp."),
     "other letters": ("Pasuje do lampy z Łodzi, 東京 👩‍👧.", "Pasuje do lampy z Łodzi, 東京 👩‍👧."),
+    "Arabic": ("يناسب مصباحك\u200f، وبه ٢ لمبة.", "يناسب مصباحك\u200f، وبه ٢ لمبة."),
+    "Persian": ("می\u200cخواهید", "می\u200cخواهید"),  # noqa: RUF001
+    "Thai": ("เหมาะกับโคมไฟของคุณ", "เหมาะกับโคมไฟของคุณ"),
+    "newer emoji": ("Nice \U0001fae8\U0001fae9\U0001face!", "Nice \U0001fae8\U0001fae9\U0001face!"),
+    "a flag": (f"Made in {ENGLAND}.", f"Made in {ENGLAND}."),
     "a full stop inside": ("For 2.5 m desks, e.g. yours.", "For 2.5 m desks, e.g. yours."),
     "long": ("word " * 100, "word " * 39 + "word…"),
     "long, without a space": ("x" * 300, "x" * 199 + "…"),
+    "long, with one space near its beginning": ("适合 " + "灯" * 300, "适合 " + "灯" * 196 + "…"),
+    "long, with accents": ("e\u0301" * 150, "e\u0301" * 99 + "…"),
+    "long, with joined emoji": ("x" * 197 + FAMILY * 2, "x" * 197 + "…"),
 }
 
 
@@ -343,7 +370,7 @@ def test_as_many_as_there_are() -> None:
 
 def test_a_line_that_fits_is_not_cut() -> None:
     """A line of exactly 200 characters stays whole."""
-    assert shorten("x" * 200) == "x" * 200
+    assert shorten("x" * 200, 200) == "x" * 200
 
 
 # ----------------------------------------------------------------------------------------------------- large numbers

@@ -209,6 +209,7 @@ async def test_an_unknown_currency(globe: ActivityBench) -> None:
         ("x" * 200, "x" * MAX_NAME),
         ("x" * (MAX_NAME - 1) + "&&", "x" * (MAX_NAME - 1) + "&amp;"),
         ("Gläser für Öl 油 😀", "Gläser für Öl 油 😀"),
+        ("נר\u200f 3 \U0001face", "נר\u200f 3 \U0001face"),
     ],
 )
 async def test_a_name_is_data(stocked: ActivityBench, name: str, shown: str) -> None:

@@ -63,12 +63,14 @@ async def test_nothing_is_low(shop: Shop, starter: Starter) -> None:
 
 async def test_a_products_name_is_only_text(shop: Shop, starter: Starter) -> None:
     """Neither the terminal nor the table interprets it."""
-    await shop.pool.execute("UPDATE products SET name = $1 WHERE id = '5'", "[red]globe[/red]\x1b[2J\n")
+    await shop.pool.execute("UPDATE products SET name = $1 WHERE id = '5'", "[red]globe[/red]\x1b[2J\n\u202e\U0001face")
     said = await starter("check-inventory")
 
     assert said.status == 0, said
     assert "[red]globe[/red] [2J" in said.out
     assert "\x1b" not in said.out
+    assert "\u202e" not in said.out
+    assert "\U0001face" in said.out, "an emoji that is newer than this Python"
 
 
 async def test_low_stock_that_nobody_hears_of_needs_a_person(shop: Shop, starter: Starter) -> None:
@@ -244,13 +246,13 @@ async def test_recommendations_for_somebody_new(shop: Shop, starter: Starter) ->
     assert (await recommend(starter, "cus_new")).out.startswith("0 recommendations for cus_new")
 
 
-@pytest.mark.parametrize("customer", ["", "a b", "x" * 65, "4242424242424242"])
+@pytest.mark.parametrize("customer", ["", "a b", "x" * 65, "4242 4242 4242 4242"])
 async def test_a_bad_customer_is_refused(starter: Starter, customer: str) -> None:
     """The field is named, without a call to Temporal, which is out of reach here."""
     said = await starter("recommend", customer, "--json", TEMPORAL_ADDRESS=NOBODY)
     assert said.status == 2, said
     assert all(problem.startswith("customerId: ") for problem in said.json["problems"])
-    assert "4242424242424242" not in said.err
+    assert "4242" not in said.err
 
 
 # ----------------------------------------------------------------------------------------------------------- the rest

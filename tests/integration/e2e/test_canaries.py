@@ -43,7 +43,7 @@ ORDERS: Final[dict[str, dict[str, Any]]] = {
     "canary-declined": {"paymentMethodId": "pm_card_chargeDeclined"},
     "canary-refused": {"shippingAddress": REFUSED_ADDRESS},
     "canary-unmailed": {},
-    "canary-card": {"customerId": CARD},
+    "canary-card": {"shippingAddress": an_order()["shippingAddress"] | {"street": CARD}},
     "canary-malformed": {"customerEmail": f"{ADDRESS} {CARD}", "priority": CARD},
 }
 

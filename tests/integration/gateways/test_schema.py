@@ -4,13 +4,14 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import asyncpg
 import pytest
 
 from activities.order_recovery import FIND_UNCONFIRMED, FIND_UNFINISHED
 from activities.reconciliation import FIND_UNCHECKED
 from activities.shipments import ASKED_ABOUT, FIND_DUE
 from orders.models import BEING_UNDONE, CLOSED, KEPT, SETTLED, UNFINISHED, WITH_PAYMENT, Status
-from tests.support.activity_bench import ActivityBench
+from tests.support.activity_bench import ActivityBench, order_of
 
 # Every CHECK and every partial index of the table orders that lists statuses.
 LISTS: Final = {
@@ -56,6 +57,15 @@ async def test_the_schema_lists_the_statuses_of_the_code(bench: ActivityBench) -
         if len(words) > 1 and words & set(Status):
             listed[record["name"]] = words
     assert listed == LISTS
+
+
+@pytest.mark.parametrize("currency", ["USD", "usd ", "us", "", "ＵＳＤ"])  # noqa: RUF001 (wide letters)
+@pytest.mark.parametrize("table", ["products", "orders"])
+async def test_a_currency_is_in_lower_case(bench: ActivityBench, table: str, currency: str) -> None:
+    """As Stripe and the edge write it: an order in `usd` would not find a product in `USD`."""
+    await bench.bring(order_of(), "reserve")
+    with pytest.raises(asyncpg.CheckViolationError, match=f"{table}_currency_in_lower_case"):
+        await bench.pool.execute(f"UPDATE {table} SET currency = $1", currency)  # noqa: S608
 
 
 async def test_the_transitions_lead_through_the_statuses_of_the_code(bench: ActivityBench) -> None:

@@ -17,10 +17,11 @@ from app.web.wiring import open_webhooks
 from config.temporal import plugin
 from deploy.local.postgres import Postgres
 from orders.models import Stage
-from orders.names import RECONCILE_NOW, RECONCILE_ORDERS, SCHEDULED
+from orders.names import NEEDS_ATTENTION, RECONCILE_NOW, RECONCILE_ORDERS, SCHEDULED
 from sandbox.faults import Fault
 from tests.support.invariants import assert_invariants
-from tests.support.scenarios import Run, ending_of, is_running, until_attempts, until_stage
+from tests.support.manual_actions import pay
+from tests.support.scenarios import Run, ending_of, is_running, until_attempts, until_marked, until_stage
 from tests.support.shop import Shop, an_order, eventually
 from tests.support.web import Web, an_event
 
@@ -368,3 +369,86 @@ async def test_a_failed_refund_is_not_kept_until_it_is_looked_into(web: Web) -> 
 
     assert (await web.post("stripe", body)).json()["outcome"] == "applied"
     assert await refund_status(web.shop) == "failed"
+
+
+# --------------------------------------------------------------------------------- disputes, fraud warnings, reviews
+
+
+@pytest.mark.parametrize(
+    ("kind", "open_status", "end_status"),
+    [
+        ("dispute", "needs_response", "won"),
+        ("fraud_warning", "actionable", "not_actionable"),
+        ("review", "open", "closed"),
+    ],
+)
+async def test_a_warning_about_a_payment_is_kept_and_reported_once(
+    subscribed: Web, kind: str, open_status: str, end_status: str
+) -> None:
+    """It is on the order, operators are alerted of it and of its end, and the sweep is marked while it is open."""
+    shop = subscribed.shop
+    await shop.place(order_id=O)
+    account = shop.world.stripe.account
+    statuses = []
+    for end in (False, True):
+        before = await reconciliation(shop)
+        if end:
+            await subscribed.admin(f"end-warning/{next(iter(account.warnings))}", "succeed")
+        else:
+            await subscribed.warn(kind, await subscribed.intent_of(O))
+        await shop.world.webhook_sender.idle()
+        report = await finished_reconciliation(shop, before)
+        statuses.append(await shop.pool.fetchval("SELECT status FROM payment_warnings WHERE order_id = $1", O))
+        assert [f"{kind} {next(iter(account.warnings))} of order {O}" in text for text in report["alerted"]] == [True]
+        assert ("cancel-order o1" in report["alerted"][0]) is not end
+
+    assert statuses == [open_status, end_status]
+    events = await shop.pool.fetch("SELECT why FROM order_events WHERE to_status IS NULL ORDER BY id")
+    assert [open_status in events[0]["why"], end_status in events[1]["why"]] == [True, True]
+
+
+async def test_a_warning_that_stays_open_is_marked_in_every_sweep(subscribed: Web) -> None:
+    """It is reported once; the mark tells operators until it is over."""
+    shop = subscribed.shop
+    await shop.place(order_id=O)
+    before = await reconciliation(shop)
+    await subscribed.warn("dispute", await subscribed.intent_of(O))
+    await shop.world.webhook_sender.idle()
+    await finished_reconciliation(shop, before)
+    again = await shop.client.execute_workflow(
+        RECONCILE_ORDERS, id="reconcile-again", task_queue=shop.task_queue, result_type=dict
+    )
+    assert again["alerted"] == []
+    described = await shop.client.get_workflow_handle("reconcile-again").describe()
+    assert described.typed_search_attributes.get(NEEDS_ATTENTION) == "payment_warning"
+
+
+async def test_a_disputed_order_is_cancelled_up_to_its_money(subscribed: Web) -> None:
+    """The goods are stopped; Stripe refuses to refund what the bank has taken back, so the undo parks there."""
+    shop = subscribed.shop
+    await shop.place(order_id=O)
+    await subscribed.warn("dispute", await subscribed.intent_of(O))
+    await until_marked(await shop.start_cancel(O), "void_payment")
+    assert [each["status"] for each in shop.world.provider_records()["fulfillment"]] == ["cancelled"]
+    assert (await shop.row(O))["parked_reason"] == "stripe: charge_disputed"
+
+
+async def test_a_warning_about_a_payment_of_others_is_kept_only(subscribed: Web) -> None:
+    """No order of ours has that payment."""
+    payment = await pay(subscribed.shop, "order-of-others")
+    await subscribed.warn("dispute", payment)
+    await subscribed.shop.world.webhook_sender.idle()
+
+    assert await subscribed.shop.pool.fetchval("SELECT count(*) FROM payment_warnings") == 0
+    assert {attempt.status for attempt in subscribed.shop.world.webhook_sender.attempts} == {200}
+
+
+async def finished_reconciliation(shop: Shop, before: str | None) -> dict[str, Any]:
+    """The report of the first run of reconcile-orders after that one."""
+
+    async def is_new() -> bool:
+        return await reconciliation(shop) not in (None, before)
+
+    await eventually(is_new, "reconcile-orders is started")
+    handle: WorkflowHandle[Any, dict[str, Any]] = shop.client.get_workflow_handle(RECONCILE_NOW, result_type=dict)
+    return await handle.result()

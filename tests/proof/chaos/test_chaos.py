@@ -128,7 +128,14 @@ def wrong(
     refunded: int = 0,
 ) -> list[str]:
     payment = PaymentEntry(
-        id="pi_1", order="o", status="succeeded", authorized=0, captured=100, refunded=refunded, refund_pending=0
+        id="pi_1",
+        order="o",
+        status="succeeded",
+        currency="usd",
+        authorized=0,
+        captured=100,
+        refunded=refunded,
+        refund_pending=0,
     )
     records = ProviderRecords(payments=(payment,), fulfillment=())
     return [each.subject for each in wrong_answers(a_snapshot(moves), records, orders, cancels)]
@@ -145,6 +152,7 @@ def a_snapshot(moves: list[tuple[str, str]]) -> DatabaseSnapshot:
         id="o",
         status=Status(moves[-1][1] if moves else Status.PENDING),
         total=100,
+        currency="usd",
         payment_intent_id="pi_1",
         parked=False,
         age=0,

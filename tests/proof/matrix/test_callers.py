@@ -479,8 +479,9 @@ POISON: dict[str, tuple[Any, tuple[str, ...]]] = {
     "endless texts": (written_everywhere("x" * 300), (*WORDS, *TEXTS)),
     "card numbers everywhere": (written_everywhere(CARD), (*WORDS, *TEXTS)),
     "card numbers inside of words": (written_everywhere(f"no. {CARD.replace(' ', '-')}."), (*WORDS, *TEXTS)),
+    "turned directions everywhere": (written_everywhere("a\u202eb"), (*WORDS, *TEXTS)),
     "SQL for an id": (written_everywhere("'; DROP TABLE orders; --"), WORDS),
-    "markup for an id": (written_everywhere("<script>alert(1)</script>"), WORDS),
+    "markup everywhere": (written_everywhere("<script>alert(1)</script>"), (*WORDS, *TEXTS)),
     "a path for an id": (written_everywhere("../../admin"), WORDS),
     "unicode for an id": (written_everywhere("cüs_1"), WORDS),
 }
@@ -531,8 +532,7 @@ async def test_what_is_not_sold(shop: Shop, order_id: str, payload: Payload) -> 
 
 WRITTEN = {
     "SQL": "'; DROP TABLE orders; --",
-    "markup": "<script>alert(1)</script>",
-    "unicode": "Łódź 東京 🏠 \u202e",
+    "unicode": "Łódź 東京 🏠 \u200fא \U0001face",
     "a template": "{{7*7}} ${HOME} %s {0} %00",
 }
 
