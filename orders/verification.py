@@ -19,10 +19,14 @@ class Violation(Model):
 
 
 class CheckResult(Model):
-    """What a check found. `checked` counts the orders or products that did not change during the check."""
+    """What a check found. `checked` counts the orders or products that did not change during the check.
+
+    `unverified` says which of them could not be checked, and why.
+    """
 
     checked: int
     violations: tuple[Violation, ...]
+    unverified: tuple[str, ...] = ()
 
 
 class VerifyReport(Model):

@@ -87,6 +87,7 @@ class VerifyOrders:
                 self._timeline.note(f"{self._checked} of {len(orders)} orders are checked")
 
     def _record(self, result: CheckResult) -> None:
+        self._unverified += result.unverified
         for violation in result.violations:
             self._violations.append(violation)
             self._timeline.note(f"**{violation.text}**")
