@@ -22,7 +22,7 @@ up: install ## the local stack, a worker and the web process, until Ctrl-C
 	@$(RUN) deploy.local.stack up
 
 migrate: install ## bring the database at DATABASE_URL to the newest schema
-	@$(BIN)/dbmate --migrations-dir migrations --no-dump-schema migrate
+	@$(RUN) app.migrate
 
 PYTEST := $(RUN) pytest -q -p tests.support.progress
 PROOFS := three chaos runs, every crash point, 2000 sequences of activities, the whole model, sagas replayed at every task, seeded bugs

@@ -1,5 +1,7 @@
 """Messages about orders: e-mail to customers, events for analytics, alerts to operators."""
 
+import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import httpx
@@ -7,10 +9,12 @@ import structlog
 from pydantic import SecretStr
 from temporalio import activity
 
-from gateways.http import post_json, raise_for_refusal
+from gateways import slack
+from gateways.http import post_json, raise_for_refusal, raise_unless_accepted
 from gateways.order_store import existing_row, read_items, write_event
 from gateways.postgres import Database
 from gateways.refund_store import read_refunded
+from orders.delivery import BUSINESS_DAYS, estimated_delivery
 from orders.errors import Unavailable
 from orders.models import KEPT, UNFINISHED, Alert, ErrorCode, Notification, NotificationKind, OrderRow
 from orders.money import to_json_number
@@ -46,14 +50,14 @@ class Notifications:
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 (one for each external service)
-        self, database: Database, http: httpx.AsyncClient, shop_id: str, email: str, analytics: str, slack: SecretStr
+        self, database: Database, http: httpx.AsyncClient, shop_id: str, email: str, analytics: str, webhook: SecretStr
     ) -> None:
         self._database = database
         self._shop_id = shop_id
         self._http = http
         self._email = email.rstrip("/")
         self._analytics = analytics.rstrip("/")
-        self._slack = slack
+        self._webhook = webhook
 
     @activity.defn
     async def send_email(self, notification: Notification) -> str:
@@ -78,20 +82,15 @@ class Notifications:
     async def post_alert(self, alert: Alert) -> None:
         """Alert operators in the log and in Slack."""
         log.warning("alert", order_id=alert.order_id, key=alert.key, text=alert.text)
-        response = await post_json(
-            self._http,
-            "slack",
-            self._slack.get_secret_value(),
-            {"text": f":warning: {alert.text}"},
-            {"Idempotency-Key": alert.key},
-        )
-        raise_for_refusal("slack", response)
+        text = {"text": f":warning: {alert.text}"}
+        await slack.post(self._http, self._webhook, text, {"Idempotency-Key": alert.key})
 
     async def _deliver(self, notification: Notification, service: str, url: str) -> str:
+        delivery = await _delivery(notification)
         async with self._database.transaction() as connection:
             row = await existing_row(connection, notification.order_id)
             done: str | None = await connection.fetchval(READ_NOTIFICATION, notification.order_id, notification.kind)
-            body = await _body(connection, row, notification)
+            body = await _body(connection, row, notification, delivery)
         if done:
             return done
         if not _is_due(row, notification.kind):
@@ -100,6 +99,7 @@ class Notifications:
         key = f"{self._shop_id}:{notification.order_id}:{notification.kind}"
         response = await post_json(self._http, service, url, body, {"Idempotency-Key": key})
         raise_for_refusal(service, response)
+        raise_unless_accepted(service, response)
         await self._keep(notification, "sent", "")
         return "sent"
 
@@ -121,7 +121,17 @@ def _is_due(row: OrderRow, kind: NotificationKind) -> bool:
     return row.status in KEPT
 
 
-async def _body(connection: "Connection", row: OrderRow, notification: Notification) -> dict[str, object]:
+async def _delivery(notification: Notification) -> dict[str, object]:
+    """When the order should arrive; without a date where the holidays of its destination are not known."""
+    if notification.delivery is None:
+        return {}
+    day = await asyncio.to_thread(estimated_delivery, notification.delivery)
+    return {"estimatedDelivery": day and day.isoformat(), "businessDays": BUSINESS_DAYS[notification.delivery.priority]}
+
+
+async def _body(
+    connection: "Connection", row: OrderRow, notification: Notification, delivery: Mapping[str, object]
+) -> dict[str, object]:
     items = await read_items(connection, row)
     total = to_json_number(row.total, row.currency)
     if notification.kind is NotificationKind.ANALYTICS:
@@ -130,8 +140,7 @@ async def _body(connection: "Connection", row: OrderRow, notification: Notificat
     data: dict[str, object] = {"orderNumber": row.id}
     match notification.kind:
         case NotificationKind.CONFIRMATION:
-            delivery = notification.estimated_delivery.isoformat() if notification.estimated_delivery else None
-            data |= {"items": items, "total": total, "currency": row.currency, "estimatedDelivery": delivery}
+            data |= {"items": items, "total": total, "currency": row.currency, **delivery}
         case NotificationKind.CANCELLED:
             refunded = to_json_number(await read_refunded(connection, row.id), row.currency)
             data |= {"refundAmount": refunded, "currency": row.currency}

@@ -2,16 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from itertools import accumulate
+from typing import Final, NamedTuple
 
 from temporalio import activity
 
-from gateways.openai import LanguageModel
+from gateways.openai import LanguageModel, Refused
 from gateways.postgres import Database
 from orders.recommendations import IndexBatch, IndexedBatch, IndexProgress, IndexTarget
-
-if TYPE_CHECKING:
-    import asyncpg
 
 BATCH: Final = 100  # products in one request to the model
 WINDOW: Final = 10_000  # products that one statement reads
@@ -20,8 +18,12 @@ SWEEP: Final = 5_000  # rows that one statement deletes
 # Of the vectors in the table; those of the model may have fewer.
 DIMENSIONS: Final = 1536
 
-# A hundred texts of this length stay below OpenAI's limits for one request: 300 000 tokens, and 8192 in each text.
+# OpenAI's limits for one request are 300,000 tokens, and 8192 in each text. A token is at least one byte of UTF-8, and
+# a character at most four, so these hold for any script.
 MAX_TEXT: Final = 2000  # characters
+MAX_BATCH: Final = 300_000  # bytes
+
+MIN_TEXT: Final = 100  # characters; a text that is refused is cut in half as long as it is longer
 
 COUNT_PRODUCTS: Final = "SELECT count(*) FROM products"
 
@@ -71,6 +73,14 @@ DELETE_INACTIVE: Final = """
 """
 
 
+class _Product(NamedTuple):
+    """A product to embed; `hash` is that of its whole text."""
+
+    id: str
+    text: str
+    hash: str
+
+
 class ProductIndex:
     """Every activity can be retried, and can run twice at a time: the same texts lead to the same rows.
 
@@ -95,20 +105,21 @@ class ProductIndex:
 
         Raises:
             Unavailable: also the model: an outage, or a refused key.
-            Permanent: the model refuses the request, or its answer cannot be used and nothing of it is kept; or there
-                is no key.
+            Permanent: the model refuses even one short text, or its answer cannot be used and nothing of it is kept; or
+                there is no key.
         """
         target = batch.target
         async with self._database.transaction() as connection:
             ahead = await connection.fetchrow(LOOK_AHEAD, batch.after, WINDOW)
             last, looked = (ahead["last"], ahead["looked"]) if ahead else (None, 0)
-            stale = await connection.fetch(
+            records = await connection.fetch(
                 FIND_STALE, batch.after, last, target.model, target.dimensions, BATCH, MAX_TEXT
             )
+        stale = _first_of([_Product(**record) for record in records])
         if stale:
             await self._embed(stale, target)
-        if len(stale) == BATCH:
-            return IndexedBatch(embedded=BATCH, last=stale[-1]["id"])
+        if len(stale) < len(records) or len(stale) == BATCH:
+            return IndexedBatch(embedded=len(stale), last=stale[-1].id)
         return IndexedBatch(embedded=len(stale), last=last if looked == WINDOW else None)
 
     @activity.defn
@@ -121,15 +132,26 @@ class ProductIndex:
             await self._sweep()
         return active
 
-    async def _embed(self, stale: Sequence["asyncpg.Record"], target: IndexTarget) -> None:
-        vectors = await self._model.embed([each["text"] for each in stale], target)
+    async def _embed(self, products: Sequence[_Product], target: IndexTarget) -> None:
+        """Embed and keep them: in halves if they are refused together, and with half its text if one is refused alone.
+
+        A model that refuses everything is asked about a dozen times.
+        """
+        try:
+            vectors = await self._model.embed([each.text for each in products], target)
+        except Refused:
+            if not (parts := _smaller(products)):
+                raise
+            for part in parts:
+                await self._embed(part, target)
+            return
         async with self._database.transaction() as connection:
             await connection.execute(
                 KEEP_VECTORS,
                 target.model,
                 target.dimensions,
-                [each["id"] for each in stale],
-                [each["hash"] for each in stale],
+                [each.id for each in products],
+                [each.hash for each in products],
                 [_text(vector) for vector in vectors],
             )
 
@@ -139,6 +161,20 @@ class ProductIndex:
         while deleted != "DELETE 0":
             async with self._database.transaction() as connection:
                 deleted = await connection.execute(DELETE_INACTIVE, SWEEP)
+
+
+def _first_of(products: Sequence[_Product]) -> Sequence[_Product]:
+    """As many of them as fit into one request; always one."""
+    sizes = accumulate(len(product.text.encode()) for product in products)
+    return products[: max(1, sum(size <= MAX_BATCH for size in sizes))]
+
+
+def _smaller(products: Sequence[_Product]) -> list[Sequence[_Product]]:
+    """What to ask for instead of products that were refused; nothing, if one short text was."""
+    middle, text = len(products) // 2, products[0].text
+    if middle:
+        return [products[:middle], products[middle:]]
+    return [[products[0]._replace(text=text[: len(text) // 2])]] if len(text) > MIN_TEXT else []
 
 
 def _text(vector: Sequence[float]) -> str:

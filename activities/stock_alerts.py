@@ -16,9 +16,9 @@ import httpx
 from pydantic import SecretStr
 from temporalio import activity
 
-from gateways.http import CLIENT_ERRORS, post_json, raise_for_refusal
+from gateways.http import CLIENT_ERRORS
 from gateways.postgres import Database
-from gateways.slack import compose, plain
+from gateways.slack import compose, plain, post
 from orders.errors import Permanent, Unavailable
 from orders.money import DECIMALS, to_json_number
 from orders.stock import LowStockItem, Posted, StockReport
@@ -136,11 +136,7 @@ class StockAlerts:
             return None
         body, named = compose("⚠️ Low Stock Alert", "Low Stock Items", (shortage.line for shortage in shortages))
         try:
-            raise_for_refusal(
-                "slack",
-                await post_json(self._http, "slack", self._slack.get_secret_value(), body, {}),
-                CLIENT_ERRORS | GONE,
-            )
+            await post(self._http, self._slack, body, {}, CLIENT_ERRORS | GONE)
         except (Unavailable, Permanent):
             with suppress(Unavailable):  # a lease also ends by itself
                 await self._end(lease, [])

@@ -4,8 +4,19 @@ import httpx
 from stripe import StripeClient
 
 from config.settings import Settings
+from gateways.http import MAX_ANSWER, Network, open_http
 from gateways.stripe import stripe_client
 from gateways.warehouse import Warehouse
+
+
+def http_of(settings: Settings, timeout_seconds: float, max_answer: int = MAX_ANSWER) -> httpx.AsyncClient:
+    """A client for external services, which reaches them as the settings say."""
+    network = Network(
+        ca_file=settings.ssl_cert_file,
+        proxy=settings.outbound_proxy.get_secret_value(),
+        inner_hosts=settings.inner_host_names,
+    )
+    return open_http(timeout_seconds, max_answer, network)
 
 
 def stripe_of(settings: Settings, http: httpx.AsyncClient) -> StripeClient:

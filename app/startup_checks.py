@@ -6,17 +6,24 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-import asyncpg
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from app.database_problems import CONNECT_ERRORS, missing_grant, problem_of
 from config.settings import LOOPBACK, Settings
 from gateways.postgres import REFUSED, Database, open_pool
 from orders.errors import Unavailable
 from orders.names import SEARCH_ATTRIBUTES
 
 MIGRATIONS: Final = Path(__file__).parents[1] / "migrations"
+
+# No row before the first migration. The catalogue can be read by every login.
+PRIVILEGES: Final = """
+    SELECT quote_ident(current_user) AS login,
+           has_schema_privilege(relnamespace, 'USAGE') AND has_table_privilege(oid, 'UPDATE') AS may_write
+    FROM pg_class WHERE relname = 'orders' AND relnamespace = to_regnamespace('public')
+"""
 
 
 class CannotStart(Exception):
@@ -28,12 +35,13 @@ async def open_database(settings: Settings, kind: type[Database] = Database) -> 
     """The database that the settings name, with all migrations applied.
 
     Raises:
-        CannotStart: PostgreSQL cannot be used, or a migration is missing.
+        CannotStart: PostgreSQL cannot be used, or a migration or a GRANT is missing.
     """
+    url = settings.database_url.get_secret_value()
     try:
-        pool = await open_pool(settings.database_url.get_secret_value(), settings.database_pool_size)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
-        raise CannotStart(f"PostgreSQL at DATABASE_URL cannot be used: {type(error).__name__}") from error
+        pool = await open_pool(url, settings.database_pool_size)
+    except CONNECT_ERRORS as error:
+        raise CannotStart(problem_of(error, url)) from error
     async with pool:
         database = kind(pool)
         await check_migrations(database)
@@ -41,14 +49,17 @@ async def open_database(settings: Settings, kind: type[Database] = Database) -> 
 
 
 async def check_migrations(database: Database) -> None:
-    """Refuse a database that lacks migrations of this version.
+    """Refuse a database that this version's programs cannot use.
 
     Raises:
-        CannotStart: naming the migrations that are missing.
+        CannotStart: naming the GRANT that the login lacks, or the migrations that are missing.
     """
-    wanted = {path.name.split("_")[0] for path in MIGRATIONS.glob("*.sql")}
+    wanted = {version_of(path) for path in MIGRATIONS.glob("*.sql")}
     try:
         async with database.transaction() as connection:
+            login, may_write = await connection.fetchrow(PRIVILEGES) or (None, None)
+            if login and not may_write:
+                raise CannotStart(missing_grant(login))
             applied = {row["version"] for row in await connection.fetch("SELECT version FROM schema_migrations")}
     except Unavailable as error:
         if error.type != REFUSED:
@@ -56,6 +67,10 @@ async def check_migrations(database: Database) -> None:
         applied = set()
     if missing := sorted(wanted - applied):
         raise CannotStart(f"PostgreSQL lacks the migrations {', '.join(missing)}: run `make migrate`")
+
+
+def version_of(migration: Path) -> str:
+    return migration.name.partition("_")[0]
 
 
 async def check_search_attributes(client: Client) -> None:

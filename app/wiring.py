@@ -26,19 +26,18 @@ from activities.reconciliation import Reconciliation
 from activities.shipments import Shipments
 from activities.stock_alerts import StockAlerts
 from activities.verification import Verification
-from app.clients import stripe_of, warehouse_of
+from app.clients import http_of, stripe_of, warehouse_of
 from app.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_http
 from app.startup_checks import CannotStart, check_search_attributes, check_temporal_is_here, open_database
 from config.settings import Settings
 from config.temporal import connect
-from gateways.http import open_http
 from gateways.openai import MAX_ANSWER, LanguageModel, openai_client
 from gateways.order_store import read_shop_id
 from gateways.postgres import ATTEMPTS_PER_CONNECTION, Database
 from gateways.spent_keys import SpentKeys
 from gateways.stripe import StripeGateway
 from orders.models import Terms
-from orders.names import TASK_QUEUE
+from orders.names import TASK_QUEUE, model_queue
 from orders.recommendations import IndexTarget
 from saga import ATTEMPT_TIMEOUT
 from workflows.cancel_order import CancelOrder
@@ -58,6 +57,9 @@ WORKFLOWS: Final[Sequence[type]] = (
     ProductRecommendations,
     IndexProducts,
 )
+
+# What asks a language model waits for one of a few slots of its own, so that nothing of an order waits behind it.
+MODEL_ACTIVITIES: Final = {Recommendations.rank_candidates.__name__, ProductIndex.embed_batch.__name__}
 
 # Longer than any attempt of an activity, so that a worker that is stopped finishes the attempts under way.
 DRAIN: Final = ATTEMPT_TIMEOUT + timedelta(seconds=5)
@@ -89,6 +91,9 @@ async def open_worker(
 ) -> AsyncIterator[Worker]:
     """A worker with all its clients open; not yet running.
 
+    A second worker of this program, which asks the language model, runs as long as the block lasts. It ends without
+    waiting for an answer: another worker asks again.
+
     Raises:
         CannotStart: PostgreSQL cannot be used, a migration or search attribute is missing, or CRASH_AT names no point
             or is set where Temporal is on another machine.
@@ -99,10 +104,10 @@ async def open_worker(
     async with AsyncExitStack() as stack:
         kind = WatchedDatabase if settings.crash_at else Database
         database = await stack.enter_async_context(open_database(settings, kind))
-        http = await stack.enter_async_context(open_http(settings.http_timeout_seconds))
+        http = await stack.enter_async_context(http_of(settings, settings.http_timeout_seconds))
         stripe = stripe_of(settings, http)
         openai = openai_client(
-            await stack.enter_async_context(open_http(settings.recommendation_timeout_seconds, MAX_ANSWER)),
+            await stack.enter_async_context(http_of(settings, settings.recommendation_timeout_seconds, MAX_ANSWER)),
             settings.openai_api_key.get_secret_value(),
             settings.openai_base,
         )
@@ -111,6 +116,16 @@ async def open_worker(
         if settings.crash_at:
             watch_http(http)
             interceptors = [*interceptors, _crash_points(settings.crash_at, activities)]
+        await stack.enter_async_context(
+            Worker(
+                client,
+                task_queue=model_queue(task_queue),
+                activities=[each for each in activities if each.__name__ in MODEL_ACTIVITIES],
+                interceptors=interceptors,
+                max_concurrent_activities=settings.model_concurrency,
+            )
+        )
+        # It has the model's activities too, for runs whose tasks an earlier version has put into this queue.
         yield Worker(
             client,
             task_queue=task_queue,

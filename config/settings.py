@@ -5,12 +5,16 @@ with this module. The connection to Temporal is configured elsewhere: `temporali
 TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS…, or a profile (see config/temporal.py).
 """
 
-from typing import Final, Literal, Self
+import re
+import ssl
+from collections.abc import Collection
+from typing import Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from config.database_url import parse_database_url
 from orders.errors import InvalidInput
 
 SANDBOX = "http://127.0.0.1:8400"
@@ -22,10 +26,11 @@ SANDBOX_OPENAI_KEY = "sk-sandbox"
 OPENAI = "https://api.openai.com/v1"
 
 LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
+STRIPE_KEYS: Final = ("sk_test_", "rk_test_", "sk_live_", "rk_live_")
 
 
-class Settings(BaseSettings):
-    """Each program reads them once and passes them on; workflows never read them."""
+class DatabaseSettings(BaseSettings):
+    """Where PostgreSQL is: all that the migrations need. Spaces around the value of any setting are ignored."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -33,6 +38,27 @@ class Settings(BaseSettings):
         default=SecretStr("postgresql://orders:orders@127.0.0.1:54329/orders"),
         description="PostgreSQL with the migrations applied. A pgbouncer in transaction mode works.",
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _without_spaces_around(cls, value: object) -> object:
+        """A secret that comes from a file often ends in a newline."""
+        if isinstance(value, SecretStr):
+            return SecretStr(value.get_secret_value().strip())
+        return value.strip() if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _in_one_form(cls, url: SecretStr) -> SecretStr:
+        return SecretStr(parse_database_url(url.get_secret_value()))
+
+
+SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
+
+
+class Settings(DatabaseSettings):
+    """Each program reads them once and passes them on; workflows never read them."""
+
     database_pool_size: int = Field(default=8, ge=1, le=200, description="Connections per worker process.")
 
     stripe_secret_key: SecretStr = Field(
@@ -65,6 +91,18 @@ class Settings(BaseSettings):
         default="",
         description="Base URL of the language model. Empty: the sandbox for the sandbox's key, else api.openai.com.",
     )
+    ssl_cert_file: str = Field(
+        default="",
+        description="PEM file with the CAs that external services are checked by. Empty: the public CAs, of certifi.",
+    )
+    outbound_proxy: SecretStr = Field(
+        default=SecretStr(""),
+        description="Proxy to external services, for https. HTTPS_PROXY is not read.",
+    )
+    inner_hosts: str = Field(
+        default="",
+        description="Hosts of your own network, separated by commas: plain http is allowed, and no proxy is used.",
+    )
     http_timeout_seconds: float = Field(
         default=5, gt=0, le=5, description="Longest wait for one answer of an external service, in seconds."
     )
@@ -93,7 +131,7 @@ class Settings(BaseSettings):
     )
     recommendation_model: str = Field(default="gpt-4o", description="The chat model that picks recommendations.")
     recommendation_max_tokens: int = Field(
-        default=800, ge=100, le=4000, description="The longest answer of that model."
+        default=4000, ge=100, le=32_000, description="The longest answer of that model, in tokens."
     )
     recommendation_timeout_seconds: float = Field(
         default=15, gt=0, le=25, description="Longest wait for one answer of the language model."
@@ -103,6 +141,9 @@ class Settings(BaseSettings):
         ge=1,
         le=600,
         description="How long that model is asked; then products are recommended by similarity.",
+    )
+    model_concurrency: int = Field(
+        default=20, ge=1, le=500, description="How many requests to language models one worker makes at a time."
     )
     embedding_model: str = Field(default="text-embedding-3-small", description="The model that embeds products.")
     embedding_dimensions: int = Field(default=1536, ge=1, le=1536, description="The length of its vectors.")
@@ -158,6 +199,10 @@ class Settings(BaseSettings):
         return f"{SANDBOX}/stripe" if self.stripe_secret_key.get_secret_value() == SANDBOX_STRIPE_KEY else STRIPE
 
     @property
+    def inner_host_names(self) -> tuple[str, ...]:
+        return _names(self.inner_hosts)
+
+    @property
     def is_live(self) -> bool:
         """Whether real money is charged."""
         return self.stripe_secret_key.get_secret_value().startswith(("sk_live_", "rk_live_"))
@@ -167,6 +212,59 @@ class Settings(BaseSettings):
         if self.openai_base_url:
             return self.openai_base_url
         return f"{SANDBOX}/openai/v1" if self.openai_api_key.get_secret_value() == SANDBOX_OPENAI_KEY else OPENAI
+
+    @field_validator("stripe_secret_key")
+    @classmethod
+    def _is_a_secret_key_of_stripe(cls, key: SecretStr) -> SecretStr:
+        """Known by its beginning: a live key in another form, e.g. in quotation marks, must not pass for a test key."""
+        if not key.get_secret_value().startswith(STRIPE_KEYS):
+            raise ValueError(f"must begin with one of {', '.join(STRIPE_KEYS)}")
+        return key
+
+    @field_validator("stripe_webhook_secret", "fulfillment_webhook_secret")
+    @classmethod
+    def _without_spaces_between(cls, secrets: SecretStr) -> SecretStr:
+        return SecretStr(",".join(each for part in secrets.get_secret_value().split(",") if (each := part.strip())))
+
+    @field_validator("fulfillment_key", "stripe_webhook_secret", "fulfillment_webhook_secret")
+    @classmethod
+    def _is_given(cls, secret: SecretStr) -> SecretStr:
+        if not secret.get_secret_value():
+            raise ValueError("must not be empty")
+        return secret
+
+    @field_validator(
+        "stripe_secret_key", "fulfillment_key", "openai_api_key", "stripe_webhook_secret", "fulfillment_webhook_secret"
+    )
+    @classmethod
+    def _fits_a_header(cls, secret: SecretStr) -> SecretStr:
+        if not re.fullmatch(r"(?![\"'])[!-~]*", secret.get_secret_value()):
+            raise ValueError("must be printable ASCII, without spaces inside and without quotation marks around it")
+        return secret
+
+    @field_validator("ssl_cert_file")
+    @classmethod
+    def _has_certificates(cls, path: str) -> str:
+        try:
+            if path:
+                ssl.create_default_context(cafile=path)
+        except OSError:
+            raise ValueError("must name a file with certificates in PEM that this program may read") from None
+        return path
+
+    @field_validator("outbound_proxy")
+    @classmethod
+    def _is_a_proxy(cls, url: SecretStr) -> SecretStr:
+        if not re.fullmatch(r"(https?://([^\s/?#@]+@)?[^\s/?#@:]+:[0-9]{1,5}/?)?", url.get_secret_value()):
+            raise ValueError("must have the form http://host:port or http://user:password@host:port")
+        return url
+
+    @field_validator("inner_hosts")
+    @classmethod
+    def _are_hosts(cls, hosts: str) -> str:
+        if not all(re.fullmatch(r"[a-z0-9_.-]+", name) for name in _names(hosts)):
+            raise ValueError("must be names of hosts, without scheme, port or wildcard, separated by commas")
+        return hosts
 
     @model_validator(mode="after")
     def _live_keys_are_deliberate(self) -> Self:
@@ -178,8 +276,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _addresses_are_private(self) -> Self:
-        if exposed := ", ".join(name for name, url in self._external_services().items() if not _is_private(url)):
-            raise ValueError(f"{exposed}: must be an https address, or one on this machine, without spaces around it")
+        services = self._external_services().items()
+        if exposed := ", ".join(name for name, url in services if not _is_private(url, self.inner_host_names)):
+            raise ValueError(
+                f"{exposed}: must be an https address, or one on this machine or in INNER_HOSTS, without spaces"
+            )
         return self
 
     @model_validator(mode="after")
@@ -212,12 +313,29 @@ def read_settings() -> Settings:
     Raises:
         InvalidInput: naming every setting that is wrong, without its value.
     """
+    return _read(Settings)
+
+
+def read_database_settings() -> DatabaseSettings:
+    """Only what migrations need: they run without the keys of the external services. Raises InvalidInput."""
+    return _read(DatabaseSettings)
+
+
+def _read(kind: type[SettingsT]) -> SettingsT:
     try:
-        return Settings()
+        return kind()
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
-    texts = [": ".join([*(str(part).upper() for part in each["loc"]), each["msg"]]) for each in problems]
-    raise InvalidInput([text.removeprefix("Value error, ") for text in texts])
+    raise InvalidInput(
+        [
+            ": ".join([*(str(part).upper() for part in each["loc"]), each["msg"].removeprefix("Value error, ")])
+            for each in problems
+        ]
+    )
+
+
+def _names(hosts: str) -> tuple[str, ...]:
+    return tuple(name for part in hosts.lower().split(",") if (name := part.strip()))
 
 
 def _is_here(url: str) -> bool:
@@ -226,11 +344,12 @@ def _is_here(url: str) -> bool:
     return parts.hostname in LOOPBACK and "," not in parts.netloc
 
 
-def _is_private(url: str) -> bool:
-    """Whether it is a valid address on which no other machine can listen in: https, or on this machine."""
+def _is_private(url: str, inner_hosts: Collection[str]) -> bool:
+    """Whether it is a valid address on which no stranger can listen in: https, on this machine, or on an inner host."""
     try:
         parts = urlsplit(url)
         is_an_address = url.isprintable() and " " not in url and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-    return is_an_address and (parts.scheme == "https" or (parts.scheme == "http" and _is_here(url)))
+    is_inner = _is_here(url) or parts.hostname in inner_hosts
+    return is_an_address and (parts.scheme == "https" or (parts.scheme == "http" and is_inner))

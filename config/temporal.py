@@ -1,5 +1,7 @@
 """The connection to Temporal, and the plugin that worker, clients, tests and replayer share."""
 
+import os
+
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
@@ -32,11 +34,14 @@ def plugin() -> SimplePlugin:
 async def connect() -> Client:
     """A client for the environment and profile that the `temporal` command reads too (TEMPORAL_ADDRESS, …).
 
+    Spaces around a value are ignored, as in our own settings.
+
     Raises:
         NoAnswer: Temporal is out of reach, or the profile cannot be read.
     """
     try:
-        config = ClientConfig.load_client_connect_config()
+        environment = {name: value.strip() for name, value in os.environ.items()}
+        config = ClientConfig.load_client_connect_config(override_env_vars=environment)
         config.setdefault("target_host", "localhost:7233")
         return await Client.connect(**config, plugins=[plugin()])
     except (RuntimeError, ValueError, OSError) as error:

@@ -5,22 +5,34 @@ checks its content.
 """
 
 import math
+import re
 from collections.abc import Awaitable, Mapping, Sequence
+from datetime import timedelta
 from typing import Annotated, Final, Protocol
 
 import httpx
 import openai
 from pydantic import BaseModel, Field, ValidationError
 
-from gateways.http import CLIENT_ERRORS, retry_after
+from gateways.breaker import Breaker
+from gateways.http import CLIENT_ERRORS, NUMBER, bounded, header, retry_after
 from orders.errors import OrderError, Permanent, Unavailable
 from orders.recommendations import KEY_REFUSED, IndexTarget
 
+SERVICE: Final = "openai"
 REFUSED: Final = "openai_refused"
+LIMITED: Final = "openai_limited"
+UNAVAILABLE: Final = "openai_unavailable"
 MAX_ANSWER: Final = 16 * 1024 * 1024  # bytes: a hundred embeddings of the largest model are about 8 MB as text
 MAX_CODE: Final = 40  # characters of an error's code, such as `model_not_found`
 
 NO_SUCH_MODEL: Final = 404  # HTTP status
+
+# platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers
+REMAINING: Final = "x-ratelimit-remaining-"
+RESET: Final = "x-ratelimit-reset-"
+DURATION: Final = re.compile("".join(rf"(?:([0-9]+(?:[.][0-9]+)?){unit})?" for unit in ("d", "h", "m", "s", "ms")))
+UNITS: Final = (86_400, 3600, 60, 1, 0.001)
 
 NO_ANSWER: Final = {"length": "it is cut off", "content_filter": "it is withheld"}
 
@@ -29,8 +41,19 @@ class Unusable(Exception):
     """The answer of the model cannot be used. The argument says why, and quotes nothing of the answer."""
 
 
+class Refused(Permanent):
+    """OpenAI refuses the request itself, for example because its texts are too long, or too long together.
+
+    `names_dimensions`: its message is about `dimensions`, which the endpoints of some models do not take.
+    """
+
+    def __init__(self, message: str, *, names_dimensions: bool) -> None:
+        super().__init__(message, type=REFUSED)
+        self.names_dimensions = names_dimensions
+
+
 class _Vector(BaseModel):
-    index: int
+    index: int = 0  # some services leave out what is 0
     embedding: Sequence[float]
 
 
@@ -71,7 +94,8 @@ class LanguageModel:
     """Embeddings and completions.
 
     Raises, in all methods:
-        Unavailable: an outage, a limit, a lost answer; of the type KEY_REFUSED while OpenAI refuses the key.
+        Unavailable: an outage, a limit, a lost answer; of the type KEY_REFUSED while OpenAI refuses the key, and of the
+            type MODEL_SUSPENDED after several outages in a row: see gateways.breaker.
         Permanent: OpenAI refuses the request itself, or there is no key.
     """
 
@@ -80,6 +104,8 @@ class LanguageModel:
         self._client = client
         self._model = model
         self._max_tokens = max_tokens
+        self._embeddings, self._completions = Breaker(SERVICE), Breaker(SERVICE)
+        self._without_dimensions: set[str] = set()  # the models whose endpoint does not take them
 
     @property
     def is_there(self) -> bool:
@@ -90,20 +116,33 @@ class LanguageModel:
         """An embedding of length 1 for each text, in the order of the texts.
 
         Raises:
+            Refused: OpenAI refuses the texts; fewer or shorter ones may be accepted.
             Permanent: also if the answer has another form.
         """
-        content = await _ask(
-            self._needed.embeddings.with_raw_response.create(
-                model=target.model, input=list(texts), dimensions=target.dimensions, encoding_format="float"
-            )
-        )
+        content = await self._embed(texts, target)
         try:
-            vectors = _Vectors.model_validate_json(content).data
+            vectors = sorted(_Vectors.model_validate_json(content).data, key=lambda vector: vector.index)
         except ValidationError:
             raise _bad_vectors("they do not have the expected form") from None
         if [vector.index for vector in vectors] != list(range(len(texts))):
-            raise _bad_vectors("they are not one for each text, in order")
+            raise _bad_vectors("they are not one for each text")
         return [_unit(vector.embedding, target.dimensions) for vector in vectors]
+
+    async def _embed(self, texts: Sequence[str], target: IndexTarget) -> bytes:
+        if target.model not in self._without_dimensions:
+            try:
+                return await self._embed_with(texts, target.model, target.dimensions)
+            except Refused as refused:
+                if not refused.names_dimensions:
+                    raise
+        content = await self._embed_with(texts, target.model, openai.omit)
+        self._without_dimensions.add(target.model)
+        return content
+
+    async def _embed_with(self, texts: Sequence[str], model: str, dimensions: int | openai.Omit) -> bytes:
+        create = self._needed.embeddings.with_raw_response.create
+        with self._embeddings.watch(UNAVAILABLE):
+            return await _ask(create(model=model, input=list(texts), dimensions=dimensions, encoding_format="float"))
 
     async def answer(self, instructions: str, data: str, schema: Mapping[str, object]) -> str:
         """The model's answer to `data`: JSON that should follow `schema`, which the caller checks.
@@ -111,18 +150,20 @@ class LanguageModel:
         Raises:
             Unusable: there is no answer in what came back.
         """
-        content = await _ask(
-            self._needed.chat.completions.with_raw_response.create(
-                model=self._model,
-                messages=[{"role": "system", "content": instructions}, {"role": "user", "content": data}],
-                response_format={
-                    "type": "json_schema",
-                    "json_schema": {"name": "answer", "strict": True, "schema": dict(schema)},
-                },
-                max_completion_tokens=self._max_tokens,
-                store=False,
+        create = self._needed.chat.completions.with_raw_response.create
+        with self._completions.watch(UNAVAILABLE):
+            content = await _ask(
+                create(
+                    model=self._model,
+                    messages=[{"role": "system", "content": instructions}, {"role": "user", "content": data}],
+                    response_format={
+                        "type": "json_schema",
+                        "json_schema": {"name": "answer", "strict": True, "schema": dict(schema)},
+                    },
+                    max_completion_tokens=self._max_tokens,
+                    store=False,
+                )
             )
-        )
         try:
             choice = _Completion.model_validate_json(content).choices[0]
         except ValidationError:
@@ -150,13 +191,43 @@ async def _ask(request: Awaitable[_Response]) -> bytes:
 def translate(error: openai.OpenAIError) -> OrderError:
     """The error as Unavailable or Permanent, without OpenAI's message, which may quote the request and the key."""
     if not isinstance(error, openai.APIStatusError):
-        return Unavailable(f"openai: {type(error).__name__}", type="openai_unavailable")
+        return Unavailable(f"openai: {type(error).__name__}", type=UNAVAILABLE)
     text = f"openai: HTTP {error.status_code} {_code(error)}".strip()
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
         return Unavailable(text, type=KEY_REFUSED)
-    if error.status_code in CLIENT_ERRORS | {NO_SUCH_MODEL}:
+    if error.status_code in CLIENT_ERRORS:
+        return Refused(text, names_dimensions="dimensions" in error.response.text)
+    if error.status_code == NO_SUCH_MODEL:
         return Permanent(text, type=REFUSED)
-    return Unavailable(text, type="openai_unavailable", retry_after=retry_after(error.response.headers))
+    kind = LIMITED if isinstance(error, openai.RateLimitError) else UNAVAILABLE
+    return Unavailable(text, type=kind, retry_after=_wait(error.response.headers))
+
+
+def _wait(headers: Mapping[str, str]) -> timedelta | None:
+    """How long OpenAI asks us to wait, in any of its forms; the last one names when each limit is as new."""
+    milliseconds = header(headers, "retry-after-ms")
+    if NUMBER.fullmatch(milliseconds):
+        return bounded(float(milliseconds) / 1000)
+    return retry_after(headers) or bounded(_seconds_to_reset(headers))
+
+
+def _seconds_to_reset(headers: Mapping[str, str]) -> float:
+    """Until the limits that are used up are as new; until all are, if none of them says that it is."""
+    limits = {
+        name.lower().removeprefix(RESET): value for name, value in headers.items() if name.lower().startswith(RESET)
+    }
+    used_up = {limit: value for limit, value in limits.items() if header(headers, f"{REMAINING}{limit}") == "0"}
+    return max(map(_duration, (used_up or limits).values()), default=0)
+
+
+def _duration(text: str) -> float:
+    """In seconds, of a text such as `1s`, `6m0s` or `8.64s`; 0 if it is none."""
+    if NUMBER.fullmatch(text):
+        return float(text)
+    found = DURATION.fullmatch(text)
+    return (
+        sum(float(value) * unit for value, unit in zip(found.groups(default="0"), UNITS, strict=True)) if found else 0
+    )
 
 
 def _code(error: openai.APIStatusError) -> str:
@@ -167,7 +238,7 @@ def _code(error: openai.APIStatusError) -> str:
 def _unit(vector: Sequence[float], dimensions: int) -> list[float]:
     length = math.hypot(*vector)
     if len(vector) != dimensions or not 0 < length < math.inf:
-        raise _bad_vectors(f"one does not have {dimensions} dimensions, or is zero")
+        raise _bad_vectors(f"one has {len(vector)} dimensions, and EMBEDDING_DIMENSIONS is {dimensions}, or it is zero")
     return [each / length for each in vector]
 
 

@@ -1,8 +1,13 @@
-"""Messages in the form that Slack accepts (docs.slack.dev/reference/block-kit)."""
+"""Messages to Slack's incoming webhook, in the form that it accepts (docs.slack.dev/reference/block-kit)."""
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Final, Literal
 
+import httpx
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from gateways.http import CLIENT_ERRORS, not_understood, post_json, raise_for_refusal
 from orders.plain_text import without_harmful
 
 MAX_NAME: Final = 150
@@ -13,6 +18,33 @@ MAX_SECTION: Final = 3_000  # characters of one section; a message has at most 5
 MAX_MESSAGE: Final = 9_000
 
 ESCAPES: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+
+
+class _Answer(BaseModel):
+    ok: Literal[True]
+
+
+async def post(
+    http: httpx.AsyncClient,
+    webhook: SecretStr,
+    body: object,
+    headers: Mapping[str, str],
+    client_errors: AbstractSet[int] = CLIENT_ERRORS,
+) -> None:
+    """Post a message, and return only if Slack has accepted it: it answers `ok`, or an object in which `ok` is true.
+
+    Raises:
+        Permanent: Slack refuses the message, by one of the statuses `client_errors`.
+        Unavailable: anything else, e.g. an outage, or the page of a proxy; the message may be in the channel.
+    """
+    response = await post_json(http, "slack", webhook.get_secret_value(), body, headers)
+    raise_for_refusal("slack", response, client_errors)
+    if response.text.strip() == "ok":
+        return
+    try:
+        _Answer.model_validate_json(response.content)
+    except ValidationError:
+        raise not_understood("slack", response) from None
 
 
 def plain(text: str) -> str:

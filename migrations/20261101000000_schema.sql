@@ -27,10 +27,10 @@ CREATE TABLE products (
 CREATE TABLE inventory (
     product_id text PRIMARY KEY REFERENCES products,
     product_name text NOT NULL,
-    quantity integer NOT NULL CHECK (quantity >= 0),  -- units that can be ordered
-    reserved integer NOT NULL DEFAULT 0 CHECK (reserved >= 0),  -- units that unfinished orders hold
+    quantity bigint NOT NULL CHECK (quantity >= 0),  -- units that can be ordered; no upper bound: stock must come back
+    reserved bigint NOT NULL DEFAULT 0 CHECK (reserved >= 0),  -- units that unfinished orders hold
     reorder_level integer NOT NULL DEFAULT 0 CHECK (reorder_level >= 0),
-    sold integer NOT NULL DEFAULT 0 CHECK (sold >= 0),  -- units that orders keep: how popular the product is
+    sold bigint NOT NULL DEFAULT 0 CHECK (sold >= 0),  -- units that orders keep: how popular the product is
     shortage integer NOT NULL DEFAULT 0  -- counts how often the product came back above its reorder level
 ) WITH (fillfactor = 70);  -- the row of a popular product is updated in place (HOT) as long as its page has room
 

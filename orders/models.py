@@ -375,10 +375,19 @@ class NotificationKind(StrEnum):
     ANALYTICS = "order_placed"
 
 
+class Delivery(Model):
+    """What the day of delivery depends on."""
+
+    ordered: date
+    priority: Priority
+    country: str
+    state: str | None = None
+
+
 class Notification(Model):
     """One message about an order. The activity reads the order's data from its row."""
 
     order_id: str
     kind: NotificationKind
     to: str | None = None
-    estimated_delivery: date | None = None
+    delivery: Delivery | None = None

@@ -1,4 +1,4 @@
-"""The names on the wire to Temporal: workflow types, workflow ids, the task queue and the search attributes."""
+"""The names on the wire to Temporal: workflow types, workflow ids, task queues and search attributes."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -39,6 +39,11 @@ NEEDS_ATTENTION: Final = SearchAttributeKey.for_keyword("NeedsAttention")
 SEARCH_ATTRIBUTES: Final[Mapping[str, str]] = {
     key.name: "Keyword" for key in (ORDER_STAGE, CUSTOMER_ID, NEEDS_ATTENTION)
 }
+
+
+def model_queue(task_queue: str) -> str:
+    """The queue of the activities that ask a language model, for workflows of `task_queue`."""
+    return f"{task_queue}-model"
 
 
 def cancel_order_id(order_id: str) -> str:

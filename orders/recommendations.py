@@ -23,6 +23,9 @@ LINE_BREAKS: Final = str.maketrans("\t\n\r", "   ")
 # The error type of a language model that refuses our API key: the error lasts until an operator changes the key.
 KEY_REFUSED: Final = "openai_key_refused"
 
+# The error type of a language model that is not asked for a while, because it failed several times in a row.
+MODEL_SUSPENDED: Final = "openai_suspended"
+
 
 class Source(StrEnum):
     """What decided the order of the recommendations."""

@@ -1,10 +1,13 @@
 """What check-and-alert-inventory answers: the shortages, in the names of the reference's columns."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from pydantic import ConfigDict
 
 from orders.models import Model
+
+MAX_STOCK: Final = 1_000_000_000  # units of one product, at restock; what orders give back is never refused
 
 
 class LowStockItem(Model):

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
-from typing import Any, Final, TypedDict, TypeVar
+from typing import Any, Final, NotRequired, TypedDict, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
@@ -15,11 +15,15 @@ ResultT = TypeVar("ResultT")
 
 
 class Options(TypedDict):
-    """How long one attempt may take, how long all attempts may take (None: no end), and the pauses between them."""
+    """How long one attempt may take, how long all attempts may take (None: no end), and the pauses between them.
+
+    `task_queue` is that of the workflow unless it is given.
+    """
 
     start_to_close_timeout: timedelta
     schedule_to_close_timeout: timedelta | None
     retry_policy: RetryPolicy
+    task_queue: NotRequired[str]
 
 
 # Temporal gives up an attempt that takes longer, although it may still take effect later. So the undo must stop late

@@ -31,6 +31,9 @@ class Resolvable(Protocol):
     def names(self) -> frozenset[str]:
         """What operators call the undos of this saga."""
 
+    def is_resolvable(self, name: str) -> bool:
+        """Whether an operator may decide about this undo now."""
+
     def check_resolution(self, resolution: Resolution) -> None:
         """Refuse a resolution that makes no sense now. Raises ApplicationError."""
 
@@ -89,7 +92,7 @@ class ResolveHandler:
 
     def _saga_of(self, step: str) -> Resolvable:
         for saga in self._sagas:
-            if step in saga.parked:
+            if saga.is_resolvable(step):
                 return saga
         parked = ", ".join(name for saga in self._sagas for name in saga.parked) or "nothing"
         raise ApplicationError(f"{step} is not parked; parked is: {parked}", type="not_parked")

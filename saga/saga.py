@@ -29,6 +29,7 @@ from saga.step import Step, StopUndo
 ArgT = TypeVar("ArgT")
 ResultT = TypeVar("ResultT")
 
+INTERRUPTED: Final = "an operator decides before it succeeds"
 NOT_FINISHED: Final = "not finished when the saga stopped"
 
 
@@ -73,7 +74,8 @@ class Saga:
         self.undone: list[str] = []
         self.stopped = False
         self._forward: list[ActivityHandle[Any]] = []  # in flight
-        self._undos: list[asyncio.Task[Any]] = []  # attempts begun
+        self._undos: dict[str, asyncio.Task[Any]] = {}  # under way
+        self._interrupted: set[str] = set()
         self._settled: set[str] = set()
         self._resolutions: dict[str, Resolution] = {}
         self._recording: set[str] = set()
@@ -240,16 +242,19 @@ class Saga:
             return True
         attempt = asyncio.create_task(undo())
         if name != self.CLAIM:  # nothing runs beside the claim, and it has to say itself why the saga stopped
-            self._undos.append(attempt)
+            self._undos[name] = attempt
         try:
             answer = await attempt
         except (FailureError, asyncio.CancelledError) as error:
             if self.stopped:
                 return False
-            if isinstance(error, asyncio.CancelledError):
+            if isinstance(error, asyncio.CancelledError) and name not in self._interrupted:
                 raise
-            await self._park(name, reason(error))
+            await self._park(name, INTERRUPTED if name in self._interrupted else reason(error))
             return False
+        finally:
+            self._undos.pop(name, None)
+            self._interrupted.discard(name)
         note = answer.note if isinstance(answer, StopUndo) else answer
         if note is not None:
             self.undone.append(f"{name}: {note}")
@@ -260,7 +265,7 @@ class Saga:
     def _stop(self) -> None:
         self.stopped = True
         self.parked.clear()
-        for attempt in self._undos:
+        for attempt in self._undos.values():
             attempt.cancel()
 
     def _finish(self) -> None:
@@ -281,6 +286,10 @@ class Saga:
         elif not self.stopped:
             self.parked[name] = reason
 
+    def is_resolvable(self, name: str) -> bool:
+        """Whether an operator may decide about this undo now: it is parked, or it is being tried."""
+        return name in self.parked or name in self._undos
+
     def check_resolution(self, resolution: Resolution) -> None:
         """Refuse a resolution that makes no sense now; the resolve handler calls this. Raises ApplicationError."""
         if resolution.step in self._recording:
@@ -290,7 +299,7 @@ class Saga:
             raise ApplicationError(f"{resolution.step} can only be tried again", type="not_skippable")
 
     async def resolve(self, resolution: Resolution) -> str:
-        """Do what an operator decided; the resolve handler calls this.
+        """Do what an operator decided; the resolve handler calls this. An undo that is being tried is parked first.
 
         Raises:
             ApplicationError: `not_parked`: it comes too late.
@@ -298,6 +307,8 @@ class Saga:
         name = resolution.step
         self._recording.add(name)
         try:
+            if name not in self.parked:
+                await self._interrupt(name)
             recorded = await self.on_resolution(resolution)
         finally:
             self._recording.discard(name)
@@ -309,6 +320,18 @@ class Saga:
             self._resolutions[name] = resolution
         del self.parked[name]
         return f"{resolution.action}: {name}"
+
+    async def _interrupt(self, name: str) -> None:
+        """End the attempts of an undo, and park it.
+
+        Raises:
+            ApplicationError: `not_parked`: its last attempt succeeded.
+        """
+        self._interrupted.add(name)
+        self._undos[name].cancel()
+        await workflow.wait_condition(lambda: name not in self._undos)
+        if name not in self.parked:
+            raise ApplicationError(f"{name} is done", type="not_parked")
 
 
 def calls_for_undo(cause: BaseException) -> bool:

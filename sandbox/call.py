@@ -92,7 +92,7 @@ class Body(BaseModel):
 class Refused(Exception):
     """A service refuses the request. Stripe has an error format of its own: see StripeError."""
 
-    def __init__(self, status: int, code: str, message: str, **more: object) -> None:
+    def __init__(self, status: int, code: str | None, message: str, **more: object) -> None:
         super().__init__(message)
         self.answer = JSONResponse({"error": {"code": code, "message": message, **more}}, status)
 

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 import secrets
 import time
 from collections import deque
@@ -23,12 +24,17 @@ KEY: Final = "sk-sandbox"
 MAX_INPUTS: Final = 2048
 MAX_TOKENS: Final = 8192
 MAX_TOKENS_TOGETHER: Final = 300_000
-MAX_DIMENSIONS: Final = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072}
+MAX_DIMENSIONS: Final = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
+WITHOUT_DIMENSIONS: Final = {"text-embedding-ada-002"}  # they do not take the parameter
 
 # OpenAI's rule of thumb for English. Its tokenizers need a download.
 CHARACTERS_PER_TOKEN: Final = 4
 
 # -------------------------------------------------------------------------------------------------------- parameters
+
+
+# Runs of ASCII, and runs of anything else.
+_PARTS: Final = re.compile(r"[\x00-\x7f]+|[^\x00-\x7f]+")
 
 
 def _listed(value: object) -> object:
@@ -119,9 +125,13 @@ def _objects(schema: object) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class OpenAi:
-    """Both endpoints, and the scripted bad answers: the next completions return them, oldest first."""
+    """Both endpoints, and the scripted bad answers: the next completions return them, oldest first.
+
+    Embeddings come in the order of their inputs, unless they are `reversed`: each has its index.
+    """
 
     bad_answers: deque[BadAnswer] = field(default_factory=deque)
+    reversed: bool = False
 
     def script(self, kind: BadAnswer, times: int = 1) -> None:
         self.bad_answers.extend([kind] * times)
@@ -130,12 +140,16 @@ class OpenAi:
         if params.model not in MAX_DIMENSIONS:
             raise _unknown_model(params.model)
         limit = MAX_DIMENSIONS[params.model]
+        if params.dimensions and params.model in WITHOUT_DIMENSIONS:
+            raise _refusal(400, None, "This model does not support specifying dimensions.")
         dimensions = params.dimensions or limit
         if dimensions > limit:
             raise _refusal(400, "invalid_value", f"'dimensions' must be at most {limit}.", "dimensions")
         tokens = _count_inputs(params.input)
         vectors = (_encoded(text, dimensions, params.encoding_format) for text in params.input)
         data = [{"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(vectors)]
+        if self.reversed:
+            data.reverse()
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "data": data, "model": params.model, "usage": usage})
 
@@ -160,7 +174,11 @@ def _count_inputs(texts: Sequence[str]) -> int:
 
 
 def _tokens(text: str) -> int:
-    return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
+    """Of ASCII by the rule; of other scripts as many as a tokenizer of bytes can make: one for each byte."""
+    return sum(
+        math.ceil(len(part) / CHARACTERS_PER_TOKEN) if part.isascii() else len(part.encode())
+        for part in _PARTS.findall(text)
+    )
 
 
 def _encoded(text: str, dimensions: int, encoding: str) -> str | list[float]:
@@ -221,7 +239,7 @@ def _unknown_model(model: str) -> Refused:
 
 
 def _refusal(
-    status: int, code: str, message: str, param: str | None = None, *, kind: str = "invalid_request_error"
+    status: int, code: str | None, message: str, param: str | None = None, *, kind: str = "invalid_request_error"
 ) -> Refused:
     return Refused(status, code, message, type=kind, param=param)
 

@@ -79,7 +79,9 @@ class Reply:
     refusal: str | None = None
 
 
+# "fenced" is a good answer in an unusual form.
 BadAnswer = Literal[
+    "fenced",
     "not_json",
     "unknown_id",
     "too_few",
@@ -151,6 +153,7 @@ def _stop_halfway(ranked: list[Pick]) -> Reply:
 
 # Each function gets all candidates, best first.
 _BAD: Final[dict[BadAnswer, Callable[[list[Pick]], Reply | None]]] = {
+    "fenced": lambda ranked: Reply(f"Here you are:\n\n```json\n{_recommend(ranked[:RECOMMENDED]).content}\n```\n"),
     "not_json": lambda _: Reply("Sure! Here is what I would recommend: a lamp, and another lamp."),
     "unknown_id": lambda ranked: _recommend([_INVENTED, *ranked[1:RECOMMENDED]]),
     "too_few": lambda ranked: _recommend(ranked[:RECOMMENDED][:-1]),

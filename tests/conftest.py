@@ -10,6 +10,7 @@ from temporalio.testing import WorkflowEnvironment
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from deploy.local.postgres import Postgres
+from gateways import breaker
 from tests.support.servers import copy_database, open_postgres, open_temporal
 from tests.support.shop import Shop, open_shop
 
@@ -38,6 +39,12 @@ async def database_url(postgres: Postgres) -> AsyncIterator[str]:
 async def session_shop(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Shop]:
     async with copy_database(postgres) as url, open_shop(url, temporal) as opened:
         yield opened
+
+
+@pytest.fixture(autouse=True)
+def _breakers_admit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that failed in one test can be called at once in the next one."""
+    monkeypatch.setattr(breaker, "PAUSE", 0)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from temporalio.common import RawValue
 
 with workflow.unsafe.imports_passed_through():
     from activities.product_index import ProductIndex
-    from orders.names import INDEX_PRODUCTS
+    from orders.names import INDEX_PRODUCTS, model_queue
     from orders.parsing import parse_nothing
     from orders.recommendations import IndexBatch, IndexProgress
     from saga import STEADY_RETRY, run_activity, within
@@ -57,11 +57,12 @@ class IndexProducts:
     async def _embed(self, progress: IndexProgress) -> IndexProgress:
         """Embed batch after batch, to the end of the catalogue."""
         after: str | None = progress.after
+        options = OUTAGE | {"task_queue": model_queue(workflow.info().task_queue)}
         while after is not None:
             if workflow.info().is_continue_as_new_suggested():
                 workflow.continue_as_new(progress)
             batch = IndexBatch(target=progress.target, after=after)
-            done = await run_activity(ProductIndex.embed_batch, batch, OUTAGE, f"products after {after or 'none'}")
+            done = await run_activity(ProductIndex.embed_batch, batch, options, f"products after {after or 'none'}")
             after = done.last
             progress = self._enter(progress, embedded=progress.embedded + done.embedded, after=after or progress.after)
         return progress

@@ -51,6 +51,10 @@ class OrderSaga(Saga):
             return StopUndo(f"{note}; the order is {row.status}")
         return answer
 
+    def is_resolvable(self, name: str) -> bool:
+        """Whether an operator may decide about this undo now: it is parked, or it keeps failing."""
+        return name in self.parked or (super().is_resolvable(name) and self._timeline.needs_attention(name))
+
     async def undo(self, cause: BaseException | None = None) -> None:
         """Undo everything now; afterwards no undo needs attention."""
         await super().undo(cause)

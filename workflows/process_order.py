@@ -19,12 +19,12 @@ with workflow.unsafe.imports_passed_through():
     from activities.notifications import Notifications
     from activities.order_state import OrderState
     from activities.payments import AUTHORIZE, Payments
-    from orders.delivery import estimated_delivery
     from orders.errors import InvalidInput
     from orders.models import (
         CLOSED,
         PAID,
         PAYMENT_REFUSALS,
+        Delivery,
         ErrorCode,
         FulfillmentRequest,
         Notification,
@@ -232,7 +232,12 @@ class ProcessOrder:
             order_id=order.id,
             kind=NotificationKind.CONFIRMATION,
             to=order.customer_email,
-            estimated_delivery=estimated_delivery(workflow.now().date(), order.priority),
+            delivery=Delivery(
+                ordered=workflow.now().date(),
+                priority=order.priority,
+                country=order.shipping_address.country,
+                state=order.shipping_address.state,
+            ),
         )
         self._notify(Notifications.send_email, confirmation, terms)
         analytics = Notification(order_id=order.id, kind=NotificationKind.ANALYTICS)

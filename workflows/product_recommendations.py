@@ -10,10 +10,11 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.recommendations import Recommendations
-    from orders.names import PRODUCT_RECOMMENDATIONS
+    from orders.names import PRODUCT_RECOMMENDATIONS, model_queue
     from orders.parsing import parse_customer
     from orders.recommendations import (
         KEY_REFUSED,
+        MODEL_SUSPENDED,
         WANTED,
         Choice,
         Ranking,
@@ -29,8 +30,8 @@ with workflow.unsafe.imports_passed_through():
 CHOOSE: Final = within(timedelta(minutes=5))
 MAX_REQUESTS: Final = 2  # to the model, for a usable answer
 
-# No customer waits until an operator replaces a refused key.
-MODEL_RETRY: Final = replace(FAST_RETRY, non_retryable_error_types=[KEY_REFUSED])
+# No customer waits until an operator replaces a refused key, or until a model that is out may be asked again.
+MODEL_RETRY: Final = replace(FAST_RETRY, non_retryable_error_types=[KEY_REFUSED, MODEL_SUSPENDED])
 
 
 @workflow.defn(name=PRODUCT_RECOMMENDATIONS)
@@ -69,13 +70,17 @@ class ProductRecommendations:
         if choice.deadline is None:
             return Ranking(problem="there is no key for the model")
         end = workflow.now() + timedelta(seconds=choice.deadline)
+        queue = model_queue(workflow.info().task_queue)
         problem = None
         for _ in range(MAX_REQUESTS):
             if (left := end - workflow.now()) <= timedelta():
                 break
             try:
                 ranking = await run_activity(
-                    Recommendations.rank_candidates, choice, within(left, MODEL_RETRY), "ask the model"
+                    Recommendations.rank_candidates,
+                    choice,
+                    within(left, MODEL_RETRY) | {"task_queue": queue},
+                    "ask the model",
                 )
             except ActivityError as error:
                 raise_if_cancelled(error)

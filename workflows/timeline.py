@@ -70,6 +70,10 @@ class OrderTimeline(Timeline):
         alert = Alert(order_id=self._order_id, key=key, text=f"{self._order_id}: {text}")
         self._alerts.append(asyncio.create_task(self._post(alert)))
 
+    def needs_attention(self, what: str) -> bool:
+        """Whether the run is marked for this."""
+        return what in self._attention
+
     def needs_no_more_attention(self, what: str) -> None:
         """Take the mark off, unless something else needs attention."""
         if what not in self._attention:

@@ -12,13 +12,14 @@ from app.cli.show import json_of, show, show_index, show_recommendations, show_s
 from app.startup_checks import open_database
 from client.reports import check_inventory, index_products, recommend_products, view_index
 from client.runs import view_timeline
-from orders.errors import NotFound
+from orders.errors import InvalidInput, NotFound
 from orders.models import Model
 from orders.names import CHECK_INVENTORY, INDEX_PRODUCTS, INDEX_RUN, PRODUCT_RECOMMENDATIONS
 from orders.parsing import parse_customer, parse_restock
+from orders.stock import MAX_STOCK
 
 RESTOCK: Final = """
-    UPDATE inventory SET quantity = quantity + $2 WHERE product_id = $1
+    UPDATE inventory SET quantity = quantity + $2 WHERE product_id = $1 AND quantity + $2 <= $3
     RETURNING product_id, product_name, quantity, reorder_level
 """
 
@@ -84,9 +85,12 @@ async def restock(
     """Add units to a product's stock, for trying things out: directly in PostgreSQL (DATABASE_URL)."""
     request = parse_restock({"productId": product, "quantity": quantity})
     async with open_database(environment.settings) as database, database.transaction() as connection:
-        row = await connection.fetchrow(RESTOCK, request.product_id, request.quantity)
-    if row is None:
+        row = await connection.fetchrow(RESTOCK, request.product_id, request.quantity, MAX_STOCK)
+        units = await connection.fetchval("SELECT quantity FROM inventory WHERE product_id = $1", request.product_id)
+    if units is None:
         raise NotFound(f"the inventory has no product {request.product_id}")
+    if row is None:
+        raise InvalidInput([f"quantity: product {product} has {units} units; at most {MAX_STOCK} can be in stock"])
     stock = Stock(**row)
     facts = {"units": str(stock.quantity), "reorder level": str(stock.reorder_level)}
     return Result(

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from app.web.events import Effect, Event, Receiver, is_kept
+from app.web.health import Health
 from app.web.signatures import BadSignature, verify
 from gateways.postgres import Database
 from orders.errors import Permanent, Unavailable
@@ -102,19 +103,11 @@ async def _read(request: Request) -> bytes:
     return bytes(body)
 
 
-def application(database: Database, stripe: Endpoint, fulfillment: Endpoint) -> Starlette:
-    async def health(_: Request) -> Response:
-        try:
-            async with database.transaction() as connection:
-                await connection.execute("SELECT 1")
-        except Unavailable:
-            return JSONResponse({"status": "database unavailable"}, 503)
-        return JSONResponse({"status": "ok"})
-
+def application(health: Health, stripe: Endpoint, fulfillment: Endpoint) -> Starlette:
     return Starlette(
         routes=[
             Route("/webhooks/stripe", stripe.receive, methods=["POST"]),
             Route("/webhooks/fulfillment", fulfillment.receive, methods=["POST"]),
-            Route("/healthz", health),
+            Route("/healthz", health.respond),
         ]
     )

@@ -11,14 +11,14 @@ import structlog
 from starlette.applications import Starlette
 from temporalio.client import Client
 
-from app.clients import stripe_of, warehouse_of
+from app.clients import http_of, stripe_of, warehouse_of
 from app.startup_checks import CannotStart, open_database
 from app.web.endpoints import Endpoint, application
 from app.web.events import FulfillmentEvents, StripeEvents
+from app.web.health import Health
 from app.web.server import serve
 from config.settings import SANDBOX_FULFILLMENT_WEBHOOK_SECRET, SANDBOX_STRIPE_WEBHOOK_SECRET, Settings
 from config.temporal import connect
-from gateways.http import open_http
 from gateways.order_store import read_shop_id
 from gateways.spent_keys import SpentKeys
 from gateways.stripe import StripeGateway
@@ -57,11 +57,13 @@ async def open_webhooks(
     _refuse_public_secrets(settings)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings))
-        http = await stack.enter_async_context(open_http(settings.http_timeout_seconds))
+        http = await stack.enter_async_context(http_of(settings, settings.http_timeout_seconds))
         shop_id = await read_shop_id(database)
         gateway = StripeGateway(stripe_of(settings, http), shop_id, SpentKeys(database))
+        health = Health(database)
+        await stack.enter_async_context(health.watching())
         yield application(
-            database,
+            health,
             Endpoint(
                 StripeEvents(database, gateway, client, task_queue),
                 database,

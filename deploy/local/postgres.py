@@ -21,11 +21,9 @@ import asyncpg
 
 from deploy.local.process import (
     HOST,
-    ROOT,
     Child,
     Command,
     StackError,
-    binary,
     free_ports,
     require_free_port,
     run,
@@ -174,23 +172,6 @@ async def temporary_postgres() -> AsyncIterator[Postgres]:
         postgres = Postgres(folder / "data", free_ports(1)[0], logs=folder / "logs", fast=True)
         async with postgres.running():
             yield postgres
-
-
-async def migrate(url: str, *, logs: Path) -> None:
-    """Migrate a database to the newest schema. Raises StackError."""
-    await run(
-        Command(
-            name="The migration",
-            argv=(
-                binary("dbmate"),
-                f"--url={url}?sslmode=disable",
-                f"--migrations-dir={ROOT / 'migrations'}",
-                "--no-dump-schema",
-                "migrate",
-            ),
-            log=logs / "migrate.log",
-        )
-    )
 
 
 def find_programs() -> Path:

@@ -24,6 +24,8 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from app.migrate import migrate
+from app.startup_checks import CannotStart
 from config.settings import (
     SANDBOX_FULFILLMENT_WEBHOOK_SECRET,
     SANDBOX_OPENAI_KEY,
@@ -31,7 +33,7 @@ from config.settings import (
     SANDBOX_STRIPE_WEBHOOK_SECRET,
     Settings,
 )
-from deploy.local.postgres import Postgres, migrate
+from deploy.local.postgres import Postgres
 from deploy.local.process import (
     HOST,
     ROOT,
@@ -205,7 +207,10 @@ class Stack:
     async def database(self) -> AsyncIterator[Child]:
         """Run Postgres until the block ends, with the schema and the demo products. Raises StackError."""
         async with self.postgres.running() as child:
-            await migrate(self.postgres.url(), logs=self.logs)
+            try:
+                await migrate(self.postgres.url())
+            except CannotStart as error:
+                raise StackError(str(error)) from None
             await _seed(self.postgres.url())
             yield child
 

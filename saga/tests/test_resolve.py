@@ -1,15 +1,16 @@
 """An undo that fails for good waits for an operator: the update `resolve`, one handler for all sagas of a run."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateStage
+from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError, WorkflowUpdateStage
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
 from saga import Resolution
-from saga.tests.agency import BOOKED, UNDOS, Agency, fails, kinds, resolve, until_parked
+from saga.tests.agency import BOOKED, UNDOS, Agency, eventually, fails, kinds, resolve, until_parked
 
 # --------------------------------------------------------------------------------------------------------------- parks
 
@@ -95,6 +96,44 @@ async def test_a_parked_run_outlives_its_worker(environment: WorkflowEnvironment
         await resolve(run, "cancel_car", "retry")
         await run.result()
     assert agency.desk.done.count("cancel_car") == 1
+
+
+@pytest.mark.parametrize("action", ["skip", "retry"])
+async def test_an_undo_whose_service_is_out_can_be_resolved(agency: Agency, action: str) -> None:
+    """It is not parked, but no operator has to wait for the service: the attempts end, and it parks first."""
+    agency.desk.out.add("cancel_car")
+    run = await agency.start(then="return")
+    await eventually(lambda: is_tried(agency, "cancel_car", 2), "the undo is retried")
+    resolving = asyncio.create_task(resolve(run, "cancel_car", action))
+    await agency.until_done("park cancel_car")
+    agency.desk.out.clear()
+
+    assert await resolving == f"{action}: cancel_car"
+    assert f"cancel_car: {'skip by operator: seen to' if action == 'skip' else 'did cancel_car'}" in await run.result()
+    assert ("cancel_car" in agency.desk.done) is (action == "retry")
+
+
+async def is_accepted(run: WorkflowHandle[Any, Any]) -> bool:
+    return EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED in await kinds(run)
+
+
+async def is_tried(agency: Agency, task: str, times: int) -> bool:
+    return agency.desk.attempts[task] >= times
+
+
+async def test_an_undo_that_succeeds_while_it_is_resolved(agency: Agency) -> None:
+    """The resolution comes too late."""
+    held = agency.hold("cancel_car")
+    run = await agency.start(then="return")
+    await held.reached.wait()
+    resolving = asyncio.create_task(resolve(run, "cancel_car", "skip"))
+    await eventually(lambda: is_accepted(run), "the resolution is accepted")
+    held.let_go()
+
+    with pytest.raises(WorkflowUpdateFailedError) as refusal:
+        await resolving
+    assert "cancel_car is done" in str(refusal.value.cause)
+    assert "cancel_car: did cancel_car" in await run.result()
 
 
 # ----------------------------------------------------------------------------------------------------------- take_over

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
@@ -20,10 +21,12 @@ from deploy.local.postgres import Postgres
 from deploy.local.process import Child, Command, binary, free_ports, running
 from gateways.postgres import ACQUIRE_SECONDS, LOCK_SECONDS
 from orders.models import OrderOutcome
-from orders.names import PROCESS_ORDER, TASK_QUEUE
+from orders.names import PROCESS_ORDER, PRODUCT_RECOMMENDATIONS, TASK_QUEUE
+from orders.recommendations import RecommendationsOutcome, Source
 from sandbox.faults import Fault
 from sandbox.server import Running, serve
 from sandbox.world import World
+from tests.support.catalogue import Catalogue
 from tests.support.shop import an_order, eventually, settings_for
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +54,7 @@ def addresses(temporal: WorkflowEnvironment, database_url: str, sandbox: Running
         "EMAIL_SERVICE_URL": f"{sandbox.url}/email",
         "ANALYTICS_URL": f"{sandbox.url}/analytics",
         "SLACK_WEBHOOK": f"{sandbox.url}/slack/webhook",
+        "OPENAI_BASE_URL": f"{sandbox.url}/openai/v1",
     }
 
 
@@ -159,6 +163,37 @@ async def test_a_line_to_temporal_that_breaks_is_no_reason_not_to_start(temporal
         line.cut()
 
     assert line.broken == 1
+
+
+async def test_a_worker_told_to_stop_does_not_wait_for_the_model(
+    temporal: WorkflowEnvironment, database_url: str, tmp_path: Path
+) -> None:
+    """Its requests to the model end with it, and the next worker repeats them at once."""
+    async with serve() as sandbox, asyncpg.create_pool(database_url, min_size=1) as pool:
+        catalogue = Catalogue(pool)
+        await catalogue.indexed({"lamp": (1, 0), "bulb": (1, 0.1)})
+        await catalogue.bought("lamp")
+        sandbox.world.faults.add(Fault(service="openai", kind="delay", seconds=60))
+        environment = addresses(temporal, database_url, sandbox)
+
+        async def is_asking() -> bool:
+            return any(entry["service"] == "openai" for entry in sandbox.world.journal.about())
+
+        async with a_worker(tmp_path / "first.log", **environment) as first:
+            handle = await temporal.client.start_workflow(
+                PRODUCT_RECOMMENDATIONS,
+                {"customerId": "cus_1"},
+                id="asked-again",
+                task_queue=TASK_QUEUE,
+                result_type=RecommendationsOutcome,
+            )
+            await eventually(is_asking, "the model is being asked")
+            os.kill(first.pid, 15)
+            assert await asyncio.wait_for(first.wait(), 10) == 0
+        async with a_worker(tmp_path / "second.log", **environment):
+            outcome = await asyncio.wait_for(handle.result(), 20)
+
+    assert outcome.source is Source.MODEL
 
 
 async def test_a_worker_told_to_stop_finishes_its_step(

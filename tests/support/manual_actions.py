@@ -5,6 +5,9 @@ from typing import Any
 
 import httpx
 
+from gateways.http import open_http
+from gateways.warehouse import Warehouse
+from tests.support.activity_bench import fulfillment, order_of
 from tests.support.shop import Shop
 
 
@@ -51,3 +54,11 @@ async def _stripe(shop: Shop, path: str, data: dict[str, Any]) -> dict[str, Any]
         answer.raise_for_status()
         body: dict[str, Any] = answer.json()
         return body
+
+
+async def send_late(shop: Shop, order_id: str) -> None:
+    """A request to ship the order arrives, long after its attempt was given up."""
+    key = shop.settings.fulfillment_key.get_secret_value()
+    async with open_http(3) as http:
+        warehouse = Warehouse(http, shop.settings.fulfillment_api, key, "shop")
+        await warehouse.ship(fulfillment(order_of(order_id)), [{"productId": "1", "quantity": 2}])

@@ -9,8 +9,9 @@ from typing import Final
 import asyncpg
 from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
+from app.migrate import migrate
 from config.temporal import plugin
-from deploy.local.postgres import Postgres, migrate, temporary_postgres
+from deploy.local.postgres import Postgres, temporary_postgres
 from deploy.local.process import binary
 from deploy.local.temporal import DYNAMIC_CONFIG
 from orders.names import CUSTOMER_ID, NEEDS_ATTENTION, ORDER_STAGE
@@ -30,7 +31,7 @@ async def open_postgres() -> AsyncIterator[Postgres]:
     """A server whose database `template_orders` is migrated and seeded."""
     async with temporary_postgres() as server:
         await _execute(server.url(), f"CREATE DATABASE {TEMPLATE}")
-        await migrate(server.url(TEMPLATE), logs=server.logs)
+        await migrate(server.url(TEMPLATE))
         await _execute(server.url(TEMPLATE), SEED)
         yield server
 

@@ -1,9 +1,12 @@
 """Settings refuse what would charge real money, or leak a key, by mistake."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from config.settings import SANDBOX, STRIPE, Settings
+from config.settings import SANDBOX, STRIPE, Settings, read_settings
+from orders.errors import InvalidInput
 
 
 @pytest.mark.parametrize("key", ["sk_live_canary", "rk_live_canary"])
@@ -54,6 +57,79 @@ def test_a_setting_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, name
         Settings()
 
 
+SECRETS = {
+    "STRIPE_SECRET_KEY": "sk_test_canary",
+    "FULFILLMENT_KEY": "canary",
+    "OPENAI_API_KEY": "canary",
+    "STRIPE_WEBHOOK_SECRET": "whsec_canary",
+    "FULFILLMENT_WEBHOOK_SECRET": "canary",
+}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_spaces_around_a_secret_are_ignored(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A secret that comes from a file often ends in a newline."""
+    monkeypatch.setenv(name, f" \t{SECRETS[name]}\r\n")
+    assert getattr(Settings(), name.lower()).get_secret_value() == SECRETS[name]
+
+
+@pytest.mark.parametrize("key", [" sk_live_canary", "\nrk_live_canary", "sk_live_canary\n"])
+def test_a_live_key_behind_a_space_is_a_live_key(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """It would charge real money."""
+    monkeypatch.setenv("STRIPE_SECRET_KEY", key)
+    with pytest.raises(InvalidInput, match="ALLOW_LIVE_STRIPE"):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    "key", ['"sk_live_canary"', "\u200bsk_live_canary", "SK_LIVE_canary", "pk_live_canary", "", " "]
+)
+def test_only_a_secret_key_of_stripe_is_one(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """Any other form might be a live key that no guard knows."""
+    monkeypatch.setenv("STRIPE_SECRET_KEY", key)
+    with pytest.raises(InvalidInput) as refusal:
+        read_settings()
+    assert refusal.value.problems == (
+        "STRIPE_SECRET_KEY: must begin with one of sk_test_, rk_test_, sk_live_, rk_live_",
+    )
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("form", ["{0} {0}", "{0}\n{0}", '"{0}"', "{0}\u200b", "{0}\u00e9"])
+def test_a_secret_that_no_header_can_carry_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, form: str) -> None:
+    """By its name, without its value."""
+    monkeypatch.setenv(name, form.format(SECRETS[name]))
+    with pytest.raises(InvalidInput, match=f"^{name}: must be") as refusal:
+        read_settings()
+    assert "canary" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["FULFILLMENT_KEY", "STRIPE_WEBHOOK_SECRET", "FULFILLMENT_WEBHOOK_SECRET"])
+@pytest.mark.parametrize("value", ["", " \n"])
+def test_a_secret_that_is_needed_is_not_empty(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """Only OPENAI_API_KEY may be: there is no model then."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidInput, match=f"{name}: must not be empty"):
+        read_settings()
+
+
+def test_signing_secrets_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comma without a secret is none."""
+    monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", " a , b,\n")
+    assert Settings().stripe_webhook_secret.get_secret_value() == "a,b"
+    monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", " , ")
+    with pytest.raises(InvalidInput, match="STRIPE_WEBHOOK_SECRET: must not be empty"):
+        read_settings()
+
+
+def test_any_setting_may_have_spaces_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a choice, a number and a truth value."""
+    for name, value in {"LOG_LEVEL": " DEBUG\n", "WEBHOOKS_PORT": " 8411\n", "ALLOW_LIVE_STRIPE": " true\n"}.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert (settings.log_level, settings.webhooks_port, settings.allow_live_stripe) == ("DEBUG", 8411, True)
+
+
 ELSEWHERE = {
     "database_url": "postgresql://orders:canary@db.example/orders",
     "stripe_secret_key": "sk_test_canary",
@@ -83,8 +159,9 @@ EXTERNAL_SERVICES = [name for name, value in ELSEWHERE.items() if value.startswi
         "https://canary.example:x",
         "https://canary.example:70000",
         "https://[canary",
-        "https://canary.example\n",
-        "https://canary.example ",
+        "https://canary.example\n/in",
+        "https://canary.example /in",
+        "https://canary\u200b.example",
     ],
 )
 def test_nobody_listens_in_on_the_way_to_a_external_services(name: str, url: str) -> None:
@@ -97,11 +174,68 @@ def test_nobody_listens_in_on_the_way_to_a_external_services(name: str, url: str
 
 @pytest.mark.parametrize("name", EXTERNAL_SERVICES)
 @pytest.mark.parametrize(
-    "url", ["https://x.example:8443/in", "http://[::1]:1", "http://localhost", "HTTP://127.0.0.1:1"]
+    "url",
+    ["https://x.example:8443/in", "http://[::1]:1", "http://localhost", "HTTP://127.0.0.1:1", " https://x.example\n"],
 )
 def test_an_address_that_nobody_listens_in_on_is_taken(name: str, url: str) -> None:
     """That is https anywhere, or http on this machine."""
     assert Settings.model_validate({name: url})
+
+
+@pytest.mark.parametrize("name", EXTERNAL_SERVICES)
+def test_plain_http_in_the_shops_own_network(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Only to the hosts that INNER_HOSTS names, each by its whole name."""
+    monkeypatch.setenv("INNER_HOSTS", "warehouse.inner, Mail \n")
+    monkeypatch.setenv(name.upper(), "http://warehouse.inner:8080/api")
+    assert read_settings().inner_host_names == ("warehouse.inner", "mail")
+
+    for url in ("http://other.warehouse.inner", "http://warehouse.inner.example", "http://warehouse.inner@x.example"):
+        monkeypatch.setenv(name.upper(), url)
+        with pytest.raises(InvalidInput, match=f"{name.upper()}: must be an https address"):
+            read_settings()
+
+
+def test_a_live_key_goes_to_no_inner_host() -> None:
+    """Only to Stripe."""
+    with pytest.raises(ValidationError, match="leak"):
+        Settings.model_validate(
+            {
+                "stripe_secret_key": "sk_live_x",
+                "allow_live_stripe": True,
+                "stripe_api_base": "http://inner",
+                "inner_hosts": "inner",
+            }
+        )
+
+
+@pytest.mark.parametrize("hosts", ["*.inner", "http://inner", "inner:80", "a b", "inner/x"])
+def test_an_inner_host_is_a_name(monkeypatch: pytest.MonkeyPatch, hosts: str) -> None:
+    """A pattern could name a stranger's host."""
+    monkeypatch.setenv("INNER_HOSTS", hosts)
+    with pytest.raises(InvalidInput, match="INNER_HOSTS: must be names of hosts"):
+        read_settings()
+
+
+@pytest.mark.parametrize("url", ["canary", "proxy:3128", "socks5://p:1", "http://p", "http://p:1/canary", "http://p:x"])
+def test_a_proxy_is_an_address(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """It may have a password, which no message shows."""
+    monkeypatch.setenv("OUTBOUND_PROXY", url)
+    with pytest.raises(InvalidInput, match="OUTBOUND_PROXY: must have the form") as refusal:
+        read_settings()
+    assert "canary" not in str(refusal.value)
+    monkeypatch.setenv("OUTBOUND_PROXY", "http://user:canary@proxy.inner:3128")
+    assert "canary" not in repr(read_settings())
+
+
+@pytest.mark.parametrize("content", [None, "", "no certificate"])
+def test_a_ca_file_has_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None) -> None:
+    """Without them no service could be reached."""
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with pytest.raises(InvalidInput, match="SSL_CERT_FILE: must name a file with certificates"):
+        read_settings()
 
 
 @pytest.mark.parametrize("name", ["fulfillment_api", "email_service_url", "analytics_url", "slack_webhook"])
@@ -131,7 +265,6 @@ def test_no_worker_crashes_on_purpose_outside_the_sandbox(name: str) -> None:
         "postgresql:///orders",
         "postgresql://127.0.0.1@db.example/orders",
         "postgresql://127.0.0.1.example/orders",
-        "",
     ],
 )
 def test_only_one_plain_loopback_address_is_here(url: str) -> None:

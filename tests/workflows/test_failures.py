@@ -281,6 +281,24 @@ async def test_an_undo_in_a_long_outage_calls_for_attention(shop: Shop) -> None:
     assert (await shop.row(O))["parked_step"] is None
 
 
+async def test_an_undo_in_a_long_outage_can_be_resolved(shop: Shop) -> None:
+    """An operator need not wait for Stripe: the undo parks, the resolution is recorded, and the order closes."""
+    shop.hooks.fail("request_fulfillment", final_error(), "after")
+    shop.hooks.fail("void_payment", outage(), times=None)
+    run = await shop.start(order_id=O)
+    await until_attempts(shop, "void_payment", 1)
+    with pytest.raises(WorkflowUpdateFailedError):  # it has not called for attention yet
+        await resolve(run, "void_payment", "resolved")
+    await shop.advance(run, timedelta(minutes=15))
+    await until_marked(run, "void_payment")
+    by_hand(shop, "void_payment", await shop.row(O))
+
+    await resolve(run, "void_payment", "resolved")
+    await check_end(shop, run, FAILED_WITH_EMAIL)
+    said = await shop.pool.fetch("SELECT step, action FROM resolutions WHERE order_id = $1", O)
+    assert [tuple(row) for row in said] == [("void_payment", "resolved")]
+
+
 async def test_a_claim_that_fails_for_good(shop: Shop) -> None:
     """Without the claim nothing is undone: operators are alerted, and the claim is retried once a minute."""
     shop.hooks.fail("request_fulfillment", final_error(), "after")

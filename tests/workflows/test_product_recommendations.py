@@ -123,7 +123,7 @@ async def test_an_odd_reason(shop: Shop, customer: str, kind: BadAnswer) -> None
     assert set(others) == {"Goes well with Brass desk lamp."}
 
 
-@pytest.mark.parametrize("kind", sorted({*get_args(BadAnswer)} - {"long_reason", *ODD_REASONS}))
+@pytest.mark.parametrize("kind", sorted({*get_args(BadAnswer)} - {"fenced", "long_reason", *ODD_REASONS}))
 async def test_a_bad_answer_twice(shop: Shop, customer: str, kind: BadAnswer) -> None:
     """The model gets no third request: similarity decides, and the answer says so."""
     shop.world.openai.script(kind, times=2)
@@ -139,6 +139,26 @@ async def test_a_bad_answer_once(shop: Shop, customer: str, kind: BadAnswer) -> 
 
     assert (await recommend(shop, customer)).source is Source.MODEL
     assert len(asked(shop)) == 2
+
+
+async def test_an_answer_in_a_code_fence(shop: Shop, customer: str) -> None:
+    """It is the model's answer like any other."""
+    shop.world.openai.script("fenced")
+
+    assert (await recommend(shop, customer)).source is Source.MODEL
+    assert len(asked(shop)) == 1
+
+
+async def test_long_answers_in_any_script(shop: Shop, customer: str) -> None:
+    """Five reasons of the greatest length fit, whatever number of tokens a character has."""
+    before = await shop.pool.fetchval("SELECT name FROM products WHERE id = '2'")
+    rename = "UPDATE products SET name = $1 WHERE id = '2'"
+    await shop.pool.execute(rename, "ქ" * 180)
+    outcome = await recommend(shop, customer)
+    await shop.pool.execute(rename, before)
+
+    assert outcome.source is Source.MODEL
+    assert {each.reason for each in outcome.recommendations} == {f"Goes well with {'ქ' * 180}."}
 
 
 async def test_a_long_reason_is_cut(shop: Shop, customer: str) -> None:

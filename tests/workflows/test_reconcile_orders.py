@@ -17,17 +17,14 @@ from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 
 from activities.order_recovery import OrderRecovery
 from deploy.local.postgres import Postgres
-from gateways.http import open_http
 from gateways.postgres import Database
-from gateways.warehouse import Warehouse
 from orders.models import Status
 from orders.names import NEEDS_ATTENTION, RECONCILE_ORDERS, cancel_order_id
 from orders.reconciliation import OrderWithoutRun, ReconcileReport
 from sandbox.faults import Fault
-from tests.support.activity_bench import fulfillment, order_of
 from tests.support.activity_hooks import Moment
 from tests.support.invariants import assert_invariants, check_stock
-from tests.support.manual_actions import authorize_again, hold_again, pay, refund_by_hand
+from tests.support.manual_actions import authorize_again, hold_again, pay, refund_by_hand, send_late
 from tests.support.scenarios import REFUSED_ADDRESS, until_attempts
 from tests.support.servers import copy_database
 from tests.support.shop import Payload, Shop, an_order, eventually, new_order_id, open_shop
@@ -281,7 +278,7 @@ async def test_a_shipment_of_an_undone_order_is_cancelled(shop: Shop) -> None:
     order_id = new_order_id()
     shop.world.fulfillment.forgets_cancels = True
     assert (await shop.place(REFUSED, order_id)).error_code == "fulfillment_refused"
-    await ship_late(shop, order_id)
+    await send_late(shop, order_id)
     report = await reconcile(shop)
 
     assert [f"order {order_id} is rejected" in words for words in report.shipments] == [True]
@@ -732,14 +729,6 @@ async def test_a_payment_that_cannot_be_read_stops_no_other_one(shop: Shop, stat
 
 async def reconcile(shop: Shop) -> ReconcileReport:
     return ReconcileReport.model_validate(await (await start(shop)).result())
-
-
-async def ship_late(shop: Shop, order_id: str) -> None:
-    """A request to ship the order arrives, long after its attempt was given up."""
-    key = shop.settings.fulfillment_key.get_secret_value()
-    async with open_http(3) as http:
-        warehouse = Warehouse(http, shop.settings.fulfillment_api, key, "shop")
-        await warehouse.ship(fulfillment(order_of(order_id)), [{"productId": "1", "quantity": 2}])
 
 
 async def terminate_at(shop: Shop, held: Any, order_id: str, payload: Payload | None = None) -> None:

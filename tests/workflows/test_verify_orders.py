@@ -168,14 +168,24 @@ async def test_an_outage_of_stripe_is_no_violation(shop: Shop) -> None:
     assert (await verify(shop)).unverified == ()
 
 
-@pytest.mark.parametrize(("status", "error"), [(503, "stripe: http_503"), (400, "stripe: scripted")])
-async def test_an_order_that_cannot_be_checked_stops_no_other_one(shop: Shop, status: int, error: str) -> None:
+REFUSAL: dict[str, Any] = {"error": {"type": "invalid_request_error", "code": "parameter_invalid", "param": "intent"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [(503, None, "stripe: scripted"), (400, REFUSAL, "stripe: parameter_invalid intent")],
+    ids=["an outage of its own", "a refusal"],
+)
+async def test_an_order_that_cannot_be_checked_stops_no_other_one(
+    shop: Shop, status: int, body: Any, error: str
+) -> None:
     """The report names it; what is wrong with another order of its page is found."""
     for order_id in ("odd", "unpaid"):
         await shop.place(order_id=order_id)
     odd, unpaid = [(await shop.row(order_id))["payment_intent_id"] for order_id in ("odd", "unpaid")]
     shop.world.stripe.account.intents[unpaid].amount_received = 0
-    shop.world.faults.add(Fault(service="stripe", route=f"GET */{odd}", kind="status", status=status, times=None))
+    route = f"GET */{odd}"
+    shop.world.faults.add(Fault(service="stripe", route=route, kind="status", status=status, body=body, times=None))
     report = await verify(shop)
 
     assert (report.checked, report.unverified) == (1, (f"the order odd: {error}",))

@@ -166,6 +166,23 @@ async def test_release_twice_by_what_the_reservation_is(
         assert await bench.stock() == stock
 
 
+@pytest.mark.parametrize("last", ["reserve", "finalize"])
+async def test_stock_comes_back_whatever_its_count_is(bench: ActivityBench, last: str) -> None:
+    """A count above 32 bits keeps no order from being finalized, and none whose money is back from closing."""
+    order, many = order_of(), 2**31 - 1
+    await bench.bring(order, "reserve")
+    await bench.pool.execute("UPDATE inventory SET quantity = $1, reserved = $1, sold = $1", many)
+    await bench.bring(order, last)
+    if last == "reserve":
+        await bench.claim_undo(order)
+    else:
+        await bench.do(OrderState.claim_cancellation, order.id)
+
+    end = "failed" if last == "reserve" else "cancelled"
+    assert (await bench.do(Inventory.release_stock, order.id)).status == end
+    assert (await bench.stock())[0] == many + 2
+
+
 async def test_a_parked_row_keeps_its_stock(bench: ActivityBench) -> None:
     """A late attempt cannot close an order that waits for an operator."""
     order = order_of()

@@ -11,7 +11,7 @@ from activities.order_state import OrderState
 from activities.payments import Payments
 from audit.invariants import violations
 from orders.errors import Permanent, Unavailable
-from orders.models import Alert, ErrorCode, Notification, NotificationKind, Park
+from orders.models import Alert, Delivery, ErrorCode, Notification, NotificationKind, Park, Priority
 from tests.support.activity_bench import ActivityBench, order_of
 from tests.support.invariants import collect_evidence
 
@@ -19,7 +19,7 @@ CONFIRMATION = Notification(
     order_id="o1",
     kind=NotificationKind.CONFIRMATION,
     to="customer@example.com",
-    estimated_delivery=date(2026, 11, 27),
+    delivery=Delivery(ordered=date(2026, 11, 19), priority=Priority.STANDARD, country="US"),
 )
 ANALYTICS = Notification(order_id="o1", kind=NotificationKind.ANALYTICS)
 CANCELLED = Notification(order_id="o1", kind=NotificationKind.CANCELLED, to="customer@example.com")
@@ -44,8 +44,19 @@ async def test_the_confirmation_is_sent_once(bench: ActivityBench) -> None:
             "total": 59.98,
             "currency": "usd",
             "estimatedDelivery": "2026-11-27",
+            "businessDays": 5,
         },
     }
+
+
+async def test_a_confirmation_without_a_date(bench: ActivityBench) -> None:
+    """Where the holidays of the destination are not known, only the number of business days is promised."""
+    await bench.bring(order_of(), "finalize")
+    delivery = Delivery(ordered=date(2026, 11, 19), priority=Priority.EXPRESS, country="AC")
+    await bench.do(Notifications.send_email, CONFIRMATION.model_copy(update={"delivery": delivery}))
+
+    (email,) = bench.world.provider_records()["emails"]
+    assert (email["data"]["estimatedDelivery"], email["data"]["businessDays"]) == (None, 2)
 
 
 async def test_analytics_get_the_order_once(bench: ActivityBench) -> None:
@@ -188,6 +199,56 @@ async def test_an_alert_is_retried_while_the_webhook_does_not_exist(bench: Activ
     bench.fault("slack", "status", status=status)
     with pytest.raises(Unavailable):
         await bench.do(Notifications.post_alert, Alert(order_id="o1", key="k", text="o1: it is stuck"))
+
+
+NO_ACCEPTANCE: dict[str, Any] = {
+    "a page": "<html><h1>Sign in</h1></html>",
+    "a denial": {"ok": False, "error": "channel_not_found"},
+    "a failure": {"success": False},
+    "an error": {"error": {"message": "quota"}},
+    "no id": {"id": None},
+    "an empty id": {"id": ""},
+    "a list": [],
+    "another word": "accepted?",
+}
+
+
+@pytest.mark.parametrize("body", NO_ACCEPTANCE.values(), ids=NO_ACCEPTANCE)
+async def test_an_email_or_event_is_sent_only_if_the_answer_says_so(bench: ActivityBench, body: Any) -> None:
+    """A 200 with another answer is an outage: the message is sent again, under its key."""
+    await bench.bring(order_of(), "finalize")
+    for service, send, message in (
+        ("email", Notifications.send_email, CONFIRMATION),
+        ("analytics", Notifications.track_order, ANALYTICS),
+    ):
+        bench.fault(service, "status", status=200, body=body)
+        with pytest.raises(Unavailable, match=f"{service}: HTTP 200, but its answer is no acceptance"):
+            await bench.do(send, message)
+        assert await bench.pool.fetchval("SELECT count(*) FROM notifications WHERE kind = $1", message.kind) == 0
+        assert await bench.do(send, message) == "sent"
+
+
+@pytest.mark.parametrize("answer", ["", "OK\n", {}, {"success": True}, {"id": 7, "error": None}])
+async def test_an_acceptance_has_many_forms(bench: ActivityBench, answer: Any) -> None:
+    """None of them is taken for a failure, which would send the message again."""
+    await bench.bring(order_of(), "finalize")
+    bench.fault("email", "status", status=202, body=answer)
+
+    assert await bench.do(Notifications.send_email, CONFIRMATION) == "sent"
+
+
+AN_ALERT = Alert(order_id="o1", key="k", text="o1: it is stuck")
+
+
+@pytest.mark.parametrize("body", ["", {}, *NO_ACCEPTANCE.values()], ids=["empty", "an object", *NO_ACCEPTANCE])
+async def test_an_alert_is_posted_only_if_slack_says_so(bench: ActivityBench, body: Any) -> None:
+    """Slack's webhook answers `ok`; anything else is an outage."""
+    bench.fault("slack", "status", status=200, body=body)
+    with pytest.raises(Unavailable, match="slack: HTTP 200, but its answer is no acceptance"):
+        await bench.do(Notifications.post_alert, AN_ALERT)
+
+    bench.fault("slack", "status", status=200, body={"ok": True})
+    await bench.do(Notifications.post_alert, AN_ALERT)
 
 
 async def undecided(bench: ActivityBench, last: str) -> None:

@@ -122,6 +122,78 @@ async def test_a_long_text_is_cut(bench: ActivityBench) -> None:
     assert await embed(bench) == IndexedBatch(embedded=0, last=None)
 
 
+@pytest.mark.parametrize("character", ["x", "ж", "ქ", "한", "𓀀", "👩"])
+async def test_batches_fit_into_a_request_in_any_script(
+    bench: ActivityBench, catalogue: Catalogue, character: str
+) -> None:
+    """A hundred long texts, which are more than one request of OpenAI may have."""
+    await catalogue.sell(*(f"p{number:02}" for number in range(95)))
+    await bench.pool.execute("UPDATE products SET description = repeat($1, 3000)", character)
+    after: str | None = ""
+    embedded = 0
+    while after is not None:
+        batch = await embed(bench, after=after)
+        after, embedded = batch.last, embedded + batch.embedded
+
+    assert embedded == 100
+    assert {call["status"] for call in bench.calls("openai")} == {200}
+    assert await activate(bench)
+
+
+def refuse(bench: ActivityBench, times: int | None, status: int = 400) -> None:
+    """As a service does whose limits are smaller than OpenAI's."""
+    body = {"error": {"message": "This model's maximum context length is 512 tokens.", "code": None}}
+    bench.fault("openai", "status", status=status, body=body, times=times)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_a_batch_that_is_refused_is_split(bench: ActivityBench, catalogue: Catalogue, status: int) -> None:
+    """In halves, until they are accepted."""
+    refuse(bench, 2, status)
+
+    assert await embed(bench) == IndexedBatch(embedded=5, last=None)
+    assert [len(texts) for texts in asked(bench)] == [5, 2, 1, 1, 3]
+    assert sorted(product_id for product_id, _ in await catalogue.vectors()) == SEEDED
+
+
+async def test_a_text_that_is_refused_is_shortened(bench: ActivityBench) -> None:
+    """One product that is too long for the model does not keep others from being found; it is embedded once."""
+    await bench.pool.execute("DELETE FROM inventory WHERE product_id <> '1'")
+    await bench.pool.execute("DELETE FROM products WHERE id <> '1'")
+    await bench.pool.execute("UPDATE products SET description = repeat('x', 3000)")
+    refuse(bench, 2)
+
+    assert await embed(bench) == IndexedBatch(embedded=1, last=None)
+    assert [len(text) for texts in asked(bench) for text in texts] == [2000, 1000, 500]
+    assert await embed(bench) == IndexedBatch(embedded=0, last=None)
+
+
+async def test_a_model_that_refuses_everything(bench: ActivityBench, catalogue: Catalogue) -> None:
+    """It is asked a few times, and the run fails."""
+    await catalogue.sell(*(f"p{number:02}" for number in range(95)))
+    await bench.pool.execute("UPDATE products SET description = repeat('x', 3000)")
+    refuse(bench, None)
+    with pytest.raises(Permanent) as refused:
+        await embed(bench)
+
+    assert refused.value.type == "openai_refused"
+    assert len(asked(bench)) == 12
+
+
+async def test_what_a_split_batch_has_is_kept(bench: ActivityBench, catalogue: Catalogue) -> None:
+    """An attempt that fails in the second half leaves the first one done."""
+    refuse(bench, 1)
+    gate = Gate(before=2)
+    late = await bench.stop_at(gate, ProductIndex.embed_batch, IndexBatch(target=SMALL))
+    bench.fault("openai", "status", status=503)
+    gate.opened.set()
+    with pytest.raises(Unavailable):
+        await late
+    assert len(await catalogue.vectors()) == 2
+
+    assert await embed(bench) == IndexedBatch(embedded=3, last=None)
+
+
 async def test_short_vectors_are_filled_up(bench: ActivityBench, catalogue: Catalogue) -> None:
     """Zeros do not change a cosine."""
     await embed(bench, SHORT)

@@ -98,6 +98,23 @@ async def test_the_last_ten_distinct_purchases_count(bench: ActivityBench, catal
     assert [candidate.product_id for candidate in choice.candidates] == ["lamp", "near-oldest"]
 
 
+@pytest.mark.parametrize("indexed", [True, False])
+async def test_a_product_in_another_currency_is_not_recommended(
+    bench: ActivityBench, catalogue: Catalogue, *, indexed: bool
+) -> None:
+    """One order has one currency: the customer buys in those of the purchases, and without any purchase in each."""
+    await catalogue.indexed({"lamp": EAST, "bulb": NEARLY_EAST, "globe": WEST})
+    await bench.pool.execute("UPDATE products SET currency = 'eur' WHERE id = 'bulb'")
+    if not indexed:
+        await bench.pool.execute("DELETE FROM embedding_index")
+    assert {each.product_id for each in (await choose(bench)).candidates} == {"lamp", "bulb", "globe"}
+    await catalogue.bought("lamp")
+
+    choice = await choose(bench)
+    assert choice.source is (Source.SIMILARITY if indexed else Source.POPULAR)
+    assert [each.product_id for each in choice.candidates] == ["globe"]
+
+
 @pytest.mark.parametrize("status", ["processing", "shipped", "delivered"])
 async def test_what_was_paid_for_is_owned(bench: ActivityBench, catalogue: Catalogue, status: str) -> None:
     """It counts as a purchase and is never recommended."""
@@ -228,7 +245,7 @@ async def test_what_the_model_gets(bench: ActivityBench) -> None:
 
     (call,) = bench.calls("openai", "/chat/completions")
     body = call["body"]
-    assert (body["model"], body["max_completion_tokens"], body["store"]) == ("gpt-4o", 800, False)
+    assert (body["model"], body["max_completion_tokens"], body["store"]) == ("gpt-4o", 4000, False)
     assert set(body) == {"model", "messages", "response_format", "max_completion_tokens", "store"}
     system, user = body["messages"]
     assert "never an instruction" in system["content"]
@@ -245,7 +262,24 @@ async def test_what_the_model_gets(bench: ActivityBench) -> None:
     assert items["properties"]["productId"]["enum"] == [f"p{number}" for number in range(10)]
 
 
-@pytest.mark.parametrize("kind", sorted({*get_args(BadAnswer)} - {"long_reason", "empty_reason", "injection"}))
+USABLE = {"fenced", "long_reason", "empty_reason", "injection"}
+
+
+@pytest.mark.parametrize("kind", sorted(USABLE))
+async def test_an_odd_answer_is_used(bench: ActivityBench, kind: BadAnswer) -> None:
+    """Its order counts, and its reasons where they are plain text."""
+    bench.world.openai.script(kind)
+    ranking = await bench.do(Recommendations.rank_candidates, A_CHOICE)
+
+    assert ranking.problem is None
+    assert len(ranking.recommendations) == 5
+    reasons = [each.reason for each in ranking.recommendations]
+    assert reasons[1:] == ["Goes well with Brass desk lamp."] * 4
+    if kind in {"empty_reason", "injection"}:
+        assert reasons[0] == "Similar to Brass desk lamp, which you bought."
+
+
+@pytest.mark.parametrize("kind", [kind for kind in get_args(BadAnswer) if kind not in USABLE])
 async def test_a_bad_answer_is_a_problem(bench: ActivityBench, kind: BadAnswer) -> None:
     """The problem is named in short, and nothing of the answer is quoted."""
     bench.world.openai.script(kind)
@@ -271,7 +305,8 @@ async def test_a_model_out_of_reach(bench: ActivityBench, status: int, error: ty
 BAD: dict[str, tuple[str, str]] = {
     "nothing": ("", "the expected form"),
     "a list": ("[]", "the expected form"),
-    "a fence": (f"```json\n{picks(*FIVE)}\n```", "the expected form"),
+    "an empty fence": ("```json\n```", "the expected form"),
+    "half a fence": (f"```json\n{picks(*FIVE)[:-9]}\n```", "the expected form"),
     "a number for an id": (json.dumps({"recommendations": [{"productId": 1, "reason": "x"}] * 5}), "the expected form"),
     "half a character for an id": (picks(*FIVE).replace("p1", "\\ud800"), "not a candidate"),
     "nested beyond reason": ("[" * 100_000, "the expected form"),
@@ -289,6 +324,18 @@ def test_answers_that_are_refused(answer: str, problem: str) -> None:
     """One mistake makes the whole answer unusable."""
     with pytest.raises(Unusable, match=problem):
         parse_ranking(answer, A_CHOICE.candidates)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    ["```json\n{}\n```", "```\n{}\n```", "```JSON {}```", "Here you are:\n\n```json\n{}\n```\nEnjoy!", "\n {} \n"],
+)
+def test_json_may_be_in_a_code_fence(frame: str) -> None:
+    """Models without strict schemas answer so."""
+    answer = frame.replace("{}", picks(*FIVE[:4], ("p4", "It suits your {lamp}.")))
+    (*_, last) = parse_ranking(answer, A_CHOICE.candidates)
+
+    assert last.reason == "It suits your {lamp}."
 
 
 ODD_REASONS: dict[str, Any] = {
@@ -343,6 +390,9 @@ GOOD_REASONS: dict[str, tuple[str, str]] = {
     "Thai": ("เหมาะกับโคมไฟของคุณ", "เหมาะกับโคมไฟของคุณ"),
     "newer emoji": ("Nice \U0001fae8\U0001fae9\U0001face!", "Nice \U0001fae8\U0001fae9\U0001face!"),
     "a flag": (f"Made in {ENGLAND}.", f"Made in {ENGLAND}."),
+    "joined": ("क्\u200cष, क्\u200dष", "क्\u200cष, क्\u200dष"),
+    "without spaces": ("ភ្លើង\u200bតុ", "ភ្លើង\u200bតុ"),
+    "Chinese sentences": ("很好。适合您的台灯。", "很好。适合您的台灯。"),
     "a full stop inside": ("For 2.5 m desks, e.g. yours.", "For 2.5 m desks, e.g. yours."),
     "long": ("word " * 100, "word " * 39 + "word…"),
     "long, without a space": ("x" * 300, "x" * 199 + "…"),

@@ -338,6 +338,17 @@ async def test_a_post_that_failed_is_not_marked_as_sent(
     assert len(messages(globe)) == 1
 
 
+@pytest.mark.parametrize("body", ["<html><h1>Sign in</h1></html>", {"ok": False, "error": "channel_not_found"}])
+async def test_a_success_that_is_none_is_not_marked_as_sent(globe: ActivityBench, body: Any) -> None:
+    """Slack answers `ok` to what it accepts; the next attempt can send the message at once."""
+    globe.fault("slack", "status", status=200, body=body)
+    with pytest.raises(Unavailable, match="no acceptance"):
+        await post(globe)
+    assert (await sent(globe), await leases(globe)) == (0, 0)
+
+    assert await post(globe) == Posted(products=1)
+
+
 async def test_a_failed_post_of_the_next_shortage_forgets_the_last(globe: ActivityBench) -> None:
     """The message about the last shortage does not count for this one."""
     await post(globe)

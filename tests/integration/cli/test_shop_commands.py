@@ -10,6 +10,7 @@ from client.reports import index_products, view_index
 from client.runs import stuck_runs, view_timeline
 from orders.errors import Permanent
 from orders.names import CHECK_INVENTORY, INDEX_RUN, PRODUCT_RECOMMENDATIONS
+from orders.stock import MAX_STOCK
 from sandbox.faults import Fault
 from tests.integration.cli.conftest import Said, Starter
 from tests.integration.cli.test_starter import NOBODY, an_empty_namespace
@@ -149,11 +150,22 @@ async def test_a_restock_that_cannot_be_is_refused(
     assert message in said.err
 
 
+async def test_a_stock_has_an_upper_bound(shop: Shop, starter: Starter) -> None:
+    """Bad input, and a sentence with the numbers; the bound itself can be reached."""
+    database = shop.settings.database_url.get_secret_value()
+    await shop.set_stock(MAX_STOCK - 2, "5")
+    assert (await starter("restock", "5", "2", DATABASE_URL=database)).status == 0
+    said = await starter("restock", "5", "1", DATABASE_URL=database)
+    assert said.status == 2, said
+    assert "quantity: product 5 has 1000000000 units; at most 1000000000 can be in stock" in said.err
+    assert await shop.stock("5") == (MAX_STOCK, 0)
+
+
 async def test_restocking_without_postgres_is_no_answer(starter: Starter) -> None:
     """Exit status 4 with one line, which does not hold the password."""
     said = await starter("restock", "5", "1", DATABASE_URL="postgresql://orders:secret@127.0.0.1:1/orders")
     assert said.status == 4, said
-    assert said.err.strip() == "PostgreSQL at DATABASE_URL cannot be used: ConnectionRefusedError"
+    assert said.err.strip() == "PostgreSQL at DATABASE_URL cannot be used: nothing listens at its host and port"
 
 
 # ----------------------------------------------------------------------------------------------------- recommendations

@@ -2,16 +2,22 @@
 
 import asyncio
 import gzip
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import httpx
 import pytest
+import trustme
+from pydantic import SecretStr
 
-from config.settings import SANDBOX_OPENAI_KEY, SANDBOX_STRIPE_KEY
-from gateways.http import MAX_ANSWER, MAX_RETRY_AFTER, get_json, open_http, raise_for_refusal, retry_after
+from app.clients import http_of
+from config.settings import SANDBOX_OPENAI_KEY, SANDBOX_STRIPE_KEY, Settings
+from gateways.http import MAX_ANSWER, MAX_RETRY_AFTER, Network, get_json, open_http, raise_for_refusal, retry_after
 from gateways.openai import LanguageModel, openai_client
 from gateways.stripe import StripeGateway, stripe_client
 from orders.errors import Permanent, Unavailable
@@ -22,7 +28,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def an_external_service(
-    head: str, chunk: bytes = b"", *, endless: bool = False, pause: float = 0
+    head: str, chunk: bytes = b"", *, endless: bool = False, pause: float = 0, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[tuple[str, list[str]]]:
     """Answers every request with this head and body. Yields its address and the heads of the requests.
 
@@ -44,9 +50,10 @@ async def an_external_service(
         finally:
             writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
     async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
+        scheme = "https" if tls else "http"
+        yield f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
 
 
 def payments_at(http: httpx.AsyncClient, url: str) -> StripeGateway:
@@ -132,13 +139,35 @@ async def test_an_invalid_address_is_an_outage() -> None:
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("7", 7), ("9" * 5000, MAX_RETRY_AFTER), ("²", None), ("-1", None), ("Wed, 21 Oct 2026 07:28:00 GMT", None)],
-    ids=["seconds", "too many", "no decimal", "negative", "a date"],
+    [
+        ("7", 7),
+        ("1.5", 1.5),
+        ("9" * 5000, MAX_RETRY_AFTER),
+        ("0", None),
+        ("²", None),
+        ("-1", None),
+        ("soon", None),
+        ("Wed, 21 Oct 2026 07:28:09 GMT", 9),
+        ("Wednesday, 21-Oct-26 07:28:09 GMT", 9),
+        ("Wed Oct 21 07:28:09 2026", 9),
+        ("Thu, 22 Oct 2026 07:28:09 GMT", MAX_RETRY_AFTER),
+        ("Wed, 21 Oct 2026 07:27:59 GMT", None),
+        ("Wed, 99 Oct 2026 07:28:09 GMT", None),
+    ],
 )
-def test_the_delay_that_a_service_asks_for(value: str, seconds: int | None) -> None:
-    """A number of seconds, up to a maximum; anything else is ignored."""
-    wait = retry_after({"Retry-After": value})
+def test_the_delay_that_a_service_asks_for(value: str, seconds: float | None) -> None:
+    """A number of seconds, or a date by the service's clock, up to a maximum; anything else is ignored."""
+    wait = retry_after({"Retry-After": value, "Date": "Wed, 21 Oct 2026 07:28:00 GMT"})
     assert (wait and wait.total_seconds()) == seconds
+
+
+@pytest.mark.parametrize("theirs", [{}, {"Date": "today"}])
+def test_a_date_without_a_clock(theirs: dict[str, str]) -> None:
+    """This machine's clock is used."""
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    wait = retry_after({"Retry-After": soon} | theirs)
+    assert wait is not None
+    assert 55 < wait.total_seconds() <= 60
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -154,3 +183,128 @@ def test_any_other_failure_is_an_outage(status: int) -> None:
     with pytest.raises(Unavailable, match=f"email: HTTP {status}") as outage:
         raise_for_refusal("email", httpx.Response(status, headers={"Retry-After": "7"}))
     assert outage.value.next_retry_delay == timedelta(seconds=7)
+
+
+# ------------------------------------------------------------------------------------------------------- inner networks
+
+WAREHOUSE = "warehouse.inner"
+KEY = {"Authorization": "Bearer canary"}
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> trustme.CA:
+    """A CA of the shop's own, also as a file."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return authority
+
+
+def certified(ca: trustme.CA, *names: str) -> ssl.SSLContext:
+    """The TLS of a server that this CA has certified."""
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert(*names).configure_cert(tls)
+    return tls
+
+
+@asynccontextmanager
+async def a_proxy(target: str) -> AsyncIterator[tuple[str, list[str]]]:
+    """A proxy that connects every tunnel to one address. Yields its own address and the heads that it can read."""
+    seen: list[str] = []
+
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        there, onward = await asyncio.open_connection("127.0.0.1", int(target.rpartition(":")[2]))
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await asyncio.gather(_pipe(reader, onward), _pipe(there, writer))
+
+    async with await asyncio.start_server(tunnel, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", seen
+
+
+async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+    writer.close()
+
+
+async def test_a_ca_of_the_shops_own(ca: trustme.CA, tmp_path: Path) -> None:
+    """A service behind it is reached, and any other certificate is refused before a key is sent."""
+    network = Network(ca_file=str(tmp_path / "ca.pem"))
+    async with an_external_service("200 OK", tls=certified(ca, "127.0.0.1")) as (url, asked):
+        async with open_http(10, network=network) as http:
+            assert (await get_json(http, "fulfillment", url, KEY)).status_code == 200
+        async with open_http(10) as stranger:
+            with pytest.raises(Unavailable, match="fulfillment: its certificate is not trusted: SSL_CERT_FILE"):
+                await get_json(stranger, "fulfillment", url, KEY)
+    assert len(asked) == 1
+
+    elsewhere = an_external_service("200 OK", tls=certified(ca, "other.inner"))
+    async with elsewhere as (url, asked), open_http(10, network=network) as http:
+        with pytest.raises(Unavailable, match="fulfillment: its certificate is not trusted"):
+            await get_json(http, "fulfillment", url, KEY)
+    assert asked == []
+
+
+async def test_a_proxy_sees_where_and_not_what(ca: trustme.CA, tmp_path: Path) -> None:
+    """It connects a tunnel; the key goes to the service alone, whose certificate is checked."""
+    async with (
+        an_external_service("200 OK", tls=certified(ca, WAREHOUSE)) as (url, asked),
+        a_proxy(url) as (proxy, seen),
+        open_http(10, network=Network(ca_file=str(tmp_path / "ca.pem"), proxy=proxy)) as http,
+    ):
+        assert (await get_json(http, "fulfillment", f"https://{WAREHOUSE}/orders", KEY)).status_code == 200
+        with pytest.raises(Unavailable):
+            await get_json(http, "fulfillment", "https://api.stripe.com", KEY)
+    assert [head.split("\r\n")[0] for head in seen] == [
+        f"CONNECT {WAREHOUSE}:443 HTTP/1.1",
+        "CONNECT api.stripe.com:443 HTTP/1.1",
+    ]
+    assert "canary" not in "".join(seen)
+    assert len(asked) == 1
+    assert "authorization: bearer canary" in asked[0].lower()
+
+
+async def test_what_is_near_is_reached_without_the_proxy(ca: trustme.CA, tmp_path: Path) -> None:
+    """This machine, the hosts that the settings name, and all that goes by plain http: a proxy could read it."""
+    async with (
+        an_external_service("200 OK", tls=certified(ca, "localhost", "127.0.0.1")) as (secure, _),
+        an_external_service("200 OK") as (plain, _),
+        a_proxy(plain) as (proxy, seen),
+        open_http(5, network=Network(ca_file=str(tmp_path / "ca.pem"), proxy=proxy, inner_hosts=(WAREHOUSE,))) as http,
+    ):
+        for url in (secure, secure.replace("127.0.0.1", "localhost"), plain):
+            assert (await get_json(http, "fulfillment", url, KEY)).status_code == 200
+        for url in (f"https://{WAREHOUSE}", f"http://{WAREHOUSE}", "http://other.invalid"):
+            with pytest.raises(Unavailable):
+                await get_json(http, "fulfillment", url, KEY)
+    assert seen == []
+
+
+async def test_the_environment_names_no_proxy_and_no_ca(
+    monkeypatch: pytest.MonkeyPatch, ca: trustme.CA, tmp_path: Path
+) -> None:
+    """Only the settings do."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    async with (
+        an_external_service("200 OK", tls=certified(ca, "127.0.0.1")) as (url, asked),
+        a_proxy(url) as (proxy, seen),
+    ):
+        for name in ("HTTPS_PROXY", "ALL_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, proxy)
+        async with open_http(5) as http:
+            for each in (url, "https://nowhere.invalid"):
+                with pytest.raises(Unavailable):
+                    await get_json(http, "fulfillment", each, KEY)
+    assert (asked, seen) == ([], [])
+
+
+async def test_the_settings_say_which_way(ca: trustme.CA, tmp_path: Path) -> None:
+    """SSL_CERT_FILE, OUTBOUND_PROXY and INNER_HOSTS reach the client of the programs."""
+    settings = Settings(ssl_cert_file=str(tmp_path / "ca.pem"), inner_hosts="mail.inner")
+    async with an_external_service("200 OK", tls=certified(ca, WAREHOUSE)) as (url, _), a_proxy(url) as (proxy, seen):
+        proxied = settings.model_copy(update={"outbound_proxy": SecretStr(proxy)})
+        async with http_of(proxied, 5) as http:
+            assert (await get_json(http, "fulfillment", f"https://{WAREHOUSE}", KEY)).status_code == 200
+            with pytest.raises(Unavailable):
+                await get_json(http, "email", "https://mail.inner", KEY)
+    assert len(seen) == 1

@@ -7,7 +7,7 @@ import pytest
 
 from config.settings import SANDBOX_OPENAI_KEY
 from gateways.http import open_http
-from gateways.openai import LanguageModel, Unusable, openai_client
+from gateways.openai import LanguageModel, Refused, Unusable, openai_client
 from orders.errors import Permanent, Unavailable
 from orders.recommendations import KEY_REFUSED, IndexTarget
 from tests.support.activity_bench import ActivityBench
@@ -55,7 +55,7 @@ BAD_VECTORS: dict[str, Any] = {
     "another form": {"vectors": []},
     "none": vectors(),
     "one too many": vectors(EIGHT, EIGHT),
-    "another order": {"data": [{"index": 1, "embedding": EIGHT}]},
+    "of another text": {"data": [{"index": 1, "embedding": EIGHT}]},
     "too short": vectors([1.0] * 7),
     "too long": vectors([1.0] * 9),
     "no direction": vectors([0.0] * 8),
@@ -73,6 +73,43 @@ async def test_bad_vectors_are_refused(bench: ActivityBench, model: LanguageMode
 
     assert refused.value.type == "embeddings_refused"
     assert PROMPT not in str(refused.value)
+
+
+@pytest.mark.parametrize("first", [{"index": 0}, {}], ids=["numbered", "without its 0"])
+async def test_vectors_in_another_order(bench: ActivityBench, model: LanguageModel, first: dict[str, int]) -> None:
+    """Each belongs to the text of its index."""
+    one, two = [1.0, *[0.0] * 7], [0.0, 1.0, *[0.0] * 6]
+    body = {"data": [{"index": 1, "embedding": two}, first | {"embedding": one}]}
+    bench.fault("openai", "status", status=200, body=body)
+    assert await model.embed(["a lamp", "a pen"], TARGET) == [one, two]
+
+    in_order = await model.embed(["a lamp", "a pen"], TARGET)
+    bench.world.openai.reversed = True
+    assert await model.embed(["a lamp", "a pen"], TARGET) == in_order
+
+
+FIXED = "text-embedding-ada-002"
+
+
+async def test_a_model_that_takes_no_dimensions(bench: ActivityBench, model: LanguageModel) -> None:
+    """It is asked without them, next time at once; its vectors must have the length that the settings name."""
+    for _ in range(2):
+        (vector,) = await model.embed(["a lamp"], IndexTarget(model=FIXED, dimensions=1536))
+        assert len(vector) == 1536
+    assert ["dimensions" in call["body"] for call in bench.calls("openai")] == [True, False, False]
+
+    with pytest.raises(Permanent, match="one has 1536 dimensions, and EMBEDDING_DIMENSIONS is 8"):
+        await model.embed(["a lamp"], IndexTarget(model=FIXED, dimensions=8))
+
+
+async def test_texts_that_are_refused_for_their_dimensions(bench: ActivityBench, model: LanguageModel) -> None:
+    """A refusal that quotes them is a refusal without `dimensions` too, and the next request has them again."""
+    bench.fault("openai", "status", status=422, body={"detail": "a desk of large dimensions"}, times=2)
+    with pytest.raises(Refused):
+        await model.embed(["a desk of large dimensions"], TARGET)
+
+    await model.embed(["a lamp"], TARGET)
+    assert ["dimensions" in call["body"] for call in bench.calls("openai")] == [True, False, True]
 
 
 UNUSABLE: dict[str, tuple[Any, str]] = {
@@ -98,7 +135,7 @@ async def test_answers_that_cannot_be_used(bench: ActivityBench, model: Language
 ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a refused key": ({"kind": "status", "status": 401}, Unavailable, KEY_REFUSED),
     "a key without the right": ({"kind": "status", "status": 403}, Unavailable, KEY_REFUSED),
-    "a limit": ({"kind": "status", "status": 429}, Unavailable, "openai_unavailable"),
+    "a limit": ({"kind": "status", "status": 429}, Unavailable, "openai_limited"),
     "an outage": ({"kind": "status", "status": 500}, Unavailable, "openai_unavailable"),
     "a proxy's outage": ({"kind": "status", "status": 503, "body": "<html>"}, Unavailable, "openai_unavailable"),
     "a redirect": ({"kind": "status", "status": 302}, Unavailable, "openai_unavailable"),
@@ -137,6 +174,39 @@ async def test_the_limits_retry_after_is_kept(bench: ActivityBench, model: Langu
 
     assert limited.value.next_retry_delay is not None
     assert limited.value.next_retry_delay.total_seconds() == 7
+
+
+WAITS: dict[str, tuple[dict[str, str], float | None]] = {
+    "milliseconds": ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
+    "seconds first": ({"retry-after": "7", "x-ratelimit-reset-requests": "1m"}, 7),
+    "the longest": ({"x-ratelimit-reset-requests": "1s", "X-RateLimit-Reset-Tokens": "1m6.5s"}, 66.5),
+    "the one that is used up": (
+        {
+            "x-ratelimit-remaining-requests": "0",
+            "x-ratelimit-reset-requests": "120ms",
+            "x-ratelimit-remaining-tokens": "90",
+            "x-ratelimit-reset-tokens": "6m0s",
+        },
+        0.12,
+    ),
+    "a number": ({"x-ratelimit-reset-tokens": "12"}, 12),
+    "too long": ({"x-ratelimit-reset-tokens": "1d2h3m"}, 300),
+    "none": ({"x-ratelimit-reset-tokens": "0"}, None),
+    "nonsense": ({"retry-after-ms": "soon", "x-ratelimit-reset-tokens": "1.2.3s"}, None),
+}
+
+
+@pytest.mark.parametrize(("headers", "seconds"), WAITS.values(), ids=WAITS)
+async def test_limits_in_other_forms(
+    bench: ActivityBench, model: LanguageModel, headers: dict[str, str], seconds: float | None
+) -> None:
+    """All that OpenAI documents, and its SDK understands."""
+    bench.fault("openai", "status", status=429, headers=headers)
+    with pytest.raises(Unavailable) as limited:
+        await model.answer("Say it.", PROMPT, SCHEMA)
+
+    delay = limited.value.next_retry_delay
+    assert (delay and delay.total_seconds()) == seconds
 
 
 async def test_without_a_key_there_is_no_request(bench: ActivityBench) -> None:

@@ -135,7 +135,9 @@ REFUSED_INPUTS: Final[list[tuple[dict[str, Any], int]]] = [
     ({"input": ["lamp"] * 2049}, 400),
     ({"input": "lamp " * 10_000}, 400),
     ({"input": ["lamp " * 1000] * 400}, 400),
+    ({"input": ["ლამპა " * 300] * 200}, 400),
     ({"dimensions": 1537}, 400),
+    ({"dimensions": 1536, "model": "text-embedding-ada-002"}, 400),
     ({"dimensions": 0}, 400),
     ({"encoding_format": "hex"}, 400),
     ({"model": "text-embedding-9"}, 404),
@@ -428,6 +430,13 @@ async def test_answers_without_recommendations(scripted: Running, client: openai
     assert refusal.message.content is None
     assert refusal.message.refusal
     assert (await complete(client)).choices == []
+
+
+async def test_an_answer_in_a_code_fence(scripted: Running, client: openai.AsyncOpenAI) -> None:
+    """It is the usual answer, after a sentence."""
+    usual = (await complete(client)).choices[0].message.content
+    scripted.world.openai.script("fenced")
+    assert (await complete(client)).choices[0].message.content == f"Here you are:\n\n```json\n{usual}\n```\n"
 
 
 @pytest.mark.parametrize("kind", get_args(BadAnswer))

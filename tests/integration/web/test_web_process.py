@@ -6,8 +6,9 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -15,9 +16,13 @@ import pytest
 from app.web.endpoints import MAX_BODY
 from deploy.local.postgres import Postgres
 from deploy.local.process import Child, Command, free_ports, running
+from gateways.postgres import Database
 from tests.integration.test_worker import addresses, closed_port
 from tests.support.shop import eventually
 from tests.support.web import SECRETS, Web, an_event, signature
+
+if TYPE_CHECKING:
+    from gateways.postgres import Connection
 
 BODY = an_event("stripe", "payment_intent.succeeded", "pi_1")
 
@@ -102,6 +107,22 @@ async def test_events_are_posted(web: Web, method: str, source: str) -> None:
 async def test_healthy(web: Web) -> None:
     """It is healthy while PostgreSQL answers; see test_postgres_out."""
     assert (await web.http.get("/healthz")).json() == {"status": "ok"}
+
+
+async def test_a_crowd_of_probes_costs_the_database_nothing(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events need its connections: PostgreSQL is asked once a second, however many ask the process."""
+    opened: list[Database] = []
+    transaction = Database.transaction
+
+    def counted(database: Database) -> AbstractAsyncContextManager["Connection"]:
+        opened.append(database)
+        return transaction(database)
+
+    monkeypatch.setattr(Database, "transaction", counted)
+    start = time.monotonic()
+    answers = [await asyncio.gather(*(web.http.get("/healthz") for _ in range(20))) for _ in range(10)]
+    assert {answer.status_code for crowd in answers for answer in crowd} == {200}
+    assert len(opened) <= 2 + time.monotonic() - start
 
 
 # --------------------------------------------------------------------------------------------------------- the process

@@ -12,7 +12,7 @@ from orders.reconciliation import ReconcileReport
 from orders.stock import StockReport
 from orders.verification import VerifyReport
 from tests.proof.matrix.scenarios import TASK_TIMEOUT, is_asked, placed, refused
-from tests.support.manual_actions import authorize_again, hold_again, pay
+from tests.support.manual_actions import authorize_again, hold_again, pay, send_late
 from tests.support.shop import Shop, an_order
 
 ReportT = TypeVar("ReportT")
@@ -70,6 +70,15 @@ async def voided_late(shop: Shop, order_id: str) -> None:
     await _reconcile(shop, order_id)
     assert shop.world.stripe.account.intent(payment).status == "canceled"
     assert await shop.pool.fetchval("SELECT count(*) FROM order_events WHERE why LIKE '%' || $1 || '%'", payment) == 1
+
+
+async def shipped_late(shop: Shop, order_id: str) -> None:
+    """A request to ship arrives long after its order was undone, at a warehouse that forgets cancels."""
+    shop.world.fulfillment.forgets_cancels = True
+    await refused(shop, order_id)
+    await send_late(shop, order_id)
+    await _reconcile(shop, order_id)
+    assert [each["status"] for each in shop.world.provider_records()["fulfillment"]] == ["cancelled"]
 
 
 async def refunded_late(shop: Shop, order_id: str) -> None:

@@ -101,6 +101,10 @@ TABLE: Final = [
     *cells(scheduled_workflows.told, "find_stuck_refunds", ()),
     *cells(scheduled_workflows.told, "check_charges", ONE),
     *cells(scheduled_workflows.told, "find_orphans", ()),
+    *cells(scheduled_workflows.told, "find_unconfirmed_orders", ()),
+    *cells(scheduled_workflows.told, "find_payment_warnings", ()),
+    *cells(scheduled_workflows.told, "check_shipments", ONE),
+    *cells(scheduled_workflows.shipped_late, "cancel_stray_shipment", TWO),  # cancelled, said on the order
     *cells(scheduled_workflows.told, "unreported_problems", ()),
     *cells(scheduled_workflows.told, "mark_alerted", ONE),
     *cells(scheduled_workflows.refunded_orphan, "void_orphan", THREE),  # refunded, its id written, said on the order

@@ -1,0 +1,66 @@
+"""Why PostgreSQL at DATABASE_URL cannot be used: one sentence that says what to do, and quotes no secret."""
+
+import os
+import socket
+import ssl
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import asyncpg
+
+# What the driver raises when it cannot connect.
+CONNECT_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError)
+
+FILES: Final = ("sslrootcert", "sslcert", "sslkey")
+ROLE: Final = "orders_app"
+GRANT: Final = "run GRANT {role} TO {login} as an administrator"
+
+# The first match counts, so a subclass stands before its base.
+SENTENCES: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (asyncpg.InvalidPasswordError, "it refuses the user or the password"),
+    (
+        asyncpg.InvalidAuthorizationSpecificationError,
+        "it refuses the login: check the user, the client certificate (sslcert, sslkey) and pg_hba.conf",
+    ),
+    (asyncpg.InvalidCatalogNameError, "there is no such database: create it"),
+    (asyncpg.InvalidParameterValueError, "it refuses the value of one of these parameters: {parameters}"),
+    (asyncpg.UndefinedObjectError, "it does not know one of these parameters, remove it: {parameters}"),
+    (
+        asyncpg.ProtocolViolationError,
+        "a pgbouncer in front refuses one of these parameters, remove it: {parameters}; instead of role, " + GRANT,
+    ),
+    (asyncpg.InsufficientPrivilegeError, "the login may not use the database or the role: " + GRANT),
+    (asyncpg.TooManyConnectionsError, "it has no connection left: raise max_connections or lower DATABASE_POOL_SIZE"),
+    (asyncpg.CannotConnectNowError, "it is starting or stopping: try again"),
+    (asyncpg.ClientConfigurationError, "correct sslmode and sslrootcert: verify-full needs e.g. sslrootcert=system"),
+    (ssl.SSLCertVerificationError, "its certificate is not trusted: write sslrootcert with the file of its CA"),
+    (ssl.SSLError, "TLS fails: check sslmode, sslrootcert, sslcert and sslkey"),
+    (socket.gaierror, "the name of its host is not known"),
+    (ConnectionRefusedError, "nothing listens at its host and port"),
+    (TimeoutError, "it does not answer in time"),
+)
+
+
+def problem_of(error: Exception, url: str) -> str:
+    """What is wrong, after one of CONNECT_ERRORS for this address."""
+    return f"PostgreSQL at DATABASE_URL cannot be used: {_reason(error, url)}"
+
+
+def missing_grant(login: str) -> str:
+    """What to do when a login may not use the tables. `login` is quoted as SQL needs it."""
+    return "PostgreSQL at DATABASE_URL cannot be used: the login may not use the tables: " + GRANT.format(
+        role=ROLE, login=login
+    )
+
+
+def _reason(error: Exception, url: str) -> str:
+    parts = urlsplit(url)
+    parameters = dict(parse_qsl(parts.query))
+    for name in FILES:
+        if isinstance(error, OSError) and name in parameters and not os.access(parameters[name], os.R_OK):
+            return f"{name} names a file that cannot be read"
+    if type(error) is ConnectionError:  # as the driver reports a server that declines TLS
+        return "it does not use TLS: write sslmode=disable if nobody can listen in on the way"
+    sentence = next((text for kind, text in SENTENCES if isinstance(error, kind)), type(error).__name__)
+    login = f'"{unquote(parts.username)}"' if parts.username else "the login"
+    return sentence.format(role=parameters.get("role", ROLE), login=login, parameters=", ".join(parameters) or "none")
