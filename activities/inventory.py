@@ -1,23 +1,33 @@
 """The stock of an order: reserved, sold, released.
 
 Every movement is one transaction, which locks the order row first, then the rows of inventory in product order.
+
+A product whose row is locked for long holds up its own orders only: few attempts at a time wait for it at PostgreSQL,
+and only briefly. The others wait for their turn without a connection, or give up and are retried.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
+from weakref import WeakValueDictionary
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from gateways.order_store import actor, existing_row, move_row, write_event
 from gateways.postgres import Database
+from orders.errors import Unavailable
 from orders.models import CLOSED, ErrorCode, Line, OrderRow, ReservationRequest, Status, Terms
 from orders.money import MAX_AMOUNT, show
 from saga import Step, StopUndo
 
 if TYPE_CHECKING:
     from gateways.postgres import Connection
+
+MAX_TURNS: Final = 2  # attempts of one worker that move the stock of one product at the same time
+TURN_SECONDS: Final = 0.5  # how long an attempt waits for its turn
 
 INSERT_ORDER: Final = """
     INSERT INTO orders (id, customer_id, request_hash, status, currency, capture_mode, terms)
@@ -60,6 +70,8 @@ REJECT_ORDER: Final = """
     )
     UPDATE orders SET status = 'rejected', closing = 'rejected', error_code = $2, error = $3 WHERE id = $1
 """
+
+READ_RESERVED: Final = "SELECT product_id FROM reservations WHERE order_id = $1"
 
 LOCK_RESERVED: Final = """
     SELECT i.product_id FROM inventory i JOIN reservations r ON r.product_id = i.product_id
@@ -118,18 +130,19 @@ class Inventory:
     """Reserve, sell and release, each at most once for an order.
 
     Raises, in all activities:
-        Unavailable: PostgreSQL.
+        Unavailable: PostgreSQL; or too many orders wait for the same product.
     """
 
     def __init__(self, database: Database, terms: Terms) -> None:
         """`terms` are written on every new order row. A row that exists keeps the terms it has."""
         self._database = database
         self._terms = terms
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # those in use, by product
 
     @activity.defn
     async def reserve_stock(self, request: ReservationRequest) -> OrderRow:
         """Write the order row and hold the stock, or reject the order. Returns an existing row unchanged."""
-        async with self._database.transaction() as connection:
+        async with self._moving(line.product_id for line in request.lines) as connection:
             if not await self._insert_order(connection, request):
                 return await existing_row(connection, request.order_id)
             products = await _lock_products(connection, request.lines)
@@ -142,7 +155,7 @@ class Inventory:
     @activity.defn
     async def finalize_order(self, order_id: str) -> OrderRow:
         """Turn the held stock of a paid order into sold stock: capturing -> processing."""
-        async with self._database.transaction() as connection:
+        async with self._moving(await self._reserved(order_id)) as connection:
             row = await existing_row(connection, order_id)
             if row.status is not Status.CAPTURING:
                 return row
@@ -154,7 +167,7 @@ class Inventory:
     @activity.defn
     async def release_stock(self, order_id: str) -> OrderRow:
         """Put the stock back and close the order: undoing -> its closing status, or cancelling -> cancelled."""
-        async with self._database.transaction() as connection:
+        async with self._moving(await self._reserved(order_id)) as connection:
             row = await existing_row(connection, order_id)
             closed = {Status.UNDOING: row.closing, Status.CANCELLING: Status.CANCELLED}.get(row.status)
             if closed and await _close(connection, row, closed):
@@ -169,13 +182,31 @@ class Inventory:
         return [order_id for order_id in orders if await self._release_leftover(order_id)]
 
     async def _release_leftover(self, order_id: str) -> bool:
-        async with self._database.transaction() as connection:
+        async with self._moving(await self._reserved(order_id)) as connection:
             row = await existing_row(connection, order_id)
             if row.status not in CLOSED:
                 return False
             await _put_back(connection, order_id)
             await write_event(connection, order_id, "put back the stock that the closed order still held")
         return True
+
+    async def _reserved(self, order_id: str) -> list[str]:
+        async with self._database.transaction() as connection:
+            return [row["product_id"] for row in await connection.fetch(READ_RESERVED, order_id)]
+
+    @asynccontextmanager
+    async def _moving(self, products: Iterable[str]) -> AsyncIterator["Connection"]:
+        """A transaction that moves the stock of these products, once it is its turn at each of them."""
+        turns = [self._turns.setdefault(product, asyncio.Semaphore(MAX_TURNS)) for product in sorted({*products})]
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(TURN_SECONDS):
+                    for turn in turns:
+                        await stack.enter_async_context(turn)
+            except TimeoutError:
+                text = "other orders move the stock of the same product"
+                raise Unavailable(text, type="stock_busy", expected=True) from None
+            yield await stack.enter_async_context(self._database.transaction())
 
     async def _insert_order(self, connection: "Connection", request: ReservationRequest) -> bool:
         inserted = await connection.fetchval(

@@ -11,7 +11,7 @@ from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReus
 
 from gateways.order_store import existing_row, write_event_once
 from gateways.postgres import Database
-from gateways.temporal import Request, is_open, reaching_temporal, request_of
+from gateways.temporal import Request, find_runs, is_open, reaching_temporal, request_of
 from orders.models import KEPT, UNFINISHED, WITH_PAYMENT, OrderRow, Status
 from orders.names import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
 from orders.reconciliation import OrdersWithoutRun, OrderWithoutRun, Page, Restart
@@ -109,11 +109,10 @@ class OrderRecovery:
         latest = await self._request_in(PROCESS_ORDER, row.id)  # the list of runs may be incomplete or not available
         if latest and _is_of(latest, row):
             return latest.payload
-        with reaching_temporal():
-            async for run in self._client.list_workflows(f"WorkflowId = '{row.id}'"):
-                request = await self._request_in(PROCESS_ORDER, run.id, run.run_id)
-                if request and _is_of(request, row):
-                    return request.payload
+        async for run in find_runs(self._client, f"WorkflowId = '{row.id}'"):
+            request = await self._request_in(PROCESS_ORDER, run.workflow_id, run.run_id)
+            if request and _is_of(request, row):
+                return request.payload
         return None
 
     async def _request_in(self, workflow: str, workflow_id: str, run_id: str | None = None) -> Request | None:

@@ -7,7 +7,7 @@ from temporalio.client import Client
 
 from gateways.order_store import actor, existing_row, move_row, read_row, write_event, write_event_once
 from gateways.postgres import Database
-from gateways.temporal import is_open, request_of
+from gateways.temporal import find_run, request_of
 from orders.models import BEING_UNDONE, ErrorCode, Model, OrderRow, Park, Status, UndoClaim
 from orders.names import PROCESS_ORDER
 from saga import Resolution
@@ -79,13 +79,14 @@ class OrderState:
             return await read_row(connection, order_id)
 
     @activity.defn
-    async def is_placing(self, order_id: str) -> bool:
-        """Whether a run of process-order is open.
+    async def read_run(self, order_id: str) -> str | None:
+        """The state of the run of process-order if it is open: `running`, or for example `paused`; None: it is not.
 
         Raises:
             Unavailable: Temporal.
         """
-        return await is_open(self._client, order_id)
+        run = await find_run(self._client, order_id)
+        return run.state if run and run.is_open else None
 
     @activity.defn
     async def claim_undo(self, claim: UndoClaim) -> OrderRow:

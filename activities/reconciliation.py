@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Final
 import stripe
 from temporalio import activity
 
+from activities.odd_items import raise_outage
 from gateways import refund_store
 from gateways.order_store import existing_row, read_rows, write_event_once
 from gateways.postgres import Database
 from gateways.stripe import Intent, StripeGateway, order_of, shop_id_of
 from gateways.warning_store import find_warnings
+from orders.errors import Permanent, Unavailable
 from orders.models import CLOSED, PAID, SETTLED, OrderRow, Status, UndoResult
 from orders.money import show
 from orders.reconciliation import Charge, Charges, OrderEvent, Problem, Remedy, Warned
@@ -81,14 +83,21 @@ class Reconciliation:
             ids = [row["id"] for row in await connection.fetch(FIND_UNCHECKED, self._after, after, CHECKED, SETTLED)]
             rows = await read_rows(connection, ids)
         seen: list[OrderRow] = []
+        errors: dict[str, Permanent | Unavailable] = {}
         found: list[Charge] = []
         until = time.monotonic() + MAX_SECONDS
         for row in map(rows.__getitem__, ids):
             if time.monotonic() > until:
                 break
-            if charge := await self._check(row):
-                found.append(charge)
             seen.append(row)
+            try:
+                charge = await self._check(row)
+            except (Permanent, Unavailable) as error:
+                errors[row.id] = error
+                charge = _unread(row.id, row.payment_intent_id or "", error)
+            if charge:
+                found.append(charge)
+        raise_outage(errors.values(), len(seen))
         wrong = {charge.order_id for charge in found}
         right = [row for row in seen if row.id not in wrong]
         async with self._database.transaction() as connection:
@@ -110,11 +119,19 @@ class Reconciliation:
             rows = await read_rows(connection, claimed.values())
             kept = await refund_store.find_kept(connection, claimed)
         found: list[Charge] = []
+        errors: dict[str, Permanent | Unavailable] = {}
         for intent in intents:
             order_id = claimed.get(intent.id)
-            row = rows.get(order_id) if order_id else None
-            if order_id and (charge := await self._orphan(intent, order_id, row, is_kept=intent.id in kept)):
+            if order_id is None:
+                continue
+            try:
+                charge = await self._orphan(intent, order_id, rows.get(order_id), is_kept=intent.id in kept)
+            except (Permanent, Unavailable) as error:
+                errors[intent.id] = error
+                charge = _unread(order_id, intent.id, error)
+            if charge:
                 found.append(charge)
+        raise_outage(errors.values(), len(claimed))
         return Charges(found=tuple(found), after=intents[-1].id if len(intents) == PAGE else None)
 
     @activity.defn
@@ -283,6 +300,10 @@ def _warning_text(each: "asyncpg.Record") -> str:
 
 def _state(refund_status: str) -> str:
     return refund_status if refund_status in refund_store.FAILED else f"is still {refund_status}"
+
+
+def _unread(order_id: str, intent_id: str, error: Permanent | Unavailable) -> Charge:
+    return _charge("alert", order_id, intent_id, f"of order {order_id} could not be read: {error.message}")
 
 
 def _charge(remedy: Remedy, order_id: str, intent_id: str, what: str) -> Charge:

@@ -33,7 +33,7 @@ from config.settings import Settings
 from config.temporal import connect
 from gateways.openai import MAX_ANSWER, LanguageModel, openai_client
 from gateways.order_store import read_shop_id
-from gateways.postgres import Database
+from gateways.postgres import ATTEMPTS_PER_CONNECTION, Database
 from gateways.spent_keys import SpentKeys
 from gateways.stripe import StripeGateway
 from orders.models import Terms
@@ -132,6 +132,7 @@ async def open_worker(
             workflows=WORKFLOWS,
             activities=activities,
             interceptors=interceptors,
+            max_concurrent_activities=settings.database_pool_size * ATTEMPTS_PER_CONNECTION,
             graceful_shutdown_timeout=DRAIN,
         )
 

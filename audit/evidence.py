@@ -2,21 +2,23 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.client import Client
 
-from gateways.temporal import find_run
+from gateways.temporal import find_run, find_schedule
 from orders.models import Model, Status
-from orders.names import cancel_order_id
+from orders.names import RUNNING, SCHEDULED, cancel_order_id
 
 AT_ONCE: Final = 20  # orders whose runs are read at the same time
 
 # `unconfirmed:` is the key of the alert about an order whose customer's address is lost. It counts as a notification in
 # the state `alerted`, which the table notifications does not have.
 READ_ORDERS: Final = """
-    SELECT o.id, o.status, o.total, o.currency, o.payment_intent_id, o.parked_step IS NOT NULL AS parked,
+    SELECT o.id, o.status, o.total, o.currency, o.payment_intent_id, o.fulfillment_id,
+           o.parked_step IS NOT NULL AS parked,
            extract(epoch FROM now() - o.created_at) AS age,
            extract(epoch FROM now() - coalesce(
                (SELECT max(e.at) FROM order_events e WHERE e.order_id = o.id AND e.to_status IS NOT NULL), o.created_at
@@ -88,6 +90,7 @@ class OrderEntry(Model):
     total: int
     currency: str
     payment_intent_id: str | None
+    fulfillment_id: str | None
     parked: bool
     age: float
     unchanged: float
@@ -179,7 +182,20 @@ class OpenRun(Model):
 
     order_id: str
     workflow_id: str
+    state: str = RUNNING
     attempt: int
+
+
+class ScheduleEntry(Model):
+    """A Schedule that is not paused: its interval, and the time since its last success, both in seconds.
+
+    `last` is the state of its newest run.
+    """
+
+    name: str
+    every: float
+    since_success: float
+    last: str
 
 
 class Evidence(NamedTuple):
@@ -193,6 +209,7 @@ class Evidence(NamedTuple):
     records: ProviderRecords
     units: Mapping[str, int] = MappingProxyType({})
     runs: tuple[OpenRun, ...] | None = None
+    schedules: tuple[ScheduleEntry, ...] = ()
     patience: float = 0
 
     def payments(self) -> Iterator[tuple[OrderEntry, PaymentEntry]]:
@@ -235,9 +252,28 @@ async def read_runs(client: Client, orders: Sequence[str]) -> tuple[OpenRun, ...
     return tuple(run for run in found if run)
 
 
+async def read_schedules(client: Client) -> tuple[ScheduleEntry, ...]:
+    """The Schedules that start runs: those that were applied, have an interval, and are not paused.
+
+    Raises:
+        Unavailable: Temporal.
+    """
+    found = [await find_schedule(client, name) for name in SCHEDULED]
+    now = datetime.now(UTC)
+    return tuple(
+        ScheduleEntry(
+            name=each.name,
+            every=each.every.total_seconds(),
+            since_success=(now - each.succeeded).total_seconds(),
+            last=each.last,
+        )
+        for each in found
+        if each and each.every and not each.paused
+    )
+
+
 async def _read_run(client: Client, order_id: str, workflow_id: str) -> OpenRun | None:
     found = await find_run(client, workflow_id)
-    if found is None or found.status is not WorkflowExecutionStatus.RUNNING:
+    if found is None or not found.is_open:
         return None
-    attempt = found.raw_description.pending_workflow_task.attempt
-    return OpenRun(order_id=order_id, workflow_id=workflow_id, attempt=attempt)
+    return OpenRun(order_id=order_id, workflow_id=workflow_id, state=found.state, attempt=found.attempt)

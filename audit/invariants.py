@@ -12,17 +12,18 @@ from typing import Final, NamedTuple
 from audit.evidence import Evidence, OrderEntry
 from orders.models import CLOSED, KEPT, SETTLED, NotificationKind, Status
 from orders.money import show
-from orders.names import CANCEL_ORDER
+from orders.names import CANCEL_ORDER, RUNNING
 from orders.verification import Violation
 
 NO_MORE_MONEY: Final = {"canceled", "succeeded"}  # statuses of a PaymentIntent that can take no more money
 
+MAX_INTERVALS: Final = 3  # of a Schedule, without a success
 MAX_ATTEMPTS: Final = 5  # of a workflow task: a worker may die once or twice, but not each time
 MAX_AFTERWARDS: Final = 2 * 3600  # seconds until a run ends, after the last notification is sent or given up
 
 
 class Finding(NamedTuple):
-    """`subject` is an order id, or `product <id>`."""
+    """`subject` is an order id, `product <id>` or `schedule <name>`."""
 
     subject: str
     what: str
@@ -131,6 +132,22 @@ def closed_orders_are_empty(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(order.id, f"{order.status}, but the warehouse ships it")
 
 
+def closed_orders_are_known_outside(evidence: Evidence) -> Iterator[Finding]:
+    """The payment and the shipment of a closed order are known outside, except where an operator resolved the step.
+
+    Else nobody can tell whether they are undone: our own row alone remembers them.
+    """
+    payments = {payment.id for payment in evidence.records.payments}
+    shipments = {shipment.order_id for shipment in evidence.records.fulfillment}
+    for order in evidence.snapshot.orders:
+        if order.status not in CLOSED:
+            continue
+        if order.payment_intent_id and order.payment_intent_id not in payments and "void_payment" not in order.settled:
+            yield Finding(order.id, f"{order.status}, but nobody knows its payment {order.payment_intent_id}")
+        if order.fulfillment_id and order.id not in shipments and "cancel_fulfillment" not in order.settled:
+            yield Finding(order.id, f"{order.status}, but nobody knows its shipment {order.fulfillment_id}")
+
+
 def closed_orders_take_no_money(evidence: Evidence) -> Iterator[Finding]:
     """A closed order has no authorization, except where an operator resolved the step."""
     for order, payment in evidence.payments():
@@ -199,15 +216,25 @@ def every_order_is_driven(evidence: Evidence) -> Iterator[Finding]:
 
 
 def no_run_is_stuck(evidence: Evidence) -> Iterator[Finding]:
-    """No run fails again and again, and no run stays open long after its order is settled."""
+    """No run is paused, fails again and again, or stays open long after its order is settled."""
     orders = {order.id: order for order in evidence.snapshot.orders}
     for run in evidence.runs or ():
         order = orders.get(run.order_id)
-        if run.attempt >= MAX_ATTEMPTS:
+        if run.state != RUNNING:
+            yield Finding(run.order_id, f"{run.workflow_id} is {run.state}")
+        elif run.attempt >= MAX_ATTEMPTS:
             yield Finding(run.order_id, f"the workflow task of {run.workflow_id} is at attempt {run.attempt}")
         elif order and order.status in SETTLED and order.unchanged > order.notification_deadline + MAX_AFTERWARDS:
             hours = order.unchanged / 3600
             yield Finding(run.order_id, f"{run.workflow_id} is open, {hours:.0f} h after the order was {order.status}")
+
+
+def every_schedule_succeeds(evidence: Evidence) -> Iterator[Finding]:
+    """Every Schedule that is not paused has had a run that succeeded within three of its intervals."""
+    for schedule in evidence.schedules:
+        if schedule.since_success > MAX_INTERVALS * schedule.every:
+            hours = schedule.since_success / 3600
+            yield Finding(f"schedule {schedule.name}", f"no success for {hours:.1f} h; its last run: {schedule.last}")
 
 
 def every_change_is_recorded(evidence: Evidence) -> Iterator[Finding]:
@@ -247,8 +274,10 @@ IN_OPERATION: Final[tuple[Rule, ...]] = (
     paid_orders_are_whole,
     closed_orders_are_empty,
     closed_orders_take_no_money,
+    closed_orders_are_known_outside,
     every_order_is_driven,
     no_run_is_stuck,
+    every_schedule_succeeds,
     every_change_is_recorded,
 )
 

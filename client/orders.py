@@ -237,11 +237,12 @@ async def _follow(client: Client, order: Order) -> OrderOutcome:
 
 def _outcome(order_id: str, cause: BaseException) -> OrderOutcome:
     if isinstance(cause, ApplicationError) and cause.details:
-        return OrderOutcome.model_validate(cause.details[0])
+        with suppress(ValidationError):  # another version of the workflow may have failed with other details
+            return OrderOutcome.model_validate(cause.details[0])
     if isinstance(cause, CancelledError):
         error = "the order was cancelled"
         return OrderOutcome(success=False, order_id=order_id, error=error, error_code=ErrorCode.CANCELLED)
-    raise _OnlyTheRowTells  # terminated, or past a time-out that its starter gave it
+    raise _OnlyTheRowTells  # terminated, past a time-out that its starter gave it, or with details that are no outcome
 
 
 async def _cancel(client: Client, request: CancelRequest, task_queue: str) -> CancelOutcome:
@@ -262,7 +263,7 @@ async def _cancel(client: Client, request: CancelRequest, task_queue: str) -> Ca
             view = None if result.done() else await view_run(client, handle.id)
             if isinstance(view, CancelView) and view.outcome:
                 return view.outcome
-            if view and view.stuck:
+            if view and (view.stuck or (isinstance(view, CancelView) and view.held_up)):
                 return CancelOutcome(cancelled=False, refunded=False, reason=CancelReason.UNDO_PARKED)
         return result.result()
     except WorkflowFailureError as failure:

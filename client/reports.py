@@ -19,6 +19,7 @@ from orders.names import (
     INDEX_PRODUCTS,
     INDEX_RUN,
     PRODUCT_RECOMMENDATIONS,
+    SCHEDULED,
     TASK_QUEUE,
     VERIFY_ORDERS,
 )
@@ -92,6 +93,7 @@ async def _report(  # noqa: PLR0913, PLR0917 (all that the four differ in)
             id=workflow_id,
             task_queue=task_queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            execution_timeout=SCHEDULED.get(workflow),
             result_type=kind,
         )
         try:

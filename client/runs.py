@@ -4,15 +4,15 @@ Raises, in all functions: NoAnswer, where Temporal is out of reach.
 """
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
-from pydantic import ValidationError
 from temporalio.api.sdk.v1 import WorkflowMetadata
-from temporalio.client import Client, WorkflowExecution, WorkflowQueryFailedError, WorkflowQueryRejectedError
+from temporalio.client import Client, WorkflowQueryFailedError, WorkflowQueryRejectedError
 from temporalio.service import RPCError
 
-from gateways.temporal import find_run, reaching_temporal
+from gateways.temporal import FoundRun, find_run, find_runs, reaching_temporal
 from orders.errors import NoAnswer, UnknownOrder
 from orders.models import CancelView, Model, OrderView
 from orders.names import CANCEL_ORDER, NEEDS_ATTENTION, ORDER_STAGE, PROCESS_ORDER, SWEEPS, cancel_order_id
@@ -53,10 +53,11 @@ async def order_status(client: Client, order_id: str) -> OrderView:
         UnknownOrder: Temporal has no run of it.
         NoAnswer: no worker answers.
     """
-    await order_runs(client, order_id)
+    runs = await order_runs(client, order_id)
     if isinstance(view := await view_run(client, order_id), OrderView):
         return view
-    raise NoAnswer(f"no worker answers where order {order_id} stands")
+    states = ", ".join(f"{run.workflow} is {run.state}" for run in runs)
+    raise NoAnswer(f"no worker answers where order {order_id} stands: {states}")
 
 
 async def view_run(client: Client, workflow_id: str) -> OrderView | CancelView | None:
@@ -73,11 +74,13 @@ async def view_timeline(client: Client, workflow_id: str) -> str | None:
 
 
 async def query_run(client: Client, workflow_id: str, query: str, kind: type[ResultT]) -> ResultT | None:
-    """What a query of the run answers; None if there is no run, or no worker answers."""
+    """What a query of the run answers; None if there is no run, or no worker answers: also while the run is paused."""
     handle = client.get_workflow_handle(workflow_id)
     try:
         answer: ResultT = await handle.query(query, result_type=kind, rpc_timeout=QUERY_TIMEOUT)
-    except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError, ValidationError):
+    except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError):
+        return None
+    except (ValueError, KeyError, RuntimeError):  # the SDK does not know the run's status, or cannot read the answer
         return None
     return answer
 
@@ -109,23 +112,21 @@ async def stuck_runs(client: Client, *, limit: int = 50) -> list[StuckRun]:
 
 
 async def _find(client: Client, query: str, limit: int) -> list[Run]:
-    with reaching_temporal():
-        return [_run(found) async for found in client.list_workflows(query, limit=limit)]
+    return [_run(found) async for found in find_runs(client, query, limit)]
 
 
-def _run(found: WorkflowExecution) -> Run:
+def _run(found: FoundRun) -> Run:
+    is_of_order = found.workflow in (PROCESS_ORDER, CANCEL_ORDER)
     return Run(
-        order_id=found.id.removeprefix(f"{CANCEL_ORDER}:")
-        if found.workflow_type in (PROCESS_ORDER, CANCEL_ORDER)
-        else None,
-        workflow=found.workflow_type,
-        workflow_id=found.id,
+        order_id=found.workflow_id.removeprefix(f"{CANCEL_ORDER}:") if is_of_order else None,
+        workflow=found.workflow,
+        workflow_id=found.workflow_id,
         run_id=found.run_id,
-        state=found.status.name.lower() if found.status else "unknown",
-        stage=found.typed_search_attributes.get(ORDER_STAGE),
-        needs_attention=found.typed_search_attributes.get(NEEDS_ATTENTION),
-        started=found.start_time,
-        closed=found.close_time,
+        state=found.state,
+        stage=found.stage,
+        needs_attention=found.needs_attention,
+        started=found.started,
+        closed=found.closed,
     )
 
 
@@ -135,9 +136,10 @@ async def _stuck(client: Client, run: Run) -> StuckRun:
 
 
 async def _marked_since(client: Client, run: Run) -> datetime:
-    """When the run was last marked for an operator."""
+    """When the run was last marked for an operator; when it started, if Temporal has deleted it meanwhile."""
     since = run.started
-    with reaching_temporal(UnknownOrder(f"Temporal has no run {run.workflow_id} any more")):
+    gone = UnknownOrder(f"Temporal has no run {run.workflow_id} any more")
+    with suppress(UnknownOrder), reaching_temporal(gone):
         async for event in client.get_workflow_handle(run.workflow_id, run_id=run.run_id).fetch_history_events():
             changed = event.upsert_workflow_search_attributes_event_attributes.search_attributes.indexed_fields
             if NEEDS_ATTENTION.name in changed:

@@ -6,8 +6,8 @@ Raises, in all functions: NoAnswer, where Temporal is out of reach.
 """
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -35,7 +35,7 @@ from config.settings import Settings
 from gateways.temporal import find_run, reaching_temporal
 from orders.errors import InvalidInput, NoAnswer, NotFound
 from orders.models import Model
-from orders.names import CHECK_INVENTORY, INDEX_PRODUCTS, RECONCILE_ORDERS, TASK_QUEUE, VERIFY_ORDERS
+from orders.names import CHECK_INVENTORY, INDEX_PRODUCTS, RECONCILE_ORDERS, SCHEDULED, TASK_QUEUE, VERIFY_ORDERS
 from orders.parsing import check_operator_texts
 
 JITTER: Final = 0.1  # of the interval: shops that share a server do not all start at the full hour
@@ -70,6 +70,7 @@ class Change(StrEnum):
     CREATED = "created"
     CHANGED = "changed"
     UNCHANGED = "unchanged"
+    UNREADABLE = "not readable: delete it, and apply it again"
 
 
 class Applied(Model):
@@ -102,6 +103,10 @@ class Triggered(Model):
     name: str
     started: bool
     workflow_id: str
+
+
+class _Unreadable(NoAnswer):
+    """The Schedule was changed elsewhere, to something that the SDK does not know."""
 
 
 async def apply_schedules(client: Client, settings: Settings, *, task_queue: str = TASK_QUEUE) -> list[Applied]:
@@ -164,7 +169,12 @@ async def trigger_schedule(client: Client, name: str) -> Triggered:
 
 def _schedule(scheduled: Scheduled, every: timedelta, task_queue: str) -> Schedule:
     return Schedule(
-        action=ScheduleActionStartWorkflow(scheduled.workflow, id=scheduled.workflow, task_queue=task_queue),
+        action=ScheduleActionStartWorkflow(
+            scheduled.workflow,
+            id=scheduled.workflow,
+            task_queue=task_queue,
+            execution_timeout=SCHEDULED[scheduled.workflow],
+        ),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)], jitter=min(every * JITTER, MAX_JITTER)),
         policy=SchedulePolicy(
             overlap=ScheduleOverlapPolicy.SKIP,
@@ -190,7 +200,11 @@ async def _apply(client: Client, scheduled: Scheduled, settings: Settings, task_
         try:
             await client.create_schedule(scheduled.workflow, wanted)
         except ScheduleAlreadyRunningError:
-            await client.get_schedule_handle(scheduled.workflow).update(update)
+            try:
+                with _reaching(scheduled.workflow):
+                    await client.get_schedule_handle(scheduled.workflow).update(update)
+            except _Unreadable:
+                change = Change.UNREADABLE
     return Applied(name=scheduled.workflow, change=change, every=scheduled.seconds(settings))
 
 
@@ -200,6 +214,8 @@ async def _look(client: Client, name: str) -> ScheduleView:
             found = await client.get_schedule_handle(name).describe()
     except NotFound:
         return ScheduleView(name=name, applied=False)
+    except _Unreadable as odd:
+        return ScheduleView(name=name, applied=True, note=str(odd))
     latest = found.info.recent_actions[: -LAST_RUNS - 1 : -1]
     return ScheduleView(
         name=name,
@@ -216,7 +232,7 @@ async def _look_at_run(client: Client, action: ScheduleActionResult) -> Schedule
     workflow_id = _run_of(action).workflow_id
     state = "forgotten"  # closed for longer than Temporal keeps runs
     if run := await find_run(client, workflow_id):
-        state = run.status.name.lower() if run.status else "unknown"
+        state = run.state
     return ScheduledRun(workflow_id=workflow_id, state=state, started=action.started_at)
 
 
@@ -244,5 +260,11 @@ def _handle(client: Client, name: str) -> ScheduleHandle:
     return client.get_schedule_handle(name)
 
 
-def _reaching(name: str) -> AbstractContextManager[None]:
-    return reaching_temporal(NotFound(f"{name} is not a Schedule yet: create it with `starter.py schedules apply`"))
+@contextmanager
+def _reaching(name: str) -> Iterator[None]:
+    absent = NotFound(f"{name} is not a Schedule yet: create it with `starter.py schedules apply`")
+    with reaching_temporal(absent):
+        try:
+            yield
+        except ValueError as odd:
+            raise _Unreadable(f"{name} cannot be read: {odd}") from None

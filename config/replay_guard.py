@@ -1,4 +1,4 @@
-"""How workers run workflow code: in the SDK's sandbox, and never on from a state that is not in the history.
+"""How workers run workflow code: in the SDK's sandbox, with one argument, and never ahead of the history.
 
 Temporal sends a query to any worker. A worker that does not have the run in memory replays its history, and the SDK
 (temporalio 1.35) then also applies the events since the last workflow task, although that task is not this worker's. If
@@ -7,10 +7,14 @@ one: the run is stuck as soon as it leaves that worker's memory ("TMPRL1100 Nond
 
 So after such an answer the worker returns the task once, and forgets the run. Temporal sends it the task again, with
 the whole history.
+
+A client may start a run with more arguments than its workflow takes. The SDK would call the workflow with all of them,
+and the error would fail the workflow task for ever. So several arguments become one, which no workflow accepts.
 """
 
 from typing import Any, Final
 
+from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
@@ -18,12 +22,14 @@ from temporalio.worker import WorkflowInstance, WorkflowInstanceDetails
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.workflow import Info
 
+from orders.parsing import SEVERAL
+
 OUTSIDE_A_TASK: Final = "legacy_query"  # the SDK's id for a query that comes without a workflow task
 PLAYED_AHEAD: Final = "this worker went ahead of the history to answer a query, and starts again"
 
 
 class Runner(SandboxedWorkflowRunner):
-    """The SDK's sandboxed runner, whose instances do not go on once they were ahead of their history."""
+    """The SDK's sandboxed runner, whose instances get one argument, and do not go on once ahead of their history."""
 
     def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
         return InStep(super().create_instance(det))
@@ -51,6 +57,7 @@ class InStep(WorkflowInstance):
             time = act.timestamp.ToNanoseconds()
             self._ahead = not act.is_replaying and time == self._time
             self._time = time
+        _unite_arguments(act)
         return self._instance.activate(act)
 
     def get_serialization_context(self, command_info: Any) -> Any:  # noqa: ANN401  its type is the SDK's own
@@ -64,6 +71,14 @@ class InStep(WorkflowInstance):
 
     def get_thread_id(self) -> int | None:
         return self._instance.get_thread_id()
+
+
+def _unite_arguments(act: WorkflowActivation) -> None:
+    for job in act.jobs:
+        arguments = job.initialize_workflow.arguments
+        if len(arguments) > 1:
+            del arguments[:]
+            arguments.append(Payload(metadata={"encoding": SEVERAL}))
 
 
 def _return_task() -> WorkflowActivationCompletion:

@@ -1,22 +1,35 @@
-"""Temporal as an external service: its errors, its runs, and the input that a run was started with."""
+"""Temporal as an external service: its errors, its runs and Schedules, and the input that a run was started with.
 
-from collections.abc import Iterator
+Runs are read from Temporal's own messages: the SDK (temporalio 1.35) refuses a whole list for one status that it does
+not know, for example that of a paused run.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
 
-from temporalio.client import (
-    Client,
-    WorkflowExecutionDescription,
-    WorkflowExecutionStatus,
-    WorkflowHandle,
-    WorkflowUpdateRPCTimeoutOrCancelledError,
+from temporalio.api.common.v1 import Payload, WorkflowExecution
+from temporalio.api.enums.v1 import WorkflowExecutionStatus
+from temporalio.api.schedule.v1 import ScheduleInfo
+from temporalio.api.workflow.v1 import WorkflowExecutionInfo
+from temporalio.api.workflowservice.v1 import (
+    DescribeScheduleRequest,
+    DescribeWorkflowExecutionRequest,
+    ListWorkflowExecutionsRequest,
 )
+from temporalio.client import Client, WorkflowHandle, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.common import RawValue
 from temporalio.service import RPCError, RPCStatusCode
 
 from orders.errors import InvalidInput, NoAnswer
 from orders.models import Order
+from orders.names import NEEDS_ATTENTION, ORDER_STAGE
 from orders.parsing import parse_order, read_payload
+
+PAGE: Final = 1000  # runs in one answer, the most that Temporal lists at once
+CLOSED: Final = frozenset({"completed", "failed", "canceled", "terminated", "continued_as_new", "timed_out"})
 
 
 @contextmanager
@@ -50,29 +63,147 @@ class _Absent(Exception):
     """Temporal does not have the run."""
 
 
-async def find_run(client: Client, workflow_id: str) -> WorkflowExecutionDescription | None:
+class FoundRun(NamedTuple):
+    """A run as Temporal has it.
+
+    `state` is the name of its status, or its number if we do not know it. `attempt` counts the attempts of its current
+    workflow task; 0: there is none, or the run was not described but listed.
+    """
+
+    workflow: str
+    workflow_id: str
+    run_id: str
+    state: str
+    stage: str | None
+    needs_attention: str | None
+    started: datetime
+    closed: datetime | None
+    attempt: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run may go on; so may one whose status we do not know."""
+        return self.state not in CLOSED
+
+
+async def find_run(client: Client, workflow_id: str) -> FoundRun | None:
     """The latest run with that id; None if Temporal has none, or no longer.
 
     Raises:
         NoAnswer: Temporal is out of reach.
     """
     with suppress(_Absent), reaching_temporal(_Absent()):
-        return await client.get_workflow_handle(workflow_id).describe()
+        execution = WorkflowExecution(workflow_id=workflow_id)
+        request = DescribeWorkflowExecutionRequest(namespace=client.namespace, execution=execution)
+        found = await client.workflow_service.describe_workflow_execution(request, retry=True)
+        return _found(found.workflow_execution_info)._replace(attempt=found.pending_workflow_task.attempt)
     return None
 
 
+async def find_runs(client: Client, query: str, limit: int = PAGE) -> AsyncIterator[FoundRun]:
+    """The runs that Temporal lists, the newest first, at most `limit`.
+
+    Raises:
+        NoAnswer: Temporal is out of reach.
+    """
+    request = ListWorkflowExecutionsRequest(namespace=client.namespace, query=query, page_size=min(limit, PAGE))
+    left = limit
+    while left:
+        with reaching_temporal():
+            page = await client.workflow_service.list_workflow_executions(request, retry=True)
+        for info in page.executions[:left]:
+            yield _found(info)
+            left -= 1
+        request.next_page_token = page.next_page_token
+        if not page.next_page_token:
+            return
+
+
 async def is_open(client: Client, workflow_id: str) -> bool:
-    """Whether a run with that id is under way.
+    """Whether a run with that id is under way, or may go on: it may be paused.
 
     Raises:
         NoAnswer: Temporal is out of reach.
     """
     found = await find_run(client, workflow_id)
-    return found is not None and found.status is WorkflowExecutionStatus.RUNNING
+    return found is not None and found.is_open
+
+
+class FoundSchedule(NamedTuple):
+    """A Schedule as Temporal has it.
+
+    `every` is None for one that has no interval. `succeeded` is when its last run that completed was started; for a
+    Schedule without such a run, when the Schedule was made or changed. `last` is the state of its newest run.
+    """
+
+    name: str
+    every: timedelta | None
+    paused: bool
+    succeeded: datetime
+    last: str
+
+
+async def find_schedule(client: Client, name: str) -> FoundSchedule | None:
+    """The Schedule with that id; None if there is none.
+
+    Raises:
+        NoAnswer: Temporal is out of reach.
+    """
+    with suppress(_Absent), reaching_temporal(_Absent()):
+        request = DescribeScheduleRequest(namespace=client.namespace, schedule_id=name)
+        found = await client.workflow_service.describe_schedule(request, retry=True)
+        succeeded, last = await _last_success(client, found.info)
+        spec = found.schedule.spec
+        every = spec.interval[0].interval.ToTimedelta() if spec.interval else None
+        return FoundSchedule(name, every, found.schedule.state.paused, succeeded, last)
+    return None
+
+
+async def _last_success(client: Client, info: ScheduleInfo) -> tuple[datetime, str]:
+    """When the last run that succeeded was started, and the state of the newest run."""
+    last = ""
+    for action in reversed(info.recent_actions):
+        run = await find_run(client, action.start_workflow_result.workflow_id)
+        state = run.state if run else "forgotten"  # closed for longer than Temporal keeps runs: it may have succeeded
+        last = last or state
+        if state in {"completed", "forgotten"}:
+            return action.actual_time.ToDatetime(UTC), last
+    return max(info.create_time.ToDatetime(UTC), info.update_time.ToDatetime(UTC)), last or "none yet"
+
+
+def _found(info: WorkflowExecutionInfo) -> FoundRun:
+    attributes = info.search_attributes.indexed_fields
+    return FoundRun(
+        workflow=info.type.name,
+        workflow_id=info.execution.workflow_id,
+        run_id=info.execution.run_id,
+        state=_state(info.status),
+        stage=_text(attributes.get(ORDER_STAGE.name)),
+        needs_attention=_text(attributes.get(NEEDS_ATTENTION.name)),
+        started=info.start_time.ToDatetime(UTC),
+        closed=info.close_time.ToDatetime(UTC) if info.HasField("close_time") else None,
+    )
+
+
+def _state(status: "WorkflowExecutionStatus.ValueType") -> str:
+    with suppress(ValueError):
+        return WorkflowExecutionStatus.Name(status).removeprefix("WORKFLOW_EXECUTION_STATUS_").lower()
+    return f"status {status}"
+
+
+def _text(payload: Payload | None) -> str | None:
+    """The value of a search attribute; as it stands, if it is no text."""
+    if payload is None:
+        return None
+    raw = payload.data.decode(errors="replace")
+    with suppress(ValueError):
+        value = json.loads(raw)
+        return value if isinstance(value, str) or value is None else raw
+    return raw
 
 
 class Request(NamedTuple):
-    """The type of a run, and the first payload that it was started with."""
+    """The type of a run, and the payload that it was started with; None if it was none, or several."""
 
     workflow: str
     payload: RawValue | None
@@ -95,5 +226,5 @@ async def request_of(client: Client, handle: WorkflowHandle[Any, Any]) -> Reques
         started = event.workflow_execution_started_event_attributes
         payloads = started.input.payloads
         values: list[RawValue] = await client.data_converter.decode(payloads, [RawValue] * len(payloads))
-        return Request(started.workflow_type.name, values[0] if values else None)
+        return Request(started.workflow_type.name, values[0] if len(values) == 1 else None)
     return None

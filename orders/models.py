@@ -156,11 +156,15 @@ class CancelOutcome(Model):
 
 
 class CancelView(Model):
-    """What the `status` query of cancel-order answers; `outcome` as soon as it is known, before any e-mail is sent."""
+    """What the `status` query of cancel-order answers; `outcome` as soon as it is known, before any e-mail is sent.
+
+    `held_up` is the state of process-order, if it does not go on and the cancel waits for it.
+    """
 
     stage: Stage | None
     outcome: CancelOutcome | None = None
     stuck: tuple[str, ...] = ()
+    held_up: str | None = None
 
 
 class OrderView(Model):

@@ -1,6 +1,7 @@
 """The names on the wire to Temporal: workflow types, workflow ids, task queues and search attributes."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Final
 
 from temporalio.common import SearchAttributeKey
@@ -14,9 +15,20 @@ INDEX_PRODUCTS: Final = "index-products"
 RECONCILE_ORDERS: Final = "reconcile-orders"
 VERIFY_ORDERS: Final = "verify-orders"
 
+RUNNING: Final = "running"  # the state of a run that goes on
+
 # Ids of runs that are one at a time; with a colon, which no order id has.
 RECONCILE_NOW: Final = f"{RECONCILE_ORDERS}:now"
 INDEX_RUN: Final = f"{INDEX_PRODUCTS}:all"
+
+# The workflows that run on a Schedule, and how long a run may take, with those that continue it. Temporal then ends it,
+# because a run that hangs keeps its Schedule from starting another one. The next run does what was not done.
+SCHEDULED: Final[Mapping[str, timedelta]] = {
+    CHECK_INVENTORY: timedelta(hours=3),
+    RECONCILE_ORDERS: timedelta(hours=3),
+    VERIFY_ORDERS: timedelta(hours=3),
+    INDEX_PRODUCTS: timedelta(hours=12),
+}
 
 SWEEPS: Final = (CHECK_INVENTORY, RECONCILE_ORDERS, VERIFY_ORDERS)  # the workflows that look at everything
 

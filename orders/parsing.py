@@ -27,6 +27,7 @@ from orders.errors import InvalidInput
 from orders.models import Address, Line, Model, Order, Priority
 from orders.plain_text import has_markup, is_harmful, is_visible
 
+SEVERAL: Final = b"several arguments"  # the encoding of an input that is none, see config.replay_guard
 MAX_INPUT: Final = 64 * 1024  # bytes
 MAX_DEPTH: Final = 20  # levels of nesting
 MAX_LINES: Final = 100
@@ -192,11 +193,14 @@ def read_payload(raw: RawValue | None) -> object:
     """What a Temporal client sent as the workflow's input; None if it sent nothing.
 
     Raises:
-        InvalidInput: the input is too large, or not JSON.
+        InvalidInput: the input is several arguments, too large, or not JSON.
     """
-    if raw is None or raw.payload.metadata.get("encoding") == b"binary/null":
+    encoding = raw.payload.metadata.get("encoding") if raw else None
+    if raw is None or encoding == b"binary/null":
         return None
-    if raw.payload.metadata.get("encoding") != b"json/plain":
+    if encoding == SEVERAL:
+        raise InvalidInput(["input: must be one argument, not several"])
+    if encoding != b"json/plain":
         raise InvalidInput(["input: must be JSON"])
     return read_json(raw.payload.data)
 

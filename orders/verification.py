@@ -6,7 +6,7 @@ from orders.models import Model
 
 
 class Violation(Model):
-    """A broken invariant, by its name. `subject` is an order id, or `product <id>`."""
+    """A broken invariant, by its name. `subject` is an order id, `product <id>` or `schedule <name>`."""
 
     subject: str
     rule: str
@@ -19,10 +19,14 @@ class Violation(Model):
 
 
 class CheckResult(Model):
-    """What a check found. `checked` counts the orders or products that did not change during the check."""
+    """What a check found. `checked` counts the orders or products that did not change during the check.
+
+    `unverified` says which of them could not be checked, and why.
+    """
 
     checked: int
     violations: tuple[Violation, ...]
+    unverified: tuple[str, ...] = ()
 
 
 class VerifyReport(Model):

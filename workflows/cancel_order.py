@@ -28,7 +28,7 @@ with workflow.unsafe.imports_passed_through():
         Stage,
         Status,
     )
-    from orders.names import CANCEL_ORDER
+    from orders.names import CANCEL_ORDER, PROCESS_ORDER, RUNNING
     from orders.parsing import CancelRequest, parse_cancel, read_payload
     from saga import UNTIL_DONE, run_activity, shielded
     from workflows.notifications import deliver
@@ -37,6 +37,7 @@ with workflow.unsafe.imports_passed_through():
 
 FIRST_POLL: Final = timedelta(milliseconds=200)
 MAX_POLL: Final = timedelta(seconds=30)
+HELD_UP: Final = f"{PROCESS_ORDER} is held up"
 
 NOT_CANCELLED: Final = {
     Status.SHIPPED: CancelReason.ALREADY_SHIPPED,
@@ -58,6 +59,7 @@ class CancelOrder:
         self._poll = FIRST_POLL
         self._outcome: CancelOutcome | None = None
         self._woken = False
+        self._held_up: str | None = None
 
     # -------------------------------------------------------------------------------------------------- the story
 
@@ -83,6 +85,7 @@ class CancelOrder:
         while row is not None and not await self._is_settled(row):
             await self._drive(row)
             row = await self._claim(request.order_id)
+        self._timeline.needs_no_more_attention(HELD_UP)
         outcome = self._outcome = _outcome(row, asked_too_late=asked_too_late)
         self._timeline.enter(
             Stage.CANCELLED if outcome.cancelled else Stage.REJECTED, outcome.reason or "cancelled and refunded"
@@ -150,7 +153,14 @@ class CancelOrder:
         return row.parked_by != workflow.info().workflow_id
 
     async def _is_running(self, order_id: str) -> bool:
-        return await run_activity(OrderState.is_placing, order_id, UNTIL_DONE, "does process-order run?")
+        state = await run_activity(OrderState.read_run, order_id, UNTIL_DONE, "does process-order run?")
+        before, self._held_up = self._held_up, None if state == RUNNING else state
+        if self._held_up and not before:
+            text = f"the cancel waits for {PROCESS_ORDER} {order_id}, which is {state}: let it go on"
+            self._timeline.call_for_attention(HELD_UP, text)
+        elif not self._held_up:
+            self._timeline.needs_no_more_attention(HELD_UP)
+        return state is not None
 
     async def _pause(self, why: str) -> None:
         if workflow.info().is_continue_as_new_suggested():
@@ -165,7 +175,7 @@ class CancelOrder:
     @workflow.query(description="Where the cancel stands")
     def status(self) -> CancelView:
         stuck = tuple(self._saga.parked) if self._saga else ()
-        return CancelView(stage=self._timeline.stage, outcome=self._outcome, stuck=stuck)
+        return CancelView(stage=self._timeline.stage, outcome=self._outcome, stuck=stuck, held_up=self._held_up)
 
 
 def _outcome(row: OrderRow | None, *, asked_too_late: bool) -> CancelOutcome:

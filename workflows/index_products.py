@@ -1,8 +1,10 @@
 """index-products: embed new and changed products, and make them searchable."""
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
+from pydantic import ValidationError
 from temporalio import workflow
 from temporalio.common import RawValue
 
@@ -79,6 +81,7 @@ class IndexProducts:
 def _continued(raw: RawValue | None) -> IndexProgress | None:
     """The progress of the run that continued as this one, if there is one."""
     if raw is not None and workflow.info().continued_run_id:
-        return IndexProgress.model_validate_json(raw.payload.data)
+        with suppress(ValidationError):  # it was not this workflow that continued, but a client's cron or retry
+            return IndexProgress.model_validate_json(raw.payload.data)
     parsed(parse_nothing, raw)
     return None

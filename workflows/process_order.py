@@ -264,11 +264,13 @@ class ProcessOrder:
     # ------------------------------------------------------------------------------------------------- the outside
 
     @workflow.update(description="Wait for the outcome of the order; every submit gets it")
-    async def submit(self, request_hash: str | None = None) -> OrderOutcome:
+    async def submit(self, *arguments: object) -> OrderOutcome:
         """Answer with the outcome as soon as it is settled, or that the undo is parked.
 
-        A caller with the hash of another payload is refused at once; one without a hash means this order.
+        The argument is the hash of the order that the caller means. A caller with the hash of another payload is
+        refused at once; one without a hash means this order.
         """
+        request_hash = _request_hash(arguments)
         await workflow.wait_condition(
             lambda: self._outcome is not None or self._is_parked() or self._is_another(request_hash)
         )
@@ -277,6 +279,10 @@ class ProcessOrder:
         if self._outcome:
             return self._outcome
         return self._refusal(ErrorCode.UNDO_PARKED, "the order is being undone, and the undo waits for an operator")
+
+    @submit.validator
+    def check_submit(self, *arguments: object) -> None:
+        _request_hash(arguments)
 
     @workflow.signal(name="cancel-requested", description="cancel-order has claimed the order: undo it")
     def cancel_requested(self) -> None:
@@ -314,6 +320,15 @@ class ProcessOrder:
 
     def _is_parked(self) -> bool:
         return self._saga is not None and bool(self._saga.parked)
+
+
+def _request_hash(arguments: tuple[object, ...]) -> str | None:
+    match arguments:
+        case () | (None,):
+            return None
+        case (str(request_hash),):
+            return request_hash
+    raise ApplicationError("submit takes the hash of the order, or nothing", type="invalid_submit")
 
 
 def _raise_if_failed(row: OrderRow, saga: PlacingSaga) -> None:

@@ -1,4 +1,4 @@
-"""verify-orders: check the orders of the last days, and the stock, against the invariants.
+"""verify-orders: check the orders of the last days, the stock and the Schedules against the invariants.
 
 It changes nothing. It alerts operators about every violation, once a day as long as it lasts.
 """
@@ -49,6 +49,7 @@ class VerifyOrders:
         """
         parsed(parse_nothing, raw)
         await self._check_stock()
+        await self._check_schedules()
         await self._check_orders()
         alerted = await self._alert_operators()
         return VerifyReport(
@@ -62,6 +63,10 @@ class VerifyOrders:
 
     async def _check_stock(self) -> None:
         if result := await self._try(Verification.check_stock, MAX_LISTED, "the stock"):
+            self._record(result)
+
+    async def _check_schedules(self) -> None:
+        if result := await self._try(Verification.check_schedules, MAX_LISTED, "the Schedules"):
             self._record(result)
 
     async def _check_orders(self) -> None:
@@ -82,6 +87,7 @@ class VerifyOrders:
                 self._timeline.note(f"{self._checked} of {len(orders)} orders are checked")
 
     def _record(self, result: CheckResult) -> None:
+        self._unverified += result.unverified
         for violation in result.violations:
             self._violations.append(violation)
             self._timeline.note(f"**{violation.text}**")
@@ -105,10 +111,10 @@ class VerifyOrders:
 
 
 def _problems(violations: Sequence[Violation]) -> list[Problem]:
-    """One problem for each order or product and rule, however many violations there are."""
+    """One problem for each subject and rule, however many violations there are."""
     problems: dict[str, Problem] = {}
     for each in violations[:MAX_LISTED]:
-        order_id = "" if each.subject.startswith("product ") else each.subject
+        order_id = "" if " " in each.subject else each.subject
         key = f"violation:{each.subject}:{each.rule}"
         problems.setdefault(key, Problem(key=key, order_id=order_id, text=f"an invariant is broken: {each.text}"))
     if len(violations) > MAX_LISTED:

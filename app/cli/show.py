@@ -242,6 +242,8 @@ def _next(found: ScheduleView) -> str:
         return "never: starter.py schedules apply"
     if found.paused:
         return f"paused: {_plain(found.note)}"
+    if found.every is None:
+        return _plain(found.note)
     return _time(found.next) if found.next else ""
 
 

@@ -22,7 +22,7 @@ from gateways.warehouse import Warehouse
 from gateways.warning_store import keep_warning
 from orders.errors import UnknownOrder
 from orders.models import OrderRow, Status
-from orders.names import RECONCILE_NOW, RECONCILE_ORDERS
+from orders.names import RECONCILE_NOW, RECONCILE_ORDERS, SCHEDULED
 
 if TYPE_CHECKING:
     from gateways.postgres import Connection
@@ -169,6 +169,7 @@ class StripeEvents:
                 task_queue=self._task_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                execution_timeout=SCHEDULED[RECONCILE_ORDERS],
                 static_summary=why,
                 rpc_timeout=RPC_TIMEOUT,
             )

@@ -15,16 +15,19 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from app.startup_checks import CannotStart, check_search_attributes
+from app.wiring import open_worker
 from config.temporal import plugin
 from deploy.local.postgres import Postgres
 from deploy.local.process import Child, Command, binary, free_ports, running
+from gateways.postgres import ACQUIRE_SECONDS, LOCK_SECONDS
 from orders.models import OrderOutcome
 from orders.names import PROCESS_ORDER, PRODUCT_RECOMMENDATIONS, TASK_QUEUE
 from orders.recommendations import RecommendationsOutcome, Source
 from sandbox.faults import Fault
 from sandbox.server import Running, serve
+from sandbox.world import World
 from tests.support.catalogue import Catalogue
-from tests.support.shop import an_order, eventually
+from tests.support.shop import an_order, eventually, settings_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,6 +99,18 @@ async def test_refuses_a_server_without_the_search_attributes() -> None:
     ) as bare:
         with pytest.raises(CannotStart, match="CustomerId, NeedsAttention, OrderStage"):
             await check_search_attributes(bare.client)
+
+
+async def test_a_worker_takes_no_more_attempts_than_its_connections_serve(
+    temporal: WorkflowEnvironment, database_url: str
+) -> None:
+    """Each may wait for two locks, and the last one still gets a connection in time."""
+    settings = settings_for(database_url, Running("http://127.0.0.1:1", World()), database_pool_size=3)
+    async with open_worker(settings, temporal.client) as worker:
+        slots = worker.config()["max_concurrent_activities"]
+
+    assert slots is not None
+    assert slots / 3 * 2 * LOCK_SECONDS <= ACQUIRE_SECONDS
 
 
 class Line:

@@ -54,7 +54,7 @@ async def reset_database(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
 @asynccontextmanager
 async def open_temporal() -> AsyncIterator[WorkflowEnvironment]:
     """The real development server. The clock of a run moves forward only when a test advances it."""
-    arguments = ["frontend.WorkflowTimeSkippingEnabled=true", *DYNAMIC_CONFIG]
+    arguments = ["frontend.WorkflowTimeSkippingEnabled=true", "frontend.WorkflowPauseEnabled=true", *DYNAMIC_CONFIG]
     env = await WorkflowEnvironment.start_time_skipping_v2(
         ts_config=TimeSkippingConfig(enabled=False),
         plugins=[plugin()],

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
-from audit.evidence import Evidence, OpenRun, ProviderRecords, read_runs, read_snapshot
+from audit.evidence import Evidence, OpenRun, ProviderRecords, ScheduleEntry, read_runs, read_snapshot
 from audit.invariants import MAX_ATTEMPTS, RULES, describe, violations
 from deploy.local.postgres import Postgres
 from orders.models import Stage
@@ -260,6 +260,14 @@ def lose_the_shipment(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
     ship(mixed, patch, "placed", "placed", status="cancelled")
 
 
+def forget_a_shipment(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    patch.delitem(mixed.world.fulfillment.shipments, "returned")
+
+
+def forget_a_payment(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    patch.delitem(mixed.world.stripe.account.intents, mixed.intent("declined").id)
+
+
 def ship_twice(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
     ship(mixed, patch, "again", "placed")
 
@@ -294,6 +302,8 @@ AT_THE_EXTERNAL_SERVICES: Final[list[tuple[str, str, Plant]]] = [
     ("paid_orders_are_whole", "placed", lose_the_shipment),
     ("closed_orders_are_empty", "returned", fail_a_refund),
     ("closed_orders_are_empty", "returned", ship_a_closed_order),
+    ("closed_orders_are_known_outside", "returned", forget_a_shipment),
+    ("closed_orders_are_known_outside", "declined", forget_a_payment),
     ("closed_orders_take_no_money", "refused", authorize_a_closed_order),
     ("closed_orders_take_no_money", "declined", wait_for_a_closed_order),
     ("nothing_without_an_order", "ghost", charge_without_an_order),
@@ -386,6 +396,18 @@ async def test_a_workflow_task_that_fails_again_and_again(mixed: Mixed) -> None:
     assert found(at_attempt(MAX_ATTEMPTS - 1)) == set()
 
 
+async def test_a_schedule_without_success(mixed: Mixed) -> None:
+    """Three intervals may pass: a run takes its time, and one may fail."""
+    evidence = await mixed.evidence()
+
+    def after(seconds: float) -> Evidence:
+        entry = ScheduleEntry(name="verify-orders", every=60, since_success=seconds, last="timed_out")
+        return evidence._replace(schedules=(entry,))
+
+    assert found(after(181)) == {("schedule verify-orders", "every_schedule_succeeds")}
+    assert found(after(180)) == set()
+
+
 async def test_a_young_order_may_be_without_a_run(mixed: Mixed) -> None:
     """A young order may be without a run for a while; later only a parked one may."""
     evidence = (await mixed.evidence())._replace(runs=())
@@ -408,7 +430,10 @@ async def test_only_the_orders_that_were_asked_for_are_checked(mixed: Mixed, mon
 def test_every_rule_has_a_text_and_is_broken_here() -> None:
     """A new rule needs a text, and a test that breaks it."""
     assert all(rule.__doc__ and describe(rule) for rule in RULES)
-    broken = {rule for rule, _, _ in [*IN_DATABASE, *AT_THE_EXTERNAL_SERVICES]} | {"keys_are_used_once"}
+    broken = {rule for rule, _, _ in [*IN_DATABASE, *AT_THE_EXTERNAL_SERVICES]} | {
+        "keys_are_used_once",
+        "every_schedule_succeeds",
+    }
     assert {rule.__name__ for rule in RULES} == broken
 
 

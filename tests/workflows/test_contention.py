@@ -1,39 +1,54 @@
-"""Many orders at once for little stock: no unit is sold twice, and no order waits for ever."""
+"""Many orders at once for little stock, or for a locked product: no unit is sold twice, no order waits for another."""
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from temporalio.common import WorkflowIDConflictPolicy
 
+from activities.inventory import Inventory
 from orders.errors import Unavailable
 from orders.models import Order, OrderRow
 from sandbox.server import Running
 from sandbox.world import World
 from tests.support.activity_bench import ActivityBench, open_activity_bench, open_clients, order_of
 from tests.support.invariants import SEEDED, assert_invariants, check_stock
+from tests.support.rows import Rows
 from tests.support.shop import Shop, an_order, settings_for
 
 TEN = SEEDED | {"1": 10}
 ONE_UNIT = [{"productId": "1", "quantity": 1}]
+OTHER_UNIT = [{"productId": "2", "quantity": 1}]
 
 
 @pytest.fixture
 async def bench(database_url: str) -> AsyncIterator[ActivityBench]:
-    """Without a sandbox: only stock moves here."""
+    """Without a sandbox: only stock moves here. A deadlock is found before an attempt gives up its wait for a lock."""
     nowhere = Running("http://127.0.0.1:1", World())
-    settings = settings_for(database_url, nowhere)
+    settings = settings_for(f"{database_url}?deadlock_timeout=50ms", nowhere)
     async with open_clients(settings) as clients, open_activity_bench(settings, nowhere, clients) as opened:
         yield opened
 
 
 async def insist(bench: ActivityBench, order: Order) -> OrderRow:
-    """Reserve as Temporal does: on a slow machine some attempts wait for a connection longer than they may."""
+    """Reserve as Temporal does: an attempt that waits too long is repeated. A deadlock is an error."""
     while True:
-        with suppress(Unavailable):
+        try:
             return await bench.reserve(order)
+        except Unavailable as error:
+            if error.type != "stock_busy" and "LockNotAvailable" not in error.message:
+                raise
+
+
+@asynccontextmanager
+async def locked(rows: Rows, product_id: str = "1") -> AsyncIterator[None]:
+    """Another session holds the product's row, and does not commit."""
+    async with rows.pool.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT 1 FROM inventory WHERE product_id = $1 FOR UPDATE", product_id)
+        yield
 
 
 async def test_two_hundred_reservations_of_ten_units_hold_exactly_ten(bench: ActivityBench) -> None:
@@ -50,14 +65,48 @@ async def test_two_hundred_reservations_of_ten_units_hold_exactly_ten(bench: Act
 
 
 async def test_carts_in_opposite_order_do_not_deadlock(bench: ActivityBench) -> None:
-    """Rows are locked in product order, whatever the order of the cart; no attempt fails."""
+    """Rows are locked in product order, whatever the order of the cart."""
     cart = [{"productId": product, "quantity": 1} for product in ("1", "2", "3", "4")]
     orders = [order_of(f"o{n}", items=cart if n % 2 else cart[::-1]) for n in range(30)]
-    rows = await asyncio.gather(*(bench.reserve(order) for order in orders))
+    rows = await asyncio.gather(*(insist(bench, order) for order in orders))
     await asyncio.gather(*(bench.claim_undo(order) for order in orders[::2]))
 
     assert {row.status for row in rows} == {"pending"}
     await check_stock(bench)
+
+
+async def test_a_locked_product_holds_up_no_order_of_another_one(shop: Shop) -> None:
+    """Eighty orders wait for the locked row; one of another product is placed meanwhile, and then they are too."""
+    async with locked(shop):
+        waiting = [await shop.start(an_order(items=ONE_UNIT), f"o{n}") for n in range(80)]
+        async with asyncio.timeout(10):
+            assert (await shop.place(an_order(items=OTHER_UNIT), "other")).success
+        assert await shop.stock() == (100, 0)
+
+    assert all([(await run.result()).success for run in waiting])
+    assert await shop.stock() == (20, 0)
+
+
+@pytest.mark.parametrize(
+    ("activity", "change"),
+    [
+        (Inventory.finalize_order, "status = 'capturing', payment_intent_id = 'pi_' || id"),
+        (Inventory.release_stock, "status = 'undoing', closing = 'failed'"),
+    ],
+)
+async def test_an_order_that_ends_waits_for_a_locked_product_without_a_connection(
+    bench: ActivityBench, activity: Callable[[Any, str], Awaitable[OrderRow]], change: str
+) -> None:
+    """As many attempts as the worker has slots for wait to sell or to release; another product is reserved at once."""
+    orders = [order_of(f"o{n}", items=ONE_UNIT) for n in range(64)]
+    await asyncio.gather(*(insist(bench, order) for order in orders))
+    await bench.pool.execute(f"UPDATE orders SET {change}")  # noqa: S608 (a constant)
+    async with locked(bench):
+        ends = asyncio.gather(*(bench.do(activity, order.id) for order in orders), return_exceptions=True)
+        await asyncio.sleep(0)
+        async with asyncio.timeout(3):
+            assert (await bench.reserve(order_of("other", items=OTHER_UNIT))).status == "pending"
+        assert {type(end) for end in await ends} == {Unavailable}
 
 
 async def test_twenty_starts_of_one_order_are_one_order(shop: Shop) -> None:

@@ -1,5 +1,6 @@
 """index-products: what is new or changed is embedded, nothing is lost by whatever happens, and searches never stop."""
 
+import asyncio
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from temporalio import workflow
-from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.client import WorkflowContinuedAsNewError, WorkflowFailureError, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
 from activities import product_index
@@ -16,7 +17,7 @@ from orders.names import INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS
 from orders.recommendations import IndexProgress, IndexTarget, RecommendationsOutcome, Source
 from sandbox.faults import Fault
 from tests.support.catalogue import Catalogue
-from tests.support.shop import Shop, eventually, open_shop
+from tests.support.shop import PATIENCE, Shop, eventually, open_shop
 
 SMALL = IndexTarget(model="text-embedding-3-small", dimensions=1536)
 
@@ -64,6 +65,17 @@ async def fails(handle: WorkflowHandle[Any, Any]) -> str:
         said.append(str(error))
         error = error.__cause__
     return " / ".join(said)
+
+
+async def test_a_run_that_a_clients_cron_starts_again(shop: Shop) -> None:
+    """It has the input of the first run, and no progress to continue from."""
+    run = await shop.client.start_workflow(
+        INDEX_PRODUCTS, {}, id="index-cron", task_queue=shop.task_queue, cron_schedule="@every 1s"
+    )
+    for _ in range(2):
+        with pytest.raises(WorkflowContinuedAsNewError) as end:  # a cron's run ends so
+            await asyncio.wait_for(run.result(follow_runs=False), PATIENCE)
+        run = shop.client.get_workflow_handle("index-cron", run_id=end.value.new_execution_run_id)
 
 
 async def is_asked(shop: Shop) -> None:

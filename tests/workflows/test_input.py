@@ -1,19 +1,31 @@
 """Bad input from any client: a clear answer, nothing started, nothing held, never a task that fails for ever."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 from temporalio.api.common.v1 import Payload as RawPayload
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.common import RawValue
 from temporalio.converter import DataConverter
+from temporalio.exceptions import ApplicationError
 
-from orders.models import OrderOutcome
-from orders.names import PROCESS_ORDER
+from client.orders import submit_order
+from orders.models import CancelOutcome, OrderOutcome
+from orders.names import (
+    CANCEL_ORDER,
+    CHECK_INVENTORY,
+    INDEX_PRODUCTS,
+    PROCESS_ORDER,
+    PRODUCT_RECOMMENDATIONS,
+    RECONCILE_ORDERS,
+    VERIFY_ORDERS,
+    cancel_order_id,
+)
 from tests.support.invariants import assert_invariants
-from tests.support.shop import Payload, Shop, an_order
+from tests.support.shop import PATIENCE, Payload, Shop, an_order
 
 O = "o1"  # noqa: E741 (the one order of each test)
 
@@ -26,9 +38,13 @@ async def place_raw(shop: Shop, data: bytes, encoding: bytes = b"json/plain") ->
     payload = RawPayload(metadata={"encoding": encoding}, data=data)
     run = await plain.start_workflow(PROCESS_ORDER, RawValue(payload), id=O, task_queue=shop.task_queue)
     outcome = OrderOutcome.model_validate(await run.result())
+    await check_no_task_failed(run)
+    return outcome
+
+
+async def check_no_task_failed(run: WorkflowHandle[Any, Any]) -> None:
     kinds = [event.event_type async for event in run.fetch_history_events()]
     assert EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED not in kinds
-    return outcome
 
 
 async def check_refused(shop: Shop, outcome: OrderOutcome, *names: str) -> None:
@@ -84,6 +100,54 @@ async def test_no_argument_at_all(shop: Shop) -> None:
     """A client that forgot the input learns every field that is missing or that an object is wanted."""
     run = await shop.client.start_workflow(PROCESS_ORDER, id=O, task_queue=shop.task_queue, result_type=OrderOutcome)
     await check_refused(shop, await run.result(), "input: must be an object")
+
+
+ONE_ARGUMENT = "input: must be one argument, not several"
+
+
+async def test_an_order_with_two_arguments(shop: Shop) -> None:
+    """It is refused, whatever the arguments are; a submit of the same order then gets its own run."""
+    run = await shop.client.start_workflow(
+        PROCESS_ORDER,
+        args=[an_order(), "and more"],
+        id=O,
+        task_queue=shop.task_queue,
+        result_type=OrderOutcome,
+    )
+    await check_refused(shop, await asyncio.wait_for(run.result(), PATIENCE), ONE_ARGUMENT)
+    await check_no_task_failed(run)
+
+    assert (await submit_order(shop.client, O, an_order(), task_queue=shop.task_queue)).success
+
+
+async def test_a_cancel_with_two_arguments(shop: Shop) -> None:
+    """It is refused, and the order stays as it is."""
+    await shop.place(order_id=O)
+    run = await shop.client.start_workflow(
+        CANCEL_ORDER,
+        args=[{"orderId": O}, {}],
+        id=cancel_order_id(O),
+        task_queue=shop.task_queue,
+        result_type=CancelOutcome,
+    )
+    outcome = await asyncio.wait_for(run.result(), PATIENCE)
+
+    assert (outcome.cancelled, outcome.reason) == (False, f"invalid_request: {ONE_ARGUMENT}")
+    assert await shop.status(O) == "processing"
+    await check_no_task_failed(run)
+
+
+@pytest.mark.parametrize(
+    "workflow", [CHECK_INVENTORY, INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS, RECONCILE_ORDERS, VERIFY_ORDERS]
+)
+async def test_any_other_run_with_two_arguments(shop: Shop, workflow: str) -> None:
+    """It fails at once, with the reason."""
+    run = await shop.client.start_workflow(workflow, args=[{}, {}], id=f"{workflow}:two", task_queue=shop.task_queue)
+    with pytest.raises(WorkflowFailureError) as failure:
+        await asyncio.wait_for(run.result(), PATIENCE)
+
+    assert str(failure.value.cause) == f"InvalidInput: {ONE_ARGUMENT}"
+    await check_no_task_failed(run)
 
 
 def item(**changes: Any) -> Payload:
@@ -249,6 +313,37 @@ async def test_a_submit_without_a_hash_joins(shop: Shop) -> None:
     outcome = await run.execute_update("submit", result_type=OrderOutcome)
     assert outcome.success
     assert (await run.result()).success
+
+
+@pytest.mark.parametrize(
+    "arguments", [["a hash", "a hash"], [{"hash": 1}], [1], [["a hash"]], [None, None]], ids=json.dumps
+)
+async def test_a_submit_with_other_arguments_is_refused_at_once(shop: Shop, arguments: list[Any]) -> None:
+    """The order under way goes on."""
+    held = shop.hooks.hold("reserve_stock")
+    run = await shop.start(order_id=O)
+    await held.reached.wait()
+    with pytest.raises(WorkflowUpdateFailedError) as refused:
+        await asyncio.wait_for(run.execute_update("submit", args=arguments), PATIENCE)
+    held.let_go()
+
+    assert isinstance(refused.value.cause, ApplicationError)
+    assert refused.value.cause.type == "invalid_submit"
+    assert (await run.result()).success
+    await check_no_task_failed(run)
+
+
+@pytest.mark.parametrize(("signal", "error"), [("payment-updated", None), ("cancel-requested", "cancelled")])
+async def test_a_signal_with_arguments_is_a_signal(shop: Shop, signal: str, error: str | None) -> None:
+    """An order under way takes the signal, and its workflow task does not fail."""
+    held = shop.hooks.hold("reserve_stock")
+    run = await shop.start(order_id=O)
+    await held.reached.wait()
+    await run.signal(signal, args=[{"payment": 1}, 2])
+    held.let_go()
+
+    assert (await asyncio.wait_for(run.result(), PATIENCE)).error_code == error
+    await check_no_task_failed(run)
 
 
 @pytest.mark.parametrize("order_id", ["..", ".", "-a", "a" * 65, "a:b", "a/b"])

@@ -135,7 +135,7 @@ async def test_an_undo_of_another_time(shop: Shop, late_bench: ActivityBench) ->
     await shop.place(order_id=order.id)
     cancel = await shop.start_cancel(order.id)
     await held.reached.wait()
-    attempt = await asleep(late_bench, LateAttempt(Inventory.release_stock, order_id, transaction=1), order)
+    attempt = await asleep(late_bench, LateAttempt(Inventory.release_stock, order_id, transaction=2), order)
     held.let_go()
     await cancel.result()
     await wake_up(late_bench, attempt)

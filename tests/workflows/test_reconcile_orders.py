@@ -711,6 +711,22 @@ async def start(shop: Shop, *payload: Any) -> WorkflowHandle[Any, Any]:
     )
 
 
+@pytest.mark.parametrize("status", [503, 400])
+async def test_a_payment_that_cannot_be_read_stops_no_other_one(shop: Shop, status: int) -> None:
+    """Operators are alerted of it, and the next order is compared with its payment."""
+    for order_id in ("odd", "unpaid"):
+        await shop.place(order_id=order_id)
+    odd, unpaid = [(await shop.row(order_id))["payment_intent_id"] for order_id in ("odd", "unpaid")]
+    shop.world.stripe.account.intents[unpaid].amount_received = 0
+    shop.world.faults.add(Fault(service="stripe", route=f"GET */{odd}", kind="status", status=status, times=None))
+    report = await reconcile(shop)
+
+    [unread, wrong] = sorted(report.alerted)
+    assert "of order odd could not be read: stripe: " in unread + wrong
+    assert "of order unpaid over" in unread + wrong
+    assert report.not_done == ()
+
+
 async def reconcile(shop: Shop) -> ReconcileReport:
     return ReconcileReport.model_validate(await (await start(shop)).result())
 

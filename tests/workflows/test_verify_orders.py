@@ -1,5 +1,6 @@
 """The invariants in operation: checked against Stripe, the warehouse and Temporal, and reported to operators."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -7,18 +8,35 @@ from typing import Any
 
 import pytest
 from temporalio import workflow
-from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleIntervalSpec,
+    ScheduleSpec,
+    WorkflowFailureError,
+    WorkflowHandle,
+)
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
 from activities import verification
 from audit.evidence import OpenRun, read_runs
 from audit.invariants import IN_OPERATION
+from client.schedules import pause_schedule
 from orders.models import Stage
-from orders.names import NEEDS_ATTENTION, PROCESS_ORDER, VERIFY_ORDERS
+from orders.names import (
+    CHECK_INVENTORY,
+    INDEX_PRODUCTS,
+    NEEDS_ATTENTION,
+    PROCESS_ORDER,
+    RECONCILE_ORDERS,
+    VERIFY_ORDERS,
+)
 from orders.verification import VerifyReport, Violation
 from sandbox.faults import Fault
 from tests.support.scenarios import REFUSED_ADDRESS, final_error, until_attempts, until_stage, until_stuck
+from tests.support.schedules import passing_schedules
 from tests.support.shop import Shop, an_order, eventually
 from workflows.verify_orders import MAX_OUTAGES, PAGE
 
@@ -150,6 +168,30 @@ async def test_an_outage_of_stripe_is_no_violation(shop: Shop) -> None:
     assert (await verify(shop)).unverified == ()
 
 
+REFUSAL: dict[str, Any] = {"error": {"type": "invalid_request_error", "code": "parameter_invalid", "param": "intent"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [(503, None, "stripe: scripted"), (400, REFUSAL, "stripe: parameter_invalid intent")],
+    ids=["an outage of its own", "a refusal"],
+)
+async def test_an_order_that_cannot_be_checked_stops_no_other_one(
+    shop: Shop, status: int, body: Any, error: str
+) -> None:
+    """The report names it; what is wrong with another order of its page is found."""
+    for order_id in ("odd", "unpaid"):
+        await shop.place(order_id=order_id)
+    odd, unpaid = [(await shop.row(order_id))["payment_intent_id"] for order_id in ("odd", "unpaid")]
+    shop.world.stripe.account.intents[unpaid].amount_received = 0
+    route = f"GET */{odd}"
+    shop.world.faults.add(Fault(service="stripe", route=route, kind="status", status=status, body=body, times=None))
+    report = await verify(shop)
+
+    assert (report.checked, report.unverified) == (1, (f"the order odd: {error}",))
+    assert [each.subject for each in report.violations] == ["unpaid"]
+
+
 async def test_a_long_outage_is_not_waited_for_on_every_page(shop: Shop) -> None:
     """After some pages in a row the rest is not tried; the report says all of it."""
     pages = MAX_OUTAGES + 2
@@ -220,6 +262,27 @@ async def start(shop: Shop, *payload: Any) -> WorkflowHandle[Any, Any]:
     return await shop.client.start_workflow(
         VERIFY_ORDERS, args=payload, id=f"verify-{uuid.uuid4().hex[:8]}", task_queue=shop.task_queue
     )
+
+
+async def test_a_schedule_whose_runs_hang(shop: Shop) -> None:
+    """It is reported after three of its intervals. One whose runs succeed is not, nor one that is paused."""
+    async with passing_schedules(shop.client):
+        await make_schedule(shop, RECONCILE_ORDERS, seconds=3, task_queue=shop.task_queue)
+        await make_schedule(shop, INDEX_PRODUCTS, seconds=1, task_queue="nobody")
+        await pause_schedule(shop.client, INDEX_PRODUCTS, "stock-taking")
+        await make_schedule(shop, CHECK_INVENTORY, seconds=1, task_queue="nobody")
+        await asyncio.sleep(10)
+        [violation] = (await verify(shop)).violations
+
+    assert (violation.subject, violation.rule) == (f"schedule {CHECK_INVENTORY}", "every_schedule_succeeds")
+    assert violation.what.endswith("its last run: running")
+    assert any(violation.text in alert.text for alert in shop.world.inbox.alerts)
+
+
+async def make_schedule(shop: Shop, workflow: str, *, seconds: int, task_queue: str) -> None:
+    action = ScheduleActionStartWorkflow(workflow, id=workflow, task_queue=task_queue)
+    spec = ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(seconds=seconds))])
+    await shop.client.create_schedule(workflow, Schedule(action=action, spec=spec))
 
 
 async def report_of(run: WorkflowHandle[Any, Any]) -> VerifyReport:

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
+from temporalio.api.workflowservice.v1 import (
+    DeleteWorkflowExecutionRequest,
+    DescribeScheduleRequest,
+    DescribeScheduleResponse,
+)
 from temporalio.client import (
     Client,
     Schedule,
@@ -23,6 +27,7 @@ from temporalio.client import (
 from temporalio.testing import WorkflowEnvironment
 
 from client import schedules
+from client.reports import index_products
 from client.schedules import (
     SCHEDULES,
     Change,
@@ -35,7 +40,7 @@ from client.schedules import (
 )
 from config.settings import Settings
 from orders.errors import InvalidInput, NoAnswer, NotFound
-from orders.names import CHECK_INVENTORY, INDEX_PRODUCTS
+from orders.names import CHECK_INVENTORY, INDEX_PRODUCTS, INDEX_RUN, SCHEDULED
 from tests.support.schedules import passing_schedules
 from tests.support.shop import Shop, eventually
 
@@ -183,6 +188,58 @@ async def test_a_forgotten_run_is_shown_as_such(client: Client) -> None:
         return [run.state for run in (await seen(client)).runs] == ["forgotten"]
 
     await eventually(is_forgotten, "the run is forgotten")
+
+
+async def test_a_schedule_that_cannot_be_read_stops_no_other_one(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has an overlap policy that the SDK does not know; the others are listed and applied."""
+    await apply(client)
+    describe = client.workflow_service.describe_schedule
+
+    async def describe_oddly(request: DescribeScheduleRequest, **options: Any) -> DescribeScheduleResponse:
+        answer = await describe(request, **options)
+        if request.schedule_id == CHECK_INVENTORY:
+            answer.schedule.policies.overlap_policy = 99  # type: ignore[assignment]
+        return answer
+
+    monkeypatch.setattr(client.workflow_service, "describe_schedule", describe_oddly)
+
+    assert [view.name for view in await list_schedules(client) if view.every is None] == [CHECK_INVENTORY]
+    assert "99 is not a valid" in (await seen(client)).note
+    assert await apply(client) == UNCHANGED | {CHECK_INVENTORY: Change.UNREADABLE}
+    with pytest.raises(NoAnswer, match="cannot be read"):
+        await trigger_schedule(client, CHECK_INVENTORY)
+
+
+async def test_a_run_that_hangs_is_ended(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker takes it. The Schedule then starts another one."""
+    monkeypatch.setattr(schedules, "SCHEDULED", dict.fromkeys(NAMES, timedelta(seconds=1)))
+    await apply(client)
+    hanging = await trigger_schedule(client, CHECK_INVENTORY)
+
+    async def is_ended() -> bool:
+        return [run.state for run in (await seen(client)).runs] == ["timed_out"]
+
+    await eventually(is_ended, "the run is ended")
+    again = await trigger_schedule(client, CHECK_INVENTORY)
+    assert again.started
+    assert again.workflow_id != hanging.workflow_id
+
+
+async def test_every_run_that_a_program_starts_has_an_end(client: Client) -> None:
+    """Also by hand: a run that hangs is not joined for ever."""
+    await apply(client)
+    actions = [(await kept(client, name)).action for name in NAMES]
+    limits = {each.id: each.execution_timeout for each in actions if isinstance(each, ScheduleActionStartWorkflow)}
+    assert limits == dict(SCHEDULED)
+
+    with pytest.raises(NoAnswer, match="no worker"):
+        await index_products(client, task_queue="nobody")
+    run = client.get_workflow_handle(INDEX_RUN)
+    config = (await run.describe()).raw_description.execution_config
+    await run.terminate()
+    assert config.workflow_execution_timeout.ToTimedelta() == SCHEDULED[INDEX_PRODUCTS]
 
 
 async def test_a_trigger_is_skipped_while_a_run_is_under_way(shop: Shop, client: Client) -> None:

@@ -99,6 +99,16 @@ async def test_a_deadlock_is_retried(bench: ActivityBench) -> None:
     assert [str(end) for end in ends if end] == ["database_unavailable: database: DeadlockDetectedError"]
 
 
+async def test_a_transaction_that_waits_for_a_lock_soon_gives_its_connection_back(bench: ActivityBench) -> None:
+    """The lock is another session's; the attempt is repeated later."""
+    async with bench.pool.acquire() as other, other.transaction():
+        await other.execute("SELECT 1 FROM inventory WHERE product_id = '1' FOR UPDATE")
+        with pytest.raises(Unavailable, match="LockNotAvailableError"):
+            await bench.reserve(order_of())
+
+    assert (await bench.reserve(order_of())).status == "pending"
+
+
 async def kill(bench: ActivityBench) -> None:
     """Terminate every connection to the database except this one."""
     async with bench.pool.acquire() as connection:

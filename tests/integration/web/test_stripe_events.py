@@ -17,7 +17,7 @@ from app.web.wiring import open_webhooks
 from config.temporal import plugin
 from deploy.local.postgres import Postgres
 from orders.models import Stage
-from orders.names import NEEDS_ATTENTION, RECONCILE_NOW, RECONCILE_ORDERS
+from orders.names import NEEDS_ATTENTION, RECONCILE_NOW, RECONCILE_ORDERS, SCHEDULED
 from sandbox.faults import Fault
 from tests.support.invariants import assert_invariants
 from tests.support.manual_actions import pay
@@ -56,6 +56,8 @@ async def reconciliation(shop: Shop) -> str | None:
         run = await shop.client.get_workflow_handle(RECONCILE_NOW).describe()
     except RPCError:
         return None
+    limit = run.raw_description.execution_config.workflow_execution_timeout.ToTimedelta()
+    assert limit == SCHEDULED[RECONCILE_ORDERS]
     return run.run_id if run.task_queue == shop.task_queue else None
 
 

@@ -154,6 +154,7 @@ def a_snapshot(moves: list[tuple[str, str]]) -> DatabaseSnapshot:
         total=100,
         currency="usd",
         payment_intent_id="pi_1",
+        fulfillment_id=None,
         parked=False,
         age=0,
         unchanged=0,

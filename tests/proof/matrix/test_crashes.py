@@ -94,7 +94,7 @@ TABLE: Final = [
     Cell(scenarios.cancelled, "void_payment:effect:2"),  # refunded, its id written
     *cells(scenarios.cancelled_late, "mark_shipped", ONE),
     *cells(scenarios.cancelled_early, "claim_unreserved", ONE),
-    *cells(scenarios.cancelled_without_a_run, "is_placing", ()),
+    *cells(scenarios.cancelled_without_a_run, "read_run", ()),
     *cells(scheduled_workflows.restarted, "find_orders_without_run", ()),
     *cells(scheduled_workflows.restarted, "restart_order", ONE),
     *cells(scheduled_workflows.told, "find_refunds", ()),
@@ -113,6 +113,7 @@ TABLE: Final = [
     *cells(scheduled_workflows.refunded_late, "follow_refunds", ONE),
     *cells(scheduled_workflows.released_late, "release_leftovers", ONE),
     *cells(scheduled_workflows.verified, "check_stock", ()),
+    *cells(scheduled_workflows.verified, "check_schedules", ()),
     *cells(scheduled_workflows.verified, "find_verifiable", ()),
     *cells(scheduled_workflows.verified, "check_orders", ()),
     *cells(scheduled_workflows.low, "find_shortages", ()),

@@ -109,6 +109,8 @@ FAULTS: dict[str, dict[str, Any]] = {
     "500 before the effect": answer(500, None),
     "500 saved with effect": {"kind": "saved", "status": 500, "effect": True},
     "500 saved without effect": {"kind": "saved", "status": 500, "effect": False},
+    "500 saved under several keys": {"kind": "saved", "status": 500, "effect": False, "times": 9},
+    "200 with the page of a proxy": {"kind": "status", "status": 200, "body": "<html>"},
     "429 with Retry-After": answer(429, "rate_limit", "invalid_request_error", Retry_After="60"),
     "lock timeout": answer(429, "lock_timeout", "invalid_request_error"),
     "409 key in use": answer(409, "idempotency_key_in_use", "idempotency_error"),
@@ -219,6 +221,8 @@ OUTAGES: dict[str, dict[str, Any]] = {
     "500 before the effect": {"kind": "status", "status": 500},
     "500 after the effect": {"kind": "status", "status": 500, "after_effect": True},
     "429 with Retry-After": {"kind": "status", "status": 429, "headers": {"Retry-After": "60"}},
+    "200 with the page of a proxy": {"kind": "status", "status": 200, "body": "<html>"},
+    "200 with nothing in it": {"kind": "status", "status": 200, "body": {"id": None, "status": None}},
 }
 
 
@@ -254,6 +258,22 @@ async def test_the_warehouse_refuses(shops: Mapping[str, Shop], capture: str, no
     shop = await opened(shops, capture)
     strike(shop, "fulfillment", REQUEST, {"kind": "status", **no})
     await check_end(shop, await shop.start(order_id=O), end)
+
+
+async def test_the_warehouse_forgets_what_it_accepted(shop: Shop) -> None:
+    """The undo parks: nothing is voided or put back before an operator has found out where the goods are."""
+    shop.hooks.fail("request_fulfillment", final_error(), "after")
+    held = shop.hooks.hold("cancel_fulfillment")
+    run = await shop.start(order_id=O)
+    await held.reached.wait()
+    shop.world.fulfillment.forget(O)
+    held.let_go()
+    await until_marked(run, "cancel_fulfillment")
+    (payment,) = shop.world.provider_records()["payments"]
+    assert (payment["status"], await shop.stock("1")) == ("requires_capture", (98, 2))
+
+    await resolve(run, "cancel_fulfillment", "resolved")
+    await check_end(shop, run, FAILED)
 
 
 @pytest.mark.parametrize("capture", ["manual", "automatic"])

@@ -279,7 +279,7 @@ class Activities:
     def read_order(self) -> Script:
         return (yield Do("read the row", lambda s: [(s, s.row.status)]))
 
-    def is_placing(self, *_why: str) -> Script:
+    def read_run(self, *_why: str) -> Script:
         return (yield Do("look whether process-order runs", lambda s: [(s, s.placing.is_open)]))
 
     def claim_undo(self, payload: str, closing: str) -> Script:

@@ -14,7 +14,7 @@ from tests.proof.model.state import CLOSED, NOTHING, PAID, UNDOS, Attempt, Confi
 NAMES: Final[dict[Who, str]] = {"placing": "process-order", "cancelling": "cancel-order"}
 
 FORWARD: Final = ("reserve_stock", "authorize_payment", "read_payment", "request_fulfillment")
-READING: Final = ("", "read_payment", "read_order", "is_placing")  # a late one changes nothing
+READING: Final = ("", "read_payment", "read_order", "read_run")  # a late one changes nothing
 MAX_RETRIES: Final = 2
 
 
@@ -212,17 +212,17 @@ class Protocol:
             case "claim_unreserved", _, "absent":
                 return s.with_run("cancelling", _closed(run, "unknown"))
             case "claim_cancellation", _, (status, parked, "placing"):
-                return self._then(s, run, "is_placing", "is it parked?", status, parked)
+                return self._then(s, run, "read_run", "is it parked?", status, parked)
             case "claim_cancellation", _, (status, parked, _):
                 return self._drives(s, run, status, parked)
-            case "is_placing", ("is it parked?", _, _), True:
+            case "read_run", ("is it parked?", _, _), True:
                 return s.with_run("cancelling", _closed(run, "parked"))
-            case "is_placing", ("is it parked?", status, parked), False:
+            case "read_run", ("is it parked?", status, parked), False:
                 return self._drives(s, run, status, parked)
-            case "is_placing", ("does it run?", "undoing", parked), False:
+            case "read_run", ("does it run?", "undoing", parked), False:
                 run = run._replace(undos=UNDOS, if_shipped="resume_capture")
                 return self._undoes(s, "cancelling", run, parked)
-            case "is_placing", ("does it run?", "capturing", _), False:
+            case "read_run", ("does it run?", "capturing", _), False:
                 return self._then(s, run, "capture_payment")
             case "capture_payment", _, True:
                 return self._then(s, run, "finalize_order")
@@ -233,7 +233,7 @@ class Protocol:
             run = run._replace(undos=UNDOS, if_shipped="mark_shipped")
             return self._undoes(s, "cancelling", run, parked)
         if status in ("undoing", "capturing"):
-            return self._then(s, run, "is_placing", "does it run?", status, parked)
+            return self._then(s, run, "read_run", "does it run?", status, parked)
         return s.with_run("cancelling", _closed(run))
 
     # ----------------------------------------------------------------------------------------------------- the saga
