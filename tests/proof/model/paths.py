@@ -7,7 +7,7 @@ from tests.proof.model.activities import Do
 from tests.proof.model.protocol import Act, Protocol, Step
 from tests.proof.model.state import State
 
-UNREAL: Final = {"is_placing", "claim_unreserved"}  # they ask Temporal, of which these paths have none
+UNREAL: Final = {"read_run", "claim_unreserved"}  # they ask Temporal, of which these paths have none
 
 
 Kind = tuple[object, ...]
