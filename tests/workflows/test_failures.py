@@ -310,6 +310,10 @@ async def test_a_claim_that_fails_for_good(shop: Shop) -> None:
     await check_end(shop, run, FAILED_WITH_EMAIL)
 
 
+async def is_alerted(shop: Shop, what: str) -> bool:
+    return any(what in alert.text for alert in shop.world.inbox.alerts)
+
+
 def by_hand(shop: Shop, undo: str, row: Any) -> None:
     """What an operator does who settles an undo elsewhere."""
     if undo == "void_payment":
@@ -330,7 +334,7 @@ async def test_an_undo_that_fails_for_good_parks_until_it_is_tried_again(shop: S
         assert await until_stuck(run) == (undo,)
         assert await marks(run) == ("parked", undo)
         assert (await shop.row(O))["parked_step"] == undo
-        assert undo in shop.world.inbox.alerts[0].text
+        await eventually(lambda: is_alerted(shop, undo), "operators are alerted")
         await resolve(run, undo, "retry")
     await check_end(shop, run, FAILED_WITH_EMAIL)
 
