@@ -1,5 +1,6 @@
 """The failure matrix of process-order: every step, and every undo, let down in every way that is known."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,6 +11,8 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowUpdateFailedError
 from temporalio.testing import WorkflowEnvironment
 
+from client.orders import submit_order
+from orders.names import PROCESS_ORDER
 from tests.support.activity_hooks import Moment
 from tests.support.invariants import assert_invariants
 from tests.support.scenarios import (
@@ -233,6 +236,17 @@ async def test_an_operators_cancel_before_the_first_step(halved: Shop, split_wor
     assert (await ending_of(run)).how == "cancelled"
     assert await halved.status(O) in (None, "cancelled")
     assert await halved.stock() == (100, 0)
+
+
+async def test_a_submit_that_joins_a_run_without_an_order(halved: Shop, split_worker: SplitWorker) -> None:
+    """The refusal is that of the run's own input: the caller's order gets a run of its own."""
+    async with split_worker.workflows_paused():
+        await halved.client.start_workflow(PROCESS_ORDER, args=[an_order(), 2], id=O, task_queue=halved.task_queue)
+        submitted = asyncio.create_task(submit_order(halved.client, O, an_order(), task_queue=halved.task_queue))
+        await asyncio.sleep(1)
+
+    assert (await submitted).success
+    assert await halved.stock() == (98, 0)
 
 
 UNDOS = ("claim_undo", "cancel_fulfillment", "void_payment", "release_stock")
