@@ -28,7 +28,7 @@ PYTEST := $(RUN) pytest -q -p tests.support.progress
 PROOFS := three chaos runs, every crash point, 2000 sequences of activities, the whole model, sagas replayed at every task, seeded bugs
 
 test: install ## everything but the long proofs, on the real servers, in minutes
-	@$(PYTEST) -n 3 -m "not prove"
+	@$(PYTEST) -n 4 -m "not prove"
 	@echo "make prove adds $(PROOFS)."
 
 prove: install ## the long proofs: about 20 minutes

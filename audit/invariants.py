@@ -133,10 +133,7 @@ def closed_orders_are_empty(evidence: Evidence) -> Iterator[Finding]:
 
 
 def closed_orders_are_known_outside(evidence: Evidence) -> Iterator[Finding]:
-    """The payment and the shipment of a closed order are known outside, except where an operator resolved the step.
-
-    Else nobody can tell whether they are undone: our own row alone remembers them.
-    """
+    """The payment and the shipment of a closed order are known outside, except where an operator resolved the step."""
     payments = {payment.id for payment in evidence.records.payments}
     shipments = {shipment.order_id for shipment in evidence.records.fulfillment}
     for order in evidence.snapshot.orders:

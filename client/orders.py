@@ -171,17 +171,14 @@ class _OnlyTheRowTells(Exception):
 
 
 async def _submit(client: Client, submission: Submission, task_queue: str) -> OrderOutcome:
-    reuse = WorkflowIDReusePolicy.REJECT_DUPLICATE
-    for _ in range(MAX_RUNS):
+    for run in range(MAX_RUNS):
         with suppress(_OnlyTheRowTells):
-            return await _submit_once(client, submission, task_queue, reuse)
-        reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE
+            return await _submit_once(client, submission, task_queue, run)
     raise NoAnswer(f"the runs of order {submission.order.id} are terminated, replaced, or gone before they can answer")
 
 
-async def _submit_once(
-    client: Client, submission: Submission, task_queue: str, reuse: WorkflowIDReusePolicy
-) -> OrderOutcome:
+async def _submit_once(client: Client, submission: Submission, task_queue: str, run: int) -> OrderOutcome:
+    """The outcome as the latest run tells it; `run` 0 starts one only if there was none, the others also after it."""
     order = submission.order
     units = sum(line.quantity for line in order.lines)
     start = WithStartWorkflowOperation[Any, Any](
@@ -189,7 +186,7 @@ async def _submit_once(
         submission.payload,
         id=order.id,
         task_queue=task_queue,
-        id_reuse_policy=reuse,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE if run else WorkflowIDReusePolicy.REJECT_DUPLICATE,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         static_summary=f"{units} units of {len(order.lines)} products, {order.priority}",
     )
@@ -198,7 +195,8 @@ async def _submit_once(
             "submit",
             order.request_hash,
             start_workflow_operation=start,
-            id=order.request_hash,
+            # Temporal repeats the answer of an update from a closed run, and then starts none.
+            id=f"{order.request_hash}:{run}" if run else order.request_hash,
             result_type=OrderOutcome,
         )
     except TemporalError as error:

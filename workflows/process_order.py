@@ -276,6 +276,9 @@ class ProcessOrder:
         )
         if self._is_another(request_hash):
             return self._refusal(ErrorCode.ORDER_ID_CONFLICT, ANOTHER_PAYLOAD)
+        if self._order is None and request_hash is not None:
+            # This run was started with what is no order, by somebody else: its refusal is not the caller's.
+            raise ApplicationError("the run was started with what is no order", type="no_order")
         if self._outcome:
             return self._outcome
         return self._refusal(ErrorCode.UNDO_PARKED, "the order is being undone, and the undo waits for an operator")

@@ -162,7 +162,7 @@ async def _warnings(order_id: str) -> list[str]:
     try:
         async with open_database(read_settings()) as database:
             found = await read_warnings(database, order_id)
-    except (CannotStart, Unavailable) as error:
+    except (CannotStart, InvalidInput, Unavailable) as error:
         return [f"not known: {error}"]
     return [f"{each['kind']} {each['id']} {each['status']} ({each['reason']}), {each['at']:%Y-%m-%d}" for each in found]
 

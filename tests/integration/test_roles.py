@@ -1,7 +1,12 @@
 """Least privilege: what each role of the database may do. All other tests show that orders_app may do enough."""
 
+from collections.abc import AsyncIterator
+
 import asyncpg
 import pytest
+
+from deploy.local.postgres import Postgres
+from tests.support.servers import copy_database
 
 READ = ["SELECT * FROM orders", "SELECT * FROM order_events", "SELECT * FROM inventory", "SELECT * FROM products"]
 
@@ -27,6 +32,13 @@ NEVER = [
     "DROP TABLE orders",
     "ALTER TABLE order_events DISABLE TRIGGER order_events_append_only",
 ]
+
+
+@pytest.fixture(scope="module")
+async def database_url(postgres: Postgres) -> AsyncIterator[str]:
+    """One database for all statements: none changes what another one shows."""
+    async with copy_database(postgres) as url:
+        yield url
 
 
 async def may(database_url: str, role: str, statement: str) -> bool:

@@ -1,5 +1,6 @@
 """The failure matrix of process-order: every step, and every undo, let down in every way that is known."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,6 +11,8 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowUpdateFailedError
 from temporalio.testing import WorkflowEnvironment
 
+from client.orders import submit_order
+from orders.names import PROCESS_ORDER
 from tests.support.activity_hooks import Moment
 from tests.support.invariants import assert_invariants
 from tests.support.scenarios import (
@@ -235,6 +238,17 @@ async def test_an_operators_cancel_before_the_first_step(halved: Shop, split_wor
     assert await halved.stock() == (100, 0)
 
 
+async def test_a_submit_that_joins_a_run_without_an_order(halved: Shop, split_worker: SplitWorker) -> None:
+    """The refusal is that of the run's own input: the caller's order gets a run of its own."""
+    async with split_worker.workflows_paused():
+        await halved.client.start_workflow(PROCESS_ORDER, args=[an_order(), 2], id=O, task_queue=halved.task_queue)
+        submitted = asyncio.create_task(submit_order(halved.client, O, an_order(), task_queue=halved.task_queue))
+        await asyncio.sleep(1)
+
+    assert (await submitted).success
+    assert await halved.stock() == (98, 0)
+
+
 UNDOS = ("claim_undo", "cancel_fulfillment", "void_payment", "release_stock")
 
 
@@ -310,6 +324,10 @@ async def test_a_claim_that_fails_for_good(shop: Shop) -> None:
     await check_end(shop, run, FAILED_WITH_EMAIL)
 
 
+async def is_alerted(shop: Shop, what: str) -> bool:
+    return any(what in alert.text for alert in shop.world.inbox.alerts)
+
+
 def by_hand(shop: Shop, undo: str, row: Any) -> None:
     """What an operator does who settles an undo elsewhere."""
     if undo == "void_payment":
@@ -330,7 +348,7 @@ async def test_an_undo_that_fails_for_good_parks_until_it_is_tried_again(shop: S
         assert await until_stuck(run) == (undo,)
         assert await marks(run) == ("parked", undo)
         assert (await shop.row(O))["parked_step"] == undo
-        assert undo in shop.world.inbox.alerts[0].text
+        await eventually(lambda: is_alerted(shop, undo), "operators are alerted")
         await resolve(run, undo, "retry")
     await check_end(shop, run, FAILED_WITH_EMAIL)
 

@@ -281,6 +281,23 @@ async def test_an_order_is_listed_with_its_link(shop: Shop, starter: Starter) ->
     assert said.json[0]["link"].endswith(f"{said.json[0]['runId']}/history")
 
 
+async def test_the_status_shows_what_banks_say_of_the_payment(shop: Shop, starter: Starter) -> None:
+    """A dispute stands under the runs; without PostgreSQL the status says that it does not know."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    await shop.pool.execute(
+        "INSERT INTO payment_warnings (id, order_id, kind, status, reason, amount)"
+        " VALUES ('du_1', $1, 'dispute', 'needs_response', 'fraudulent', 5998)",
+        order_id,
+    )
+    said = await starter("status", order_id, DATABASE_URL=shop.settings.database_url.get_secret_value())
+    assert "Payment: dispute du_1 needs_response (fraudulent)" in said.out
+
+    said = await starter("status", order_id, "--json", DATABASE_URL="postgresql://127.0.0.1:1/nothing")
+    assert said.status == 0
+    assert said.json[0]["warnings"][0].startswith("not known: PostgreSQL at DATABASE_URL cannot be used")
+
+
 async def test_an_unknown_order_is_exit_status_1(shop: Shop, starter: Starter) -> None:
     """`status` and `cancel-order` both refuse it."""
     order_id = new_order_id()

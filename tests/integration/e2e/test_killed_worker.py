@@ -42,6 +42,7 @@ async def a_stack() -> AsyncIterator[Stack]:
             yield stack
 
 
+@pytest.mark.prove
 @pytest.mark.timeout(240)
 async def test_orders_end_right_after_a_kill_in_each_step() -> None:
     """Every order but the refused one is placed and paid once; the refused one has no money and no stock."""

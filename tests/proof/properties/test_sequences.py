@@ -25,7 +25,7 @@ from tests.support.servers import copy_database
 from tests.support.shop import settings_for
 
 SEQUENCES: Final = int(os.environ.get("SEQUENCES", "500"))  # of each part
-SAMPLE: Final = 50
+SAMPLE: Final = 20
 SEED: Final = int(os.environ.get("SEED", "1"))
 
 PARTS: Final = [
