@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from audit.evidence import Evidence, ProviderRecords, read_runs, read_snapshot
 from audit.invariants import violations
 from orders.models import SETTLED
+from orders.verification import Violation
 from sandbox.world import World
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ async def assert_invariants(shop: ShopRecords, order_id: str, stocked: Mapping[s
     evidence = await collect_evidence(shop, order_id, stocked=stocked)
     statuses = {order.status for order in evidence.snapshot.orders}
     assert statuses <= SETTLED, f"the order has not come to rest: {statuses}"
-    assert violations(evidence) == []
+    _assert_none(violations(evidence))
 
 
 async def check_stock(shop: ShopRecords, stocked: Mapping[str, int] = SEEDED) -> None:
     """Check that every unit is available, reserved or sold."""
-    assert violations(await collect_evidence(shop, stocked=stocked)) == []
+    _assert_none(violations(await collect_evidence(shop, stocked=stocked)))
 
 
 async def collect_evidence(shop: ShopRecords, *orders: str, stocked: Mapping[str, int] = SEEDED) -> Evidence:
@@ -42,3 +43,7 @@ async def collect_evidence(shop: ShopRecords, *orders: str, stocked: Mapping[str
     snapshot = await read_snapshot(shop.pool, orders)
     records = ProviderRecords.model_validate(shop.world.provider_records())
     return Evidence(snapshot, records, stocked, await read_runs(client, orders) if client else None)
+
+
+def _assert_none(found: list[Violation]) -> None:
+    assert not found, "\n".join(f"{each.subject}: {each.what} ({each.rule})" for each in found)
