@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 PAYMENTS: Final = "tests/integration/activities/test_payments.py"
+FULFILLMENT: Final = "tests/integration/activities/test_fulfillment.py"
 INVENTORY: Final = "tests/integration/activities/test_inventory.py"
 DOUBTS: Final = "tests/integration/activities/test_one_attempt_of_many.py"
 BEHAVIOR: Final = "tests/proof/model/test_behavior.py::test_the_code_goes_the_paths_of_one_configuration"
@@ -263,6 +264,30 @@ BUGS: Final = (
             ),
         ),
         ("tests/workflows/test_restarts.py::test_a_park_that_is_taken_over_waits_before_anything_is_undone_again",),
+    ),
+    Bug(
+        "contradiction_believed",
+        "a warehouse that forgot what it accepted is believed: the order is refunded while its goods are gone",
+        (Patch("activities/fulfillment.py", "        if row.fulfillment_id:\n", "        if False:\n"),),
+        (f"{FULFILLMENT}::test_a_warehouse_that_forgot_the_shipment_is_not_believed",),
+    ),
+    Bug(
+        "last_key",
+        "an error that Stripe has saved is repeated for ever: no new key is used",
+        (Patch("gateways/stripe.py", "number = await self._spent_keys.spend(call, number)", "number = 1"),),
+        (f"{PAYMENTS}::test_a_day_of_saved_errors_costs_one_key_in_each_attempt",),
+    ),
+    Bug(
+        "part_counts_as_paid",
+        "a part that somebody captured in the dashboard counts as the price",
+        (Patch("activities/payments.py", "if intent.amount_received == row.total:", "if intent.amount_received:"),),
+        (f"{PAYMENTS}::test_a_part_that_is_captured_by_hand_is_not_the_price",),
+    ),
+    Bug(
+        "cancel_without_a_row",
+        "the cancel of an order that has not begun leaves no trace: it is charged and shipped all the same",
+        (Patch("activities/order_state.py", "            if order:\n", "            if False:\n"),),
+        ("tests/workflows/test_cancel_order.py::test_before_the_order_begins",),
     ),
     Bug(
         "worked_on_ahead",
