@@ -42,7 +42,7 @@ JITTER: Final = 0.1  # of the interval: shops that share a server do not all sta
 MAX_JITTER: Final = timedelta(minutes=5)
 MIN_CATCH_UP: Final = timedelta(minutes=10)
 LAST_RUNS: Final = 3
-SEEN_WITHIN: Final = 10.0  # seconds from a trigger to its effect
+SEEN_WITHIN: Final = 30.0  # seconds from a trigger to its effect
 LOOK_AGAIN: Final = 0.3  # seconds between two looks at that effect
 
 
