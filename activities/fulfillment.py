@@ -71,11 +71,12 @@ class Fulfillment:
             row = await existing_row(connection, order_id)
             since: timedelta | None = await connection.fetchval(SINCE_REQUESTED, order_id)
             resolution = await read_resolution(connection, order_id, "cancel_fulfillment")
-            attempt = 1 + await count_retries(connection, order_id, "cancel_fulfillment")
+            attempt = str(1 + await count_retries(connection, order_id, "cancel_fulfillment"))
         if resolution or since is None:
             return UndoResult(note=resolution or "the warehouse was never asked")
         try:
-            await self._warehouse.cancel(order_id, str(attempt))
+            # Once no request can be on its way, under a key of its own: "unknown" may be saved under the first one.
+            await self._warehouse.cancel(order_id, attempt if since < STILL_ON_ITS_WAY else f"{attempt}:late")
         except WarehouseRefused as refused:
             return self._without_cancel(str(refused), row, since)
         return UndoResult(note="the warehouse cancelled the shipment")

@@ -92,22 +92,21 @@ class Payments:
     async def resume_capture(self, order_id: str) -> OrderRow:
         """The goods left before the undo could stop them: the order goes forward, undoing -> capturing.
 
-        The row stays as it is if an operator has settled the shipment or the payment: the payment may be voided or
-        refunded by now.
+        The row stays as it is if an operator has settled the shipment: the payment may be voided or refunded by now.
 
         Raises:
-            Permanent: the authorization is lost too; an operator must decide.
+            Permanent: the payment is lost, refunded, or settled by an operator; an operator must decide.
         """
         row = await self._read(order_id)
         intent = await self._gateway.retrieve(row.payment_intent_id) if row.payment_intent_id else None
-        if intent is None or _taken(intent) != row.total:
+        if intent is None or not await self._can_be_paid(row, intent):
             raise Permanent("the goods were shipped, but there is no authorization to capture", type="shipped_unpaid")
         async with self._database.transaction() as connection:
             await existing_row(connection, order_id)
-            resolutions = [
-                await read_resolution(connection, order_id, step) for step in ("cancel_fulfillment", "void_payment")
-            ]
-            if not any(resolutions):
+            is_known = await read_resolution(connection, order_id, "cancel_fulfillment")
+            if not is_known and (settled := await read_resolution(connection, order_id, "void_payment")):
+                raise Permanent(f"the goods were shipped, but the payment is {settled}", type="shipped_unpaid")
+            if not is_known:
                 why = "shipped before the undo: go forward"
                 await move_row(connection, order_id, Status.UNDOING, Status.CAPTURING, why)
             return await existing_row(connection, order_id)
@@ -129,6 +128,12 @@ class Payments:
         if intent.status == "succeeded":
             return await self._refund(order_id, intent)
         return UndoResult(note=f"{intent.id} voided")
+
+    async def _can_be_paid(self, row: OrderRow, intent: Intent) -> bool:
+        """Whether the price can be captured, or was captured and is still there."""
+        if intent.status == "succeeded":
+            return left_of(intent, await self._gateway.refunds(intent.id)) == row.total
+        return _taken(intent) == row.total
 
     async def _refund(self, order_id: str, intent: Intent) -> UndoResult:
         """Refund what is left of the charge. Refunds that already exist count, also manual ones."""

@@ -1,15 +1,16 @@
 """What the saga of an order cannot see: shipments that contradict their orders, and goods whose departure was lost."""
 
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from temporalio import activity
 
+from activities.odd_items import raise_outage
 from gateways.order_store import existing_row, follow_shipment, read_resolution, read_rows, write_event_once
 from gateways.postgres import Database
 from gateways.warehouse import Shipment, Warehouse, WarehouseRefused
-from orders.errors import Permanent
+from orders.errors import Permanent, Unavailable
 from orders.models import CLOSED, OrderRow, Status, UndoResult
 from orders.reconciliation import StrayShipment, StrayShipments
 
@@ -57,26 +58,34 @@ class Shipments:
         async with self._database.transaction() as connection:
             due = await connection.fetch(FIND_DUE, self._after, after, CHECKED, ASKED_ABOUT)
             rows = await read_rows(connection, [row["id"] for row in due])
-        found: list[StrayShipment] = []
+        found: dict[str, StrayShipment] = {}
         followed: list[str] = []
-        right: list[OrderRow] = []
-        seen = ""
+        seen: list[OrderRow] = []
+        errors: list[Permanent | Unavailable] = []
         until = time.monotonic() + MAX_SECONDS
         for row in (rows[each["id"]] for each in due):
             if time.monotonic() > until:
                 break
-            shipment = await self._warehouse.read_shipment(row.id)
-            if stray := await self._compare(row, shipment):
-                found.append(stray)
-            elif shipment and await self._follow(row, shipment):
-                followed.append(f"order {row.id}: the warehouse says {shipment.status}")
-            else:
-                right.append(row)
-            seen = row.id
+            seen.append(row)
+            try:
+                shipment = await self._warehouse.read_shipment(row.id)
+                if stray := await self._compare(row, shipment):
+                    found[row.id] = stray
+                elif shipment and await self._follow(row, shipment):
+                    followed.append(f"order {row.id}: the warehouse says {shipment.status}")
+            except (Permanent, Unavailable) as error:
+                errors.append(error)
+                text = f"the shipment of order {row.id} could not be read: {error.message}"
+                found[row.id] = StrayShipment(order_id=row.id, description=text)
+        raise_outage(errors, len(seen))
+        right = [row for row in seen if row.id not in found]
         async with self._database.transaction() as connection:
             await connection.execute(MARK_CHECKED, [each.id for each in right], [each.status for each in right])
-        more = len(due) == CHECKED or (bool(due) and seen != due[-1]["id"])
-        return StrayShipments(found=tuple(found), followed=tuple(followed), after=seen if more else None)
+            now = await read_rows(connection, found)
+        # An order whose status has changed meanwhile is checked again by the next run.
+        still = tuple(each for each in found.values() if now[each.order_id].status is rows[each.order_id].status)
+        more = len(due) == CHECKED or len(seen) < len(due)
+        return StrayShipments(found=still, followed=tuple(followed), after=seen[-1].id if seen and more else None)
 
     @activity.defn
     async def cancel_stray_shipment(self, stray: StrayShipment) -> UndoResult:
@@ -86,7 +95,7 @@ class Shipments:
             Permanent: the warehouse refuses; an operator must decide.
         """
         try:
-            await self._warehouse.cancel(stray.order_id, stray.shipment_id or "")
+            await self._warehouse.cancel(stray.order_id, f"{stray.shipment_id}:{stray.found_on}")
         except WarehouseRefused as refused:
             text = f"the warehouse refused to cancel the shipment {stray.shipment_id} ({refused})"
             raise Permanent(text, type="cancel_refused") from None
@@ -107,7 +116,12 @@ class Shipments:
             return None
         text = f"order {row.id} is {row.status}, but its shipment {shipment.id} is {status}"
         can_cancel = status == "accepted"
-        return StrayShipment(order_id=row.id, shipment_id=shipment.id if can_cancel else None, description=text)
+        return StrayShipment(
+            order_id=row.id,
+            shipment_id=shipment.id if can_cancel else None,
+            description=text,
+            found_on=datetime.now(UTC).date(),
+        )
 
     async def _follow(self, row: OrderRow, shipment: Shipment) -> bool:
         if row.status is not Status.PROCESSING:

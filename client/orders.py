@@ -141,29 +141,31 @@ def read_resolution(step: str, action: Literal["retry", "skip", "resolved"], rea
 
 
 async def resolve(client: Client, order_id: str, resolution: Resolution) -> str:
-    """Send an operator's resolution of a parked step to the run of the order that is parked at it.
+    """Send an operator's resolution of a step to the run of the order that is parked at it, or keeps failing at it.
 
     Raises:
-        NotParked: no run is parked at that step.
+        NotParked: there is no such run.
         UnknownOrder: Temporal has no run of the order.
         NoAnswer: Temporal is out of reach, or no worker polls.
     """
-    parked: list[str] = []
+    parked: dict[str, tuple[str, ...]] = {}
     for run in await order_runs(client, order_id):
-        view = None if run.closed else await view_run(client, run.workflow_id)  # closed runs answer queries too
-        parked += view.stuck if view else ()
-        if resolution.step not in parked:
-            continue
-        with reaching_temporal(UnknownOrder(f"the run {run.workflow_id} is closed")):
+        if not run.closed and (view := await view_run(client, run.workflow_id)):  # closed runs answer queries too
+            parked[run.workflow_id] = view.stuck
+    stuck = ", ".join(step for steps in parked.values() for step in steps) or "nothing"
+    refusal = NotParked(f"{resolution.step} of {order_id} is not parked; parked is: {stuck}")
+    for workflow_id in sorted(parked, key=lambda each: resolution.step not in parked[each]):
+        with reaching_temporal(UnknownOrder(f"the run {workflow_id} is closed")):
             try:
-                text: str = await client.get_workflow_handle(run.workflow_id).execute_update(
+                text: str = await client.get_workflow_handle(workflow_id).execute_update(
                     RESOLVE, resolution, result_type=str
                 )
             except WorkflowUpdateFailedError as refused:
-                raise NotParked(str(refused.cause)) from None
+                if resolution.step in parked[workflow_id]:
+                    raise NotParked(str(refused.cause)) from None
+                continue
             return text
-    stuck = ", ".join(parked) or "nothing"
-    raise NotParked(f"{resolution.step} of {order_id} is not parked; parked is: {stuck}")
+    raise refusal
 
 
 class _OnlyTheRowTells(Exception):

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 UNDER_WAY: Final = frozenset({"pending", "requires_action"})
 FAILED: Final = frozenset({"failed", "canceled"})
 STANDING: Final = UNDER_WAY | {"succeeded"}  # the customer has the money, or will have it
+UNKNOWN: Final = "unknown"
 ARRIVING: Final = STANDING - {"requires_action"}  # without the customer's help
 
-# The later of two statuses first. A status only goes forward: a caller that read an earlier one comes too late.
+# The later of two statuses first. A status only goes forward: a caller that read an earlier one comes too late. A status
+# that is not in this list replaces any.
 LATEST_FIRST: Final = ("failed", "canceled", "succeeded", "requires_action", "pending")
 
 # One statement, so that `refunds` in its last part is the table before the change.
@@ -34,9 +36,10 @@ KEEP_REFUNDS: Final = """
     WITH kept AS (
         INSERT INTO refunds AS r (order_id, payment_intent_id, id, amount, status, attempt)
         SELECT $1, $2, * FROM unnest($3::text[], $4::bigint[], $5::text[], $6::integer[])
-        ON CONFLICT (id) DO UPDATE SET status = (
-            SELECT s FROM unnest($7::text[]) s WHERE s IN (r.status, excluded.status) LIMIT 1
-        )
+        ON CONFLICT (id) DO UPDATE SET status = CASE
+            WHEN array_position($7::text[], r.status) < array_position($7::text[], excluded.status) THEN r.status
+            ELSE excluded.status
+        END
         RETURNING id, status, attempt
     )
     SELECT kept.id, kept.status FROM kept LEFT JOIN refunds before USING (id)
@@ -107,7 +110,7 @@ async def keep_refunds(
         intent_id,
         [refund.id for refund in oldest_first],
         [refund.amount for refund in oldest_first],
-        [refund.status for refund in oldest_first],
+        [refund.status or UNKNOWN for refund in oldest_first],
         [*range(1, len(refunds) + 1)],
         LATEST_FIRST,
     )
@@ -132,7 +135,7 @@ async def next_attempt(
         Permanent: a refund failed, and no operator has allowed another one; or Stripe no longer knows a refund of ours.
     """
     await refuse_unknown(connection, intent_id, refunds)
-    failed = [refund for refund in refunds if refund.status not in STANDING]
+    failed = [refund for refund in refunds if refund.status in FAILED]
     allowed = await count_retries(connection, order_id, "void_payment")
     attempt = allowed + 1
     if len(failed) > allowed or attempt in map(attempt_of, failed):
@@ -181,9 +184,11 @@ async def find_stuck(connection: "Connection", limit: int) -> list["asyncpg.Reco
 
 
 def left_of(intent: Intent, refunds: Iterable[stripe.Refund]) -> int:
-    """What is left of a charge after its refunds, in minor units."""
-    return intent.amount_received - sum(refund.amount for refund in refunds if refund.status in STANDING)
+    """What is left of a charge after its refunds, in minor units. One of unknown status may have taken its part."""
+    return intent.amount_received - sum(refund.amount for refund in refunds if refund.status not in FAILED)
 
 
 def refund_failed(refund: stripe.Refund) -> Permanent:
-    return Permanent(f"the refund failed ({refund.id})", type="refund_failed")
+    if refund.status in FAILED:
+        return Permanent(f"the refund failed ({refund.id})", type="refund_failed")
+    return Permanent(f"the status of the refund {refund.id} is not known to us: {refund.status}", type="refund_unknown")

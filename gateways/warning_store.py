@@ -23,7 +23,7 @@ KEEP: Final = """
 
 READ: Final = "SELECT id, kind, status, reason, amount, at FROM payment_warnings WHERE order_id = $1 ORDER BY at"
 
-# All that are open, until an operator settles them, and those whose last status was never reported.
+# All that are open, until an operator settles them, and first of all those whose status was never reported.
 FIND: Final = """
     SELECT w.id, w.order_id, w.kind, w.status, w.reason, w.amount, o.currency, o.status AS order_status,
            w.status <> ALL($2::text[]) AS open, r.key IS NOT NULL AS reported
@@ -31,7 +31,7 @@ FIND: Final = """
     LEFT JOIN reminders r ON r.key = concat('warning:', w.id, ':', w.status)
     WHERE (w.status <> ALL($2::text[]) OR r.key IS NULL)
       AND NOT EXISTS (SELECT FROM resolutions s WHERE s.order_id = w.order_id AND s.step = 'warning:' || w.id)
-    ORDER BY w.at LIMIT $1
+    ORDER BY r.key IS NOT NULL, w.at LIMIT $1
 """
 
 

@@ -1,6 +1,6 @@
 """What reconcile-orders answers, and what it exchanges with its activities."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Literal
 
 from orders.models import Model, Status
@@ -60,11 +60,15 @@ class Charges(Model):
 
 
 class StrayShipment(Model):
-    """A shipment that contradicts its order. With a `shipment_id` it can be cancelled; else an operator must decide."""
+    """A shipment that contradicts its order. With a `shipment_id` it can be cancelled; else an operator must decide.
+
+    Each day `found_on` is a new business attempt: a warehouse may repeat its refusal under the same key.
+    """
 
     order_id: str
     shipment_id: str | None = None
     description: str
+    found_on: date | None = None
 
     @property
     def key(self) -> str:

@@ -78,6 +78,7 @@ class Fulfillment:
     keys: PersistentDict[Kept] = field(default_factory=lambda: PersistentDict(Kept))
     cancelled_unseen: PersistentDict[bool] = field(default_factory=lambda: PersistentDict(bool))
     forgets_cancels: bool = False
+    saves_refusals: bool = False
 
     def create(self, call: Call) -> Response:
         """Accept an order, once per idempotency key."""
@@ -103,7 +104,7 @@ class Fulfillment:
             del self.shipments[key]
 
     def _once(self, call: Call, act: Callable[[], Response]) -> Response:
-        """Act once per key, or every time without a key. Refusals are not saved: a later attempt may succeed."""
+        """Act once per key, or every time without a key. Unless `saves_refusals`, a later attempt may succeed."""
         _authenticate(call)
         if call.key is None:
             return act()
@@ -111,7 +112,12 @@ class Fulfillment:
             if (kept.path, kept.body) != (call.path, call.body):
                 raise Refused(409, "idempotency_key_reused", "This idempotency key belongs to another request.")
             return Response(kept.answer, kept.status, {REPLAYED: "true"}, media_type="application/json")
-        answer = act()
+        try:
+            answer = act()
+        except Refused as refusal:
+            if not self.saves_refusals:
+                raise
+            answer = refusal.answer
         self.keys[call.key] = Kept(call.path, call.body, answer.status_code, bytes(answer.body).decode())
         return answer
 

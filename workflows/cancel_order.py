@@ -164,6 +164,8 @@ class CancelOrder:
 
     async def _pause(self, why: str) -> None:
         if workflow.info().is_continue_as_new_suggested():
+            self._timeline.needs_no_more_attention(HELD_UP)  # the next run looks again
+            await self._timeline.flush()
             await workflow.wait_condition(workflow.all_handlers_finished)
             workflow.continue_as_new(self._raw)
         self._timeline.note(why)

@@ -107,11 +107,11 @@ class ActivityBench(Rows):
         return self.sandbox.world
 
     async def do(
-        self, activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, *, run: str = "bench"
+        self, activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, *, run: str = "bench", attempt: int = 1
     ) -> ResultT:
-        """One attempt, called by the workflow with the id `run`."""
+        """One attempt, of that number, called by the workflow with the id `run`."""
         environment = ActivityEnvironment()
-        environment.info = replace(environment.info, workflow_id=run)
+        environment.info = replace(environment.info, workflow_id=run, attempt=attempt)
         result: ResultT = await environment.run(self.activities[activity.__name__], arg)
         return result
 

@@ -13,7 +13,7 @@ from gateways.warehouse import Warehouse
 from orders.errors import Permanent, Unavailable
 from orders.models import Order, Park, UndoResult
 from saga import Resolution
-from tests.support.activity_bench import ActivityBench, order_of
+from tests.support.activity_bench import ActivityBench, fulfillment, order_of
 from tests.support.shop import an_order
 
 CREATE, CANCEL = "POST /orders", "POST /orders/*/cancel"
@@ -244,6 +244,29 @@ async def test_a_warehouse_that_forgot_the_shipment_is_not_believed(bench: Activ
 
     with pytest.raises(Permanent, match="does not know the order, but it accepted the shipment ful_"):
         await cancel(bench, order)
+
+
+async def test_a_warehouse_that_saves_its_no_is_asked_again_under_another_key(bench: ActivityBench) -> None:
+    """The request arrives between two cancels: the second one must reach the warehouse, not what it saved."""
+    bench.world.fulfillment.forgets_cancels = bench.world.fulfillment.saves_refusals = True
+    order = order_of()
+    await bench.bring(order, "authorize")
+    bench.fault("fulfillment", "reset_before", CREATE)
+    with pytest.raises(Unavailable):
+        await bench.fulfill(order)
+    await bench.claim_undo(order)
+    async with open_http(3) as http:
+        key = Settings().fulfillment_key.get_secret_value()
+        warehouse = Warehouse(http, f"{bench.sandbox.url}/fulfillment", key, "shop")
+        forgetful = Fulfillment(bench.database, warehouse, remembers_cancels=False).cancel_fulfillment
+        with pytest.raises(Unavailable, match="may still arrive"):
+            await ActivityEnvironment().run(forgetful, order.id)
+        await warehouse.ship(fulfillment(order), [{"productId": "1", "quantity": 2}])
+        await bench.pool.execute("UPDATE orders SET fulfillment_requested_at = now() - interval '2 minutes'")
+
+        undone = await ActivityEnvironment().run(forgetful, order.id)
+    assert undone == UndoResult(note="the warehouse cancelled the shipment")
+    assert shipments(bench) == ["cancelled"]
 
 
 async def test_each_retry_has_a_key_of_its_own(bench: ActivityBench) -> None:

@@ -637,6 +637,41 @@ async def test_goods_that_left_are_not_paid_for_by_a_part(bench: ActivityBench) 
         await bench.do(Payments.resume_capture, order.id)
 
 
+async def test_goods_that_left_are_not_paid_for_by_what_was_refunded(bench: ActivityBench) -> None:
+    """The customer has the money back: an operator must decide."""
+    order = order_of()
+    await bench.bring(order, "capture")
+    await bench.pool.execute("UPDATE orders SET status = 'undoing', closing = 'failed'")
+    await void(bench, order)
+    with pytest.raises(Permanent, match="no authorization"):
+        await bench.do(Payments.resume_capture, order.id)
+
+
+async def test_goods_that_left_while_the_payment_is_settled(bench: ActivityBench) -> None:
+    """An operator settled the payment before it was known: the undo must park, not go round in circles."""
+    order = order_of()
+    await bench.bring(order, "fulfill")
+    await undone(bench, order)
+    await park(bench, order)
+    await resolve(bench, order, "skip")
+    with pytest.raises(Permanent, match="skip by ann"):
+        await bench.do(Payments.resume_capture, order.id)
+
+
+async def test_a_refund_of_a_status_that_we_do_not_know(bench: ActivityBench) -> None:
+    """It may have reached the customer: it is kept, and an operator must decide; none is made beside it."""
+    order = order_of()
+    await bench.bring(order, "finalize")
+    await undone(bench, order)
+    await void(bench, order)
+    (refund,) = bench.world.stripe.account.refunds.values()
+    refund.status = "disbursed"
+    for _ in range(2):
+        with pytest.raises(Permanent, match="disbursed"):
+            await void(bench, order)
+    assert await refunds(bench) == [(1, 5998, "disbursed")]
+
+
 async def test_a_payment_of_a_copy_of_the_database_is_not_ours(bench: ActivityBench) -> None:
     """The copy asks under the same keys, and Stripe answers with the payment that is captured already."""
     order = order_of()

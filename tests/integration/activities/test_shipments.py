@@ -15,7 +15,7 @@ from gateways.warehouse import Warehouse
 from orders.errors import Permanent, Unavailable
 from orders.models import Order, Status
 from orders.reconciliation import StrayShipments
-from tests.support.activity_bench import ActivityBench, fulfillment, order_of
+from tests.support.activity_bench import ActivityBench, Gate, fulfillment, order_of
 
 AGE = timedelta(hours=2)
 
@@ -118,6 +118,37 @@ async def test_pages(bench: ActivityBench) -> None:
 
     assert (first.after, second.after) == (f"o{CHECKED - 1:02}", None)
     assert len(gets(bench)) == CHECKED + 1
+
+
+async def test_a_shipment_that_cannot_be_read_stops_no_other_one(bench: ActivityBench) -> None:
+    """It is named; the orders after it are checked all the same."""
+    for order_id in ("o1", "o2", "o3"):
+        await bench.bring(order_of(order_id, items=[{"productId": "1", "quantity": 1}]), "finalize")
+    set_status(bench, order_of("o3"), "shipped")
+    bench.fault("fulfillment", "status", "GET *", status=200, body={"id": 7}, order="o1", times=None)
+    await age(bench)
+    for _ in range(2):
+        with pytest.raises(Unavailable):  # it may be read by the next attempt
+            await bench.do(Shipments.check_shipments, "")
+    found = await bench.do(Shipments.check_shipments, "", attempt=3)
+
+    assert [stray.description for stray in found.found] == [
+        "the shipment of order o1 could not be read: fulfillment: malformed_answer"
+    ]
+    assert await bench.status("o3") == "shipped"
+
+
+async def test_an_order_that_is_cancelled_meanwhile_is_not_reported(bench: ActivityBench) -> None:
+    """The warehouse has cancelled the shipment by then, and the order was paid when it was listed."""
+    order = order_of()
+    await bench.bring(order, "finalize")
+    set_status(bench, order, "cancelled")
+    await age(bench)
+    looking = await bench.stop_at(Gate(2), Shipments.check_shipments, "")
+    await bench.pool.execute("UPDATE orders SET status = 'cancelling'")
+    bench.database.gate.opened.set()  # type: ignore[union-attr]
+
+    assert (await looking).found == ()
 
 
 async def test_a_warehouse_that_is_out(bench: ActivityBench) -> None:

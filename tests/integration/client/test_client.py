@@ -24,13 +24,15 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
 import client.waiting
-from client.orders import cancel_order, submit_order
+from client.orders import cancel_order, resolve, submit_order
 from client.runs import list_runs, order_status
-from orders.errors import InvalidInput, NoAnswer, Permanent, UnknownOrder
+from orders.errors import InvalidInput, NoAnswer, NotParked, Permanent, UnknownOrder
 from orders.models import CancelReason, ErrorCode, OrderOutcome, Stage
 from orders.names import PROCESS_ORDER, cancel_order_id
+from saga import Resolution
 from sandbox.faults import Fault
 from tests.support.invariants import assert_invariants
+from tests.support.scenarios import final_error, outage, until_attempts, until_marked
 from tests.support.shop import Shop, an_order, eventually, new_order_id, open_shop
 
 ASKS_THE_CUSTOMER = "pm_card_threeDSecure2Required"
@@ -173,6 +175,22 @@ async def test_a_run_that_had_too_little_time_is_taken_up(shop: Shop) -> None:
         await authenticate(shop, order_id)
         assert (await second).success
     await assert_invariants(shop, order_id)
+
+
+async def test_an_undo_that_keeps_failing_is_resolved_through_the_client(shop: Shop) -> None:
+    """It is not parked, so the view does not name it; the run takes the resolution all the same."""
+    order_id = new_order_id()
+    shop.hooks.fail("request_fulfillment", final_error(), "after")
+    shop.hooks.fail("void_payment", outage(), times=None)
+    run = await shop.start(order_id=order_id)
+    await until_attempts(shop, "void_payment", 1)
+    resolution = Resolution(step="void_payment", action="resolved", reason="by hand")
+    with pytest.raises(NotParked):
+        await resolve(shop.client, order_id, resolution)
+    await shop.advance(run, timedelta(minutes=15))
+    await until_marked(run, "void_payment")
+
+    assert await resolve(shop.client, order_id, resolution) == "resolved: void_payment"
 
 
 class Forgetful(Interceptor):

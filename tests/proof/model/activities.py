@@ -168,11 +168,17 @@ class Activities:
         state = yield Do("retrieve", lambda s: [(s, s.world.intents[s.row.intent - 1] if s.row.intent else "")])
         if state not in ("authorized", "taken"):
             return PERMANENT
+        if state == "taken" and (yield Do("list the refunds", lambda s: [(s, s.world.standing)])):
+            return PERMANENT
         return (yield Do("move undoing -> capturing", self._resume))
 
     def _resume(self, s: State) -> Iterable[Outcome]:
         row = s.row
-        if not (self._has(Rule.RESUME_UNLESS_SETTLED) and self._said(row, "cancel_fulfillment")):
+        is_known = self._has(Rule.RESUME_UNLESS_SETTLED) and self._said(row, "cancel_fulfillment")
+        if not is_known and self._said(row, "void_payment"):
+            yield s, PERMANENT
+            return
+        if not is_known:
             parked, though_parked = row.parked, not self._has(Rule.RESUME_UNLESS_PARKED)
             row = self._moved(row._replace(parked="") if though_parked else row, "undoing", "capturing")
             row = row._replace(parked=parked)
