@@ -45,7 +45,7 @@ class Payments:
         if row.status is not Status.PENDING:
             return Payment(state=PaymentState.ORDER_CLOSED)
         try:
-            created = row.payment_intent_id or (await self._gateway.create(row, request.payment_method_id)).id
+            created = row.payment_intent_id or await self._create(row, request.payment_method_id)
         except PaymentRefused as refused:
             return _refused(refused)
         kept = await self._keep_intent(row.id, created)
@@ -151,6 +151,12 @@ class Payments:
     async def _keep_refunds(self, order_id: str, intent_id: str, refunds: list[stripe.Refund]) -> None:
         async with self._database.transaction() as connection:
             await keep_refunds(connection, await existing_row(connection, order_id), intent_id, refunds)
+
+    async def _create(self, row: OrderRow, payment_method_id: str) -> str:
+        async def is_kept(intent_id: str) -> bool:
+            return (await self._read(row.id)).payment_intent_id == intent_id
+
+        return (await self._gateway.create(row, payment_method_id, is_kept)).id
 
     async def _keep_intent(self, order_id: str, intent_id: str) -> str | None:
         """The id that the row has now, this one or an earlier one; None if the order is no longer pending."""

@@ -63,7 +63,7 @@ class Settings(DatabaseSettings):
 
     stripe_secret_key: SecretStr = Field(
         default=SecretStr(SANDBOX_STRIPE_KEY),
-        description="Stripe API key; or a restricted one: PaymentIntents, Refunds write, Disputes, Radar, Reviews read.",
+        description="Stripe API key; a restricted one writes PaymentIntents, Refunds, reads Disputes, Radar, Reviews.",
     )
     stripe_api_base: str = Field(
         default="", description="Base URL of Stripe. Empty: the sandbox for the sandbox's key, else api.stripe.com."

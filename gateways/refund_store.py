@@ -27,7 +27,7 @@ STANDING: Final = UNDER_WAY | {"succeeded"}  # the customer has the money, or wi
 UNKNOWN: Final = "unknown"
 ARRIVING: Final = STANDING - {"requires_action"}  # without the customer's help
 
-# The later of two statuses first. A status only goes forward: a caller that read an earlier one comes too late. A status
+# The later of two statuses first. A status only goes forward: a caller that read an earlier one comes too late. But one
 # that is not in this list replaces any.
 LATEST_FIRST: Final = ("failed", "canceled", "succeeded", "requires_action", "pending")
 

@@ -94,8 +94,12 @@ class StripeGateway:
         self._fraud_warnings = client.v1.radar.early_fraud_warnings
         self._reviews = client.v1.reviews
 
-    async def create(self, order: OrderRow, payment_method_id: str) -> Intent:
+    async def create(
+        self, order: OrderRow, payment_method_id: str, is_kept: Callable[[str], Awaitable[bool]]
+    ) -> Intent:
         """Create a PaymentIntent for the order, unconfirmed: it holds no money.
+
+        `is_kept` says whether the order's row has this id by now: then another attempt has confirmed it.
 
         Raises:
             PaymentRefused: Stripe refuses what the customer chose.
@@ -115,7 +119,7 @@ class StripeGateway:
                 },
                 {"idempotency_key": key},
             )
-            return await self._unconfirmed(created)
+            return await self._ours(created, is_kept)
 
         async def find() -> Intent | None:
             recent = await self._intents.list_async({"customer": order.customer_id, "limit": PAGE})
@@ -124,8 +128,8 @@ class StripeGateway:
 
         return await self._post(f"{order.id}:create", post, find, is_choice=True)
 
-    async def _unconfirmed(self, created: Intent) -> Intent:
-        """The PaymentIntent, if nobody has confirmed it: its id is not on the row, so this order has not.
+    async def _ours(self, created: Intent, is_kept: Callable[[str], Awaitable[bool]]) -> Intent:
+        """The PaymentIntent, unless somebody has confirmed it whose row is not ours.
 
         A copy of this database asks under the same keys, and would get the payment of the other one's customer.
 
@@ -135,7 +139,7 @@ class StripeGateway:
         if not _is_repeated(created):
             return created
         now = await self._intents.retrieve_async(created.id)
-        if now.status != UNCONFIRMED:
+        if now.status != UNCONFIRMED and not await is_kept(now.id):
             raise stripe.StripeError("confirmed elsewhere", code="payment_of_others", headers={REPLAYED: "true"})
         return now
 

@@ -637,6 +637,18 @@ async def test_goods_that_left_are_not_paid_for_by_a_part(bench: ActivityBench) 
         await bench.do(Payments.resume_capture, order.id)
 
 
+async def test_a_late_attempt_creates_no_second_payment(bench: ActivityBench) -> None:
+    """It read the row before another attempt confirmed the payment: Stripe repeats that one, whose id is on the row."""
+    order = order_of()
+    before = await bench.reserve(order)
+    await bench.authorize(order)
+    payments: Any = bench.activities["authorize_payment"]
+    late = await payments.__self__._create(before, order.payment_method_id)  # noqa: SLF001 (from there on)
+
+    assert late == (await bench.row(order.id))["payment_intent_id"]
+    assert money(bench) == [("requires_capture", 5998, 0, 0)]
+
+
 async def test_goods_that_left_are_not_paid_for_by_what_was_refunded(bench: ActivityBench) -> None:
     """The customer has the money back: an operator must decide."""
     order = order_of()
