@@ -75,6 +75,7 @@ async def test_carts_in_opposite_order_do_not_deadlock(bench: ActivityBench) -> 
     await check_stock(bench)
 
 
+@pytest.mark.prove
 async def test_a_locked_product_holds_up_no_order_of_another_one(shop: Shop) -> None:
     """Eighty orders wait for the locked row; one of another product is placed meanwhile, and then they are too."""
     async with locked(shop):

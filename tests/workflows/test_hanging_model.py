@@ -52,6 +52,7 @@ def attempts(shop: Shop, name: str) -> int:
     return sum(called == name for _, called in shop.hooks.calls)
 
 
+@pytest.mark.prove
 async def test_orders_do_not_wait_for_it(hanging: Shop) -> None:
     """However many customers wait for recommendations; a worker makes a few requests to the model at a time."""
     await asyncio.gather(*(start(hanging) for _ in range(CUSTOMERS)))

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
 
+import pytest
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 from temporalio.client import WorkflowHandle, WorkflowHistory
 from temporalio.service import RPCError
@@ -23,6 +24,7 @@ ORDERS = 20  # so that some worker gets the query of one of them before its task
 Run = WorkflowHandle[object, OrderOutcome]
 
 
+@pytest.mark.prove
 async def test_a_query_leaves_every_history_repeatable(database_url: str, temporal: WorkflowEnvironment) -> None:
     """No worker holds the runs; queries ask for them, their step ends, and a worker and a cancel arrive together.
 

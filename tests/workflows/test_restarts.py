@@ -15,6 +15,7 @@ from orders.models import OrderOutcome
 from saga import Resolution
 from tests.support.activity_hooks import Moment
 from tests.support.invariants import assert_invariants
+from tests.support.sample import before_and_after
 from tests.support.scenarios import until_stuck
 from tests.support.shop import Payload, Shop, an_order, eventually, new_order_id
 from workflows.process_order import ProcessOrder
@@ -28,8 +29,8 @@ DECLINED = an_order(paymentMethodId="pm_card_chargeDeclined")
 
 FORWARD = ("reserve_stock", "authorize_payment", "request_fulfillment", "capture_payment", "finalize_order")
 BACKWARD = ("claim_undo", "cancel_fulfillment", "void_payment", "release_stock")
-STAGES = [(name, moment) for name in FORWARD for moment in ("before", "after")]
-UNDOS = [(name, moment) for name in BACKWARD for moment in ("before", "after")]
+STAGES = before_and_after(FORWARD)
+UNDOS = before_and_after(BACKWARD)
 
 
 @pytest.mark.parametrize(("at", "moment"), [*STAGES, ("send_email", "before"), ("track_order", "after")])

@@ -207,6 +207,7 @@ async def test_a_long_outage_is_not_waited_for_on_every_page(shop: Shop) -> None
     assert len([name for _, name in shop.hooks.calls if name == "check_orders"]) == MAX_OUTAGES
 
 
+@pytest.mark.prove
 async def test_more_than_fits_into_one_answer(shop: Shop) -> None:
     """The first hundred are listed and alerted, the others are counted; one alert says that there are more."""
     await shop.pool.execute(

@@ -506,6 +506,7 @@ def buffers(node: dict[str, Any]) -> int:
     return int(node["Shared Hit Blocks"] + node["Shared Read Blocks"])
 
 
+@pytest.mark.prove
 @pytest.mark.timeout(300)  # the graph of so many products takes a minute to build where others build too
 async def test_ten_thousand_products(large: "Connection", capsys: pytest.CaptureFixture[str]) -> None:
     """The walk finds 95 % of the nearest products; if it ends too soon, every distance is computed."""

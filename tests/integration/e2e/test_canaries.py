@@ -48,6 +48,7 @@ ORDERS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.prove
 @pytest.mark.timeout(240)
 async def test_nothing_secret_is_written_down() -> None:
     """Not when all goes well, not when external services fail, and not at the most talkative log level."""

@@ -107,6 +107,7 @@ async def test_the_life_of_a_stack(folder: Path) -> None:
         assert not any(map(alive, children))
 
 
+@pytest.mark.prove
 async def test_the_order_of_yesterday_can_be_cancelled(folder: Path) -> None:
     """After SIGKILL of everything the next stack refunds what the first one charged."""
     stack = Stack(folder, Ports.free(), fast=True)
@@ -127,6 +128,7 @@ async def client(stack: Stack) -> Client:
     return await Client.connect(stack.temporal.address, plugins=[plugin()])
 
 
+@pytest.mark.prove
 async def test_no_child_is_restarted(folder: Path) -> None:
     """When one child dies, the others are stopped and the error names it, with exit status 1 and no traceback."""
     async with supervisor(Stack(folder, Ports.free())) as process:
