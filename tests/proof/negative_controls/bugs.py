@@ -337,7 +337,7 @@ BUGS: Final = (
             ),
         ),
         (f"{DOUBTS}::test_a_refund_that_waits_for_the_customer_stands",),
-        because="the refund failed",
+        because="refund_unknown",
     ),
     Bug(
         "captured_amount_ignored",
