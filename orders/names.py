@@ -32,6 +32,8 @@ SCHEDULED: Final[Mapping[str, timedelta]] = {
 
 SWEEPS: Final = (CHECK_INVENTORY, RECONCILE_ORDERS, VERIFY_ORDERS)  # the workflows that look at everything
 
+PAYMENT_WARNING: Final = "payment_warning"  # what NeedsAttention says of disputes, fraud warnings and reviews
+
 ORDER_STAGE: Final = SearchAttributeKey.for_keyword("OrderStage")
 CUSTOMER_ID: Final = SearchAttributeKey.for_keyword("CustomerId")
 NEEDS_ATTENTION: Final = SearchAttributeKey.for_keyword("NeedsAttention")

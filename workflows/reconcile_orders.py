@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.reconciliation import Reconciliation
     from activities.shipments import Shipments
     from orders.models import KEPT
-    from orders.names import RECONCILE_ORDERS
+    from orders.names import PAYMENT_WARNING, RECONCILE_ORDERS
     from orders.parsing import parse_nothing
     from orders.reconciliation import (
         Charge,
@@ -160,7 +160,7 @@ class ReconcileOrders:
             if not warned.is_reported:
                 self._problem(warned.key, warned.order_id, warned.text)
             if warned.is_open:
-                self._timeline.mark("payment_warning", warned.text)
+                self._timeline.mark(PAYMENT_WARNING, warned.text)
 
     async def _compare(self, activity: Callable[[Any, str], Awaitable[Charges]], what: str) -> None:
         self._outages = 0

@@ -12,7 +12,7 @@ from app.cli.command import Session
 from client.runs import Run, StuckRun
 from client.schedules import ScheduleView
 from orders.models import CancelOutcome, CancelView, Model, OrderOutcome, OrderView
-from orders.names import CHECK_INVENTORY, RECONCILE_ORDERS, VERIFY_ORDERS
+from orders.names import CHECK_INVENTORY, PAYMENT_WARNING, RECONCILE_ORDERS, VERIFY_ORDERS
 from orders.plain_text import without_harmful
 from orders.recommendations import IndexProgress, RecommendationsOutcome, Source
 from orders.stock import StockReport
@@ -225,6 +225,8 @@ def _what(found: StuckRun) -> str:
 
 
 def _advice(found: StuckRun) -> str:
+    if found.run.needs_attention == PAYMENT_WARNING:
+        return "answer it in the Stripe dashboard; starter.py\ncancel-order ORDER stops what has not left"
     if advice := ADVICE.get(found.run.workflow):
         return advice
     if found.parked:
