@@ -93,7 +93,7 @@ def show_stuck(out: Console, session: Session, found: Sequence[StuckRun]) -> Non
     if not found:
         out.print("No run needs an operator.")
         return
-    rows = (_named(session, each.run, _what(each), _time(each.since), _advice(each)) for each in found)
+    rows = (_named(session, each.run, _what(each), _time(each.since), advice_about(each)) for each in found)
     _table(out, ("run", "what", "since", "what to do"), rows)
 
 
@@ -224,7 +224,8 @@ def _what(found: StuckRun) -> str:
     return "\n".join(map(_plain, found.parked)) or _plain(found.run.needs_attention or "")
 
 
-def _advice(found: StuckRun) -> str:
+def advice_about(found: StuckRun) -> str:
+    """What an operator can do about a run that is marked, in two short lines."""
     if found.run.needs_attention == PAYMENT_WARNING:
         return "answer it in the Stripe dashboard; starter.py\ncancel-order ORDER stops what has not left"
     if advice := ADVICE.get(found.run.workflow):

@@ -11,7 +11,6 @@ from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
 from orders.errors import Permanent
-from orders.names import RECONCILE_NOW, RECONCILE_ORDERS
 from tests.integration.cli.conftest import Starter
 from tests.support.shop import Shop, an_order, eventually, new_order_id
 
@@ -293,13 +292,6 @@ async def test_the_status_shows_what_banks_say_of_the_payment(shop: Shop, starte
     )
     said = await starter("status", order_id, DATABASE_URL=shop.settings.database_url.get_secret_value())
     assert "Payment: dispute du_1 needs_response (fraudulent)" in said.out
-
-    await shop.client.execute_workflow(RECONCILE_ORDERS, id=RECONCILE_NOW, task_queue=shop.task_queue)
-
-    async def is_listed() -> bool:
-        return "answer it in the Stripe dashboard" in (await starter("stuck")).out
-
-    await eventually(is_listed, "the sweep is marked, and `stuck` says what to do")
 
     said = await starter("status", order_id, "--json", DATABASE_URL="postgresql://127.0.0.1:1/nothing")
     assert said.status == 0
