@@ -96,17 +96,7 @@ class OrderState:
         """
         order = claim.order
         async with self._database.transaction() as connection:
-            await connection.execute(
-                INSERT_TOMBSTONE,
-                order.order_id,
-                order.customer_id,
-                order.request_hash,
-                order.currency,
-                claim.closing,
-                claim.error_code,
-                claim.error,
-                actor(),
-            )
+            await _insert_tombstone(connection, claim)
             row = await existing_row(connection, order.order_id)
             if row.request_hash != order.request_hash:
                 return row
@@ -153,17 +143,13 @@ class OrderState:
         order = request.order_of(order_id) if request and request.workflow == PROCESS_ORDER else None
         async with self._database.transaction() as connection:
             if order:
-                await connection.execute(
-                    INSERT_TOMBSTONE,
-                    order.id,
-                    order.customer_id,
-                    order.request_hash,
-                    order.currency,
-                    Status.CANCELLED,
-                    ErrorCode.CANCELLED,
-                    CANCELLED_BY_CUSTOMER,
-                    actor(),
+                claim = UndoClaim(
+                    order=order.reservation,
+                    closing=Status.CANCELLED,
+                    error_code=ErrorCode.CANCELLED,
+                    error=CANCELLED_BY_CUSTOMER,
                 )
+                await _insert_tombstone(connection, claim)
             return await read_row(connection, order_id)
 
     @activity.defn
@@ -204,6 +190,22 @@ class OrderState:
                     return None
                 await _record(connection, record)
             return await existing_row(connection, record.order_id)
+
+
+async def _insert_tombstone(connection: "Connection", claim: UndoClaim) -> None:
+    """Write a closed row, unless the order has a row."""
+    order = claim.order
+    await connection.execute(
+        INSERT_TOMBSTONE,
+        order.order_id,
+        order.customer_id,
+        order.request_hash,
+        order.currency,
+        claim.closing,
+        claim.error_code,
+        claim.error,
+        actor(),
+    )
 
 
 async def _record(connection: "Connection", record: ResolutionRecord) -> None:

@@ -3,7 +3,6 @@
 These activities find the problems. The activities of the sagas correct them, or operators are alerted.
 """
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import stripe
 from temporalio import activity
 
-from activities.odd_items import raise_outage
+from activities import order_checks
+from activities.order_checks import check_orders, raise_outage
 from gateways import refund_store
 from gateways.order_store import existing_row, read_rows, write_event_once
 from gateways.postgres import Database
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import asyncpg
 
 PAGE: Final = 100
-CHECKED: Final = 20  # payments in one attempt, with two calls each
-MAX_SECONDS: Final = 15  # of one attempt, which times out after 30: it returns what it has checked by then
 
 NOT_GONE: Final = {Status.PENDING, Status.CAPTURING, Status.PROCESSING}
 
@@ -80,33 +78,15 @@ class Reconciliation:
     async def check_charges(self, after: str) -> Charges:
         """Compare a page of settled orders with their payments, by the stored id. Correct ones are checked once."""
         async with self._database.transaction() as connection:
-            ids = [row["id"] for row in await connection.fetch(FIND_UNCHECKED, self._after, after, CHECKED, SETTLED)]
-            rows = await read_rows(connection, ids)
-        seen: list[OrderRow] = []
-        errors: dict[str, Permanent | Unavailable] = {}
-        found: list[Charge] = []
-        until = time.monotonic() + MAX_SECONDS
-        for row in map(rows.__getitem__, ids):
-            if time.monotonic() > until:
-                break
-            seen.append(row)
-            try:
-                charge = await self._check(row)
-            except (Permanent, Unavailable) as error:
-                errors[row.id] = error
-                charge = _unread(row.id, row.payment_intent_id or "", error)
-            if charge:
-                found.append(charge)
-        raise_outage(errors.values(), len(seen))
-        wrong = {charge.order_id for charge in found}
-        right = [row for row in seen if row.id not in wrong]
-        async with self._database.transaction() as connection:
-            await connection.execute(MARK_CHECKED, [each.id for each in right], [each.status for each in right])
-            now = await read_rows(connection, wrong)
-        # An order whose status has changed meanwhile is checked again by the next run.
-        still = tuple(charge for charge in found if now[charge.order_id].status is rows[charge.order_id].status)
-        more = len(ids) == CHECKED or len(seen) < len(ids)
-        return Charges(found=still, after=seen[-1].id if more else None)
+            due = await connection.fetch(FIND_UNCHECKED, self._after, after, order_checks.PAGE, SETTLED)
+            rows = await read_rows(connection, [row["id"] for row in due])
+
+        def unread(row: OrderRow, error: Permanent | Unavailable) -> Charge:
+            return _unread(row.id, row.payment_intent_id or "", error)
+
+        page = [rows[each["id"]] for each in due]
+        found, next_after = await check_orders(self._database, page, self._check, unread, MARK_CHECKED)
+        return Charges(found=found, after=next_after)
 
     @activity.defn
     async def find_orphans(self, after: str) -> Charges:

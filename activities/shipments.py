@@ -1,12 +1,12 @@
 """What the saga of an order cannot see: shipments that contradict their orders, and goods whose departure was lost."""
 
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from temporalio import activity
 
-from activities.odd_items import raise_outage
+from activities import order_checks
+from activities.order_checks import check_orders
 from gateways.order_store import existing_row, follow_shipment, read_resolution, read_rows, write_event_once
 from gateways.postgres import Database
 from gateways.warehouse import Shipment, Warehouse, WarehouseRefused
@@ -15,9 +15,6 @@ from orders.models import CLOSED, OrderRow, Status, UndoResult
 from orders.reconciliation import StrayShipment, StrayShipments
 
 ASKED_ABOUT: Final = CLOSED | {Status.PROCESSING}
-
-CHECKED: Final = 20  # shipments in one attempt
-MAX_SECONDS: Final = 15  # of one attempt, which times out after 30: it returns what it has checked by then
 
 # A paid order is asked about every hour until it has shipped, a closed one every day for a week: a request to ship it
 # may have been on its way for long.
@@ -56,36 +53,20 @@ class Shipments:
     async def check_shipments(self, after: str) -> StrayShipments:
         """Compare a page of orders with their shipments. Orders whose goods have left are moved on."""
         async with self._database.transaction() as connection:
-            due = await connection.fetch(FIND_DUE, self._after, after, CHECKED, ASKED_ABOUT)
+            due = await connection.fetch(FIND_DUE, self._after, after, order_checks.PAGE, ASKED_ABOUT)
             rows = await read_rows(connection, [row["id"] for row in due])
-        found: dict[str, StrayShipment] = {}
         followed: list[str] = []
-        seen: list[OrderRow] = []
-        errors: list[Permanent | Unavailable] = []
-        until = time.monotonic() + MAX_SECONDS
-        for row in (rows[each["id"]] for each in due):
-            if time.monotonic() > until:
-                break
-            seen.append(row)
-            try:
-                shipment = await self._warehouse.read_shipment(row.id)
-                if stray := await self._compare(row, shipment):
-                    found[row.id] = stray
-                elif shipment and await self._follow(row, shipment):
-                    followed.append(f"order {row.id}: the warehouse says {shipment.status}")
-            except (Permanent, Unavailable) as error:
-                errors.append(error)
-                text = f"the shipment of order {row.id} could not be read: {error.message}"
-                found[row.id] = StrayShipment(order_id=row.id, description=text)
-        raise_outage(errors, len(seen))
-        right = [row for row in seen if row.id not in found]
-        async with self._database.transaction() as connection:
-            await connection.execute(MARK_CHECKED, [each.id for each in right], [each.status for each in right])
-            now = await read_rows(connection, found)
-        # An order whose status has changed meanwhile is checked again by the next run.
-        still = tuple(each for each in found.values() if now[each.order_id].status is rows[each.order_id].status)
-        more = len(due) == CHECKED or len(seen) < len(due)
-        return StrayShipments(found=still, followed=tuple(followed), after=seen[-1].id if seen and more else None)
+
+        async def compare(row: OrderRow) -> StrayShipment | None:
+            shipment = await self._warehouse.read_shipment(row.id)
+            stray = await self._compare(row, shipment)
+            if stray is None and shipment and await self._follow(row, shipment):
+                followed.append(f"order {row.id}: the warehouse says {shipment.status}")
+            return stray
+
+        page = [rows[each["id"]] for each in due]
+        found, next_after = await check_orders(self._database, page, compare, _unread, MARK_CHECKED)
+        return StrayShipments(found=found, followed=tuple(followed), after=next_after)
 
     @activity.defn
     async def cancel_stray_shipment(self, stray: StrayShipment) -> UndoResult:
@@ -132,3 +113,8 @@ class Shipments:
     async def _is_settled(self, order_id: str) -> bool:
         async with self._database.transaction() as connection:
             return await read_resolution(connection, order_id, "cancel_fulfillment") is not None
+
+
+def _unread(row: OrderRow, error: Permanent | Unavailable) -> StrayShipment:
+    text = f"the shipment of order {row.id} could not be read: {error.message}"
+    return StrayShipment(order_id=row.id, description=text)

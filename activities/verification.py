@@ -8,7 +8,7 @@ from typing import Final
 from temporalio import activity
 from temporalio.client import Client
 
-from activities.odd_items import raise_outage
+from activities.order_checks import raise_outage
 from audit.evidence import (
     DatabaseSnapshot,
     Evidence,

@@ -49,7 +49,7 @@ class Catalogue:
         self._orders = 0
 
     async def sell(self, *product_ids: str, quantity: int = 5) -> None:
-        """Put products into the catalogue and on the shelf."""
+        """Put products into the catalogue, with their stock."""
         await self._pool.execute(ADD_PRODUCTS, product_ids, quantity)
 
     async def place(self, vectors: Mapping[str, Sequence[float]], target: tuple[str, int] = ACTIVE) -> None:

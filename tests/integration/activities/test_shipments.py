@@ -7,8 +7,9 @@ import pytest
 
 from activities.fulfillment import Fulfillment
 from activities.inventory import Inventory
+from activities.order_checks import PAGE
 from activities.payments import Payments
-from activities.shipments import CHECKED, Shipments
+from activities.shipments import Shipments
 from config.settings import Settings
 from gateways.http import open_http
 from gateways.warehouse import Warehouse
@@ -110,14 +111,14 @@ async def test_a_correct_order_is_asked_about_once_an_hour(bench: ActivityBench)
 
 async def test_pages(bench: ActivityBench) -> None:
     """The next page begins after the last order that was looked at."""
-    for number in range(CHECKED + 1):
+    for number in range(PAGE + 1):
         await bench.bring(order_of(f"o{number:02}", items=[{"productId": "1", "quantity": 1}]), "finalize")
     await age(bench)
     first = await bench.do(Shipments.check_shipments, "")
     second = await bench.do(Shipments.check_shipments, first.after or "")
 
-    assert (first.after, second.after) == (f"o{CHECKED - 1:02}", None)
-    assert len(gets(bench)) == CHECKED + 1
+    assert (first.after, second.after) == (f"o{PAGE - 1:02}", None)
+    assert len(gets(bench)) == PAGE + 1
 
 
 async def test_a_shipment_that_cannot_be_read_stops_no_other_one(bench: ActivityBench) -> None:

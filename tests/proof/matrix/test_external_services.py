@@ -42,7 +42,7 @@ THREE_D_SECURE = an_order(paymentMethodId="pm_card_authenticationRequired")
 
 @pytest.fixture(scope="module")
 async def shops(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Mapping[str, Shop]]:
-    """One that captures when the warehouse has accepted, one that charges at once; they share their shelves."""
+    """One that captures when the warehouse has accepted, one that charges at once; they share their stock."""
     hasty: dict[str, Any] = {"http_timeout_seconds": PATIENCE, "reconcile_after_seconds": 0}
     async with (
         copy_database(postgres) as url,

@@ -42,11 +42,11 @@ class Activities:
             row = s.row
             if row.status == "absent":
                 held = row._replace(status="pending", owner=payload, reservation="held")
-                yield s._replace(row=_stock(held, shelf=-1, reserved=1)), ("pending", payload)
+                yield s._replace(row=_stock(held, available=-1, reserved=1)), ("pending", payload)
                 rejected = row._replace(status="rejected", owner=payload, closing="rejected")
                 yield s._replace(row=rejected), ("rejected", payload)
             elif row.status == "pending" and not self._has(Rule.RESERVE_READS_ROW):
-                yield s._replace(row=_stock(row, shelf=-1, reserved=1)), self._seen(row, payload)
+                yield s._replace(row=_stock(row, available=-1, reserved=1)), self._seen(row, payload)
             else:
                 yield s, self._seen(row, payload)
 
@@ -76,7 +76,7 @@ class Activities:
 
     def _released(self, row: Row) -> Row:
         state = row.reservation if self._has(Rule.RESERVATION_DECIDES) else "held"
-        back = {"held": {"shelf": 1, "reserved": -1}, "sold": {"shelf": 1, "sold": -1}}.get(state, {})
+        back = {"held": {"available": 1, "reserved": -1}, "sold": {"available": 1, "sold": -1}}.get(state, {})
         return _stock(row._replace(reservation="released"), **back)
 
     # ------------------------------------------------------------------------------------------------- Payments
@@ -364,8 +364,8 @@ def is_on_its_way(s: State) -> bool:
     return any(each == Attempt("request_fulfillment", (), ("pending",)) for each in attempts)
 
 
-def _stock(row: Row, shelf: int = 0, reserved: int = 0, sold: int = 0) -> Row:
-    return row._replace(shelf=row.shelf + shelf, reserved=row.reserved + reserved, sold=row.sold + sold)
+def _stock(row: Row, available: int = 0, reserved: int = 0, sold: int = 0) -> Row:
+    return row._replace(available=row.available + available, reserved=row.reserved + reserved, sold=row.sold + sold)
 
 
 def _intent(s: State, number: int, state: str) -> State:

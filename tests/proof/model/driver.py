@@ -377,7 +377,7 @@ class Driver:
             parked_by=row["parked_by"] or "",
             placed=row["placed_at"] is not None,
             reservation=row["state"] or "",
-            shelf=row["quantity"],
+            available=row["quantity"],
             reserved=row["reserved"],
             sold=row["sold"],
             refunds=tuple(row["refunds"]),

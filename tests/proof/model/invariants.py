@@ -22,7 +22,7 @@ SENT: Final = ("accepted", "shipped", "forgotten")  # of the warehouse: the good
 def stock_is_conserved(s: State) -> str:
     """No unit is lost or made up; a reservation is held, sold and released once, as the order's status says."""
     row = s.row
-    counted = (row.shelf, row.reserved, row.sold)
+    counted = (row.available, row.reserved, row.sold)
     expected = {"held": (UNITS - 1, 1, 0), "sold": (UNITS - 1, 0, 1)}.get(row.reservation, (UNITS, 0, 0))
     if counted != expected:
         return f"{row.reservation or 'no'} reservation, but stock is {counted}"

@@ -5,7 +5,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 Who = Literal["placing", "cancelling"]  # process-order, cancel-order
 
-UNITS: Final = 2  # on the shelf at first; the order takes one
+UNITS: Final = 2  # available at first; the order takes one
 
 CLOSED: Final = frozenset({"rejected", "failed", "cancelled"})
 PAID: Final = frozenset({"processing", "shipped", "cancelling"})
@@ -25,7 +25,7 @@ class Row(NamedTuple):
     parked_by: str = ""
     placed: bool = False
     reservation: str = ""
-    shelf: int = UNITS
+    available: int = UNITS
     reserved: int = 0
     sold: int = 0
     refunds: tuple[str, ...] = ()  # as last read from Stripe

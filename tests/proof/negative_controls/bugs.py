@@ -126,8 +126,8 @@ BUGS: Final = (
         (
             Patch(
                 "activities/order_state.py",
-                "            await connection.execute(\n                INSERT_TOMBSTONE,",
-                "            (\n                INSERT_TOMBSTONE,",
+                "            await _insert_tombstone(connection, claim)\n            row =",
+                "            row =",
             ),
         ),
         ("tests/integration/activities/test_order_state.py::test_an_order_without_a_row_gets_a_tombstone",),
@@ -222,7 +222,7 @@ BUGS: Final = (
     ),
     Bug(
         "oversell",
-        "what is held for an order stays on the shelf",
+        "what is held for an order stays available",
         (
             Patch(
                 "activities/inventory.py",

@@ -26,7 +26,7 @@ class Step(NamedTuple):
 
 
 class Script(NamedTuple):
-    """`units` are on the shelf; each order wants `wants` of them, and has made `begun` attempts undisturbed.
+    """`units` are available; each order wants `wants` of them, and has made `begun` attempts undisturbed.
 
     Then the customers of `regretted` orders cancel, whose runs have made so many attempts less one; 0: they do not. The
     goods of `prompt` orders leave as soon as they may.
