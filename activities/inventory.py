@@ -17,7 +17,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from gateways.order_store import actor, existing_row, move_row, write_event
-from gateways.postgres import Database
+from gateways.postgres import LIMIT_LOCKS, Database
 from orders.errors import Unavailable
 from orders.models import CLOSED, ErrorCode, Line, OrderRow, ReservationRequest, Status, Terms
 from orders.money import MAX_AMOUNT, show
@@ -206,7 +206,9 @@ class Inventory:
             except TimeoutError:
                 text = "other orders move the stock of the same product"
                 raise Unavailable(text, type="stock_busy", expected=True) from None
-            yield await stack.enter_async_context(self._database.transaction())
+            connection = await stack.enter_async_context(self._database.transaction())
+            await connection.execute(LIMIT_LOCKS)
+            yield connection
 
     async def _insert_order(self, connection: "Connection", request: ReservationRequest) -> bool:
         inserted = await connection.fetchval(

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 COMMAND_SECONDS: Final = 5.0  # one statement
 ACQUIRE_SECONDS: Final = 5.0
 
-# Who waits for a lock holds a connection that others need. So an attempt gives up early, and Temporal repeats it.
+# For transactions that lock a row of many orders: who waits holds a connection that others need. So an attempt gives up
+# early, and Temporal repeats it.
 LOCK_SECONDS: Final = 0.3
 LIMIT_LOCKS: Final = f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"
 
@@ -78,14 +79,12 @@ class Database:
         """One transaction on one connection, committed at the end of the block.
 
         Raises:
-            Unavailable: PostgreSQL could not be reached, gave up or refused, or another transaction holds a lock for
-                longer than LOCK_SECONDS; the transaction may have been committed.
+            Unavailable: PostgreSQL could not be reached, gave up or refused; the transaction may have been committed.
                 Even a violated constraint does not end a run: its cause is a bug or a missing migration, and the same
                 transaction succeeds once that is corrected.
         """
         try:
             async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
-                await connection.execute(LIMIT_LOCKS)
                 yield connection
         except TRANSIENT as error:
             raise Unavailable(f"database: {type(error).__name__}", type="database_unavailable") from None
