@@ -129,7 +129,7 @@ class Actions:
 
     def _script(self, fields: dict[str, Any]) -> str:
         fault = self._world.faults.add(Fault.model_validate(fields))
-        return f"{title_of(fault)}: {calls_of(fault)}"
+        return f"{fault.id}: {title_of(fault)}: {calls_of(fault)}"
 
     def _remove_fault(self, form: Removed) -> str:
         self._world.faults.remove(form.id)
