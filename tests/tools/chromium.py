@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -42,15 +42,20 @@ def browser() -> str:
 
 
 class Tab:
-    """One tab of the browser."""
+    """One tab of the browser. `events`: all that it has said."""
 
     def __init__(self, reader: asyncio.StreamReader, commands: int) -> None:
         self._reader = reader
         self._commands = commands
         self._numbers = count(1)
         self._session: dict[str, str] = {}
+        self._loads = 0
+        self.events: list[dict[str, Any]] = []
 
     async def open(self) -> None:
+        """Open a new tab, and leave the one before it."""
+        self._session, self._loads = {}, 0
+        self.events.clear()
         target = await self.call("Target.createTarget", url="about:blank")
         attached = await self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = {"sessionId": attached["sessionId"]}
@@ -63,7 +68,8 @@ class Tab:
         await asyncio.to_thread(os.write, self._commands, message.encode() + b"\0")
         answer = await self._receive(lambda each: each.get("id") == number)
         assert "error" not in answer, f"{method}: {answer['error']}"
-        return answer["result"]  # type: ignore[no-any-return]
+        result: dict[str, Any] = answer["result"]
+        return result
 
     async def go(self, url: str) -> None:
         """Open an address, and wait until the page is loaded."""
@@ -71,7 +77,10 @@ class Tab:
         await self.loaded()
 
     async def loaded(self) -> None:
-        await self._receive(lambda each: each.get("method") == "Page.loadEventFired")
+        """Wait for the next page after the last one that was waited for."""
+        while (loads := sum(each.get("method") == "Page.loadEventFired" for each in self.events)) == self._loads:
+            await self._receive(lambda _: True)
+        self._loads = loads
 
     async def look(self, script: str) -> Any:
         """Run JavaScript in the page, and return its value."""
@@ -95,11 +104,13 @@ class Tab:
         picture = await self.call("Page.captureScreenshot")
         image.write_bytes(base64.b64decode(picture["data"]))
 
-    async def _receive(self, wanted: Any) -> dict[str, Any]:
+    async def _receive(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         async with asyncio.timeout(PATIENCE):
-            while not wanted(message := json.loads((await self._reader.readuntil(b"\0"))[:-1])):
-                pass
-        return message  # type: ignore[no-any-return]
+            while True:
+                message: dict[str, Any] = json.loads((await self._reader.readuntil(b"\0"))[:-1])
+                self.events.append(message)
+                if wanted(message):
+                    return message
 
 
 @asynccontextmanager
