@@ -97,7 +97,7 @@ async def test_refuses_a_server_without_the_search_attributes() -> None:
     async with await WorkflowEnvironment.start_local(
         plugins=[plugin()], dev_server_existing_path=binary("temporal"), dev_server_log_level="error"
     ) as bare:
-        with pytest.raises(CannotStart, match="CustomerId, NeedsAttention, OrderStage"):
+        with pytest.raises(CannotStart, match="CustomerId, NeedsAttention, OrderOutcome, OrderStage"):
             await check_search_attributes(bare.client)
 
 
