@@ -60,6 +60,9 @@ class Settings(DatabaseSettings):
     """Each program reads them once and passes them on; workflows never read them."""
 
     database_pool_size: int = Field(default=8, ge=1, le=200, description="Connections per worker process.")
+    database_prepared_statements: bool = Field(
+        default=True, description="false: for a pgbouncer in transaction mode that does not track prepared statements."
+    )
 
     stripe_secret_key: SecretStr = Field(
         default=SecretStr(SANDBOX_STRIPE_KEY),
