@@ -183,6 +183,10 @@ class Settings(DatabaseSettings):
         default=300, ge=1, le=3600, description="How old, or how far ahead of us, a signature may be."
     )
 
+    workflow_sandbox: bool = Field(
+        default=True,
+        description="false: workflows run outside the SDK's sandbox, and on uvloop: faster, without its checks.",
+    )
     worker_ready_file: str = Field(default="", description="A file that the worker creates once it polls; for probes.")
     temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="Base URL of the Web UI, for links.")
     log_format: Literal["json", "console"] = Field(
