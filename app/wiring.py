@@ -30,7 +30,7 @@ from activities.verification import Verification
 from app.clients import http_of, stripe_of, warehouse_of
 from app.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_http
 from app.startup_checks import CannotStart, check_search_attributes, check_temporal_is_here, open_database
-from client.links import workflow_link
+from config.links import workflow_link
 from config.settings import Settings
 from config.temporal import connect
 from gateways.openai import MAX_ANSWER, LanguageModel, openai_client

@@ -358,7 +358,9 @@ async def test_the_reason_has_the_code_and_the_message_of_the_warehouse(shop: Sh
     """What a message must not hold is left out of it."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
-    body = {"error": {"code": "gate_closed", "message": "The gate is closed\nuntil noon: ask ann@example.com"}}
+    body: dict[str, Any] = {
+        "error": {"code": "gate_closed", "message": "The gate is closed\nuntil noon: ask ann@example.com"}
+    }
     route = "POST /orders/*/cancel"
     shop.world.faults.add(Fault(service="fulfillment", kind="status", status=422, body=body, route=route))
     await starter("cancel-order", order_id)
@@ -402,6 +404,7 @@ async def test_a_parked_order_whose_run_is_gone(shop: Shop, starter: Starter) ->
     assert (await starter(*command_in(said, "cancel-order"))).status == 5
     taken = await starter("status", order_id)
     assert (await starter(*command_in(taken, "resolve"))).status == 0
+    await shop.client.get_workflow_handle(f"cancel-order:{order_id}").result()
     settled = await starter("status", order_id)
     assert (settled.status, settled.out.splitlines()[0]) == (0, f"{order_id} is rejected")
 
@@ -414,7 +417,7 @@ async def test_a_parked_order_whose_run_is_gone(shop: Shop, starter: Starter) ->
 async def test_a_message_that_was_given_up_says_why(shop: Shop, starter: Starter) -> None:
     """The order is as it should be; its addressee must be reached in another way."""
     order_id = new_order_id()
-    body = {"error": {"code": "unknown_template", "message": "There is no such template."}}
+    body: dict[str, Any] = {"error": {"code": "unknown_template", "message": "There is no such template."}}
     shop.world.faults.add(Fault(service="email", kind="status", status=422, body=body, times=None))
     await asyncio.wait_for(shop.place(order_id=order_id), 60)
     said = await starter("status", order_id)
