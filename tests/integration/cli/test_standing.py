@@ -414,6 +414,26 @@ async def test_a_parked_order_whose_run_is_gone(shop: Shop, starter: Starter) ->
     await eventually(is_over, "the run that was terminated is not stuck any more")
 
 
+async def test_a_parked_order_that_temporal_has_forgotten(shop: Shop, starter: Starter) -> None:
+    """Its row is enough to list it, with the cancel that takes over; without PostgreSQL the list says what it lacks."""
+    order_id = new_order_id()
+    await shop.pool.execute(
+        "INSERT INTO orders (id, customer_id, request_hash, status, closing, total, currency, capture_mode, terms,"
+        " parked_step, parked_reason, parked_by)"
+        " VALUES ($1, 'cus_123', 'hash', 'undoing', 'failed', 5998, 'usd', 'manual', '{}', 'void_payment', 'no', $1)",
+        order_id,
+    )
+    said = await starter("stuck")
+    assert said.status == 5, said
+    assert f"order {order_id}" in lines(said)
+    assert "amount 59.98 usd" in lines(said)
+    assert ["cancel-order", order_id] in [shlex.split(line)[2:] for line in lines(said) if line.startswith(PROGRAM)]
+
+    blind = await starter("stuck", **NO_DATABASE)
+    assert order_id not in blind.out
+    assert blind.out.rstrip().endswith("Orders that are parked without a run are not shown.")
+
+
 async def test_a_message_that_was_given_up_says_why(shop: Shop, starter: Starter) -> None:
     """The order is as it should be; its addressee must be reached in another way."""
     order_id = new_order_id()
