@@ -132,8 +132,10 @@ class Actions:
         return f"{fault.id}: {title_of(fault)}: {calls_of(fault)}"
 
     def _remove_fault(self, form: Removed) -> str:
+        if all(each.id != form.id for each in self._world.faults.pending()):
+            raise Impossible(f"There is no fault {form.id}. It may have hit.")
         self._world.faults.remove(form.id)
-        return "the fault is removed"
+        return f"{form.id} is removed"
 
     def _clear_faults(self, _: Form) -> str:
         self._world.faults.clear()

@@ -143,8 +143,8 @@ class Faults:
         return [*self._pending.values()]
 
     def remove(self, fault_id: str) -> None:
-        """Forget one fault. What it delays already stays delayed."""
-        self._pending.pop(fault_id, None)
+        """Forget one fault. What it delays already stays delayed. Raises KeyError."""
+        del self._pending[fault_id]
 
     def clear(self) -> None:
         """Forget the script, and release every request that it delays."""
