@@ -16,6 +16,7 @@ from config.settings import Settings
 from gateways.openai import openai_client
 from gateways.postgres import Database
 from gateways.stripe import stripe_client
+from orders.models import CancelReason, ErrorCode
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -73,6 +74,12 @@ def settings_rows() -> list[str]:
 def test_every_setting_is_documented(row: str) -> None:
     """docs/settings.md has its name, its default and its meaning, as the code has them."""
     assert row in (ROOT / "docs" / "settings.md").read_text().splitlines()
+
+
+def test_every_code_that_callers_get_is_documented() -> None:
+    """docs/calling-it.md has every `errorCode` of process-order and every `reason` of cancel-order."""
+    documented = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "calling-it.md").read_text()))
+    assert {*ErrorCode, *CancelReason} <= documented
 
 
 def test_the_commands_of_the_readme_exist() -> None:

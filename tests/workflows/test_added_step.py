@@ -25,6 +25,7 @@ TESTS: Final = (
     "tests/workflows/test_fraud_review.py",
     "tests/workflows/test_replay.py",
     "tests/test_house.py::test_every_setting_is_documented",
+    "tests/test_house.py::test_every_code_that_callers_get_is_documented",
     "tests/test_house.py::test_every_activity_is_registered",
     "tests/test_house.py::test_the_failure_table_names_tests_that_exist",
     f"{CRASHES}::test_the_table_has_every_activity",
