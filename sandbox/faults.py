@@ -136,14 +136,14 @@ class Faults:
     """The script: all pending faults, in the order in which they were added."""
 
     def __init__(self, services: Collection[str]) -> None:
-        self._services = services
+        self.services = services
         self._pending: dict[str, Fault] = {}
         self._released = asyncio.Event()
 
     def add(self, fault: Fault) -> Fault:
         """Add a fault to the script. Raises UnknownServiceError."""
-        if fault.service not in self._services:
-            raise UnknownServiceError(f"There is no service {fault.service}. Services: {', '.join(self._services)}.")
+        if fault.service not in self.services:
+            raise UnknownServiceError(f"There is no service {fault.service}. Services: {', '.join(self.services)}.")
         self._pending[fault.id] = fault
         return fault
 
