@@ -27,6 +27,7 @@ TESTS: Final = (
     "tests/test_house.py::test_every_setting_is_documented",
     "tests/test_house.py::test_every_code_that_callers_get_is_documented",
     "tests/test_house.py::test_every_activity_is_registered",
+    "tests/test_house.py::test_the_sandbox_has_every_external_service",
     "tests/test_house.py::test_the_failure_table_names_tests_that_exist",
     f"{CRASHES}::test_the_table_has_every_activity",
     f"{CRASHES}::test_a_worker_dies_and_nothing_is_lost[placed-open_review:effect:1]",
