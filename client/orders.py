@@ -24,7 +24,13 @@ from temporalio.client import (
     WorkflowHandle,
     WorkflowUpdateFailedError,
 )
-from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.common import (
+    RawValue,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
 from temporalio.exceptions import ApplicationError, CancelledError, TemporalError, WorkflowAlreadyStartedError
 
 from client import waiting
@@ -32,8 +38,8 @@ from client.runs import order_runs, view_run
 from client.waiting import PATIENCE, answer
 from gateways.temporal import is_absent, reaching_temporal, request_of
 from orders.errors import InvalidInput, NoAnswer, NotParked, UnknownOrder
-from orders.models import CancelOutcome, CancelReason, CancelView, ErrorCode, Order, OrderOutcome
-from orders.names import CANCEL_ORDER, PROCESS_ORDER, TASK_QUEUE, cancel_order_id
+from orders.models import CancelOutcome, CancelReason, CancelView, ErrorCode, Order, OrderOutcome, Stage
+from orders.names import CANCEL_ORDER, CUSTOMER_ID, ORDER_STAGE, PROCESS_ORDER, TASK_QUEUE, cancel_order_id
 from orders.parsing import CancelRequest, check_operator_texts, parse_cancel, parse_order, read_json
 from saga import RESOLVE, Resolution
 
@@ -191,6 +197,10 @@ async def _submit_once(client: Client, submission: Submission, task_queue: str, 
         id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE if run else WorkflowIDReusePolicy.REJECT_DUPLICATE,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         static_summary=f"{units} units of {len(order.lines)} products, {order.priority}",
+        # What the run would set itself, without an event of its history.
+        search_attributes=TypedSearchAttributes(
+            [SearchAttributePair(ORDER_STAGE, Stage.PLACING), SearchAttributePair(CUSTOMER_ID, order.customer_id)]
+        ),
     )
     try:
         outcome: OrderOutcome = await client.execute_update_with_start_workflow(

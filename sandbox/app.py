@@ -9,9 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sandbox.actions import Actions
 from sandbox.admin import Admin
 from sandbox.call import Call, Handler, Refused, invalid, plain, unknown
 from sandbox.faults import UnknownServiceError
+from sandbox.page import STATIC, Page
 from sandbox.stripe import StripeError
 from sandbox.stripe_http import refused
 from sandbox.world import SERVICES, World
@@ -19,14 +21,20 @@ from sandbox.world import SERVICES, World
 METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
-def create_app(world: World) -> Starlette:
-    """Return an application that serves `world`; the caller may read and change the world meanwhile."""
+def create_app(world: World, workflows: str = "") -> Starlette:
+    """Return an application that serves `world`; the caller may read and change the world meanwhile.
+
+    `workflows` is the address of the workflows in Temporal's Web UI, for the links of the page.
+    """
+    page = Page(world, workflows)
     routes = [
         *(route for service in SERVICES for route in _external_service(world, service)),
         *Admin(world).routes(),
+        *page.routes(),
+        *Actions(world, page).routes(),
     ]
     return Starlette(
-        routes=[Route(each.path, _saving(world, each.endpoint), methods=each.methods) for each in routes],
+        routes=[*(Route(each.path, _saving(world, each.endpoint), methods=each.methods) for each in routes), STATIC],
         exception_handlers=dict.fromkeys((ValidationError, StripeError, UnknownServiceError), _refuse),
     )
 
