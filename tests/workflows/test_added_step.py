@@ -24,6 +24,7 @@ CRASHES: Final = "tests/proof/matrix/test_crashes.py"
 TESTS: Final = (
     "tests/workflows/test_fraud_review.py",
     "tests/workflows/test_replay.py",
+    "tests/workflows/test_shape.py::test_a_happy_order_stays_small",
     "tests/test_house.py::test_every_setting_is_documented",
     "tests/test_house.py::test_every_code_that_callers_get_is_documented",
     "tests/test_house.py::test_every_activity_is_registered",
