@@ -26,7 +26,7 @@ from rich.table import Table
 
 from app.migrate import migrate
 from app.startup_checks import CannotStart
-from client.links import workflow_link
+from config.links import workflow_link
 from config.settings import (
     SANDBOX_FULFILLMENT_WEBHOOK_SECRET,
     SANDBOX_OPENAI_KEY,

@@ -10,7 +10,7 @@ import httpx
 from rich.console import Console
 from temporalio.client import Client, WorkflowHandle
 
-from client.links import workflow_link
+from config.links import workflow_link
 from config.temporal import plugin
 from deploy.local.postgres import temporary_folder
 from deploy.local.process import Command, run

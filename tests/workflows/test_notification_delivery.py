@@ -20,6 +20,7 @@ from tests.support.scenarios import (
     emails_to_customer,
     final_error,
     is_running,
+    look,
     marks,
     outage,
     until_marked,
@@ -118,7 +119,9 @@ async def test_a_notice_is_given_up_in_plain_sight(impatient: Shop, service: str
     assert await marks(run) == ("completed", f"notification:{kind}")
     [alert] = shop.world.inbox.alerts
     assert O in alert.text
-    assert kind in alert.text
+    assert f"{kind} was not delivered: {service}: HTTP 503" in alert.text
+    (attention,) = (await look(run)).attention
+    assert attention.reason.startswith(f"{service}: HTTP 503")
     assert await shop.status(O) == "processing"
     await assert_invariants(shop, O)
 
