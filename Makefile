@@ -55,8 +55,8 @@ lock: install ## pin the newest versions that pyproject.toml allows
 screenshots: install ## take the pictures in docs/ from the real Web UI
 	$(RUN) tests.tools.screenshots
 
-histories: install ## record the histories that the replay tests replay
-	$(RUN) tests.tools.histories
+histories: install ## record the histories that are missing: FORCE=1 for all
+	@$(RUN) tests.tools.histories $(if $(FORCE),--force)
 
 chaos: install ## a shop in a storm, and whether anything was lost: SEED=… ORDERS=…
 	@$(RUN) tests.proof.chaos $(if $(SEED),--seed $(SEED)) $(if $(ORDERS),--orders $(ORDERS))

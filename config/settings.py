@@ -8,10 +8,11 @@ TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS…, or a profile (see config/
 import re
 import ssl
 from collections.abc import Collection
-from typing import Final, Literal, Self, TypeVar
+from typing import Annotated, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.database_url import parse_database_url
@@ -24,6 +25,11 @@ SANDBOX_STRIPE_WEBHOOK_SECRET = "whsec_sandbox"  # noqa: S105 (public)
 SANDBOX_FULFILLMENT_WEBHOOK_SECRET = "fhsec_sandbox"  # noqa: S105
 SANDBOX_OPENAI_KEY = "sk-sandbox"
 OPENAI = "https://api.openai.com/v1"
+
+IS_ADDRESS: Final = "the address of an external service"
+# The types of the settings that are such an address: its default is that of the sandbox.
+Address = Annotated[str, IS_ADDRESS]
+SecretAddress = Annotated[SecretStr, IS_ADDRESS]
 
 LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
 STRIPE_KEYS: Final = ("sk_test_", "rk_test_", "sk_live_", "rk_live_")
@@ -77,14 +83,14 @@ class Settings(DatabaseSettings):
         description="manual: authorize, ship, then capture. automatic: charge at confirmation, undo by refund.",
     )
 
-    fulfillment_api: str = Field(default=f"{SANDBOX}/fulfillment", description="Base URL of the warehouse's API.")
+    fulfillment_api: Address = Field(default=f"{SANDBOX}/fulfillment", description="Base URL of the warehouse's API.")
     fulfillment_key: SecretStr = Field(default=SecretStr("sandbox-fulfillment-key"), description="Its bearer key.")
     fulfillment_remembers_cancels: bool = Field(
         default=False, description="Whether the warehouse refuses an order whose cancel came before it."
     )
-    email_service_url: str = Field(default=f"{SANDBOX}/email", description="Base URL of the e-mail service.")
-    analytics_url: str = Field(default=f"{SANDBOX}/analytics", description="Base URL of the analytics service.")
-    slack_webhook: SecretStr = Field(
+    email_service_url: Address = Field(default=f"{SANDBOX}/email", description="Base URL of the e-mail service.")
+    analytics_url: Address = Field(default=f"{SANDBOX}/analytics", description="Base URL of the analytics service.")
+    slack_webhook: SecretAddress = Field(
         default=SecretStr(f"{SANDBOX}/slack/webhook"), description="Incoming webhook that gets the alerts."
     )
     openai_api_key: SecretStr = Field(
@@ -304,14 +310,15 @@ class Settings(DatabaseSettings):
 
     def _external_services(self) -> dict[str, str]:
         """The addresses to which orders and keys are sent, by setting."""
-        return {
-            "STRIPE_API_BASE": self.stripe_base,
-            "FULFILLMENT_API": self.fulfillment_api,
-            "EMAIL_SERVICE_URL": self.email_service_url,
-            "ANALYTICS_URL": self.analytics_url,
-            "SLACK_WEBHOOK": self.slack_webhook.get_secret_value(),
-            "OPENAI_BASE_URL": self.openai_base,
-        }
+        addresses = {name.upper(): _text(getattr(self, name)) for name in _address_fields()}
+        return {"STRIPE_API_BASE": self.stripe_base, **addresses, "OPENAI_BASE_URL": self.openai_base}
+
+
+def sandbox_addresses(url: str) -> dict[str, str]:
+    """Where the external services are at the sandbox with this URL, by setting."""
+    defaults = {name.upper(): _text(field.default) for name, field in _address_fields().items()}
+    others = {"STRIPE_API_BASE": f"{SANDBOX}/stripe", "OPENAI_BASE_URL": f"{SANDBOX}/openai/v1"}
+    return {name: default.replace(SANDBOX, url) for name, default in (others | defaults).items()}
 
 
 def read_settings() -> Settings:
@@ -339,6 +346,14 @@ def _read(kind: type[SettingsT]) -> SettingsT:
             for each in problems
         ]
     )
+
+
+def _address_fields() -> dict[str, FieldInfo]:
+    return {name: field for name, field in Settings.model_fields.items() if IS_ADDRESS in field.metadata}
+
+
+def _text(value: str | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
 def _names(hosts: str) -> tuple[str, ...]:
