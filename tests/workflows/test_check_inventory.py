@@ -119,6 +119,7 @@ async def test_five_hundred_products_are_low(shop: Shop) -> None:
     assert len(shop.world.inbox.alerts) == 5
 
 
+@pytest.mark.prove
 async def test_a_run_posts_only_so_many_messages(shop: Shop) -> None:
     """Its history has a limit; the next run goes on where it ended, and nothing is lost."""
     await shop.pool.execute(ADD_PRODUCTS, "&" * 149, 2_300)

@@ -385,6 +385,7 @@ async def test_a_payment_of_others_is_left_alone(shop: Shop, capture: str, shop_
     assert not shop.world.stripe.account.refunds
 
 
+@pytest.mark.prove
 async def test_more_payments_than_one_page(shop: Shop) -> None:
     """All recent payments are looked at, not only the newest page of them."""
     payments = [await pay(shop, f"order-lost-{number}", capture="manual") for number in range(103)]
