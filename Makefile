@@ -8,7 +8,7 @@ SOURCES := app workflows activities saga gateways client audit orders config san
 unexport PYTHONPATH MYPYPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up migrate test prove check format lock screenshots histories chaos negative-controls shape clean
+.PHONY: help install demo up migrate test prove check format lock screenshots histories chaos negative-controls shape image check-image clean
 
 help: ## show these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,15 @@ negative-controls: install ## seed bugs on purpose, and see each caught by its t
 
 shape: install ## show what an order costs: stages, activities, events, time
 	$(RUN) tests.tools.shape
+
+BUILDER := $(firstword $(foreach each,buildah podman docker,$(shell command -v $(each))))
+IMAGE ?= order-sagas:latest
+image: ## build the image with buildah, podman or docker: BASE=… IMAGE=…
+	@test -n "$(BUILDER)" || { echo "make image needs buildah, podman or docker: on Debian, apt-get install buildah"; exit 1; }
+	$(BUILDER) build $(if $(BASE),--build-arg BASE=$(BASE)) $(IMAGE_FLAGS) -f deploy/Containerfile -t $(IMAGE) .
+
+check-image: install ## build the image on a base made here, and test it; needs podman, buildah, mmdebstrap
+	@BASE=$(BASE) $(RUN) tests.deploy.check_image
 
 clean: ## forget the local data and all caches
 	rm -rf .local .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
