@@ -1,7 +1,7 @@
 """Messages about orders: e-mail to customers, events for analytics, alerts to operators."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import httpx
@@ -11,8 +11,8 @@ from temporalio import activity
 
 from gateways import slack
 from gateways.http import post_json, raise_for_refusal, raise_unless_accepted
-from gateways.order_store import existing_row, read_items, write_event
-from gateways.postgres import Database
+from gateways.order_store import read_items, row_as_it_is, write_event
+from gateways.postgres import FLUSH_LATER, Database
 from gateways.refund_store import read_refunded
 from orders.delivery import BUSINESS_DAYS, estimated_delivery
 from orders.errors import Unavailable
@@ -50,14 +50,23 @@ class Notifications:
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 (one for each external service)
-        self, database: Database, http: httpx.AsyncClient, shop_id: str, email: str, analytics: str, webhook: SecretStr
+        self,
+        database: Database,
+        http: httpx.AsyncClient,
+        shop_id: str,
+        email: str,
+        analytics: str,
+        webhook: SecretStr,
+        link: Callable[[str], str],
     ) -> None:
+        """`link` is the page of a workflow id in the Web UI."""
         self._database = database
         self._shop_id = shop_id
         self._http = http
         self._email = email.rstrip("/")
         self._analytics = analytics.rstrip("/")
         self._webhook = webhook
+        self._link = link
 
     @activity.defn
     async def send_email(self, notification: Notification) -> str:
@@ -80,15 +89,19 @@ class Notifications:
 
     @activity.defn
     async def post_alert(self, alert: Alert) -> None:
-        """Alert operators in the log and in Slack."""
-        log.warning("alert", order_id=alert.order_id, key=alert.key, text=alert.text)
-        text = {"text": f":warning: {alert.text}"}
-        await slack.post(self._http, self._webhook, text, {"Idempotency-Key": alert.key})
+        """Alert operators in the log and in Slack: what is wrong, the run's page, and what to type."""
+        run = alert.run or activity.info().workflow_id
+        link = self._link(run) if run else ""
+        log.warning("alert", order_id=alert.order_id, key=alert.key, text=alert.text, link=link, command=alert.command)
+        command = f"`{slack.escape(alert.command)}`" if alert.command else ""
+        lines = filter(None, (f":warning: {slack.escape(alert.text)}", command, link))
+        await slack.post(self._http, self._webhook, {"text": "\n".join(lines)}, {"Idempotency-Key": alert.key})
 
     async def _deliver(self, notification: Notification, service: str, url: str) -> str:
         delivery = await _delivery(notification)
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, notification.order_id)
+            # A lock would not hold until the message arrives: a cancel may overtake one that is on its way.
+            row = await row_as_it_is(connection, notification.order_id)
             done: str | None = await connection.fetchval(READ_NOTIFICATION, notification.order_id, notification.kind)
             body = await _body(connection, row, notification, delivery)
         if done:
@@ -104,7 +117,13 @@ class Notifications:
         return "sent"
 
     async def _keep(self, notification: Notification, state: str, detail: str) -> None:
+        """Record what became of a notification. A crash of PostgreSQL may lose the record of the last second.
+
+        That is no new case: a worker may die after the delivery, before the record. Then the confirmation is sent again
+        by the next attempt, or by the run that reconcile-orders starts, under the key that the receiver knows.
+        """
         async with self._database.transaction() as connection:
+            await connection.execute(FLUSH_LATER)
             await connection.execute(KEEP_NOTIFICATION, notification.order_id, notification.kind, state, detail)
 
 

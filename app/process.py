@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import NoReturn
 
+import uvloop
+
 from app.startup_checks import CannotStart
 from config.logs import configure_logs
 from config.settings import Settings, read_settings
@@ -21,7 +23,9 @@ def launch(name: str, program: Program) -> NoReturn:
     try:
         settings = read_settings()
         configure_logs(settings.log_format, settings.log_level)
-        asyncio.run(_until_signal(program(settings)))
+        # Without the sandbox speed comes first. Tests run on the loop that everybody else uses.
+        with asyncio.Runner(loop_factory=None if settings.workflow_sandbox else uvloop.new_event_loop) as runner:
+            runner.run(_until_signal(program(settings)))
     except (InvalidInput, CannotStart, NoAnswer) as error:
         for problem in error.problems if isinstance(error, InvalidInput) else (str(error),):
             sys.stderr.write(f"{name}: {problem}\n")

@@ -1,9 +1,11 @@
 """The one place where the worker is put together: settings, clients, activities, worker."""
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +32,7 @@ from app.clients import http_of, stripe_of, warehouse_of
 from app.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_http
 from app.health import serve_health
 from app.startup_checks import CannotStart, check_search_attributes, check_temporal_is_here, open_database
+from config.links import workflow_link
 from config.settings import Settings
 from config.temporal import connect
 from gateways.openai import MAX_ANSWER, LanguageModel, openai_client
@@ -77,9 +80,15 @@ async def worker_program(settings: Settings) -> AsyncIterator[None]:
         NoAnswer: Temporal is out of reach.
     """
     async with serve_health(settings) as health:
-        client = await connect()
+        client = await connect(sandbox=settings.workflow_sandbox)
         async with open_worker(settings, client) as worker, worker:
-            log.info("worker ready", task_queue=TASK_QUEUE, namespace=client.namespace)
+            log.info(
+                "worker ready",
+                task_queue=TASK_QUEUE,
+                namespace=client.namespace,
+                workflow_sandbox=settings.workflow_sandbox,
+                event_loop=type(asyncio.get_running_loop()).__module__,
+            )
             if settings.worker_ready_file:
                 Path(settings.worker_ready_file).touch()  # noqa: ASYNC240 (once, at start)
             with health.ready():
@@ -160,7 +169,13 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
         Payments(database, gateway),
         Fulfillment(database, warehouse, remembers_cancels=settings.fulfillment_remembers_cancels),
         Notifications(
-            database, http, shop_id, settings.email_service_url, settings.analytics_url, settings.slack_webhook
+            database,
+            http,
+            shop_id,
+            settings.email_service_url,
+            settings.analytics_url,
+            settings.slack_webhook,
+            partial(workflow_link, settings.temporal_ui_url, client.namespace),
         ),
         OrderRecovery(database, client, reconcile_after),
         Reconciliation(database, gateway, reconcile_after, timedelta(seconds=settings.reconcile_window_seconds)),

@@ -61,6 +61,9 @@ class Settings(DatabaseSettings):
     """Each program reads them once and passes them on; workflows never read them."""
 
     database_pool_size: int = Field(default=8, ge=1, le=200, description="Connections per worker process.")
+    database_prepared_statements: bool = Field(
+        default=True, description="false: for a pgbouncer in transaction mode that does not track prepared statements."
+    )
 
     stripe_secret_key: SecretStr = Field(
         default=SecretStr(SANDBOX_STRIPE_KEY),
@@ -184,6 +187,10 @@ class Settings(DatabaseSettings):
     health_address: str = Field(
         default="",
         description="host:port where worker and web process answer probes: `/healthz`, `/readyz`. Empty: nowhere.",
+    )
+    workflow_sandbox: bool = Field(
+        default=True,
+        description="false: workflows run outside the SDK's sandbox, and on uvloop: faster, without its checks.",
     )
     worker_ready_file: str = Field(default="", description="A file that the worker creates once it polls.")
     temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="Base URL of the Web UI, for links.")
