@@ -32,6 +32,7 @@ Address = Annotated[str, IS_ADDRESS]
 SecretAddress = Annotated[SecretStr, IS_ADDRESS]
 
 LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
+MAX_PORT: Final = 65535
 STRIPE_KEYS: Final = ("sk_test_", "rk_test_", "sk_live_", "rk_live_")
 
 
@@ -177,7 +178,7 @@ class Settings(DatabaseSettings):
     )
 
     webhooks_host: str = Field(default="127.0.0.1", description="Where webhooks.py listens.")
-    webhooks_port: int = Field(default=8410, ge=0, le=65535, description="Its port.")
+    webhooks_port: int = Field(default=8410, ge=0, le=MAX_PORT, description="Its port.")
     stripe_webhook_secret: SecretStr = Field(
         default=SecretStr(SANDBOX_STRIPE_WEBHOOK_SECRET),
         description="Signing secret of Stripe's events; several, separated by commas, while it is rotated.",
@@ -189,11 +190,15 @@ class Settings(DatabaseSettings):
         default=300, ge=1, le=3600, description="How old, or how far ahead of us, a signature may be."
     )
 
+    health_address: str = Field(
+        default="",
+        description="host:port where worker and web process answer probes: `/healthz`, `/readyz`. Empty: nowhere.",
+    )
     workflow_sandbox: bool = Field(
         default=True,
         description="false: workflows run outside the SDK's sandbox, and on uvloop: faster, without its checks.",
     )
-    worker_ready_file: str = Field(default="", description="A file that the worker creates once it polls; for probes.")
+    worker_ready_file: str = Field(default="", description="A file that the worker creates once it polls.")
     temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="Base URL of the Web UI, for links.")
     log_format: Literal["json", "console"] = Field(
         default="json", description="json: one object per line. console: colored text."
@@ -271,6 +276,14 @@ class Settings(DatabaseSettings):
         if not re.fullmatch(r"(https?://([^\s/?#@]+@)?[^\s/?#@:]+:[0-9]{1,5}/?)?", url.get_secret_value()):
             raise ValueError("must have the form http://host:port or http://user:password@host:port")
         return url
+
+    @field_validator("health_address")
+    @classmethod
+    def _is_a_place(cls, address: str) -> str:
+        parts = re.fullmatch(r"(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+):([0-9]{1,5})", address, re.IGNORECASE)
+        if address and not (parts and int(parts[1]) <= MAX_PORT):
+            raise ValueError("must have the form host:port, for example 0.0.0.0:8420 or [::]:8420")
+        return address
 
     @field_validator("inner_hosts")
     @classmethod

@@ -170,6 +170,7 @@ class Stack:
                 "TEMPORAL_UI_URL": self.temporal.ui_url,
                 "WEBHOOKS_HOST": HOST,
                 "WEBHOOKS_PORT": str(self.ports.webhooks),
+                "HEALTH_ADDRESS": "",  # two programs cannot share it
             }
         )
 
