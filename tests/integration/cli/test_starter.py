@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.api.workflowservice.v1 import ListWorkflowExecutionsRequest, RegisterNamespaceRequest
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
 from orders.errors import Permanent
+from orders.names import SEARCH_ATTRIBUTES
 from tests.integration.cli.conftest import Starter
 from tests.support.shop import Shop, an_order, eventually, new_order_id
 
@@ -204,6 +207,10 @@ async def an_empty_namespace(temporal: WorkflowEnvironment) -> str:
         return True
 
     await eventually(is_known, "the namespace is known")
+    attributes = dict.fromkeys(SEARCH_ATTRIBUTES, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD)
+    await temporal.client.operator_service.add_search_attributes(
+        AddSearchAttributesRequest(namespace=name, search_attributes=attributes)
+    )
     return name
 
 
