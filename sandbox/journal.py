@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -72,13 +72,13 @@ class Journal:
         """Yield the entries whose request contains the order id."""
         return (asdict(entry) for about, entry in self.lines.values() if order in about)
 
-    def of(self, orders: Collection[str]) -> dict[str, list[Entry]]:
-        """Return the entries about each of these orders, oldest first; `order-1` is not a part of `order-10`."""
+    def of(self, orders: Iterable[str]) -> dict[str, list[Entry]]:
+        """Return the entries about each of these orders, oldest first."""
         found: dict[str, list[Entry]] = {order: [] for order in orders}
         for about, entry in self.lines.values():
-            for order in orders:
+            for order, entries in found.items():
                 if names_order(about, order):
-                    found[order].append(entry)
+                    entries.append(entry)
         return found
 
 

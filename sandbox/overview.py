@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from sandbox.fulfillment import Shipment
@@ -118,15 +119,20 @@ class OrderView:
             yield Button(f"Close the {_name(open_warnings[-1])}", "end-warning", {"outcome": "succeed"})
 
 
-def read_orders(world: World, part_of_id: str = "") -> list[OrderView]:
-    """Return the orders whose id contains this text, newest first, without alerts and journal: see `add_details`."""
-    orders = {name: OrderView(name, since) for name, since in _first_traces(world).items() if part_of_id in name}
+def read_orders(world: World, part_of_id: str, limit: int) -> tuple[list[OrderView], int]:
+    """Return the newest orders whose id contains this text, newest first, and how many such orders there are."""
+    traces = [(since, name) for name, since in _first_traces(world).items() if part_of_id in name]
+    # First reversed: of orders with the same time, the one that was seen last is the newest.
+    traces.reverse()
+    traces.sort(key=itemgetter(0), reverse=True)
+    orders = {name: OrderView(name, since) for since, name in traces[:limit]}
     _add_money(world, orders)
     _add_goods_and_messages(world, orders)
-    # First reversed: of orders with the same time, the one that was seen last is the newest.
-    newest = [*reversed(orders.values())]
-    newest.sort(key=lambda each: each.since, reverse=True)
-    return newest
+    journals = world.journal.of(orders)
+    for order in orders.values():
+        order.journal = journals[order.id]
+        order.alerts = [each for each in world.inbox.alerts if names_order(each.text, order.id)]
+    return [*orders.values()], len(traces)
 
 
 def _add_money(world: World, orders: dict[str, OrderView]) -> None:
@@ -154,14 +160,6 @@ def _add_goods_and_messages(world: World, orders: dict[str, OrderView]) -> None:
                     order.emails.append(message)
                 case Event():
                     order.events.append(message)
-
-
-def add_details(world: World, orders: list[OrderView]) -> None:
-    """Add the alerts and the journal, which take a look at every request."""
-    journals = world.journal.of([each.id for each in orders])
-    for order in orders:
-        order.journal = journals[order.id]
-        order.alerts = [each for each in world.inbox.alerts if names_order(each.text, order.id)]
 
 
 def _first_traces(world: World) -> dict[str, str]:

@@ -18,7 +18,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from sandbox.faults import Kind, Service
-from sandbox.overview import add_details, read_orders
+from sandbox.overview import read_orders
 from sandbox.scenarios import SCENARIOS, calls_of, title_of
 from sandbox.world import World
 
@@ -68,15 +68,13 @@ class Page:
         """Render the page for the query that was given, with a problem at its top if there is one."""
         world, wanted = self._world, given.get("order", "").strip()
         shown = int(given.get("show", "")) if given.get("show", "").isdecimal() else SHOWN
-        found = read_orders(world, wanted)
-        orders = found[: min(shown, MAX_SHOWN)]
-        add_details(world, orders)
+        orders, found = read_orders(world, wanted, min(shown, MAX_SHOWN))
         html = self._templates.get_template("page.html").render(
             problem=problem,
             wanted=wanted,
             orders=orders,
-            found=len(found),
-            more=min(len(orders) + SHOWN, MAX_SHOWN) if len(orders) < min(len(found), MAX_SHOWN) else 0,
+            found=found,
+            more=min(len(orders) + SHOWN, MAX_SHOWN) if len(orders) < min(found, MAX_SHOWN) else 0,
             opened={*opened, *(each.id for each in orders if each.id == wanted)},
             latest=self._latest,
             faults=world.faults.pending(),
