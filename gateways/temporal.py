@@ -25,7 +25,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from orders.errors import InvalidInput, NoAnswer
 from orders.models import Order
-from orders.names import NEEDS_ATTENTION, ORDER_STAGE, SEARCH_ATTRIBUTES
+from orders.names import NEEDS_ATTENTION, ORDER_OUTCOME, ORDER_STAGE, SEARCH_ATTRIBUTES
 from orders.parsing import parse_order, read_payload
 
 CREATE_ATTRIBUTES: Final = (
@@ -81,6 +81,7 @@ class FoundRun(NamedTuple):
     run_id: str
     state: str
     stage: str | None
+    outcome: str | None
     needs_attention: str | None
     started: datetime
     closed: datetime | None
@@ -202,6 +203,7 @@ def _found(info: WorkflowExecutionInfo) -> FoundRun:
         run_id=info.execution.run_id,
         state=_state(info.status),
         stage=_text(attributes.get(ORDER_STAGE.name)),
+        outcome=_text(attributes.get(ORDER_OUTCOME.name)),
         needs_attention=_text(attributes.get(NEEDS_ATTENTION.name)),
         started=info.start_time.ToDatetime(UTC),
         closed=info.close_time.ToDatetime(UTC) if info.HasField("close_time") else None,

@@ -310,7 +310,6 @@ class ProcessOrder:
             payment_processed=self._captured or (row is not None and row.placed),
             fulfillment_status="accepted" if row and row.fulfillment_id else None,
             payment_intent=row.payment_intent_id if row else None,
-            outcome=self._outcome,
         )
 
     def _begin_saga(self, order: Order) -> PlacingSaga:

@@ -225,6 +225,10 @@ async def an_empty_namespace(temporal: WorkflowEnvironment, *, is_set_up: bool =
         return True
 
     await eventually(is_known, "the namespace is known")
+    attributes = dict.fromkeys(SEARCH_ATTRIBUTES, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD)
+    await temporal.client.operator_service.add_search_attributes(
+        AddSearchAttributesRequest(namespace=name, search_attributes=attributes)
+    )
     return name
 
 
