@@ -9,11 +9,11 @@ import typer
 from temporalio.client import Client
 
 from app.cli.command import Environment, Exit, Result, command, progress
+from app.cli.layout import show
 from app.cli.show import (
     humanize,
     json_of,
     run_json,
-    show,
     show_cancel,
     show_order,
     show_runs,

@@ -8,7 +8,8 @@ import typer
 from rich.progress import Progress
 
 from app.cli.command import Environment, Exit, Result, command, console, progress, repeating
-from app.cli.show import json_of, show, show_index, show_recommendations, show_stock
+from app.cli.layout import show
+from app.cli.show import json_of, show_index, show_recommendations, show_stock
 from app.startup_checks import open_database
 from client.reports import check_inventory, index_products, recommend_products, view_index
 from client.runs import view_timeline

@@ -6,7 +6,8 @@ import typer
 from rich.console import Console
 
 from app.cli.command import EXIT_STATUSES, Environment, Exit, Result, Session, command
-from app.cli.show import duration, show, show_schedules
+from app.cli.layout import show
+from app.cli.show import duration, show_schedules
 from client.schedules import (
     SCHEDULES,
     apply_schedules,

@@ -1,19 +1,17 @@
 """Results for people; and the JSON for scripts where it is more than a model."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from app.cli.command import Session
+from app.cli.layout import Cell, Row, count_of, line, show, table, time_of
 from client.runs import Run, StuckRun
 from client.schedules import ScheduleView
 from orders.models import CancelOutcome, CancelView, Model, OrderOutcome, OrderView
 from orders.names import CHECK_INVENTORY, PAYMENT_WARNING, RECONCILE_ORDERS, VERIFY_ORDERS
-from orders.plain_text import without_harmful
 from orders.recommendations import IndexProgress, RecommendationsOutcome, Source
 from orders.stock import StockReport
 from orders.verification import VerifyReport
@@ -25,9 +23,9 @@ SOURCES: Final[Mapping[Source, str]] = {
 }
 UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))  # of time, in seconds
 ADVICE: Final = {
-    CHECK_INVENTORY: "the alert about low stock was not posted:\nmend SLACK_WEBHOOK, then\nstarter.py check-inventory",
-    RECONCILE_ORDERS: "its alerts were not posted:\nmend SLACK_WEBHOOK, and read the run's page",
-    VERIFY_ORDERS: "an invariant is broken:\nstarter.py verify",
+    CHECK_INVENTORY: "the alert about low stock was not posted: mend SLACK_WEBHOOK, then starter.py check-inventory",
+    RECONCILE_ORDERS: "its alerts were not posted: mend SLACK_WEBHOOK, and read the run's page",
+    VERIFY_ORDERS: "an invariant is broken: starter.py verify",
 }
 
 # ------------------------------------------------------------------------------------------------------------- orders
@@ -66,7 +64,11 @@ def show_status(
     warnings: Sequence[str],
 ) -> None:
     for run, view in found:
-        facts = {"state": run.state, "stage": humanize(run.stage) if run.stage else None, "started": _time(run.started)}
+        facts = {
+            "state": run.state,
+            "stage": humanize(run.stage) if run.stage else None,
+            "started": time_of(run.started),
+        }
         if isinstance(view, OrderView):
             facts |= {
                 "stock": "reserved or sold" if view.inventory_reserved else "nothing held",
@@ -78,23 +80,23 @@ def show_status(
         facts |= {"parked": ", ".join(view.stuck) if view else None, "needs attention": run.needs_attention}
         show(out, run.workflow_id, facts | {"Web UI": session.link(run.workflow_id, run.run_id)})
     for warning in warnings:
-        out.print(f"Payment: {_plain(warning)}")
+        line(out, f"Payment: {warning}")
 
 
 def show_runs(out: Console, session: Session, runs: Sequence[Run]) -> None:
     if not runs:
         out.print("There are none.")
         return
-    rows = (_named(session, run, _plain(run.stage or ""), run.state, _time(run.started)) for run in runs)
-    _table(out, ("run", "stage", "state", "started"), rows)
+    rows = (_named(session, run, run.stage or "", run.state, time_of(run.started)) for run in runs)
+    table(out, ("run", "stage", "state", "started"), rows)
 
 
 def show_stuck(out: Console, session: Session, found: Sequence[StuckRun]) -> None:
     if not found:
         out.print("No run needs an operator.")
         return
-    rows = (_named(session, each.run, _what(each), _time(each.since), advice_about(each)) for each in found)
-    _table(out, ("run", "what", "since", "what to do"), rows)
+    rows = (_named(session, each.run, _what(each), time_of(each.since), advice_about(each)) for each in found)
+    table(out, ("run", "what", "since", "what to do"), rows)
 
 
 # -------------------------------------------------------------------------------------------- stock, recommendations
@@ -105,25 +107,25 @@ def show_stock(out: Console, report: StockReport, link: str) -> None:
     earlier = ", the others earlier" if report.alerted < low and not report.undelivered else ""
     if low:
         rows = (
-            (_plain(item.product_id), _plain(item.product_name), str(item.quantity), str(item.reorder_level))
+            (item.product_id, item.product_name, str(item.quantity), str(item.reorder_level))
             for item in report.low_stock_items
         )
-        _table(out, ("product", "name", "units", "reorder level"), rows)
+        table(out, ("product", "name", "units", "reorder level"), rows)
     facts = {
         "not listed": f"{report.unlisted} more" if report.unlisted else None,
         "alerted": f"{report.alerted} now{earlier}" if low else None,
         "not alerted": report.undelivered,
         "Web UI": link,
     }
-    show(out, f"{_count(low, 'product')} at or below the reorder level", facts)
+    show(out, f"{count_of(low, 'product')} at or below the reorder level", facts)
 
 
 def show_recommendations(out: Console, customer: str, outcome: RecommendationsOutcome, link: str) -> None:
     facts = {"source": SOURCES[outcome.source], "why not the model's": outcome.fallback, "Web UI": link}
-    show(out, f"{_count(len(outcome.recommendations), 'recommendation')} for {customer}", facts)
+    show(out, f"{count_of(len(outcome.recommendations), 'recommendation')} for {customer}", facts)
     if outcome.recommendations:
-        rows = ((_plain(each.product_id), _plain(each.name), _plain(each.reason)) for each in outcome.recommendations)
-        _table(out, ("product", "name", "reason"), rows)
+        rows = ((each.product_id, each.name, each.reason) for each in outcome.recommendations)
+        table(out, ("product", "name", "reason"), rows)
 
 
 def show_index(out: Console, progress: IndexProgress, link: str) -> None:
@@ -132,7 +134,7 @@ def show_index(out: Console, progress: IndexProgress, link: str) -> None:
         "searched": "yes" if progress.finished else "not yet: some products were not reached, the next run goes on",
         "Web UI": link,
     }
-    show(out, f"{progress.embedded} of {_count(progress.products, 'product')} embedded", facts)
+    show(out, f"{progress.embedded} of {count_of(progress.products, 'product')} embedded", facts)
 
 
 # ---------------------------------------------------------------------------------------------------------- invariants
@@ -140,12 +142,12 @@ def show_index(out: Console, progress: IndexProgress, link: str) -> None:
 
 def show_verdict(out: Console, report: VerifyReport, link: str) -> None:
     """Every invariant, with the orders and products that break it."""
-    intact = "?" if report.unverified else "[green]✓[/green]"
+    intact = Text("?") if report.unverified else Text("✓", "green")
     rows = []
     for rule, meaning in report.rules.items():
-        broken = [f"\n{_plain(each.subject)}: {_plain(each.what)}" for each in report.violations if each.rule == rule]
-        rows.append(("[red]✗[/red]" if broken else intact, "".join((meaning, *broken))))
-    _table(out, ("", "rule"), rows)
+        broken = [f"{each.subject}: {each.what}" for each in report.violations if each.rule == rule]
+        rows.append((Text("✗", "red") if broken else intact, (meaning, *broken)))
+    table(out, ("", "rule"), rows)
     unlisted = report.count - len(report.violations)
     facts = {
         "not listed": f"{unlisted} more" if unlisted else None,
@@ -153,7 +155,7 @@ def show_verdict(out: Console, report: VerifyReport, link: str) -> None:
         **{f"not verified {number}": what for number, what in enumerate(report.unverified, start=1)},
         "Web UI": link,
     }
-    show(out, f"{_count(report.count, 'violation')}, {_count(report.checked, 'order')} verified", facts)
+    show(out, f"{count_of(report.count, 'violation')}, {count_of(report.checked, 'order')} verified", facts)
 
 
 # ----------------------------------------------------------------------------------------------------------- schedules
@@ -161,15 +163,18 @@ def show_verdict(out: Console, report: VerifyReport, link: str) -> None:
 
 def show_schedules(out: Console, session: Session, found: Iterable[ScheduleView]) -> None:
     rows = (
-        (
-            f"{each.name}\n[dim]{session.schedule_link(each.name)}[/dim]",
-            duration(each.every) if each.every else "",
-            _next(each),
-            "\n".join(f"{run.state}, {_time(run.started)}" for run in each.runs) or "none yet",
+        Row(
+            (
+                each.name,
+                duration(each.every) if each.every else "",
+                _next(each),
+                tuple(f"{run.state}, {time_of(run.started)}" for run in each.runs) or "none yet",
+            ),
+            (session.schedule_link(each.name),),
         )
         for each in found
     )
-    _table(out, ("schedule", "every", "next run", "last runs"), rows)
+    table(out, ("schedule", "every", "next run", "last runs"), rows)
 
 
 def duration(seconds: int) -> str:
@@ -194,70 +199,39 @@ def json_of(model: Model | None) -> dict[str, Any] | None:
 # --------------------------------------------------------------------------------------------------------------- parts
 
 
-def show(out: Console, headline: str, facts: Mapping[str, str | None]) -> None:
-    """A headline, and the facts that have a value."""
-    out.print(_plain(headline), style="bold")
-    grid = Table.grid(padding=(0, 2))
-    for name, value in facts.items():
-        if value:
-            grid.add_row(f"  {name}", _plain(value))
-    out.print(grid, soft_wrap=True)
-
-
 def humanize(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _table(out: Console, header: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
-    table = Table(*header, box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
+def _named(session: Session, run: Run, *cells: Cell) -> Row:
+    return Row((run.workflow_id, *cells), (session.link(run.workflow_id),))
 
 
-def _named(session: Session, run: Run, *cells: str) -> tuple[str, ...]:
-    """A row without markup: any client may start a run under any id."""
-    return (f"{_plain(run.workflow_id)}\n[dim]{_plain(session.link(run.workflow_id))}[/dim]", *cells)
-
-
-def _what(found: StuckRun) -> str:
-    return "\n".join(map(_plain, found.parked)) or _plain(found.run.needs_attention or "")
+def _what(found: StuckRun) -> Cell:
+    return found.parked or found.run.needs_attention or ""
 
 
 def advice_about(found: StuckRun) -> str:
-    """What an operator can do about a run that is marked, in two short lines."""
+    """What an operator can do about a run that is marked."""
     if found.run.needs_attention == PAYMENT_WARNING:
-        return "answer it in the Stripe dashboard; starter.py\ncancel-order ORDER stops what has not left"
+        return "answer it in the Stripe dashboard; starter.py cancel-order ORDER stops what has not left"
     if advice := ADVICE.get(found.run.workflow):
         return advice
     if found.parked:
         command = f"starter.py resolve {found.run.order_id} --step …"
-        return f"check what was undone, then\n{command}\n--retry, --skip or --resolved, and --reason"
+        return f"check what was undone, then {command} --retry, --skip or --resolved, and --reason"
     if found.run.closed and not (found.run.needs_attention or "").startswith("notification:"):
-        return "its run is gone:\nreconcile-orders restarts the order"
+        return "its run is gone: reconcile-orders restarts the order"
     if found.run.closed:
-        return "the message was given up:\nreach its addressee by other means"
-    return "the run retries by itself:\nlook for the cause"
+        return "the message was given up: reach its addressee by other means"
+    return "the run retries by itself: look for the cause"
 
 
 def _next(found: ScheduleView) -> str:
     if not found.applied:
         return "never: starter.py schedules apply"
     if found.paused:
-        return f"paused: {_plain(found.note)}"
+        return f"paused: {found.note}"
     if found.every is None:
-        return _plain(found.note)
-    return _time(found.next) if found.next else ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _plain(text: str) -> str:
-    """Text without markup and without characters that control a terminal."""
-    return escape(without_harmful(text))
-
-
-def _time(moment: datetime) -> str:
-    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+        return found.note
+    return time_of(found.next) if found.next else ""
