@@ -1,7 +1,6 @@
 """How a program runs: settings, then logs, then work until SIGTERM or SIGINT, then its exit status."""
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from typing import NoReturn
 from app.startup_checks import CannotStart
 from config.logs import configure_logs
 from config.settings import Settings, read_settings
+from config.streams import open_streams
+from config.temporal import run
 from orders.errors import InvalidInput, NoAnswer
 
 Program = Callable[[Settings], AbstractAsyncContextManager[None]]
@@ -18,15 +19,20 @@ Program = Callable[[Settings], AbstractAsyncContextManager[None]]
 
 def launch(name: str, program: Program) -> NoReturn:
     """Work until a signal comes, and finish what is under way. Exit status 1, with the problems, if it cannot start."""
+    open_streams()
+    run(_work(name, program))
+
+
+async def _work(name: str, program: Program) -> int:
     try:
         settings = read_settings()
         configure_logs(settings.log_format, settings.log_level)
-        asyncio.run(_until_signal(program(settings)))
+        await _until_signal(program(settings))
     except (InvalidInput, CannotStart, NoAnswer) as error:
         for problem in error.problems if isinstance(error, InvalidInput) else (str(error),):
             sys.stderr.write(f"{name}: {problem}\n")
-        leave(1)
-    leave(0)
+        return 1
+    return 0
 
 
 async def _until_signal(work: AbstractAsyncContextManager[None]) -> None:
@@ -35,10 +41,3 @@ async def _until_signal(work: AbstractAsyncContextManager[None]) -> None:
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     async with work:
         await stop.wait()
-
-
-def leave(status: int) -> NoReturn:
-    """End the process now: the interpreter's own exit may abort in the SDK's threads (temporalio/sdk-python#300)."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

@@ -1,6 +1,11 @@
-"""The connection to Temporal, and the plugin that worker, clients, tests and replayer share."""
+"""The connection to Temporal, how a program that has one ends, and the plugin that every program and test shares."""
 
+import asyncio
+import atexit
 import os
+import traceback
+from collections.abc import Coroutine
+from typing import Any, Final, NoReturn
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -10,7 +15,12 @@ from temporalio.worker.workflow_sandbox import SandboxRestrictions
 from temporalio.workflow import SandboxImportNotificationPolicy
 
 from config.replay_guard import Runner
-from orders.errors import NoAnswer
+from config.streams import flush_streams
+from config.temporal_problems import address_problem, connection_problem, profile_problem, setting_problem
+from orders.errors import InvalidInput, NoAnswer
+
+CONNECT_SECONDS: Final = 15
+INTERRUPTED: Final = 130
 
 
 def plugin() -> SimplePlugin:
@@ -37,13 +47,50 @@ async def connect() -> Client:
     Spaces around a value are ignored, as in our own settings.
 
     Raises:
-        NoAnswer: Temporal is out of reach, or the profile cannot be read.
+        InvalidInput: a variable or the profile is wrong.
+        NoAnswer: Temporal is out of reach.
+    """
+    environment = {name: value.strip() for name, value in os.environ.items()}
+    try:
+        config = ClientConfig.load_client_connect_config(override_env_vars=environment)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InvalidInput([profile_problem(error, environment)]) from None
+    target = config.setdefault("target_host", "127.0.0.1:7233")
+    if problem := address_problem(target):
+        raise InvalidInput([problem])
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return await Client.connect(**config, plugins=[plugin()])
+    except TimeoutError:
+        raise NoAnswer(
+            f"Temporal is out of reach: {target} gives no answer within {CONNECT_SECONDS} seconds: "
+            "check TEMPORAL_ADDRESS and TEMPORAL_TLS"
+        ) from None
+    except (RuntimeError, ValueError, OSError) as error:
+        if problem := setting_problem(error):
+            raise InvalidInput([problem]) from None
+        raise NoAnswer(connection_problem(error, target)) from None
+
+
+def run(program: Coroutine[Any, Any, int | None]) -> NoReturn:
+    """Run a program that uses a client, like asyncio.run, and end the process with its exit status.
+
+    What the program returns is the status; None is 0. An error is shown with its traceback, and the status is 1.
     """
     try:
-        environment = {name: value.strip() for name, value in os.environ.items()}
-        config = ClientConfig.load_client_connect_config(override_env_vars=environment)
-        config.setdefault("target_host", "localhost:7233")
-        return await Client.connect(**config, plugins=[plugin()])
-    except (RuntimeError, ValueError, OSError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise NoAnswer(f"Temporal is out of reach at TEMPORAL_ADDRESS: {first_line}") from None
+        status = asyncio.run(program) or 0
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except Exception:  # noqa: BLE001 (the interpreter does the same)
+        traceback.print_exc()
+        status = 1
+    leave(status)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process now, after the functions that are registered to run at its end.
+
+    The interpreter's own exit may abort in the SDK's threads, with status 134 (temporalio/sdk-python#300).
+    """
+    atexit._run_exitfuncs()  # noqa: SLF001 (there is no public name)
+    os._exit(flush_streams(status))
