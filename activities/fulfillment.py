@@ -78,15 +78,16 @@ class Fulfillment:
             # Once no request can be on its way, under a key of its own: "unknown" may be saved under the first one.
             await self._warehouse.cancel(order_id, attempt if since < STILL_ON_ITS_WAY else f"{attempt}:late")
         except WarehouseRefused as refused:
-            return self._without_cancel(str(refused), row, since)
+            return self._without_cancel(refused, row, since)
         return UndoResult(note="the warehouse cancelled the shipment")
 
-    def _without_cancel(self, code: str, row: OrderRow, since: timedelta) -> UndoResult:
+    def _without_cancel(self, refused: WarehouseRefused, row: OrderRow, since: timedelta) -> UndoResult:
         """What a refused cancel means for the undo; `since` is how long ago the warehouse was asked to ship."""
+        code = str(refused)
         if code == ALREADY_SHIPPED:
             return UndoResult(note="the warehouse has already shipped the order", shipped=True)
         if code != ORDER_UNKNOWN:
-            raise Permanent(f"the warehouse refused to cancel the shipment ({code})", type="cancel_refused")
+            raise Permanent(f"the warehouse refused to cancel the shipment ({refused.full})", type="cancel_refused")
         if row.fulfillment_id:
             text = f"the warehouse does not know the order, but it accepted the shipment {row.fulfillment_id}"
             raise Permanent(text, type="shipment_unknown")

@@ -1,7 +1,7 @@
 """Messages about orders: e-mail to customers, events for analytics, alerts to operators."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import httpx
@@ -50,14 +50,23 @@ class Notifications:
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 (one for each external service)
-        self, database: Database, http: httpx.AsyncClient, shop_id: str, email: str, analytics: str, webhook: SecretStr
+        self,
+        database: Database,
+        http: httpx.AsyncClient,
+        shop_id: str,
+        email: str,
+        analytics: str,
+        webhook: SecretStr,
+        link: Callable[[str], str],
     ) -> None:
+        """`link` is the page of a workflow id in the Web UI."""
         self._database = database
         self._shop_id = shop_id
         self._http = http
         self._email = email.rstrip("/")
         self._analytics = analytics.rstrip("/")
         self._webhook = webhook
+        self._link = link
 
     @activity.defn
     async def send_email(self, notification: Notification) -> str:
@@ -80,10 +89,13 @@ class Notifications:
 
     @activity.defn
     async def post_alert(self, alert: Alert) -> None:
-        """Alert operators in the log and in Slack."""
-        log.warning("alert", order_id=alert.order_id, key=alert.key, text=alert.text)
-        text = {"text": f":warning: {alert.text}"}
-        await slack.post(self._http, self._webhook, text, {"Idempotency-Key": alert.key})
+        """Alert operators in the log and in Slack: what is wrong, the run's page, and what to type."""
+        run = alert.run or activity.info().workflow_id
+        link = self._link(run) if run else ""
+        log.warning("alert", order_id=alert.order_id, key=alert.key, text=alert.text, link=link, command=alert.command)
+        command = f"`{slack.escape(alert.command)}`" if alert.command else ""
+        lines = filter(None, (f":warning: {slack.escape(alert.text)}", command, link))
+        await slack.post(self._http, self._webhook, {"text": "\n".join(lines)}, {"Idempotency-Key": alert.key})
 
     async def _deliver(self, notification: Notification, service: str, url: str) -> str:
         delivery = await _delivery(notification)

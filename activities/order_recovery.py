@@ -19,7 +19,7 @@ from orders.reconciliation import OrdersWithoutRun, OrderWithoutRun, Page, Resta
 PAGE: Final = 100
 
 FIND_UNFINISHED: Final = """
-    SELECT id, created_at, status, parked_step, parked_reason FROM orders
+    SELECT id, created_at, status, parked_step, parked_reason, parked_by FROM orders
     WHERE status = ANY($5::text[])
       AND created_at < now() - $1::interval AND (created_at, id) > ($2, $3)
     ORDER BY created_at, id LIMIT $4
@@ -58,12 +58,17 @@ class OrderRecovery:
                 order_id=row["id"],
                 status=row["status"],
                 parked=f"{row['parked_step']}: {row['parked_reason']}" if row["parked_step"] else None,
+                parked_by=row["parked_by"],
             )
             for row in rows
         ]
         driven = await asyncio.gather(*(self._is_driven(order) for order in orders))
         return OrdersWithoutRun(
-            orders=tuple(each for each, is_driven in zip(orders, driven, strict=True) if each.parked or not is_driven),
+            orders=tuple(
+                each if is_driven else each.model_copy(update={"parked_by": None})
+                for each, is_driven in zip(orders, driven, strict=True)
+                if each.parked or not is_driven
+            ),
             next=Page(at=rows[-1]["created_at"], id=rows[-1]["id"]) if len(rows) == PAGE else None,
         )
 

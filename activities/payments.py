@@ -8,11 +8,12 @@ from temporalio import activity
 
 from gateways.order_store import count_retries, existing_row, move_row, read_resolution
 from gateways.postgres import Database
-from gateways.refund_store import STANDING, keep_refunds, left_of, next_attempt, refund_failed
+from gateways.refund_store import keep_refunds, left_of, next_attempt, refund_failed
 from gateways.stripe import Intent, PaymentRefused, StripeGateway
 from orders.errors import Permanent, Unavailable
 from orders.models import PAID, ErrorCode, OrderRow, Payment, PaymentRequest, PaymentState, Status, UndoResult
 from orders.money import show
+from orders.refunds import STANDING
 from saga import Step
 
 # The first id that is written stays. An id that was never written is never confirmed.

@@ -17,10 +17,12 @@ from gateways.order_store import existing_row, read_rows, write_event_once
 from gateways.postgres import Database
 from gateways.stripe import Intent, StripeGateway, order_of, shop_id_of
 from gateways.warning_store import find_warnings
+from orders.commands import command_line
 from orders.errors import Permanent, Unavailable
 from orders.models import CLOSED, PAID, SETTLED, OrderRow, Status, UndoResult
 from orders.money import show
 from orders.reconciliation import Charge, Charges, OrderEvent, Problem, Remedy, Warned
+from orders.refunds import FAILED, STANDING
 
 if TYPE_CHECKING:
     import asyncpg
@@ -138,7 +140,7 @@ class Reconciliation:
             await refund_store.refuse_unknown(connection, intent.id, refunds)
         if refund_store.left_of(intent, refunds) > 0:
             for refund in refunds:
-                if refund.status not in refund_store.STANDING:
+                if refund.status not in STANDING:
                     raise refund_store.refund_failed(refund)
             refunds = await self._gateway.refund(order_id, intent.id, attempt=1, known=refunds)
         await self._keep_refunds(order_id, intent.id, refunds)
@@ -274,12 +276,12 @@ def _warning_text(each: "asyncpg.Record") -> str:
     amount = f" over {show(each['amount'], each['currency'])}" if each["amount"] else ""
     text = f"{each['kind']} {each['id']} of order {each['order_id']}{amount} is {each['status']} ({each['reason']})"
     if each["open"] and each["order_status"] in NOT_GONE:
-        text += f"; the goods have not left: `starter.py cancel-order {each['order_id']}` stops them"
+        text += f"; the goods have not left: `{command_line('cancel-order', each['order_id'])}` stops them"
     return text
 
 
 def _state(refund_status: str) -> str:
-    return refund_status if refund_status in refund_store.FAILED else f"is still {refund_status}"
+    return refund_status if refund_status in FAILED else f"is still {refund_status}"
 
 
 def _unread(order_id: str, intent_id: str, error: Permanent | Unavailable) -> Charge:

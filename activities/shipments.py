@@ -78,7 +78,7 @@ class Shipments:
         try:
             await self._warehouse.cancel(stray.order_id, f"{stray.shipment_id}:{stray.found_on}")
         except WarehouseRefused as refused:
-            text = f"the warehouse refused to cancel the shipment {stray.shipment_id} ({refused})"
+            text = f"the warehouse refused to cancel the shipment {stray.shipment_id} ({refused.full})"
             raise Permanent(text, type="cancel_refused") from None
         note = f"{stray.description}: cancelled"
         async with self._database.transaction() as connection:

@@ -22,10 +22,10 @@ from audit.evidence import (
 )
 from audit.invariants import IN_OPERATION, describe, violations
 from gateways.postgres import Database
-from gateways.refund_store import UNDER_WAY
 from gateways.stripe import StripeGateway
 from gateways.warehouse import Warehouse
 from orders.models import UNFINISHED
+from orders.refunds import UNDER_WAY
 from orders.verification import CheckResult
 from saga import reason
 

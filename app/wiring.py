@@ -4,6 +4,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from activities.verification import Verification
 from app.clients import http_of, stripe_of, warehouse_of
 from app.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_http
 from app.startup_checks import CannotStart, check_search_attributes, check_temporal_is_here, open_database
+from client.links import workflow_link
 from config.settings import Settings
 from config.temporal import connect
 from gateways.openai import MAX_ANSWER, LanguageModel, openai_client
@@ -157,7 +159,13 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
         Payments(database, gateway),
         Fulfillment(database, warehouse, remembers_cancels=settings.fulfillment_remembers_cancels),
         Notifications(
-            database, http, shop_id, settings.email_service_url, settings.analytics_url, settings.slack_webhook
+            database,
+            http,
+            shop_id,
+            settings.email_service_url,
+            settings.analytics_url,
+            settings.slack_webhook,
+            partial(workflow_link, settings.temporal_ui_url, client.namespace),
         ),
         OrderRecovery(database, client, reconcile_after),
         Reconciliation(database, gateway, reconcile_after, timedelta(seconds=settings.reconcile_window_seconds)),

@@ -30,14 +30,26 @@ from temporalio.exceptions import ApplicationError, CancelledError, TemporalErro
 from client import waiting
 from client.runs import order_runs, view_run
 from client.waiting import PATIENCE, answer
-from gateways.temporal import is_absent, reaching_temporal, request_of
+from gateways.temporal import find_run, is_absent, last_failure, reaching_temporal, request_of
 from orders.errors import InvalidInput, NoAnswer, NotParked, UnknownOrder
-from orders.models import CancelOutcome, CancelReason, CancelView, ErrorCode, Order, OrderOutcome
+from orders.models import (
+    Attention,
+    CancelOutcome,
+    CancelReason,
+    CancelView,
+    ErrorCode,
+    Model,
+    Order,
+    OrderOutcome,
+    View,
+)
 from orders.names import CANCEL_ORDER, PROCESS_ORDER, TASK_QUEUE, cancel_order_id
 from orders.parsing import CancelRequest, check_operator_texts, parse_cancel, parse_order, read_json
 from saga import RESOLVE, Resolution
 
 MAX_RUNS: Final = 3  # that one submit starts, where the latest run cannot answer
+
+LOOK_AGAIN: Final = 0.2  # seconds
 
 OrderData = bytes | str | Mapping[str, Any]
 
@@ -140,7 +152,14 @@ def read_resolution(step: str, action: Literal["retry", "skip", "resolved"], rea
         ) from None
 
 
-async def resolve(client: Client, order_id: str, resolution: Resolution) -> str:
+class Resolved(NamedTuple):
+    """The run that took a resolution, and its answer."""
+
+    workflow_id: str
+    answer: str
+
+
+async def resolve(client: Client, order_id: str, resolution: Resolution) -> Resolved:
     """Send an operator's resolution of a step to the run of the order that is parked at it, or keeps failing at it.
 
     Raises:
@@ -164,8 +183,48 @@ async def resolve(client: Client, order_id: str, resolution: Resolution) -> str:
                 if resolution.step in parked[workflow_id]:
                     raise NotParked(str(refused.cause)) from None
                 continue
-            return text
+            return Resolved(workflow_id, text)
     raise refusal
+
+
+class StepEnd(Model):
+    """What became of a step after its retry. `text` is how it ended, or why it has not ended."""
+
+    state: Literal["done", "parked", "under_way"]
+    text: str
+    attention: Attention | None = None
+
+
+async def follow_retry(client: Client, workflow_id: str, step: str, patience: timedelta) -> StepEnd:
+    """Wait until a step that is retried is done or parked again, or until `patience` is over.
+
+    Raises:
+        NoAnswer: Temporal is out of reach.
+    """
+    deadline = asyncio.get_running_loop().time() + patience.total_seconds()
+    while True:
+        run = await find_run(client, workflow_id)  # before the query: what a run that is closed answers is its end
+        view = await view_run(client, workflow_id)
+        if end := _end_of(step, view):
+            return end
+        if run is None or not run.is_open:
+            return StepEnd(state="done", text=f"the run is {run.state if run else 'gone'}")
+        if asyncio.get_running_loop().time() > deadline:
+            failure = await last_failure(client, workflow_id, step)
+            why = failure or ("no worker answers" if view is None else "it waits for the other undos")
+            return StepEnd(state="under_way", text=why)
+        await asyncio.sleep(LOOK_AGAIN)
+
+
+def _end_of(step: str, view: View | None) -> StepEnd | None:
+    """What the run says of the end of its step; None: it has not ended."""
+    if view is None:
+        return None
+    for each in view.attention:
+        if each.what == step and each.parked:
+            return StepEnd(state="parked", text=each.reason, attention=each)
+    ended = [text.removeprefix(f"{step}: ") for text in view.undone if text.startswith(f"{step}: ")]
+    return StepEnd(state="done", text=ended[-1]) if ended else None
 
 
 class _OnlyTheRowTells(Exception):

@@ -14,7 +14,7 @@ from temporalio.service import RPCError
 
 from gateways.temporal import FoundRun, find_run, find_runs, reaching_temporal
 from orders.errors import NoAnswer, UnknownOrder
-from orders.models import CancelView, Model, OrderView
+from orders.models import Attention, CancelView, Model, OrderView
 from orders.names import CANCEL_ORDER, NEEDS_ATTENTION, ORDER_STAGE, PROCESS_ORDER, SWEEPS, cancel_order_id
 
 QUERY_TIMEOUT: Final = timedelta(seconds=3)
@@ -39,11 +39,15 @@ class Run(Model):
 
 
 class StuckRun(Model):
-    """A run that is marked for an operator. `parked` are the steps that wait for a resolution; empty: none waits."""
+    """A run that is marked for an operator. `parked` are the steps that wait for a resolution; empty: none waits.
+
+    `attention` has the reasons. A closed run takes no resolution.
+    """
 
     run: Run
     since: datetime
     parked: tuple[str, ...]
+    attention: tuple[Attention, ...] = ()
 
 
 async def order_status(client: Client, order_id: str) -> OrderView:
@@ -60,22 +64,30 @@ async def order_status(client: Client, order_id: str) -> OrderView:
     raise NoAnswer(f"no worker answers where order {order_id} stands: {states}")
 
 
-async def view_run(client: Client, workflow_id: str) -> OrderView | CancelView | None:
+async def view_run(client: Client, workflow_id: str, run_id: str | None = None) -> OrderView | CancelView | None:
     """What the run's `status` query answers; None if there is no run, or no worker answers."""
     if workflow_id.startswith(f"{CANCEL_ORDER}:"):
-        return await query_run(client, workflow_id, "status", CancelView)
-    return await query_run(client, workflow_id, "status", OrderView)
+        return await query_run(client, workflow_id, "status", CancelView, run_id)
+    return await query_run(client, workflow_id, "status", OrderView, run_id)
 
 
 async def view_timeline(client: Client, workflow_id: str) -> str | None:
     """The last line of the run's current details; None if there is no run, or no worker answers."""
-    metadata = await query_run(client, workflow_id, "__temporal_workflow_metadata", WorkflowMetadata)
-    return metadata.current_details.rpartition("\n")[2].removeprefix("- ") if metadata else None
+    lines = await _lines(client, workflow_id)
+    return lines[-1] if lines else None
 
 
-async def query_run(client: Client, workflow_id: str, query: str, kind: type[ResultT]) -> ResultT | None:
+async def _lines(client: Client, workflow_id: str, run_id: str | None = None) -> list[str]:
+    """The lines of the run's current details, without their marks of a list."""
+    metadata = await query_run(client, workflow_id, "__temporal_workflow_metadata", WorkflowMetadata, run_id)
+    return [line.removeprefix("- ") for line in metadata.current_details.splitlines()] if metadata else []
+
+
+async def query_run(
+    client: Client, workflow_id: str, query: str, kind: type[ResultT], run_id: str | None = None
+) -> ResultT | None:
     """What a query of the run answers; None if there is no run, or no worker answers: also while the run is paused."""
-    handle = client.get_workflow_handle(workflow_id)
+    handle = client.get_workflow_handle(workflow_id, run_id=run_id)
     try:
         answer: ResultT = await handle.query(query, result_type=kind, rpc_timeout=QUERY_TIMEOUT)
     except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError):
@@ -131,8 +143,23 @@ def _run(found: FoundRun) -> Run:
 
 
 async def _stuck(client: Client, run: Run) -> StuckRun:
-    view = None if run.closed else await view_run(client, run.workflow_id)
-    return StuckRun(run=run, since=await _marked_since(client, run), parked=view.stuck if view else ())
+    view = await view_run(client, run.workflow_id, run.run_id) if run.order_id else None
+    attention = view.attention if view else await _marked_lines(client, run)
+    if run.closed:
+        attention = tuple(each.model_copy(update={"parked": False, "actions": ()}) for each in attention)
+    return StuckRun(
+        run=run,
+        since=min((each.since for each in attention if each.since), default=None) or await _marked_since(client, run),
+        parked=tuple(each.what for each in attention if each.parked),
+        attention=attention,
+    )
+
+
+async def _marked_lines(client: Client, run: Run) -> tuple[Attention, ...]:
+    """The reason as the run's timeline has it, in the lines that Timeline.mark has written."""
+    texts = [text for line in await _lines(client, run.workflow_id, run.run_id) if (text := line.partition("**")[2])]
+    reason = "; ".join(text.removesuffix("**") for text in texts)
+    return (Attention(what=run.needs_attention or "", reason=reason),) if reason else ()
 
 
 async def _marked_since(client: Client, run: Run) -> datetime:

@@ -15,6 +15,7 @@ from typing import Annotated, Final, Literal
 import httpx
 from pydantic import BaseModel, Field, ValidationError
 
+from gateways.quotes import explain
 from orders.errors import Permanent, Unavailable
 
 MAX_ANSWER: Final = 1024 * 1024  # bytes, by default
@@ -200,7 +201,7 @@ def raise_for_refusal(service: str, response: httpx.Response, client_errors: Abs
         Unavailable: anything else, e.g. a wrong address, or a 409 because an earlier attempt is still in progress.
     """
     if response.status_code in client_errors:
-        raise Permanent(f"{service}: HTTP {response.status_code}", type=f"{service}_refused")
+        raise Permanent(_status_of(service, response), type=f"{service}_refused")
     if not response.is_success:
         raise _unavailable(service, response)
 
@@ -228,7 +229,10 @@ def not_understood(service: str, response: httpx.Response) -> Unavailable:
 
 def _unavailable(service: str, response: httpx.Response) -> Unavailable:
     return Unavailable(
-        f"{service}: HTTP {response.status_code}",
-        type=f"{service}_unavailable",
-        retry_after=retry_after(response.headers),
+        _status_of(service, response), type=f"{service}_unavailable", retry_after=retry_after(response.headers)
     )
+
+
+def _status_of(service: str, response: httpx.Response) -> str:
+    """The HTTP status, and what the service says about it."""
+    return ": ".join(filter(None, (service, f"HTTP {response.status_code}", explain(response))))

@@ -14,18 +14,14 @@ from gateways.order_store import count_retries, write_event
 from gateways.stripe import Intent, attempt_of
 from orders.errors import Permanent
 from orders.models import OrderRow
+from orders.refunds import ARRIVING, FAILED, STANDING, UNDER_WAY
 
 if TYPE_CHECKING:
     import asyncpg
 
     from gateways.postgres import Connection
 
-# Statuses of Stripe's refunds. These are their only definitions: a query takes a set as a parameter.
-UNDER_WAY: Final = frozenset({"pending", "requires_action"})
-FAILED: Final = frozenset({"failed", "canceled"})
-STANDING: Final = UNDER_WAY | {"succeeded"}  # the customer has the money, or will have it
-UNKNOWN: Final = "unknown"
-ARRIVING: Final = STANDING - {"requires_action"}  # without the customer's help
+UNKNOWN: Final = "unknown"  # a status that Stripe did not name
 
 # The later of two statuses first. A status only goes forward: a caller that read an earlier one comes too late. But one
 # that is not in this list replaces any.
@@ -190,5 +186,6 @@ def left_of(intent: Intent, refunds: Iterable[stripe.Refund]) -> int:
 
 def refund_failed(refund: stripe.Refund) -> Permanent:
     if refund.status in FAILED:
-        return Permanent(f"the refund failed ({refund.id})", type="refund_failed")
+        why = f": {reason}" if (reason := getattr(refund, "failure_reason", None)) else ""
+        return Permanent(f"the refund failed ({refund.id}){why}", type="refund_failed")
     return Permanent(f"the status of the refund {refund.id} is not known to us: {refund.status}", type="refund_unknown")

@@ -53,6 +53,11 @@ def plain(text: str) -> str:
     return line[:MAX_NAME].replace("`", "'").translate(ESCAPES)
 
 
+def escape(text: str) -> str:
+    """The text as Slack shows it, whatever external services have put into it: it mentions nobody."""
+    return text.translate(ESCAPES)
+
+
 def compose(text: str, title: str, lines: Iterable[str]) -> tuple[dict[str, object], int]:
     """The body of one message with as many of the lines as fit, and their number, which is at least one.
 

@@ -5,6 +5,7 @@ from typing import Final
 import stripe
 
 from gateways.http import header, retry_after
+from gateways.quotes import with_message
 from orders.errors import OrderError, Permanent, Unavailable
 
 # The object does not have the status that the request expects: read the object to decide.
@@ -17,7 +18,7 @@ CUSTOMER_FIELDS: Final = {"payment_method", "customer", "amount", "currency"}
 
 
 def translate(error: stripe.StripeError) -> OrderError:
-    """The error as Unavailable or Permanent, without Stripe's message, which may quote what must not be kept.
+    """The error as Unavailable or Permanent, with Stripe's code and what may be kept of its message.
 
     Rejected credentials count as an outage: no order causes them, and they end when an operator corrects the key.
     """
@@ -26,13 +27,20 @@ def translate(error: stripe.StripeError) -> OrderError:
     if is_state_answer(error):
         return Unavailable(f"stripe: {code_of(error)}, which may pass", type="payment_changing")
     if isinstance(error, stripe.InvalidRequestError) and header(error.headers, "stripe-should-retry") != "true":
-        return Permanent(f"stripe: {code_of(error)} {error.param or ''}".strip(), type="stripe_refused")
-    return Unavailable(f"stripe: {code_of(error)}", type="stripe_unavailable", retry_after=retry_after(error.headers))
+        what = f"{code_of(error)} {error.param or ''}".strip()
+        return Permanent(f"stripe: {with_message(what, _message_of(error))}", type="stripe_refused")
+    text = with_message(code_of(error), _message_of(error))
+    return Unavailable(f"stripe: {text}", type="stripe_unavailable", retry_after=retry_after(error.headers))
 
 
 def code_of(error: stripe.StripeError) -> str:
     """Stripe's error code. Some errors have it only in their body."""
     return error.code or (error.error.code if error.error else None) or type(error).__name__
+
+
+def _message_of(error: stripe.StripeError) -> str | None:
+    """Stripe's own message: without it the SDK has one, about the connection."""
+    return error.error.message if error.error else None
 
 
 def is_saved(error: stripe.StripeError) -> bool:

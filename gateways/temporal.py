@@ -100,6 +100,23 @@ async def find_run(client: Client, workflow_id: str) -> FoundRun | None:
     return None
 
 
+async def last_failure(client: Client, workflow_id: str, activity: str) -> str | None:
+    """Why the last attempt of an activity failed that the run retries; None: it has not failed, or is not retried.
+
+    Raises:
+        NoAnswer: Temporal is out of reach.
+    """
+    request = DescribeWorkflowExecutionRequest(
+        namespace=client.namespace, execution=WorkflowExecution(workflow_id=workflow_id)
+    )
+    with suppress(_Absent), reaching_temporal(_Absent()):
+        found = await client.workflow_service.describe_workflow_execution(request, retry=True)
+        for each in found.pending_activities:
+            if each.activity_type.name == activity and each.HasField("last_failure"):
+                return f"attempt {each.attempt} is next: {each.last_failure.message}"
+    return None
+
+
 async def find_runs(client: Client, query: str, limit: int = PAGE) -> AsyncIterator[FoundRun]:
     """The runs that Temporal lists, the newest first, at most `limit`.
 

@@ -11,6 +11,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateways.http import CLIENT_ERRORS, get_json, post_json
+from gateways.quotes import with_message
 from orders.errors import Unavailable
 from orders.models import FulfillmentRequest
 
@@ -26,7 +27,14 @@ AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
 
 class WarehouseRefused(Exception):
-    """The warehouse refuses the request, and would refuse it again. The argument is its error code."""
+    """The warehouse refuses the request, and would refuse it again.
+
+    As text it is the error code; `full` also has the warehouse's message, for operators.
+    """
+
+    def __init__(self, code: str, message: str | None = None) -> None:
+        super().__init__(code)
+        self.full = with_message(code, message)
 
 
 class _Answer(BaseModel):
@@ -50,6 +58,7 @@ class _Cancelled(_Answer):
 
 class _Error(_Answer):
     code: Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,39}$")]
+    message: str | None = None
 
 
 class _Refusal(_Answer):
@@ -104,8 +113,9 @@ class Warehouse:
         response = await get_json(self._http, SERVICE, f"{self._base}{_path(order_id)}", self._headers)
         if response.is_success:
             return _read(Shipment, response)
-        if (code := _code(response)) != ORDER_UNKNOWN:
-            raise _unavailable(code)
+        error = _read_error(response)
+        if error.code != ORDER_UNKNOWN:
+            raise _unavailable(with_message(error.code, error.message))
         return None
 
     async def _post(self, path: str, body: object, key: str) -> httpx.Response:
@@ -127,19 +137,19 @@ def _read(kind: type[AnswerT], response: httpx.Response) -> AnswerT:
 
 def _error(response: httpx.Response, *refusals: str) -> WarehouseRefused | Unavailable:
     """What an answer means that is not a success; `refusals` are codes that are a refusal whatever the HTTP status."""
-    code = _code(response)
-    if code in refusals or response.status_code in CLIENT_ERRORS:
-        return WarehouseRefused(code)
-    return _unavailable(code)
+    error = _read_error(response)
+    if error.code in refusals or response.status_code in CLIENT_ERRORS:
+        return WarehouseRefused(error.code, error.message)
+    return _unavailable(with_message(error.code, error.message))
 
 
 def _unavailable(code: str) -> Unavailable:
     return Unavailable(f"{SERVICE}: {code}", type=f"{SERVICE}_unavailable")
 
 
-def _code(response: httpx.Response) -> str:
-    """The warehouse's error code. Only a short identifier is quoted: anything else may hold what must not be kept."""
+def _read_error(response: httpx.Response) -> _Error:
+    """The warehouse's error. Only a short identifier is a code: anything else may hold what must not be kept."""
     try:
-        return _Refusal.model_validate_json(response.content).error.code
+        return _Refusal.model_validate_json(response.content).error
     except ValidationError:
-        return f"http_{response.status_code}"
+        return _Error(code=f"http_{response.status_code}")

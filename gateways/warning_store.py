@@ -8,7 +8,7 @@ from orders.models import OrderRow, PaymentWarning
 if TYPE_CHECKING:
     import asyncpg
 
-    from gateways.postgres import Connection, Database
+    from gateways.postgres import Connection
 
 # Statuses that do not change any more: of a dispute, of an early fraud warning, of a review.
 OVER: Final = frozenset({"won", "lost", "warning_closed", "prevented", "not_actionable", "closed"})
@@ -50,11 +50,6 @@ async def find_warnings(connection: "Connection", limit: int) -> list["asyncpg.R
     return await connection.fetch(FIND, limit, OVER)
 
 
-async def read_warnings(database: "Database", order_id: str) -> list["asyncpg.Record"]:
-    """The warnings about the payment of an order, oldest first.
-
-    Raises:
-        Unavailable: PostgreSQL.
-    """
-    async with database.transaction() as connection:
-        return await connection.fetch(READ, order_id)
+async def read_warnings(connection: "Connection", order_id: str) -> list["asyncpg.Record"]:
+    """The warnings about the payment of an order, oldest first."""
+    return await connection.fetch(READ, order_id)

@@ -4,7 +4,7 @@ First the vocabulary (statuses and codes), then the edge (what a client gets, in
 then the inside (money in minor units, each product of a cart once, the order row).
 """
 
-from datetime import date
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Final, Literal
 
@@ -155,27 +155,57 @@ class CancelOutcome(Model):
     reason: str | None = None
 
 
-class CancelView(Model):
+ResolutionAction = Literal["retry", "skip", "resolved"]
+
+
+class Attention(Model):
+    """Why a run needs an operator: which step is parked or keeps failing, the reason in full, and since when.
+
+    `amount` is the order's total, as text, if the run knows it. `actions` are the resolutions that the run takes now.
+    """
+
+    what: str
+    reason: str
+    since: datetime | None = None
+    amount: str | None = None
+    parked: bool = False
+    actions: tuple[ResolutionAction, ...] = ()
+
+
+class View(Model):
+    """What the `status` queries of both workflows answer.
+
+    `stuck` are the names of the undos that are parked, `attention` is all that an operator should know of, and
+    `undone` is how each undo ended, in the order in which they ended, each text beginning with the name of its step.
+    """
+
+    stage: Stage | None
+    stuck: tuple[str, ...] = ()
+    attention: tuple[Attention, ...] = ()
+    undone: tuple[str, ...] = ()
+
+
+class CancelView(View):
     """What the `status` query of cancel-order answers; `outcome` as soon as it is known, before any e-mail is sent.
 
     `held_up` is the state of process-order, if it does not go on and the cancel waits for it.
     """
 
-    stage: Stage | None
     outcome: CancelOutcome | None = None
-    stuck: tuple[str, ...] = ()
     held_up: str | None = None
 
 
-class OrderView(Model):
-    """What the `status` query of process-order answers. It never holds the PaymentIntent's client secret."""
+class OrderView(View):
+    """What the `status` query of process-order answers. It never holds the PaymentIntent's client secret.
 
-    stage: Stage | None
+    `outcome` is there as soon as it is known.
+    """
+
     inventory_reserved: bool
     payment_processed: bool
     fulfillment_status: str | None
     payment_intent: str | None
-    stuck: tuple[str, ...] = ()
+    outcome: OrderOutcome | None = None
 
 
 # ------------------------------------------------------------------------------------------------------- the inside
@@ -361,11 +391,17 @@ class Park(Model):
 
 
 class Alert(Model):
-    """A message to operators, in Slack and in the log. `key` is its idempotency key."""
+    """A message to operators, in Slack and in the log. `key` is its idempotency key.
+
+    `run` is the workflow id of the run that it is about, which the message links to; None: the run that sends it.
+    `command` is what an operator can type about it.
+    """
 
     order_id: str
     key: str
     text: str
+    run: str | None = None
+    command: str | None = None
 
 
 class NotificationKind(StrEnum):

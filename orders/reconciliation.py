@@ -16,11 +16,16 @@ class Page(Model):
 
 
 class OrderWithoutRun(Model):
-    """An unfinished order that no run drives. `parked` is the step at which it waits for an operator, and why."""
+    """An unfinished order that no run drives, or one that is parked.
+
+    `parked` is the step at which it waits for an operator, and why; `parked_by` the workflow id of the run that waits,
+    None if that run is gone.
+    """
 
     order_id: str
     status: Status
     parked: str | None = None
+    parked_by: str | None = None
 
 
 class OrdersWithoutRun(Model):
@@ -92,11 +97,16 @@ class OrderEvent(Model):
 
 
 class Problem(Model):
-    """Something that an operator must decide. Operators are alerted of each `key` once a day as long as it lasts."""
+    """Something that an operator must decide. Operators are alerted of each `key` once a day as long as it lasts.
+
+    `run` and `command` are those of orders.models.Alert.
+    """
 
     key: str
     order_id: str
     text: str
+    run: str | None = None
+    command: str | None = None
 
 
 class Warned(Problem):

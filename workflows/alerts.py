@@ -38,7 +38,8 @@ async def alert_operators(problems: Sequence[Problem], timeline: Timeline) -> Al
         return AlertResult([], _failure(timeline, summary, error))
     sent: list[str] = []
     for problem in [problem for problem in problems if problem.key in due][:MAX_ALERTS]:
-        alert = Alert(order_id=problem.order_id, key=f"{problem.key}:{workflow.info().run_id}", text=problem.text)
+        key = f"{problem.key}:{workflow.info().run_id}"
+        alert = Alert(order_id=problem.order_id, key=key, text=problem.text, run=problem.run, command=problem.command)
         try:
             await run_activity(Notifications.post_alert, alert, BRIEFLY, problem.text)
             await run_activity(Reconciliation.mark_alerted, problem.key, BRIEFLY, "record the alert")

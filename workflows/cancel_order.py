@@ -156,8 +156,8 @@ class CancelOrder:
         state = await run_activity(OrderState.read_run, order_id, UNTIL_DONE, "does process-order run?")
         before, self._held_up = self._held_up, None if state == RUNNING else state
         if self._held_up and not before:
-            text = f"the cancel waits for {PROCESS_ORDER} {order_id}, which is {state}: let it go on"
-            self._timeline.call_for_attention(HELD_UP, text)
+            text = f"the cancel waits for {PROCESS_ORDER} {order_id}"
+            self._timeline.call_for_attention(HELD_UP, text, f"it is {state}: let it go on")
         elif not self._held_up:
             self._timeline.needs_no_more_attention(HELD_UP)
         return state is not None
@@ -176,8 +176,15 @@ class CancelOrder:
 
     @workflow.query(description="Where the cancel stands")
     def status(self) -> CancelView:
-        stuck = tuple(self._saga.parked) if self._saga else ()
-        return CancelView(stage=self._timeline.stage, outcome=self._outcome, stuck=stuck, held_up=self._held_up)
+        saga = self._saga
+        return CancelView(
+            stage=self._timeline.stage,
+            stuck=tuple(saga.parked) if saga else (),
+            attention=saga.attention if saga else tuple(self._timeline.attention.values()),
+            undone=tuple(saga.undone) if saga else (),
+            outcome=self._outcome,
+            held_up=self._held_up,
+        )
 
 
 def _outcome(row: OrderRow | None, *, asked_too_late: bool) -> CancelOutcome:

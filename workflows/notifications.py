@@ -10,7 +10,7 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import Notifications
     from orders.models import Notification
-    from saga import SLOW_RETRY, UNTIL_DONE, run_activity, within
+    from saga import SLOW_RETRY, UNTIL_DONE, reason, run_activity, within
     from workflows.timeline import OrderTimeline
 
 
@@ -25,6 +25,6 @@ async def deliver(
     options = within(timedelta(seconds=deadline_seconds), SLOW_RETRY)
     try:
         await run_activity(send, notification, options, f"notification {kind}")
-    except ActivityError:
+    except ActivityError as error:
         await run_activity(Notifications.give_up_notification, notification, UNTIL_DONE, f"give up {kind}")
-        timeline.call_for_attention(f"notification:{kind}", f"the notification {kind} could not be delivered")
+        timeline.call_for_attention(f"notification:{kind}", f"the notification {kind} was not delivered", reason(error))

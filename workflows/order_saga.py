@@ -1,7 +1,7 @@
 """The saga of an order: its steps, and how their undos park. process-order and cancel-order share it."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from temporalio import workflow
 
@@ -10,7 +10,9 @@ with workflow.unsafe.imports_passed_through():
     from activities.inventory import RESERVE
     from activities.order_state import OrderState, ResolutionRecord
     from activities.payments import AUTHORIZE, Payments
-    from orders.models import OrderRow, Park, Stage, UndoResult
+    from orders.commands import resolve_command
+    from orders.models import Attention, OrderRow, Park, ResolutionAction, Stage, UndoResult
+    from orders.money import show
     from saga import UNTIL_DONE, Resolution, Saga, Step, StopUndo, run_activity
     from workflows.timeline import OrderTimeline
 
@@ -51,6 +53,20 @@ class OrderSaga(Saga):
             return StopUndo(f"{note}; the order is {row.status}")
         return answer
 
+    @property
+    def attention(self) -> tuple[Attention, ...]:
+        """All that the run needs an operator for, and the resolutions that it takes."""
+        unmarked = {name: Attention(what=name, reason=why) for name, why in self.parked.items()}
+        return tuple(
+            each.model_copy(
+                update={
+                    "parked": name in self.parked,
+                    "actions": self._actions(name) if self.is_resolvable(name) else (),
+                }
+            )
+            for name, each in (unmarked | self._timeline.attention).items()
+        )
+
     def is_resolvable(self, name: str) -> bool:
         """Whether an operator may decide about this undo now: it is parked, or it keeps failing."""
         return name in self.parked or (super().is_resolvable(name) and self._timeline.needs_attention(name))
@@ -78,10 +94,13 @@ class OrderSaga(Saga):
         if self._timeline.stage is not Stage.PARKED:
             self._stage = self._timeline.stage
         self._timeline.enter(Stage.PARKED, f"`{step}` is parked")
+        parked = Attention(what=step, reason=reason, parked=True, actions=self._actions(step))
         self._timeline.call_for_attention(
             step,
-            f"{step} is stuck: {reason}. Look at what exists, then send the update `resolve` naming the step: "
-            f"retry, skip or resolved. `starter.py resolve {self.saga_id}` does it",
+            f"{step} is parked",
+            reason,
+            amount=show(row.total, row.currency),
+            command=resolve_command(self.saga_id, parked),
         )
         return True
 
@@ -107,6 +126,10 @@ class OrderSaga(Saga):
 
     async def _retry(self, activity: Callable[[Any, str], Awaitable[Any]], summary: str) -> Any:  # noqa: ANN401  per step
         return await self._timeline.retry_until_done(activity, self.saga_id, summary, may_fail=True)
+
+    def _actions(self, name: str) -> tuple[ResolutionAction, ...]:
+        only_retry = any(not step.skippable for step in self.steps if step.name == name)
+        return ("retry",) if only_retry else get_args(ResolutionAction)
 
     def _is_independent(self, name: str) -> bool:
         return any(step.independent for step in self.steps if step.name == name)

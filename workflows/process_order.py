@@ -299,14 +299,17 @@ class ProcessOrder:
 
     @workflow.query(description="Where the order stands")
     def status(self) -> OrderView:
-        row = self._row
+        row, saga = self._row, self._saga
         return OrderView(
             stage=self._timeline.stage,
+            stuck=tuple(saga.parked) if saga else (),
+            attention=saga.attention if saga else tuple(self._timeline.attention.values()),
+            undone=tuple(saga.undone) if saga else (),
             inventory_reserved=row is not None and row.status not in CLOSED,
             payment_processed=self._captured or (row is not None and row.placed),
             fulfillment_status="accepted" if row and row.fulfillment_id else None,
             payment_intent=row.payment_intent_id if row else None,
-            stuck=tuple(self._saga.parked) if self._saga else (),
+            outcome=self._outcome,
         )
 
     def _begin_saga(self, order: Order) -> PlacingSaga:

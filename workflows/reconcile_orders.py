@@ -18,7 +18,8 @@ with workflow.unsafe.imports_passed_through():
     from activities.payments import Payments
     from activities.reconciliation import Reconciliation
     from activities.shipments import Shipments
-    from orders.models import KEPT
+    from orders.commands import command_line, resolve_command
+    from orders.models import KEPT, Attention
     from orders.names import PAYMENT_WARNING, RECONCILE_ORDERS
     from orders.parsing import parse_nothing
     from orders.reconciliation import (
@@ -105,8 +106,7 @@ class ReconcileOrders:
 
     async def _restart(self, order: OrderWithoutRun) -> None:
         if order.parked:  # an operator decides
-            text = f"order {order.order_id} is parked at {order.parked}"
-            self._problem(f"parked:{order.order_id}", order.order_id, text)
+            self._report_parked(order.order_id, order.parked, order.parked_by)
             return
         what = f"order {order.order_id}, {order.status} without a run"
         restart = await self._try(OrderRecovery.restart_order, order, what)
@@ -118,6 +118,13 @@ class ReconcileOrders:
             self._cannot_confirm(order.order_id)
         else:
             await self._go_forward(order.order_id, what)
+
+    def _report_parked(self, order_id: str, parked: str, run: str | None) -> None:
+        """A run that is open takes the resolution. If none is, a cancel takes over the park, and then takes it."""
+        step = parked.partition(":")[0]
+        attention = Attention(what=step, reason=parked, parked=True, actions=("retry",))
+        command = resolve_command(order_id, attention) if run else command_line("cancel-order", order_id)
+        self._problem(f"parked:{order_id}", order_id, f"order {order_id} is parked at {parked}", run, command)
 
     async def _confirm_orders(self) -> None:
         """Restart the runs that ended between the order's last step and its confirmation."""
@@ -213,9 +220,9 @@ class ReconcileOrders:
 
     # ----------------------------------------------------------------------------------------------------- the report
 
-    def _problem(self, key: str, order_id: str, text: str) -> None:
+    def _problem(self, key: str, order_id: str, text: str, run: str | None = None, command: str | None = None) -> None:
         self._timeline.note(text)
-        self._problems[key] = Problem(key=key, order_id=order_id, text=text)
+        self._problems[key] = Problem(key=key, order_id=order_id, text=text, run=run, command=command)
 
     def _note(self, done: list[str], text: str) -> None:
         self._timeline.note(text)

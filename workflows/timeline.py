@@ -10,7 +10,7 @@ from temporalio.exceptions import ActivityError, RetryState, is_cancelled_except
 
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import Notifications
-    from orders.models import Alert, Stage
+    from orders.models import Alert, Attention, Stage
     from orders.names import CUSTOMER_ID, NEEDS_ATTENTION, ORDER_STAGE
     from saga import MAX_DOUBLINGS, SLOW_RETRY, reason, retry_round, run_activity, within
 
@@ -49,7 +49,7 @@ class OrderTimeline(Timeline):
         super().__init__(order_id=order_id)
         self._order_id = order_id
         self.stage: Stage | None = None
-        self._attention: dict[str, None] = {}  # what needs attention; the newest is shown
+        self.attention: dict[str, Attention] = {}  # by what needs it; the newest is shown
         self._alerts: list[asyncio.Task[None]] = []
 
     def enter(self, stage: Stage, text: str, *, customer_id: str | None = None) -> None:
@@ -61,25 +61,33 @@ class OrderTimeline(Timeline):
             customer = [CUSTOMER_ID.value_set(customer_id)] if customer_id else []
             workflow.upsert_search_attributes([ORDER_STAGE.value_set(stage), *customer])
 
-    def call_for_attention(self, what: str, text: str) -> None:
-        """Mark the run for an operator, and send an alert without waiting for it."""
-        self._attention.pop(what, None)
-        self._attention[what] = None
-        self.mark(what, text)
+    def call_for_attention(
+        self, what: str, text: str, reason: str, *, amount: str | None = None, command: str | None = None
+    ) -> None:
+        """Mark the run for an operator, and send an alert without waiting for it.
+
+        `text` is a sentence about `what`, `reason` is why, and `command` is what an operator can type about it.
+        """
+        before = self.attention.pop(what, None)
+        since = before.since if before else workflow.now()
+        self.attention[what] = Attention(what=what, reason=reason, since=since, amount=amount)
+        text = f"{text}: {reason}"
+        self.mark(what, f"{text}. To resolve it: {command}" if command else text)
         key = f"{self._order_id}:{what}:{len(self._notes)}:{workflow.info().run_id}"
-        alert = Alert(order_id=self._order_id, key=key, text=f"{self._order_id}: {text}")
+        at_stake = f" ({amount})" if amount else ""
+        alert = Alert(order_id=self._order_id, key=key, text=f"{self._order_id}{at_stake}: {text}", command=command)
         self._alerts.append(asyncio.create_task(self._post(alert)))
 
     def needs_attention(self, what: str) -> bool:
         """Whether the run is marked for this."""
-        return what in self._attention
+        return what in self.attention
 
     def needs_no_more_attention(self, what: str) -> None:
         """Take the mark off, unless something else needs attention."""
-        if what not in self._attention:
+        if what not in self.attention:
             return
-        del self._attention[what]
-        newest = next(reversed(self._attention), None)
+        del self.attention[what]
+        newest = next(reversed(self.attention), None)
         mark = NEEDS_ATTENTION.value_set(newest) if newest else NEEDS_ATTENTION.value_unset()
         workflow.upsert_search_attributes([mark])
 
@@ -104,7 +112,8 @@ class OrderTimeline(Timeline):
                 is_final = error.retry_state is RetryState.NON_RETRYABLE_FAILURE
                 if is_cancelled_exception(error) or (is_final and may_fail):
                     raise
-                self.call_for_attention(error.activity_type, f"{error.activity_type} keeps failing: {reason(error)}")
+                step = error.activity_type
+                self.call_for_attention(step, f"{step} keeps failing", reason(error))
                 if is_final:
                     pause = PAUSE_AFTER_FINAL_ERROR * 2 ** min(rounds, MAX_DOUBLINGS)
                     await workflow.sleep(pause, summary=f"retry {error.activity_type}")

@@ -2,6 +2,7 @@
 
 import sys
 import uuid
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -11,26 +12,33 @@ from temporalio.client import Client
 from app.cli.command import Environment, Exit, Result, command, progress
 from app.cli.layout import show
 from app.cli.show import (
+    TECHNICAL,
     humanize,
     json_of,
     run_json,
     show_cancel,
     show_order,
+    show_orders,
+    show_retry,
     show_runs,
     show_status,
     show_stuck,
 )
-from app.startup_checks import CannotStart, open_database
-from client.orders import cancel_order, read_order, read_resolution, resolve, submit
-from client.runs import StuckRun, list_runs, order_runs, stuck_runs, view_run
-from config.settings import read_settings
-from gateways.warning_store import read_warnings
-from orders.errors import InvalidInput, Unavailable
-from orders.models import CancelOutcome, CancelReason, ErrorCode, OrderOutcome, Stage
+from app.cli.standing import Needs, StandingRun, from_database, needs_of, standing_run, standing_runs
+from app.startup_checks import CannotStart
+from client.orders import cancel_order, follow_retry, read_order, read_resolution, resolve, submit
+from client.runs import list_runs, order_runs, stuck_runs, view_run, view_timeline
+from gateways.report_store import find_parked, list_orders, read_report
+from orders.commands import command_line, resolve_command
+from orders.errors import InvalidInput, UnknownOrder
+from orders.models import CancelOutcome, CancelReason, ErrorCode, OrderOutcome, Stage, Status
 from orders.names import SWEEPS, cancel_order_id
+from orders.order_report import ListedOrder, OrderReport
 from orders.parsing import MAX_INPUT, parse_cancel
 
-TECHNICAL: Final = frozenset({ErrorCode.FAILED, ErrorCode.AUTHORIZATION_EXPIRED})
+FOLLOWED_FOR: Final = timedelta(minutes=1)
+MAX_PARKED: Final = 50  # orders that `stuck` lists of those that are parked without a run
+AFTER_RETRY: Final = {"done": Exit.DONE, "parked": Exit.NEEDS_OPERATOR, "under_way": Exit.NO_ANSWER}
 
 OrderId = Annotated[str, typer.Argument(metavar="ID", help="The order's id.", show_default=False)]
 
@@ -74,16 +82,24 @@ async def cancel(
 
 @command(app, "status")
 async def status(environment: Environment, order_id: OrderId) -> Result:
-    """Show where an order stands."""
+    """Show where an order stands: what its row says, what it waits for, and its runs."""
     session = await environment.connect()
-    found = [
-        (run, await view_run(session.client, run.workflow_id)) for run in await order_runs(session.client, order_id)
-    ]
-    is_parked = any(view and view.stuck and not run.closed for run, view in found)
-    warnings = await _warnings(order_id)
+    order, missing = None, ""
+    try:
+        order = await from_database(environment.settings, lambda database: read_report(database, order_id))
+    except CannotStart as error:
+        missing = str(error)
+    runs = await _runs_of(session.client, order_id, order, missing)
+    needs = needs_of(order, runs)
+    is_parked = (order is not None and order.parked is not None) or any(each.attention.parked for each in needs)
     return Result(
-        [run_json(session, run) | {"view": json_of(view), "warnings": warnings} for run, view in found],
-        lambda out: show_status(out, session, found, warnings),
+        {
+            "order": order.as_json() if order else None,
+            "orderNotKnown": missing or None,
+            "attention": [each.json for each in needs],
+            "runs": [run_json(session, each.run) | {"view": json_of(each.view)} for each in runs],
+        },
+        lambda out: show_status(out, session, order, missing, needs, runs),
         Exit.NEEDS_OPERATOR if is_parked else Exit.DONE,
     )
 
@@ -91,24 +107,53 @@ async def status(environment: Environment, order_id: OrderId) -> Result:
 @command(app, "list")
 async def list_(
     environment: Environment,
-    stage: Annotated[Stage | None, typer.Option(help="Only runs at this stage.")] = None,
+    *,
+    status: Annotated[Status | None, typer.Option(help="Only orders of this status.")] = None,
+    runs: Annotated[bool, typer.Option("--runs", help="List runs, as Temporal has them.")] = False,
+    stage: Annotated[Stage | None, typer.Option(help="With --runs: only runs at this stage.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the newest first.")] = 20,
 ) -> Result:
-    """List the newest runs."""
-    session = await environment.connect()
-    runs = await list_runs(session.client, stage=stage, limit=limit)
-    return Result([run_json(session, run) for run in runs], lambda out: show_runs(out, session, runs))
+    """List the newest orders, as PostgreSQL has them; or the newest runs."""
+    if runs and status:
+        raise typer.BadParameter("--status is for orders; of runs give the --stage")
+    if stage and not runs:
+        raise typer.BadParameter("--stage is for --runs; of orders give the --status")
+    if runs:
+        session = await environment.connect()
+        found = await list_runs(session.client, stage=stage, limit=limit)
+        return Result([run_json(session, run) for run in found], lambda out: show_runs(out, session, found))
+    try:
+        orders = await from_database(
+            environment.settings, lambda database: list_orders(database, status=status, limit=limit)
+        )
+    except CannotStart as error:
+        raise CannotStart(f"{error}. `{command_line('list', '--runs')}` lists the runs that Temporal has") from error
+    return Result([each.as_json() for each in orders], lambda out: show_orders(out, orders))
 
 
 @command(app, "stuck")
 async def stuck(environment: Environment) -> Result:
-    """List the runs that are marked for an operator: at which step, since when, and what to do."""
+    """List what needs an operator: at which step and why, since when, over which amount, and what to do."""
     session = await environment.connect()
     found = await stuck_runs(session.client)
+    ids = [each.run.order_id for each in found if each.run.order_id]
+    named: dict[str, ListedOrder] = {}
+    parked: list[ListedOrder] = []
+    missing = ""
+    try:
+        named, parked = await from_database(
+            environment.settings, lambda database: find_parked(database, ids, MAX_PARKED)
+        )
+    except CannotStart as error:
+        missing = str(error)
+    needs = standing_runs(found, named, parked)
     return Result(
-        [each.model_dump(mode="json") | {"run": run_json(session, each.run)} for each in found],
-        lambda out: show_stuck(out, session, found),
-        Exit.NEEDS_OPERATOR if any(map(_waits_for_operator, found)) else Exit.DONE,
+        [
+            each.json | {"orderId": each.order_id, "run": run_json(session, each.run) if each.run else None}
+            for each in needs
+        ],
+        lambda out: show_stuck(out, session, needs, missing),
+        Exit.NEEDS_OPERATOR if any(map(_waits_for_operator, needs)) else Exit.DONE,
     )
 
 
@@ -131,9 +176,32 @@ async def resolve_step(  # noqa: PLR0913 (one argument for each option)
         raise typer.BadParameter("give one of --retry, --skip and --resolved")
     resolution = read_resolution(step, actions[0], reason, by)
     session = await environment.connect()
-    answer = await resolve(session.client, order_id, resolution)
-    link = session.link(order_id)
-    return Result({"resolved": answer, "link": link}, lambda out: show(out, f"{order_id}: {answer}", {"Web UI": link}))
+    run, answer = await resolve(session.client, order_id, resolution)
+    link = session.link(run)
+    if resolution.action != "retry":
+        return Result(
+            {"resolved": answer, "run": run, "link": link},
+            lambda out: show(out, f"{order_id}: {answer}", {"Web UI": link}),
+        )
+    async with progress(session, run, view_timeline):
+        end = await follow_retry(session.client, run, step, FOLLOWED_FOR)
+    command = resolve_command(order_id, end.attention) if end.attention else None
+    return Result(
+        {"resolved": answer, "run": run, "link": link, "step": json_of(end), "command": command},
+        lambda out: show_retry(out, f"{order_id}: {step}", end, command, link),
+        AFTER_RETRY[end.state],
+    )
+
+
+async def _runs_of(client: Client, order_id: str, order: OrderReport | None, missing: str) -> list[StandingRun]:
+    """The runs of the order. Those of an old one may be gone: its row is enough. Raises UnknownOrder."""
+    try:
+        found = await order_runs(client, order_id)
+    except UnknownOrder as error:
+        if order is None:
+            raise UnknownOrder(f"{error}. {missing}" if missing else str(error)) from None
+        return []
+    return [standing_run(run, await view_run(client, run.workflow_id, run.run_id), order) for run in found]
 
 
 async def _stage(client: Client, workflow_id: str) -> str | None:
@@ -141,9 +209,9 @@ async def _stage(client: Client, workflow_id: str) -> str | None:
     return humanize(view.stage) if view and view.stage else None
 
 
-def _waits_for_operator(found: StuckRun) -> bool:
-    """Whether the run cannot go on by itself: an undo is parked, or what a sweep found could not be alerted."""
-    return bool(found.parked) or found.run.workflow in SWEEPS
+def _waits_for_operator(each: Needs) -> bool:
+    """Whether nothing goes on by itself: an undo is parked, or what a sweep found could not be alerted."""
+    return each.attention.parked or each.run is None or each.run.workflow in SWEEPS
 
 
 def _read(file: str) -> bytes:
@@ -155,16 +223,6 @@ def _read(file: str) -> bytes:
             return opened.read(MAX_INPUT + 1)
     except (OSError, ValueError) as error:
         raise InvalidInput([f"{file}: {getattr(error, 'strerror', None) or error}"]) from None
-
-
-async def _warnings(order_id: str) -> list[str]:
-    """Disputes, early fraud warnings and reviews of the order's payment, or why they are not known."""
-    try:
-        async with open_database(read_settings()) as database:
-            found = await read_warnings(database, order_id)
-    except (CannotStart, InvalidInput, Unavailable) as error:
-        return [f"not known: {error}"]
-    return [f"{each['kind']} {each['id']} {each['status']} ({each['reason']}), {each['at']:%Y-%m-%d}" for each in found]
 
 
 def _status_of_order(outcome: OrderOutcome) -> Exit:

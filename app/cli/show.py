@@ -7,11 +7,27 @@ from rich.console import Console
 from rich.text import Text
 
 from app.cli.command import Session
-from app.cli.layout import Cell, Row, count_of, line, show, table, time_of
-from client.runs import Run, StuckRun
+from app.cli.layout import Cell, Row, Whole, count_of, line, show, table, time_of
+from app.cli.standing import Needs, StandingRun
+from client.orders import StepEnd
+from client.runs import Run
 from client.schedules import ScheduleView
-from orders.models import CancelOutcome, CancelView, Model, OrderOutcome, OrderView
-from orders.names import CHECK_INVENTORY, PAYMENT_WARNING, RECONCILE_ORDERS, VERIFY_ORDERS
+from orders.commands import command_line
+from orders.models import (
+    CLOSED,
+    Attention,
+    CancelOutcome,
+    CancelReason,
+    CancelView,
+    ErrorCode,
+    Model,
+    OrderOutcome,
+    OrderView,
+    Status,
+    View,
+)
+from orders.money import show as amount_of
+from orders.order_report import ListedOrder, OrderReport
 from orders.recommendations import IndexProgress, RecommendationsOutcome, Source
 from orders.stock import StockReport
 from orders.verification import VerifyReport
@@ -22,11 +38,7 @@ SOURCES: Final[Mapping[Source, str]] = {
     Source.POPULAR: "what is popular with other customers",
 }
 UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))  # of time, in seconds
-ADVICE: Final = {
-    CHECK_INVENTORY: "the alert about low stock was not posted: mend SLACK_WEBHOOK, then starter.py check-inventory",
-    RECONCILE_ORDERS: "its alerts were not posted: mend SLACK_WEBHOOK, and read the run's page",
-    VERIFY_ORDERS: "an invariant is broken: starter.py verify",
-}
+TECHNICAL: Final = frozenset({ErrorCode.FAILED, ErrorCode.AUTHORIZATION_EXPIRED})  # no business refusals
 
 # ------------------------------------------------------------------------------------------------------------- orders
 
@@ -38,6 +50,7 @@ def show_order(out: Console, outcome: OrderOutcome, link: str) -> None:
         f"{outcome.order_id} is placed" if outcome.success else f"{outcome.order_id} is not placed: {code}",
         {
             "why": outcome.error,
+            "another try": another_try(outcome),
             "payment": outcome.payment_intent,
             "fulfillment": outcome.fulfillment_id,
             "Web UI": link,
@@ -45,42 +58,76 @@ def show_order(out: Console, outcome: OrderOutcome, link: str) -> None:
     )
 
 
+def another_try(outcome: OrderOutcome) -> str | None:
+    """Whether another try needs a new id; None for an order that is placed, or that waits for an operator."""
+    match outcome.error_code:
+        case None:
+            return None
+        case ErrorCode.UNDO_PARKED:
+            return f"not yet: `{command_line('status', outcome.order_id)}` says what the order waits for"
+        case ErrorCode.INVALID_ORDER:
+            return "may have the same order id: nothing was kept of this one"
+        case ErrorCode.ORDER_ID_CONFLICT:
+            return "needs a new order id: this one belongs to another order"
+        case ErrorCode.CANCELLED:
+            return _needs_new_id(Status.CANCELLED)
+    return _needs_new_id(Status.FAILED if outcome.error_code in TECHNICAL else Status.REJECTED)
+
+
+def _needs_new_id(status: Status) -> str:
+    return f"needs a new order id: an order that is {status} stays {status}"
+
+
 def show_cancel(out: Console, order_id: str, outcome: CancelOutcome, link: str) -> None:
+    is_parked = outcome.reason == CancelReason.UNDO_PARKED
     show(
         out,
         f"{order_id} is cancelled" if outcome.cancelled else f"{order_id} is not cancelled",
         {
             "reason": humanize(outcome.reason) if outcome.reason else None,
             "money": "refunded" if outcome.refunded else None,
+            "what to do": f"`{command_line('status', order_id)}` says what it waits for" if is_parked else None,
             "Web UI": link,
         },
     )
 
 
-def show_status(
+def show_status(  # noqa: PLR0913, PLR0917 (what the database says, what Temporal says, and what follows)
     out: Console,
     session: Session,
-    found: Iterable[tuple[Run, OrderView | CancelView | None]],
-    warnings: Sequence[str],
+    order: OrderReport | None,
+    missing: str,
+    needs: Sequence[Needs],
+    found: Sequence[StandingRun],
 ) -> None:
-    for run, view in found:
+    """The order as its row has it, then what it waits for, then its runs."""
+    if order:
+        _show_report(out, order)
+    elif missing:
+        line(out, f"{missing}. Only the runs are shown; what became of the order, PostgreSQL knows.")
+    else:
+        out.print("The order has no row: nothing was reserved, charged or sent.")
+    for need in needs:
+        _show_need(out, need)
+    for each in found:
+        run = each.run
         facts = {
             "state": run.state,
             "stage": humanize(run.stage) if run.stage else None,
+            "answer": _answer(each.view),
             "started": time_of(run.started),
+            "details": None if each.view else "no worker answers",
+            "Web UI": session.link(run.workflow_id, run.run_id),
         }
-        if isinstance(view, OrderView):
-            facts |= {
-                "stock": "reserved or sold" if view.inventory_reserved else "nothing held",
-                "payment": f"{view.payment_intent or 'none'}, {'charged' if view.payment_processed else 'not charged'}",
-                "fulfillment": view.fulfillment_status,
-            }
-        elif view is None:
-            facts |= {"details": "no worker answers"}
-        facts |= {"parked": ", ".join(view.stuck) if view else None, "needs attention": run.needs_attention}
-        show(out, run.workflow_id, facts | {"Web UI": session.link(run.workflow_id, run.run_id)})
-    for warning in warnings:
-        line(out, f"Payment: {warning}")
+        show(out, f"run {run.workflow_id}", facts)
+
+
+def show_orders(out: Console, orders: Sequence[ListedOrder]) -> None:
+    if not orders:
+        out.print("There are none.")
+        return
+    rows = ((each.id, _state_of(each), each.amount, time_of(each.created_at)) for each in orders)
+    table(out, ("order", "state", "amount", "created"), rows)
 
 
 def show_runs(out: Console, session: Session, runs: Sequence[Run]) -> None:
@@ -91,12 +138,76 @@ def show_runs(out: Console, session: Session, runs: Sequence[Run]) -> None:
     table(out, ("run", "stage", "state", "started"), rows)
 
 
-def show_stuck(out: Console, session: Session, found: Sequence[StuckRun]) -> None:
+def show_stuck(out: Console, session: Session, found: Sequence[Needs], missing: str) -> None:
     if not found:
         out.print("No run needs an operator.")
-        return
-    rows = (_named(session, each.run, _what(each), time_of(each.since), advice_about(each)) for each in found)
-    table(out, ("run", "what", "since", "what to do"), rows)
+    for each in found:
+        name = each.run.workflow_id if each.run else f"order {each.order_id}"
+        link = session.link(each.run.workflow_id, each.run.run_id) if each.run else None
+        _show_need(out, each, name, link)
+    if missing and found:
+        line(out, f"{missing}. Orders that are parked without a run are not shown.")
+
+
+def _show_report(out: Console, order: OrderReport) -> None:
+    facts = {
+        "why": order.error,
+        "another try": _needs_new_id(order.status) if order.status in CLOSED else None,
+        "money": order.money,
+        "payment": order.payment_intent,
+        "shipment": order.shipment,
+        "messages": "; ".join(f"{each.kind} {humanize(each.state)}" for each in order.notifications) or "none yet",
+        "created": time_of(order.created_at),
+    }
+    show(out, f"{order.id} is {_state_of(order)}", facts)
+    for each in order.warnings:
+        amount = f" over {amount_of(each.amount, order.currency)}" if each.amount else ""
+        text = f"{each.kind} {each.id}{amount} is {each.status} ({each.reason}), since {time_of(each.at)}"
+        line(out, f"Payment warning: {text}")
+    for said in order.resolutions:
+        line(out, f"{said.actor} said {said.action} of {said.step}, {time_of(said.at)}: {said.reason}")
+
+
+def show_retry(out: Console, step: str, end: StepEnd, command: str | None, link: str) -> None:
+    headline = {"done": "is done", "parked": "is parked again", "under_way": "is still being tried"}[end.state]
+    why = "how" if end.state == "done" else "why"
+    show(out, f"{step} {headline}", {why: end.text, "command": Whole(command or ""), "Web UI": link})
+
+
+def _show_need(out: Console, need: Needs, name: str | None = None, link: str | None = None) -> None:
+    """What needs an operator, below the name of its run if that is not said already."""
+    attention, advice = need.attention, need.advice
+    facts = {
+        "what": _what(attention) if name else None,
+        "why": attention.reason or "not known: no worker answers",
+        "since": time_of(attention.since) if attention.since else None,
+        "amount": need.amount,
+        "what to do": advice.text,
+        "command": Whole(advice.command or ""),
+        "Web UI": link,
+    }
+    show(out, name or _what(attention), facts)
+
+
+def _what(attention: Attention) -> str:
+    if attention.parked:
+        return f"{attention.what} is parked"
+    return f"{attention.what} keeps failing" if attention.actions else attention.what
+
+
+def _answer(view: View | None) -> str | None:
+    """What the run told its caller."""
+    match view:
+        case OrderView(outcome=OrderOutcome() as outcome):
+            return "placed" if outcome.success else f"not placed: {humanize(outcome.error_code or '')}"
+        case CancelView(outcome=CancelOutcome() as cancelled):
+            reason = f": {humanize(cancelled.reason)}" if cancelled.reason else ""
+            return f"{'cancelled' if cancelled.cancelled else 'not cancelled'}{reason}"
+    return None
+
+
+def _state_of(order: ListedOrder) -> str:
+    return f"{order.status}, parked at {order.parked.step}" if order.parked else order.status
 
 
 # -------------------------------------------------------------------------------------------- stock, recommendations
@@ -207,29 +318,9 @@ def _named(session: Session, run: Run, *cells: Cell) -> Row:
     return Row((run.workflow_id, *cells), (session.link(run.workflow_id),))
 
 
-def _what(found: StuckRun) -> Cell:
-    return found.parked or found.run.needs_attention or ""
-
-
-def advice_about(found: StuckRun) -> str:
-    """What an operator can do about a run that is marked."""
-    if found.run.needs_attention == PAYMENT_WARNING:
-        return "answer it in the Stripe dashboard; starter.py cancel-order ORDER stops what has not left"
-    if advice := ADVICE.get(found.run.workflow):
-        return advice
-    if found.parked:
-        command = f"starter.py resolve {found.run.order_id} --step …"
-        return f"check what was undone, then {command} --retry, --skip or --resolved, and --reason"
-    if found.run.closed and not (found.run.needs_attention or "").startswith("notification:"):
-        return "its run is gone: reconcile-orders restarts the order"
-    if found.run.closed:
-        return "the message was given up: reach its addressee by other means"
-    return "the run retries by itself: look for the cause"
-
-
 def _next(found: ScheduleView) -> str:
     if not found.applied:
-        return "never: starter.py schedules apply"
+        return f"never: `{command_line('schedules', 'apply')}`"
     if found.paused:
         return f"paused: {found.note}"
     if found.every is None:

@@ -15,7 +15,7 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from gateways.order_store import existing_row, follow_shipment, read_row
 from gateways.postgres import Database
-from gateways.refund_store import STANDING, keep_refunds
+from gateways.refund_store import keep_refunds
 from gateways.stripe import Intent, StripeGateway, order_of
 from gateways.temporal import reaching_temporal
 from gateways.warehouse import Warehouse
@@ -23,6 +23,7 @@ from gateways.warning_store import keep_warning
 from orders.errors import UnknownOrder
 from orders.models import OrderRow, Status
 from orders.names import RECONCILE_NOW, RECONCILE_ORDERS, SCHEDULED
+from orders.refunds import STANDING
 
 if TYPE_CHECKING:
     from gateways.postgres import Connection

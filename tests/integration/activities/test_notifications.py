@@ -187,10 +187,16 @@ async def test_a_notification_that_was_given_up_is_recorded(bench: ActivityBench
 
 
 async def test_an_alert_is_posted(bench: ActivityBench) -> None:
-    """Slack gets the text."""
-    await bench.do(Notifications.post_alert, Alert(order_id="o1", key="k", text="o1: it is stuck"))
+    """Slack gets the text, the command, and the page of the run that it is about, or else of the run that posts it."""
+    await bench.do(Notifications.post_alert, Alert(order_id="o1", key="k1", text="o1: it is stuck"))
+    about = Alert(order_id="o1", key="k2", text="1 < 2", run="cancel-order:o1", command="starter.py status o1")
+    await bench.do(Notifications.post_alert, about)
 
-    assert bench.world.provider_records()["alerts"] == [{"text": ":warning: o1: it is stuck"}]
+    pages = "http://127.0.0.1:8233/namespaces/default/workflows"
+    assert [each["text"] for each in bench.world.provider_records()["alerts"]] == [
+        f":warning: o1: it is stuck\n{pages}/bench",
+        f":warning: 1 &lt; 2\n`starter.py status o1`\n{pages}/cancel-order:o1",
+    ]
 
 
 @pytest.mark.parametrize("status", [404, 410])

@@ -190,7 +190,7 @@ async def test_an_undo_that_keeps_failing_is_resolved_through_the_client(shop: S
     await shop.advance(run, timedelta(minutes=15))
     await until_marked(run, "void_payment")
 
-    assert await resolve(shop.client, order_id, resolution) == "resolved: void_payment"
+    assert (await resolve(shop.client, order_id, resolution)).answer == "resolved: void_payment"
 
 
 class Forgetful(Interceptor):

@@ -331,7 +331,7 @@ BUGS: Final = (
         "a refund that waits for the customer counts as failed",
         (
             Patch(
-                "gateways/refund_store.py",
+                "orders/refunds.py",
                 'STANDING: Final = UNDER_WAY | {"succeeded"}',
                 'STANDING: Final = frozenset({"pending", "succeeded"})',
             ),

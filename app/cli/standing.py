@@ -1,0 +1,113 @@
+"""Where orders stand: what their runs and their rows say, put together."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from app.cli.advice import Advice, advice_about
+from app.startup_checks import CannotStart, open_database
+from client.runs import Run, StuckRun
+from config.settings import Settings
+from gateways.postgres import Database
+from orders.errors import Unavailable
+from orders.models import SETTLED, Attention, CancelView, OrderView
+from orders.order_report import ListedOrder
+
+ResultT = TypeVar("ResultT")
+
+
+class Needs(NamedTuple):
+    """One thing that needs an operator. `run` is None for an order that is parked while no run drives it."""
+
+    order_id: str | None
+    run: Run | None
+    attention: Attention
+    amount: str | None
+    advice: Advice
+
+    @property
+    def json(self) -> dict[str, Any]:
+        advice = {"amount": self.amount, "advice": self.advice.text, "command": self.advice.command}
+        return self.attention.model_dump(mode="json") | advice
+
+
+class StandingRun(NamedTuple):
+    """A run of an order, what its query answers (None: no worker answers), and what it needs an operator for."""
+
+    run: Run
+    view: OrderView | CancelView | None
+    needs: Sequence[Needs]
+
+
+async def from_database(settings: Settings, read: Callable[[Database], Awaitable[ResultT]]) -> ResultT:
+    """What PostgreSQL says.
+
+    Raises:
+        CannotStart: it cannot be used; the message says why.
+    """
+    try:
+        async with open_database(settings) as database:
+            return await read(database)
+    except Unavailable as error:
+        raise CannotStart(f"PostgreSQL at DATABASE_URL cannot be used: {error.message}") from error
+
+
+def standing_run(run: Run, view: OrderView | CancelView | None, order: ListedOrder | None) -> StandingRun:
+    attention = view.attention if view else ()
+    if run.needs_attention and not view:
+        attention = (Attention(what=run.needs_attention, reason=""),)
+    if run.closed:  # it answers queries, but takes no resolution
+        attention = tuple(each.model_copy(update={"parked": False, "actions": ()}) for each in attention)
+    return StandingRun(run, view, _needs(run, attention, order))
+
+
+def standing_runs(
+    found: Iterable[StuckRun], named: Mapping[str, ListedOrder], parked: Iterable[ListedOrder]
+) -> list[Needs]:
+    """What the marked runs need, and the orders that are parked although no marked run says so.
+
+    `named` are the orders of the runs, by their ids, as far as their rows are known.
+    """
+    of_runs: list[Needs] = []
+    for each in found:
+        attention = each.attention or (Attention(what=each.run.needs_attention or "", reason=""),)
+        dated = (one if one.since else one.model_copy(update={"since": each.since}) for one in attention)
+        of_runs += _needs(each.run, dated, named.get(each.run.order_id or ""))
+    told = {each.order_id for each in of_runs}
+    return [*of_runs, *(without_run(order) for order in parked if order.id not in told)]
+
+
+def needs_of(order: ListedOrder | None, runs: Iterable[StandingRun]) -> list[Needs]:
+    """All that an order needs an operator for: as its runs say, and as its row says where no run does."""
+    found = [need for each in runs for need in each.needs]
+    unsaid = order is not None and order.parked and order.parked.step not in {each.attention.what for each in found}
+    return [*found, without_run(order)] if order and unsaid else found
+
+
+def without_run(order: ListedOrder) -> Needs:
+    """What an order needs that is parked while no run drives it."""
+    assert order.parked  # noqa: S101 (the caller looks)
+    attention = Attention(what=order.parked.step, reason=order.parked.reason, since=order.parked.since)
+    return Needs(order.id, None, attention, order.amount, advice_about(None, attention, order))
+
+
+def _needs(run: Run, attention: Iterable[Attention], order: ListedOrder | None) -> list[Needs]:
+    known = (_with_reason(each, order) for each in attention)
+    return [
+        Needs(run.order_id, run, each, each.amount or (order.amount if order else None), advice_about(run, each, order))
+        for each in known
+        if not _is_over(run, each, order)
+    ]
+
+
+def _with_reason(attention: Attention, order: ListedOrder | None) -> Attention:
+    """Where no worker answers, the row still tells why the order is parked."""
+    if attention.reason or order is None or order.parked is None or order.parked.step != attention.what:
+        return attention
+    return attention.model_copy(update={"reason": order.parked.reason, "since": order.parked.since})
+
+
+def _is_over(run: Run, attention: Attention, order: ListedOrder | None) -> bool:
+    """Whether another run has settled what a closed run is marked for: only a message that was given up stays."""
+    if not run.closed or order is None or attention.what.startswith("notification:"):
+        return False
+    return order.status in SETTLED and order.parked is None

@@ -1,0 +1,118 @@
+"""What the database says of orders, for people: see orders.order_report."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from gateways.warning_store import read_warnings
+from orders.models import BEING_UNDONE, Status
+from orders.order_report import (
+    KeptResolution,
+    KeptWarning,
+    ListedOrder,
+    OrderReport,
+    ParkedStep,
+    SentNotification,
+)
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from gateways.postgres import Database
+
+COLUMNS: Final = """
+    o.id, o.status, o.total, o.currency, o.created_at, o.parked_step, o.parked_reason, o.parked_by,
+    (
+        SELECT max(e.at) FROM order_events e
+        WHERE e.order_id = o.id AND starts_with(e.why, concat('parked at ', o.parked_step, ':'))
+    ) AS parked_since
+"""
+
+LIST: Final = f"""
+    SELECT {COLUMNS} FROM orders o WHERE $1::text IS NULL OR o.status = $1 ORDER BY o.created_at DESC, o.id LIMIT $2
+"""  # noqa: S608 (a constant of ours)
+
+LIST_NAMED: Final = f"SELECT {COLUMNS} FROM orders o WHERE o.id = ANY($1::text[])"  # noqa: S608 (a constant of ours)
+
+LIST_PARKED: Final = f"""
+    SELECT {COLUMNS} FROM orders o
+    WHERE o.status = ANY($1::text[]) AND o.parked_step IS NOT NULL ORDER BY o.created_at LIMIT $2
+"""  # noqa: S608 (a constant of ours)
+
+READ: Final = f"""
+    SELECT {COLUMNS}, o.customer_id, o.capture_mode, o.payment_intent_id AS payment_intent, o.fulfillment_id,
+           o.fulfillment_requested_at IS NOT NULL AS fulfillment_requested, o.error_code, o.error, o.placed_at
+    FROM orders o WHERE o.id = $1
+"""  # noqa: S608 (a constant of ours)
+
+READ_REFUNDS: Final = """
+    SELECT status, sum(amount)::bigint AS amount FROM refunds
+    WHERE order_id = $1 AND payment_intent_id = $2 GROUP BY status
+"""
+
+READ_NOTIFICATIONS: Final = "SELECT kind, state, detail, at FROM notifications WHERE order_id = $1 ORDER BY at, kind"
+
+READ_RESOLUTIONS: Final = "SELECT step, action, reason, actor, at FROM resolutions WHERE order_id = $1 ORDER BY id"
+
+
+async def read_report(database: "Database", order_id: str) -> OrderReport | None:
+    """All that is known of one order; None: it has no row.
+
+    Raises:
+        Unavailable: PostgreSQL.
+    """
+    async with database.transaction() as connection:
+        row = await connection.fetchrow(READ, order_id)
+        if row is None:
+            return None
+        refunds = await connection.fetch(READ_REFUNDS, order_id, row["payment_intent"])
+        return OrderReport(
+            **dict(row),
+            parked=_parked(row),
+            refunds={each["status"]: each["amount"] for each in refunds},
+            notifications=tuple(
+                SentNotification(**dict(each)) for each in await connection.fetch(READ_NOTIFICATIONS, order_id)
+            ),
+            warnings=tuple(KeptWarning(**dict(each)) for each in await read_warnings(connection, order_id)),
+            resolutions=tuple(
+                KeptResolution(**dict(each)) for each in await connection.fetch(READ_RESOLUTIONS, order_id)
+            ),
+        )
+
+
+async def list_orders(database: "Database", *, status: Status | None = None, limit: int = 50) -> list[ListedOrder]:
+    """The newest orders, or those of one status.
+
+    Raises:
+        Unavailable: PostgreSQL.
+    """
+    async with database.transaction() as connection:
+        return [_listed(row) for row in await connection.fetch(LIST, status, limit)]
+
+
+async def find_parked(
+    database: "Database", order_ids: Sequence[str], limit: int
+) -> tuple[dict[str, ListedOrder], list[ListedOrder]]:
+    """Those of the orders that exist, by their ids; and the orders that are parked, whichever they are, oldest first.
+
+    Raises:
+        Unavailable: PostgreSQL.
+    """
+    async with database.transaction() as connection:
+        named = [_listed(row) for row in await connection.fetch(LIST_NAMED, order_ids)]
+        parked = [_listed(row) for row in await connection.fetch(LIST_PARKED, BEING_UNDONE, limit)]
+    return {each.id: each for each in named}, parked
+
+
+def _listed(row: "asyncpg.Record") -> ListedOrder:
+    return ListedOrder(**{name: row[name] for name in ListedOrder.model_fields if name in row}, parked=_parked(row))
+
+
+def _parked(row: "asyncpg.Record") -> ParkedStep | None:
+    if row["parked_step"] is None:
+        return None
+    return ParkedStep(
+        step=row["parked_step"],
+        reason=row["parked_reason"] or "",
+        run=row["parked_by"] or "",
+        since=row["parked_since"],
+    )

@@ -1,0 +1,168 @@
+"""What the database says of an order, for people: its state, its money, its shipment, its messages, its warnings.
+
+Amounts are in minor units; None: the database does not tell.
+"""
+
+from datetime import datetime
+from typing import Any, Final
+
+from orders.models import CLOSED, KEPT, PAYMENT_REFUSALS, ErrorCode, Model, Status, WarningKind
+from orders.money import DECIMALS, show, to_json_number
+from orders.refunds import FAILED, UNDER_WAY
+
+AMOUNTS: Final = ("total", "authorized", "captured", "refunded", "refund_pending", "refund_failed")
+
+
+class ParkedStep(Model):
+    """The step at which an order waits for an operator. `run` is the workflow id of the run that waits."""
+
+    step: str
+    reason: str
+    run: str
+    since: datetime | None
+
+
+class ListedOrder(Model):
+    """An order as a list shows it. Its `total` is 0 if it was closed before it had a price."""
+
+    id: str
+    status: Status
+    total: int
+    currency: str
+    created_at: datetime
+    parked: ParkedStep | None = None
+
+    @property
+    def amount(self) -> str:
+        return show(self.total, self.currency) if self.total else "no price"
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts: each amount as a number with decimals, as in the JSON of an order."""
+        numbers = {_camel(name): self._number(getattr(self, name)) for name in AMOUNTS if hasattr(self, name)}
+        return self.model_dump(mode="json") | numbers
+
+    def _number(self, minor: int | None) -> float | None:
+        return minor if minor is None or self.currency not in DECIMALS else to_json_number(minor, self.currency)
+
+
+class SentNotification(Model):
+    """How the delivery of a message about an order ended: `sent`, `dropped` or `given_up`."""
+
+    kind: str
+    state: str
+    detail: str
+    at: datetime
+
+
+class KeptWarning(Model):
+    """A dispute, an early fraud warning or a review of the payment; see orders.models.PaymentWarning."""
+
+    id: str
+    kind: WarningKind
+    status: str
+    reason: str
+    amount: int
+    at: datetime
+
+
+class KeptResolution(Model):
+    """What an operator decided about a step."""
+
+    step: str
+    action: str
+    reason: str
+    actor: str
+    at: datetime
+
+
+class OrderReport(ListedOrder):
+    """All of it, of one order. `refunds` are the amounts of its payment's refunds, by their status at Stripe."""
+
+    customer_id: str
+    capture_mode: str
+    payment_intent: str | None
+    fulfillment_requested: bool
+    fulfillment_id: str | None
+    error_code: ErrorCode | None
+    error: str | None
+    placed_at: datetime | None
+    refunds: dict[str, int]
+    notifications: tuple[SentNotification, ...] = ()
+    warnings: tuple[KeptWarning, ...] = ()
+    resolutions: tuple[KeptResolution, ...] = ()
+
+    @property
+    def refunded(self) -> int:
+        return self.refunds.get("succeeded", 0)
+
+    @property
+    def refund_pending(self) -> int:
+        return sum(amount for status, amount in self.refunds.items() if status in UNDER_WAY)
+
+    @property
+    def refund_failed(self) -> int:
+        return sum(amount for status, amount in self.refunds.items() if status in FAILED)
+
+    @property
+    def authorized(self) -> int | None:
+        """What the customer's bank has authorized, also if it was captured or voided since."""
+        if self.placed_at or self.refunds or self.fulfillment_requested:
+            return self.total
+        return 0 if self.payment_intent is None or self.error_code in PAYMENT_REFUSALS else None
+
+    @property
+    def captured(self) -> int | None:
+        if self.placed_at or self.refunds:
+            return self.total
+        if self.status is Status.CAPTURING:
+            return None
+        return self.authorized if self.capture_mode == "automatic" else 0
+
+    @property
+    def money(self) -> str:
+        """Where the money is, in one line."""
+        if self.captured:
+            refunds = {
+                "refunded": self.refunded,
+                "refund pending": self.refund_pending,
+                "refund failed": self.refund_failed,
+            }
+            parts = [f"{show(amount, self.currency)} {name}" for name, amount in refunds.items() if amount]
+            return ", ".join((f"{self.amount} captured", *parts))
+        if not self.payment_intent or self.authorized == 0:
+            return "nothing charged"
+        if self.status in CLOSED:
+            settled = self._settled("void_payment")
+            return f"{self.amount} not captured, {settled}" if settled else f"{self.amount} voided, nothing charged"
+        ahead = ", being captured" if self.status is Status.CAPTURING else ", nothing captured"
+        return f"{self.amount} {'authorized' + ahead if self.authorized else 'asked for, not authorized yet'}"
+
+    @property
+    def shipment(self) -> str:
+        """Where the goods are, as the warehouse last said."""
+        if not self.fulfillment_requested:
+            return "never asked for"
+        named = f" ({self.fulfillment_id})" if self.fulfillment_id else ""
+        if self.status in KEPT | {Status.CAPTURING}:
+            return f"{self.status if self.status in GONE else 'accepted'}{named}"
+        if settled := self._settled("cancel_fulfillment"):
+            return f"{settled}{named}"
+        if self.status in CLOSED:
+            return f"cancelled{named}" if named else "none"
+        return f"{'asked for' if self.status is Status.PENDING else 'being cancelled'}{named}"
+
+    def _settled(self, step: str) -> str | None:
+        """An operator's last resolution of the step, if it ended its undo."""
+        said = next((each for each in reversed(self.resolutions) if each.step == step and each.action != "retry"), None)
+        return f"settled by {said.actor}: {said.reason}" if said else None
+
+    def as_json(self) -> dict[str, Any]:
+        return super().as_json() | {"money": self.money, "shipment": self.shipment}
+
+
+GONE: Final = frozenset({Status.SHIPPED, Status.DELIVERED})
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(each.title() for each in others)
