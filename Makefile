@@ -15,8 +15,8 @@ help: ## show these verbs
 
 install: .venv/installed ## make .venv with everything the project needs, pinned by hash
 
-demo: install ## the local stack and eight orders, with their outcomes
-	@$(RUN) deploy.local.stack demo
+demo: install ## the local stack and eight orders, with their outcomes; KEEP=1 keeps it running, VERBOSE=1 shows every rule
+	@$(RUN) deploy.local.stack demo $(if $(KEEP),--keep) $(if $(VERBOSE),--verbose)
 
 up: install ## the local stack, a worker and the web process, until Ctrl-C
 	@$(RUN) deploy.local.stack up
@@ -74,6 +74,6 @@ clean: ## forget the local data and all caches
 .venv/installed: $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ". Name one: make PYTHON=python3.12 …")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	@echo "Installing the pinned packages into .venv …"
+	@echo "Installing the pinned packages into .venv: about a minute …"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes $(addprefix -r ,$(REQUIREMENTS))
 	@touch $@

@@ -39,7 +39,7 @@ class ListedOrder(Model):
     def as_json(self) -> dict[str, Any]:
         """For scripts: each amount as a number with decimals, as in the JSON of an order."""
         numbers = {_camel(name): self._number(getattr(self, name)) for name in AMOUNTS if hasattr(self, name)}
-        return self.model_dump(mode="json") | numbers
+        return self.model_dump(mode="json", exclude={"refunds"}) | numbers
 
     def _number(self, minor: int | None) -> float | None:
         return minor if minor is None or self.currency not in DECIMALS else to_json_number(minor, self.currency)
@@ -157,7 +157,8 @@ class OrderReport(ListedOrder):
         return f"settled by {said.actor}: {said.reason}" if said else None
 
     def as_json(self) -> dict[str, Any]:
-        return super().as_json() | {"money": self.money, "shipment": self.shipment}
+        warnings = [each.model_dump(mode="json") | {"amount": self._number(each.amount)} for each in self.warnings]
+        return super().as_json() | {"warnings": warnings, "money": self.money, "shipment": self.shipment}
 
 
 GONE: Final = frozenset({Status.SHIPPED, Status.DELIVERED})

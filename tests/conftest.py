@@ -9,12 +9,16 @@ import pytest
 from temporalio.testing import WorkflowEnvironment
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
+from config.settings import Settings
 from deploy.local.postgres import Postgres
 from gateways import breaker
 from tests.support.servers import copy_database, open_postgres, open_temporal
 from tests.support.shop import Shop, open_shop
 
 _exit_status: list[int] = []
+
+for name in Settings.model_fields:  # what the caller's shell sets is for the caller's programs
+    os.environ.pop(name.upper(), None)
 
 
 @pytest.fixture(scope="session")

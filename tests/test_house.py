@@ -88,3 +88,18 @@ def test_the_failure_table_names_tests_that_exist() -> None:
     named = set(re.findall(r"`(test_[a-z_]+)`", (ROOT / "docs" / "failures.md").read_text()))
     assert named
     assert named <= {path.stem for folder in ("tests", "saga") for path in (ROOT / folder).rglob("test_*.py")}
+
+
+def test_the_data_model_has_every_table_and_transition() -> None:
+    """docs/data-model.md has a row for each table, and an arrow for each transition that the schema allows."""
+    schema = "".join(path.read_text() for path in sorted((ROOT / "migrations").glob("*.sql")))
+    page = (ROOT / "docs" / "data-model.md").read_text()
+    tables = set(re.findall(r"CREATE TABLE (\w+)", schema))
+    allowed = set(
+        re.findall(r"\('(\w+)', '(\w+)'\)", schema.partition("INSERT INTO order_transitions")[2].partition(";")[0])
+    )
+    arrows = {
+        (start.replace("[*]", "absent"), end) for start, end in re.findall(r"^    (\S+) --> (\w+)", page, re.MULTILINE)
+    }
+    assert tables <= set(re.findall(r"`(\w+)`", page))
+    assert arrows == allowed

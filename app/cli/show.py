@@ -106,15 +106,15 @@ def show_status(  # noqa: PLR0913, PLR0917 (what the database says, what Tempora
     elif missing:
         line(out, f"{missing}. Only the runs are shown; what became of the order, PostgreSQL knows.")
     else:
-        out.print("The order has no row: nothing was reserved, charged or sent.")
+        out.print("There is no row of this order: nothing is reserved, charged or sent.")
     for need in needs:
         _show_need(out, need)
     for each in found:
-        run = each.run
+        run, answer = each.run, _answer(each.view)
         facts = {
             "state": run.state,
-            "stage": humanize(run.stage) if run.stage else None,
-            "answer": _answer(each.view),
+            "stage": None if answer or not run.stage else humanize(run.stage),
+            "answer": answer,
             "started": time_of(run.started),
             "details": None if each.view else "no worker answers",
             "Web UI": session.link(run.workflow_id, run.run_id),
@@ -145,7 +145,7 @@ def show_stuck(out: Console, session: Session, found: Sequence[Needs], missing: 
         name = each.run.workflow_id if each.run else f"order {each.order_id}"
         link = session.link(each.run.workflow_id, each.run.run_id) if each.run else None
         _show_need(out, each, name, link)
-    if missing and found:
+    if missing:
         line(out, f"{missing}. Orders that are parked without a run are not shown.")
 
 

@@ -21,7 +21,7 @@ from rich.text import Text
 from temporalio.client import Client, WorkflowFailureError
 
 from audit.evidence import DatabaseSnapshot, Evidence, ProviderRecords, read_runs, read_snapshot
-from audit.invariants import RULES, describe, violations
+from audit.invariants import RULES_ABOUT, Rule, describe, violations
 from client.links import workflow_link
 from client.orders import cancel_order, submit_order
 from client.runs import view_run
@@ -80,8 +80,8 @@ class Report(Model):
     passed: bool
 
 
-async def run_demo(client: Client, settings: Settings, console: Console) -> Report:
-    """Run all parts of the demo, with live progress on the console.
+async def run_demo(client: Client, settings: Settings, console: Console, *, verbose: bool = False) -> Report:
+    """Run all parts of the demo, with live progress on the console; `verbose` shows every invariant by its text.
 
     Raises:
         InvalidInput: the settings do not name the sandbox.
@@ -105,7 +105,7 @@ async def run_demo(client: Client, settings: Settings, console: Console) -> Repo
         found = violations(Evidence(snapshot, records, before.units, await read_runs(client, ids)))
     if not console.is_terminal:
         console.print()  # without live progress the table has no final line end
-    console.print(_verdict(found, snapshot))
+    console.print(_verdict(found, snapshot, verbose=verbose))
     console.print(f"\nThe plain order took {orders[0].seconds:.2f} s from submit to outcome.")
     products = await show_products(client, run, CUSTOMER, console, link)
     return Report(
@@ -275,7 +275,7 @@ def _table(orders: list[DemoOrder], link: Callable[[str], str], spinner: Rendera
 
 def _mark(order: DemoOrder, spinner: RenderableType) -> RenderableType:
     if order.got:
-        return Text("✓", "green") if order.passed else Text("✗", "red")
+        return _tick(order.passed)
     return spinner if order.stage else ""
 
 
@@ -285,7 +285,7 @@ def _state(order: DemoOrder) -> Text:
     return Text(order.stage.replace("_", " ") if order.stage else "", "dim")
 
 
-def _verdict(found: list[Violation], snapshot: DatabaseSnapshot) -> Table:
+def _verdict(found: list[Violation], snapshot: DatabaseSnapshot, *, verbose: bool) -> Table:
     table = Table(
         "",
         f"\ninvariants of these {len(snapshot.orders)} orders, checked in Postgres and the sandbox's records",
@@ -293,10 +293,24 @@ def _verdict(found: list[Violation], snapshot: DatabaseSnapshot) -> Table:
         padding=(0, 2, 0, 0),
         header_style="dim",
     )
-    for rule in RULES:
-        broken = [f"\n{each.subject}: {each.what}" for each in found if each.rule == rule.__name__]
-        table.add_row(Text("✗", "red") if broken else Text("✓", "green"), "".join((describe(rule), *broken)))
+    for subject, rules in RULES_ABOUT.items():
+        broken = {each.rule for each in found}
+        if not verbose:
+            intact = sum(rule.__name__ not in broken for rule in rules)
+            table.add_row(_tick(intact == len(rules)), f"{subject}: {intact} of {len(rules)} rules hold")
+        for rule in rules if verbose else [rule for rule in rules if rule.__name__ in broken]:
+            table.add_row(_tick(rule.__name__ not in broken), _explain(rule, found))
     return table
+
+
+def _tick(passed: bool) -> Text:  # noqa: FBT001 (the only thing that it shows)
+    return Text("✓", "green") if passed else Text("✗", "red")
+
+
+def _explain(rule: Rule, found: list[Violation]) -> str:
+    return "".join(
+        (describe(rule), *(f"\n{each.subject}: {each.what}" for each in found if each.rule == rule.__name__))
+    )
 
 
 def _report(order: DemoOrder, link: str) -> OrderReport:

@@ -1,7 +1,7 @@
 """The local stack: Postgres, Temporal and the sandbox, started together and stopped together.
 
     python -m deploy.local.stack up      run the stack, the worker and the web process until Ctrl-C
-    python -m deploy.local.stack demo    run the same until `starter.py demo` ends
+    python -m deploy.local.stack demo    run the same until `starter.py demo` ends; with --keep until Ctrl-C
 
 Nothing is restarted: when one of them ends, all are stopped and the error names it.
 """
@@ -49,6 +49,8 @@ from deploy.local.temporal import TemporalServer
 
 DATA_DIR = ROOT / ".local"
 SEEDS = (ROOT / "deploy" / "local" / "seed.sql", ROOT / "deploy" / "local" / "demo_products.sql")
+
+PLACE = "    .venv/bin/python starter.py process-order examples/order.json"
 
 # If the environment has one of these keys, no sandbox setting of its service is used: the key would be sent there.
 OWN_KEYS = {"STRIPE_SECRET_KEY": "STRIPE_", "OPENAI_API_KEY": "OPENAI_"}
@@ -219,37 +221,48 @@ async def up(stack: Stack) -> Never:
     """Run everything until cancelled. Raises StackError when a part ends."""
     async with stack.running() as services, stack.programs(stack.environment(os.environ)) as programs:
         _show(stack)
+        print_lines("\nReady. In another terminal:", PLACE, "Ctrl-C stops everything.")
         ended = await first_to_end(*services, *programs)
         raise ended.ended()
 
 
-async def demo(stack: Stack) -> int:
-    """Run the demo on the stack, with the sandbox only, and return its exit status. Raises StackError."""
+async def demo(stack: Stack, options: Iterable[str], *, keep: bool) -> int:
+    """Run the demo on the stack, with the sandbox only, and return its exit status. Raises StackError.
+
+    `options` are those of `starter.py demo`. With `keep` the stack runs on until it is interrupted.
+    """
     environment = stack.environment({**os.environ, **stack.sandbox.settings})
-    command = Command(name="The demo", argv=(sys.executable, "starter.py", "demo"), log=None, env=environment)
+    argv = (sys.executable, "starter.py", "demo", *options)
+    command = Command(name="The demo", argv=argv, log=None, env=environment)
     async with stack.running() as services, stack.programs(environment) as programs:
         _show(stack)
+        print_lines("\nPlacing eight orders …")
         async with running(command) as starter:
-            ended = await first_to_end(*services, *programs, starter)
-            if ended is starter:
-                Console().print("\nStopping everything. Run `make up` to start it again; then the links above work.")
-                return await starter.wait()
-            raise ended.ended()
+            if (ended := await first_to_end(*services, *programs, starter)) is not starter:
+                raise ended.ended()
+            status = await starter.wait()
+        if keep:
+            print_lines("\nEverything runs on: the links above work. Ctrl-C stops it. To place an order:", PLACE)
+            raise (await first_to_end(*services, *programs)).ended()
+        print_lines("\nEverything stops now. The links above work again after `make up`, or use `make demo KEEP=1`.")
+        return status
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.local.stack", description="Run the local stack.")
     parser.add_argument("verb", choices=("up", "demo"))
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR)
+    parser.add_argument("--keep", action="store_true", help="keep the stack running after the demo")
+    parser.add_argument("--verbose", action="store_true", help="let the demo show every invariant by its text")
     for name, port in Ports():
         parser.add_argument(f"--{name}-port", type=int, default=port)
     given = parser.parse_args()
     stack = Stack(given.data_dir, Ports(**{name: getattr(given, f"{name}_port") for name in Ports.model_fields}))
-    sys.stdout.write("Starting Postgres, Temporal, the sandbox, the worker and the web process …\n")
-    sys.stdout.flush()
+    print_lines("Starting Postgres, Temporal, the sandbox, the worker and the web process: about ten seconds …")
     try:
         if given.verb == "demo":
-            return asyncio.run(until_signaled(demo(stack), interrupted=130))
+            work = demo(stack, ["--verbose"] if given.verbose else [], keep=given.keep)
+            return asyncio.run(until_signaled(work, interrupted=0 if given.keep else 130))
         return asyncio.run(until_signaled(up(stack), interrupted=0))
     except StackError as error:
         sys.stderr.write(f"{error}\n")
@@ -316,6 +329,11 @@ async def _seed(url: str) -> None:
         raise StackError(f"{seed}: {error}") from None
     finally:
         await connection.close()
+
+
+def print_lines(*lines: str) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
 
 
 def _show(stack: Stack) -> None:

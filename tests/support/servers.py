@@ -22,7 +22,8 @@ SEED: Final = (Path(__file__).parents[2] / "deploy" / "local" / "seed.sql").read
 # The migrations fill the others. Orders come first, as in every transaction of the product: an attempt that a test has
 # left open ends before its rows are deleted, and cannot deadlock with it.
 EMPTY: Final = """
-    SELECT string_agg(format('DELETE FROM %I;', tablename), ' ' ORDER BY tablename <> 'orders', tablename) FROM pg_tables
+    SELECT string_agg(format('DELETE FROM %I;', tablename), ' ' ORDER BY tablename <> 'orders', tablename)
+    FROM pg_tables
     WHERE schemaname = 'public' AND tablename NOT IN ('schema_migrations', 'order_transitions', 'shop')
 """
 

@@ -15,6 +15,7 @@ from saga import Resolution
 from sandbox.faults import Fault
 from tests.support.activity_hooks import Moment
 from tests.support.invariants import assert_invariants
+from tests.support.sample import one_in
 from tests.support.shop import Payload, Shop, an_order, eventually, new_order_id
 from workflows.process_order import ProcessOrder
 
@@ -75,7 +76,7 @@ async def test_at_each_stage_of_a_running_order(shop: Shop, arrival: Arrival) ->
     await check_cancelled(shop)
 
 
-@pytest.mark.parametrize("arrival", ARRIVALS.values(), ids=ARRIVALS)
+@pytest.mark.parametrize("arrival", one_in(3, ARRIVALS.values()), ids=ARRIVALS)
 async def test_at_each_stage_of_an_order_whose_run_was_terminated(shop: Shop, arrival: Arrival) -> None:
     """Without a run of process-order, cancel-order does what the row says; a late attempt lands before or after."""
     held = shop.hooks.hold(arrival.at, arrival.moment, O)
@@ -306,18 +307,21 @@ async def test_a_failed_refund_parks_until_an_operator_settles_it(shop: Shop) ->
 
 @pytest.mark.parametrize(
     ("ending", "at", "moment"),
-    [
-        ("terminate", "claim_cancellation", "before"),
-        ("terminate", "claim_cancellation", "after"),
-        ("terminate", "cancel_fulfillment", "after"),
-        ("terminate", "void_payment", "before"),
-        ("terminate", "void_payment", "after"),
-        ("terminate", "release_stock", "before"),
-        ("terminate", "release_stock", "after"),
-        ("cancel", "claim_cancellation", "before"),
-        ("cancel", "void_payment", "after"),
-        ("cancel", "send_email", "before"),
-    ],
+    one_in(
+        3,
+        [
+            ("terminate", "claim_cancellation", "before"),
+            ("terminate", "claim_cancellation", "after"),
+            ("terminate", "cancel_fulfillment", "after"),
+            ("terminate", "void_payment", "before"),
+            ("terminate", "void_payment", "after"),
+            ("terminate", "release_stock", "before"),
+            ("terminate", "release_stock", "after"),
+            ("cancel", "claim_cancellation", "before"),
+            ("cancel", "void_payment", "after"),
+            ("cancel", "send_email", "before"),
+        ],
+    ),
 )
 async def test_cancel_order_itself_is_ended_and_started_again(shop: Shop, ending: str, at: str, moment: Moment) -> None:
     """Cancelled it finishes its work all the same; terminated, the next one finds the claim and goes on."""

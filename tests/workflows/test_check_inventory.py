@@ -119,6 +119,7 @@ async def test_five_hundred_products_are_low(shop: Shop) -> None:
     assert len(shop.world.inbox.alerts) == 5
 
 
+@pytest.mark.prove
 async def test_a_run_posts_only_so_many_messages(shop: Shop) -> None:
     """Its history has a limit; the next run goes on where it ended, and nothing is lost."""
     await shop.pool.execute(ADD_PRODUCTS, "&" * 149, 2_300)
@@ -184,7 +185,11 @@ async def test_slack_is_down_past_the_deadline(shop: Shop) -> None:
     await until_attempts(shop, "post_shortages", 1)
     await shop.advance(run, timedelta(hours=2))
     report = await run.result()
-    assert (len(report.low_stock_items), report.alerted, report.undelivered) == (1, 0, "slack: HTTP 503")
+    assert (len(report.low_stock_items), report.alerted, report.undelivered) == (
+        1,
+        0,
+        "slack: HTTP 503: scripted: This failure was asked for.",
+    )
     assert (await marks(run))[1] == "post_shortages"
 
     shop.world.faults.clear()
@@ -198,7 +203,7 @@ async def test_slack_refuses(shop: Shop) -> None:
     shop.world.faults.add(out(404, times=1))
     run = await start(shop)
     report = await run.result()
-    assert (report.alerted, report.undelivered) == (0, "slack: HTTP 404")
+    assert (report.alerted, report.undelivered) == (0, "slack: HTTP 404: scripted: This failure was asked for.")
     assert (await marks(run))[1] == "post_shortages"
     assert (await check(shop)).alerted == 1
 
@@ -213,7 +218,10 @@ async def test_a_refusal_half_way(shop: Shop) -> None:
     shop.hooks.when("post_shortages", gone, "after")
     reports = [await check(shop) for _ in range(2)]
     assert [report.alerted for report in reports] == [100, 50]
-    assert [report.undelivered for report in reports] == ["slack: HTTP 404", None]
+    assert [report.undelivered for report in reports] == [
+        "slack: HTTP 404: scripted: This failure was asked for.",
+        None,
+    ]
     assert len(set(told(shop))) == len(told(shop)) == 150
 
 

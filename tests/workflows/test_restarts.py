@@ -15,7 +15,7 @@ from orders.models import OrderOutcome
 from saga import Resolution
 from tests.support.activity_hooks import Moment
 from tests.support.invariants import assert_invariants
-from tests.support.sample import before_and_after
+from tests.support.sample import before_and_after, one_in
 from tests.support.scenarios import until_stuck
 from tests.support.shop import Payload, Shop, an_order, eventually, new_order_id
 from workflows.process_order import ProcessOrder
@@ -78,7 +78,7 @@ async def test_terminated_while_the_customer_authenticates(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("at", ["reserve_stock", "authorize_payment", "request_fulfillment", "capture_payment"])
-@pytest.mark.parametrize("payload", [an_order(), OTHER], ids=["same payload", "other payload"])
+@pytest.mark.parametrize("payload", one_in(2, [OTHER, an_order()]), ids=["other payload", "same payload"])
 async def test_a_foreign_client_terminates_what_runs(shop: Shop, at: str, payload: Payload) -> None:
     """TERMINATE_EXISTING: the same payload goes on, another one is refused and the first stands."""
     held = shop.hooks.hold(at, "after", O)
@@ -196,7 +196,7 @@ async def test_reset_in_flight(shop: Shop, at: str, moment: Moment) -> None:
     await check_placed(shop)
 
 
-@pytest.mark.parametrize("payload", [an_order(), REFUSED, DECLINED], ids=["placed", "refused", "declined"])
+@pytest.mark.parametrize("payload", one_in(2, [an_order(), REFUSED, DECLINED]), ids=["placed", "refused", "declined"])
 async def test_reset_to_each_workflow_task_after_completion(shop: Shop, payload: Payload) -> None:
     """However far back: the same answer, and nothing happens twice."""
     first = await shop.start(payload, O)

@@ -173,7 +173,7 @@ REFUSAL: dict[str, Any] = {"error": {"type": "invalid_request_error", "code": "p
 
 @pytest.mark.parametrize(
     ("status", "body", "error"),
-    [(503, None, "stripe: scripted"), (400, REFUSAL, "stripe: parameter_invalid intent")],
+    [(503, None, "stripe: scripted: This failure was asked for."), (400, REFUSAL, "stripe: parameter_invalid intent")],
     ids=["an outage of its own", "a refusal"],
 )
 async def test_an_order_that_cannot_be_checked_stops_no_other_one(

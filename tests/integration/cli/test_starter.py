@@ -152,7 +152,7 @@ async def test_temporal_out_of_reach_is_one_line(starter: Starter, command: tupl
     said = await starter(*command, "--json", stdin=json.dumps(an_order()), TEMPORAL_ADDRESS=NOBODY)
 
     assert said.status == 4, said
-    assert said.err.startswith("Temporal is out of reach at TEMPORAL_ADDRESS")
+    assert said.err.startswith(f"Temporal is out of reach: nothing answers at {NOBODY}. Is `make up` running?")
     assert said.err.splitlines() == [said.err.strip()]
     assert said.json["error"] == said.err.strip()
 
@@ -180,7 +180,9 @@ async def test_without_a_worker_it_says_so(temporal: WorkflowEnvironment, starte
         "process-order", "-", "--order-id", "o1", stdin=json.dumps(an_order()), TEMPORAL_NAMESPACE=namespace
     )
     assert said.status == 4, said
-    assert said.err.startswith("order o1 is kept by Temporal, but no worker polls the task queue `orders`")
+    first, last = said.err.splitlines()
+    assert first == "Waiting for o1. To look at it again: .venv/bin/python starter.py status o1"
+    assert last.startswith("order o1 is kept by Temporal, but no worker polls the task queue `orders`")
 
     shown = await starter("status", "o1", TEMPORAL_NAMESPACE=namespace)
     assert shown.status == 0, shown

@@ -21,6 +21,7 @@ from orders.names import NEEDS_ATTENTION, RECONCILE_NOW, RECONCILE_ORDERS, SCHED
 from sandbox.faults import Fault
 from tests.support.invariants import assert_invariants
 from tests.support.manual_actions import pay
+from tests.support.sample import one_in
 from tests.support.scenarios import Run, ending_of, is_running, until_attempts, until_marked, until_stage
 from tests.support.shop import Shop, an_order, eventually
 from tests.support.web import Web, an_event
@@ -253,7 +254,7 @@ async def test_an_unknown_type_is_none_of_our_business(web: Web, kind: str) -> N
 # ------------------------------------------------------------------------------------------------------------- outages
 
 
-@pytest.mark.parametrize("route", ["GET /v1/refunds/*", "GET /v1/payment_intents/*", "GET /v1/refunds"])
+@pytest.mark.parametrize("route", one_in(3, ["GET /v1/refunds/*", "GET /v1/payment_intents/*", "GET /v1/refunds"]))
 @pytest.mark.parametrize("status", [400, 401, 429, 500])
 async def test_stripe_out(web: Web, route: str, status: int) -> None:
     """Nothing is kept, and the next delivery has the whole effect."""
@@ -330,7 +331,7 @@ async def another(web: Web, client: Client) -> AsyncIterator[Web]:
         yield Web(web.shop, url, http)
 
 
-@pytest.mark.parametrize("kind", ["payment_intent.succeeded", "refund.failed"])
+@pytest.mark.parametrize("kind", one_in(2, ["payment_intent.succeeded", "refund.failed"]))
 async def test_temporal_out(web: Web, kind: str) -> None:
     """Nothing is kept until the run can be signalled."""
     if kind == "refund.failed":

@@ -28,7 +28,7 @@ from orders.models import CancelOutcome, OrderOutcome, Stage
 from orders.names import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
 from tests.proof.matrix.endings import PLACED, TOTAL, End, O, check_end, reconcile
 from tests.support.activity_hooks import Held, Moment
-from tests.support.sample import sampled
+from tests.support.sample import one_in, sampled
 from tests.support.scenarios import REFUSED_ADDRESS, Run, ending_of, final_error, is_running, until_stage, until_stuck
 from tests.support.servers import copy_database
 from tests.support.shop import Payload, Shop, an_order, eventually, new_order_id, open_shop
@@ -148,7 +148,7 @@ async def bring(shop: Shop, order_id: str, first: First) -> Run:
     return run
 
 
-@pytest.mark.parametrize("first", FIRSTS.values(), ids=FIRSTS)
+@pytest.mark.parametrize("first", one_in(3, FIRSTS.values()), ids=FIRSTS)
 async def test_another_payload_comes_later(shop: Shop, order_id: str, first: First) -> None:
     """It is refused at both doors, by the client and as a run of its own, and changes nothing of the first."""
     run = await bring(shop, order_id, first)
@@ -168,7 +168,7 @@ async def test_another_payload_comes_later(shop: Shop, order_id: str, first: Fir
 CLOSED = {name: first for name, first in FIRSTS.items() if not first.open}
 
 
-@pytest.mark.parametrize("first", CLOSED.values(), ids=CLOSED)
+@pytest.mark.parametrize("first", one_in(2, CLOSED.values()), ids=CLOSED)
 async def test_the_same_payload_comes_later(shop: Shop, order_id: str, first: First) -> None:
     """It is answered as the first was, by the client and by a run of its own, and nothing happens twice."""
     run = await bring(shop, order_id, first)
@@ -306,7 +306,7 @@ UNDOS = ("claim_undo", "cancel_fulfillment", "void_payment", "release_stock")
 
 
 @pytest.mark.parametrize("undo", UNDOS)
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", one_in(2, ["after", "before"]))
 async def test_a_customer_cancels_during_the_undo(shop: Shop, undo: str, moment: Moment) -> None:
     """Whoever claims first names the reason: the refusal of the warehouse, unless its undo was not yet claimed."""
     first = (undo, moment) == ("claim_undo", "before")
@@ -359,7 +359,7 @@ CONCURRENT = {
 }
 
 
-@pytest.mark.parametrize("case", CONCURRENT.values(), ids=CONCURRENT)
+@pytest.mark.parametrize("case", one_in(3, CONCURRENT.values()), ids=CONCURRENT)
 async def test_everybody_cancels_at_once(shops: Mapping[str, Shop], case: ConcurrentCancels) -> None:
     """Operators and customers, under one id and under many: one outcome, and its effects once."""
     shop = await opened(shops, case.at.capture)
@@ -491,7 +491,7 @@ POISON: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize(("payload", "names"), POISON.values(), ids=POISON)
+@pytest.mark.parametrize(("payload", "names"), one_in(4, POISON.values()), ids=POISON)
 async def test_poison(shop: Shop, order_id: str, payload: Any, names: tuple[str, ...]) -> None:
     """Refused before anything starts, by its name; and where a client goes past our door, by the run itself."""
     with pytest.raises(InvalidInput) as refusal:
@@ -541,7 +541,7 @@ WRITTEN = {
 }
 
 
-@pytest.mark.parametrize("text", WRITTEN.values(), ids=WRITTEN)
+@pytest.mark.parametrize("text", one_in(2, WRITTEN.values()), ids=WRITTEN)
 async def test_any_text_is_a_text(shop: Shop, order_id: str, text: str) -> None:
     """In every field that takes one it arrives as it was written, and does nothing on the way."""
     email = f"{''.join(text.split())}@example.com"

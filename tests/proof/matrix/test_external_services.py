@@ -14,7 +14,7 @@ from temporalio.testing import WorkflowEnvironment
 from deploy.local.postgres import Postgres
 from orders.models import Stage
 from tests.proof.matrix.endings import PLACED, TOTAL, End, O, check_end, reconcile, strike
-from tests.support.sample import sampled
+from tests.support.sample import one_in, sampled
 from tests.support.scenarios import (
     REFUSED_ADDRESS,
     final_error,
@@ -119,7 +119,7 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("call", sampled(CALLS.values(), lambda call: call is CALLS["capture"]), ids=CALLS)
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("fault", one_in(3, FAULTS.values()), ids=FAULTS)
 async def test_stripe_lets_a_call_down(shops: Mapping[str, Shop], call: Call, fault: dict[str, Any]) -> None:
     """Whether the POST took effect or not: the order ends as it would have, and money moves once."""
     shop = await opened(shops, call.capture)
@@ -176,7 +176,7 @@ VERDICTS = {
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["in time", "after the deadline"])
-@pytest.mark.parametrize("verdict", VERDICTS.values(), ids=VERDICTS)
+@pytest.mark.parametrize("verdict", one_in(2, VERDICTS.values()), ids=VERDICTS)
 async def test_a_payment_is_processing(shop: Shop, verdict: Verdict, *, late: bool) -> None:
     """It is waited for until the deadline; after that it can only be undone, once it is decided."""
     run = await shop.start(THREE_D_SECURE, O)
@@ -227,7 +227,7 @@ OUTAGES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("fault", OUTAGES.values(), ids=OUTAGES)
+@pytest.mark.parametrize("fault", one_in(3, OUTAGES.values()), ids=OUTAGES)
 async def test_the_warehouse_lets_the_request_down(shop: Shop, fault: dict[str, Any]) -> None:
     """Asked again, it ships once: the order is placed."""
     strike(shop, "fulfillment", REQUEST, fault)
@@ -236,7 +236,7 @@ async def test_the_warehouse_lets_the_request_down(shop: Shop, fault: dict[str, 
     assert [each["status"] for each in shop.world.provider_records()["fulfillment"]] == ["accepted"]
 
 
-@pytest.mark.parametrize("fault", OUTAGES.values(), ids=OUTAGES)
+@pytest.mark.parametrize("fault", one_in(3, OUTAGES.values()), ids=OUTAGES)
 async def test_the_warehouse_lets_the_cancel_down(shop: Shop, fault: dict[str, Any]) -> None:
     """It is asked until it says so; only then is the money let go."""
     shop.hooks.fail("request_fulfillment", final_error(), "after")
@@ -278,7 +278,7 @@ async def test_the_warehouse_forgets_what_it_accepted(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("capture", ["manual", "automatic"])
-@pytest.mark.parametrize("kind", ["reset_before", "reset_after"])
+@pytest.mark.parametrize("kind", one_in(2, ["reset_after", "reset_before"]))
 async def test_the_warehouse_is_down_beyond_the_deadline(shops: Mapping[str, Shop], capture: str, kind: str) -> None:
     """Whether it took the order unheard or not: at the deadline all is undone, the shipment called off."""
     shop = await opened(shops, capture)
