@@ -42,7 +42,8 @@ async def show_products(
         index = await index_products(client)
         outcome = await recommend_products(client, recommend, customer_id)
     low = ", ".join(f"{item.product_name} ({item.quantity} left)" for item in stock.low_stock_items)
-    alert = stock.undelivered or f"{stock.alerted} of them reported to Slack now, the others before"
+    earlier = len(stock.low_stock_items) - stock.alerted
+    alert = stock.undelivered or f"{stock.alerted} alerts in Slack now{f', {earlier} before' if earlier else ''}"
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_row("\n[dim]low on stock[/dim]", f"\n{low}\n[dim]{alert}: {link(check)}[/dim]")
     table.add_row(
