@@ -3,6 +3,7 @@
 import asyncio
 import atexit
 import os
+import sys
 import traceback
 from collections.abc import Coroutine
 from typing import Any, Final, NoReturn
@@ -73,12 +74,15 @@ async def connect() -> Client:
 
 
 def run(program: Coroutine[Any, Any, int | None]) -> NoReturn:
-    """Run a program that uses a client, like asyncio.run, and end the process with its exit status.
+    """Run a program that uses a client, like asyncio.run, and end the process; see `leave`.
 
-    What the program returns is the status; None is 0. An error is shown with its traceback, and the status is 1.
+    What the program returns is the exit status; None is 0. After an error it is 1, and the traceback is shown.
     """
     try:
         status = asyncio.run(program) or 0
+    except SystemExit as asked:
+        status = asked.code if isinstance(asked.code, int) else int(asked.code is not None)
+        sys.stderr.write(f"{asked.code}\n" if isinstance(asked.code, str) else "")
     except KeyboardInterrupt:
         status = INTERRUPTED
     except Exception:  # noqa: BLE001 (the interpreter does the same)
@@ -88,7 +92,7 @@ def run(program: Coroutine[Any, Any, int | None]) -> NoReturn:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process now, after the functions that are registered to run at its end.
+    """End the process now: `atexit` functions run, threads do not go on.
 
     The interpreter's own exit may abort in the SDK's threads, with status 134 (temporalio/sdk-python#300).
     """

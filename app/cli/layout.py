@@ -131,6 +131,8 @@ def _words(text: str) -> list[str]:
 
 def _wrapped(text: str, width: int) -> list[str]:
     """Lines of at most that width; a word that is longer has a line of its own."""
+    if isinstance(text, Whole):
+        return [without_harmful(text)]
     lines = [""]
     for word in _words(text):
         longer = f"{lines[-1]} {word}".lstrip()

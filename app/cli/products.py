@@ -56,7 +56,7 @@ async def index(environment: Environment) -> Result:
     """Embed new and changed products, so that they can be recommended; joins the run that is under way, if any."""
     session = await environment.connect()
     async with waiting(session, INDEX_RUN):
-        with Progress(console=console(sys.stderr), transient=True) as bar:
+        with Progress(console=console(sys.stderr), transient=True, disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task(INDEX_PRODUCTS, total=None)
 
             async def show_progress() -> None:

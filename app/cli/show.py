@@ -171,7 +171,9 @@ def _show_report(out: Console, order: OrderReport) -> None:
 def show_retry(out: Console, step: str, end: StepEnd, command: str | None, link: str) -> None:
     headline = {"done": "is done", "parked": "is parked again", "under_way": "is still being tried"}[end.state]
     why = "how" if end.state == "done" else "why"
-    show(out, f"{step} {headline}", {why: end.text, "command": Whole(command or ""), "Web UI": link})
+    show(out, f"{step} {headline}", {why: end.text, "Web UI": link})
+    if command:
+        line(out, Whole(f"  {command}"))
 
 
 def _show_need(out: Console, need: Needs, name: str | None = None, link: str | None = None) -> None:
@@ -183,10 +185,11 @@ def _show_need(out: Console, need: Needs, name: str | None = None, link: str | N
         "since": time_of(attention.since) if attention.since else None,
         "amount": need.amount,
         "what to do": advice.text,
-        "command": Whole(advice.command or ""),
         "Web UI": link,
     }
     show(out, name or _what(attention), facts)
+    if advice.command:
+        line(out, Whole(f"  {advice.command}"))
 
 
 def _what(attention: Attention) -> str:

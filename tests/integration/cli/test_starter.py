@@ -10,6 +10,7 @@ from temporalio.api.workflowservice.v1 import ListWorkflowExecutionsRequest, Reg
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
+from app.cli.command import EXIT_CODES, MEANINGS, Exit
 from orders.errors import Permanent
 from tests.integration.cli.conftest import Starter
 from tests.support.shop import Shop, an_order, eventually, new_order_id
@@ -249,7 +250,12 @@ async def test_an_unknown_order_is_exit_status_1(shop: Shop, starter: Starter) -
     assert await shop.status(order_id) is None
 
 
-async def test_the_help_says_what_the_exit_statuses_mean(starter: Starter) -> None:
-    """The help of every command lists them."""
-    assert "Exit status" in (await starter("--help")).out
-    assert "Exit status" in (await starter("process-order", "--help")).out
+async def test_the_help_says_where_the_exit_statuses_are(starter: Starter) -> None:
+    """It ends with one line about the command that lists them, which needs neither settings nor a server."""
+    for command in ((), ("process-order",), ("schedules",), ("schedules", "apply")):
+        shown = await starter(*command, "--help")
+        assert [line for line in shown.out.splitlines() if line.strip()][-1].split() == EXIT_CODES.split()
+
+    said = await starter("exit-codes", TEMPORAL_ADDRESS=NOBODY, DATABASE_URL="none")
+    assert [int(line.split()[0]) for line in said.out.splitlines()[1:]] == list(Exit)
+    assert (await starter("exit-codes", "--json")).json == {str(status): MEANINGS[status] for status in Exit}
