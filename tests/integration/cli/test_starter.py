@@ -243,7 +243,7 @@ async def test_an_unknown_order_is_exit_status_1(shop: Shop, starter: Starter) -
     said = await starter("status", order_id, DATABASE_URL=shop.settings.database_url.get_secret_value())
     assert (said.status, said.err.strip()) == (1, f"Temporal knows no order {order_id}")
     said = await starter("status", order_id)
-    reason = "PostgreSQL at DATABASE_URL cannot be used: nothing listens at its host and port"
+    reason = "PostgreSQL at DATABASE_URL cannot be used: nothing answers at 127.0.0.1:1 (is `make up` running?)"
     assert (said.status, said.err.strip()) == (1, f"Temporal knows no order {order_id}. {reason}")
     cancelled = await starter("cancel-order", order_id, "--json")
     assert (cancelled.status, cancelled.json["reason"]) == (1, "unknown_order")
