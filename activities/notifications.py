@@ -11,8 +11,8 @@ from temporalio import activity
 
 from gateways import slack
 from gateways.http import post_json, raise_for_refusal, raise_unless_accepted
-from gateways.order_store import existing_row, read_items, write_event
-from gateways.postgres import Database
+from gateways.order_store import read_items, row_as_it_is, write_event
+from gateways.postgres import FLUSH_LATER, Database
 from gateways.refund_store import read_refunded
 from orders.delivery import BUSINESS_DAYS, estimated_delivery
 from orders.errors import Unavailable
@@ -100,7 +100,8 @@ class Notifications:
     async def _deliver(self, notification: Notification, service: str, url: str) -> str:
         delivery = await _delivery(notification)
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, notification.order_id)
+            # A lock would not hold until the message arrives: a cancel may overtake one that is on its way.
+            row = await row_as_it_is(connection, notification.order_id)
             done: str | None = await connection.fetchval(READ_NOTIFICATION, notification.order_id, notification.kind)
             body = await _body(connection, row, notification, delivery)
         if done:
@@ -116,7 +117,13 @@ class Notifications:
         return "sent"
 
     async def _keep(self, notification: Notification, state: str, detail: str) -> None:
+        """Record what became of a notification. A crash of PostgreSQL may lose the record of the last second.
+
+        That is no new case: a worker may die after the delivery, before the record. Then the confirmation is sent again
+        by the next attempt, or by the run that reconcile-orders starts, under the key that the receiver knows.
+        """
         async with self._database.transaction() as connection:
+            await connection.execute(FLUSH_LATER)
             await connection.execute(KEEP_NOTIFICATION, notification.order_id, notification.kind, state, detail)
 
 

@@ -9,7 +9,7 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
-from gateways.order_store import existing_row, write_event_once
+from gateways.order_store import row_as_it_is, write_event_once
 from gateways.postgres import Database
 from gateways.temporal import Request, find_runs, is_open, reaching_temporal, request_of
 from orders.models import KEPT, UNFINISHED, WITH_PAYMENT, OrderRow, Status
@@ -90,7 +90,7 @@ class OrderRecovery:
         """
         order_id = found.order_id
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, order_id)
+            row = await row_as_it_is(connection, order_id)
         # It may have changed since it was found: by another run of reconcile-orders, or by the client that placed it.
         if row.status is not found.status or row.parked_step or await self._is_driven(found):
             return Restart(started=None, moved=True)

@@ -6,7 +6,7 @@ from typing import Final
 import stripe
 from temporalio import activity
 
-from gateways.order_store import count_retries, existing_row, move_row, read_resolution
+from gateways.order_store import count_retries, existing_row, move_row, read_resolution, row_as_it_is
 from gateways.postgres import Database
 from gateways.refund_store import keep_refunds, left_of, next_attempt, refund_failed
 from gateways.stripe import Intent, PaymentRefused, StripeGateway
@@ -41,8 +41,7 @@ class Payments:
     @activity.defn
     async def authorize_payment(self, request: PaymentRequest) -> Payment:
         """Create the PaymentIntent, write its id on the order row, and only then confirm it."""
-        async with self._database.transaction() as connection:
-            row = await existing_row(connection, request.order_id)
+        row = await self._read(request.order_id)
         if row.status is not Status.PENDING:
             return Payment(state=PaymentState.ORDER_CLOSED)
         try:
@@ -185,8 +184,13 @@ class Payments:
             return await existing_row(connection, order_id)
 
     async def _read(self, order_id: str) -> OrderRow:
+        """The row as it is. What is decided by it is decided again by a statement with a lock, before it takes effect.
+
+        A PaymentIntent that is created holds no money until KEEP_INTENT has found the order pending; an id is on the
+        row before Stripe is asked to confirm it, so a read after the confirmation finds it.
+        """
         async with self._database.transaction() as connection:
-            return await existing_row(connection, order_id)
+            return await row_as_it_is(connection, order_id)
 
 
 def _state(row: OrderRow, intent: Intent) -> Payment:

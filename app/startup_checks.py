@@ -39,7 +39,7 @@ async def open_database(settings: Settings, kind: type[Database] = Database) -> 
     """
     url = settings.database_url.get_secret_value()
     try:
-        pool = await open_pool(url, settings.database_pool_size)
+        pool = await open_pool(url, settings.database_pool_size, keep_statements=settings.database_prepared_statements)
     except CONNECT_ERRORS as error:
         raise CannotStart(problem_of(error, url)) from error
     async with pool:

@@ -1,5 +1,6 @@
 """The one place where the worker is put together: settings, clients, activities, worker."""
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -30,7 +31,7 @@ from activities.verification import Verification
 from app.clients import http_of, stripe_of, warehouse_of
 from app.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_http
 from app.startup_checks import CannotStart, check_search_attributes, check_temporal_is_here, open_database
-from client.links import workflow_link
+from config.links import workflow_link
 from config.settings import Settings
 from config.temporal import connect
 from gateways.openai import MAX_ANSWER, LanguageModel, openai_client
@@ -77,9 +78,15 @@ async def worker_program(settings: Settings) -> AsyncIterator[None]:
         CannotStart: see open_worker.
         NoAnswer: Temporal is out of reach.
     """
-    client = await connect()
+    client = await connect(sandbox=settings.workflow_sandbox)
     async with open_worker(settings, client) as worker, worker:
-        log.info("worker ready", task_queue=TASK_QUEUE, namespace=client.namespace)
+        log.info(
+            "worker ready",
+            task_queue=TASK_QUEUE,
+            namespace=client.namespace,
+            workflow_sandbox=settings.workflow_sandbox,
+            event_loop=type(asyncio.get_running_loop()).__module__,
+        )
         if settings.worker_ready_file:
             Path(settings.worker_ready_file).touch()  # noqa: ASYNC240 (once, at start)
         yield

@@ -24,7 +24,13 @@ from temporalio.client import (
     WorkflowHandle,
     WorkflowUpdateFailedError,
 )
-from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.common import (
+    RawValue,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
 from temporalio.exceptions import ApplicationError, CancelledError, TemporalError, WorkflowAlreadyStartedError
 
 from client import waiting
@@ -41,9 +47,10 @@ from orders.models import (
     Model,
     Order,
     OrderOutcome,
+    Stage,
     View,
 )
-from orders.names import CANCEL_ORDER, PROCESS_ORDER, TASK_QUEUE, cancel_order_id
+from orders.names import CANCEL_ORDER, CUSTOMER_ID, ORDER_STAGE, PROCESS_ORDER, TASK_QUEUE, cancel_order_id
 from orders.parsing import CancelRequest, as_utf8, check_operator_texts, parse_cancel, parse_order, read_json
 from saga import RESOLVE, Resolution
 
@@ -250,6 +257,10 @@ async def _submit_once(client: Client, submission: Submission, task_queue: str, 
         id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE if run else WorkflowIDReusePolicy.REJECT_DUPLICATE,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         static_summary=f"{units} units of {len(order.lines)} products, {order.priority}",
+        # What the run would set itself, without an event of its history.
+        search_attributes=TypedSearchAttributes(
+            [SearchAttributePair(ORDER_STAGE, Stage.PLACING), SearchAttributePair(CUSTOMER_ID, order.customer_id)]
+        ),
     )
     try:
         outcome: OrderOutcome = await client.execute_update_with_start_workflow(

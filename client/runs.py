@@ -14,7 +14,7 @@ from temporalio.service import RPCError
 
 from gateways.temporal import FoundRun, find_run, find_runs, reaching_temporal
 from orders.errors import NoAnswer, UnknownOrder
-from orders.models import Attention, CancelView, Model, OrderView
+from orders.models import Attention, CancelView, Model, OrderView, Stage
 from orders.names import CANCEL_ORDER, NEEDS_ATTENTION, ORDER_STAGE, PROCESS_ORDER, SWEEPS, cancel_order_id
 
 QUERY_TIMEOUT: Final = timedelta(seconds=3)
@@ -110,8 +110,11 @@ async def order_runs(client: Client, order_id: str) -> list[Run]:
 
 
 async def list_runs(client: Client, *, stage: str | None = None, limit: int = 50) -> list[Run]:
-    """The newest runs of orders, or of those at a stage. A new run is listed within about a second."""
-    at_stage = f" AND {ORDER_STAGE.name} = {json.dumps(stage)}" if stage else ""
+    """The newest runs of orders, or of those at a stage. A new run is listed within about a second.
+
+    Lists do not tell the steps of placing an order apart, see Stage.listed.
+    """
+    at_stage = f" AND {ORDER_STAGE.name} = {json.dumps(Stage(stage).listed)}" if stage else ""
     return await _find(client, f"{ABOUT_ORDERS}{at_stage}", limit)
 
 

@@ -18,7 +18,7 @@ from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
-from temporalio.worker import WorkflowInstance, WorkflowInstanceDetails
+from temporalio.worker import UnsandboxedWorkflowRunner, WorkflowInstance, WorkflowInstanceDetails
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.workflow import Info
 
@@ -30,6 +30,13 @@ PLAYED_AHEAD: Final = "this worker went ahead of the history to answer a query, 
 
 class Runner(SandboxedWorkflowRunner):
     """The SDK's sandboxed runner, whose instances get one argument, and do not go on once ahead of their history."""
+
+    def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
+        return InStep(super().create_instance(det))
+
+
+class UnsandboxedRunner(UnsandboxedWorkflowRunner):
+    """The same without the sandbox: workflow code is loaded once, and nothing checks that it is deterministic."""
 
     def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
         return InStep(super().create_instance(det))

@@ -60,6 +60,9 @@ class Settings(DatabaseSettings):
     """Each program reads them once and passes them on; workflows never read them."""
 
     database_pool_size: int = Field(default=8, ge=1, le=200, description="Connections per worker process.")
+    database_prepared_statements: bool = Field(
+        default=True, description="false: for a pgbouncer in transaction mode that does not track prepared statements."
+    )
 
     stripe_secret_key: SecretStr = Field(
         default=SecretStr(SANDBOX_STRIPE_KEY),
@@ -180,6 +183,10 @@ class Settings(DatabaseSettings):
         default=300, ge=1, le=3600, description="How old, or how far ahead of us, a signature may be."
     )
 
+    workflow_sandbox: bool = Field(
+        default=True,
+        description="false: workflows run outside the SDK's sandbox, and on uvloop: faster, without its checks.",
+    )
     worker_ready_file: str = Field(default="", description="A file that the worker creates once it polls; for probes.")
     temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="Base URL of the Web UI, for links.")
     log_format: Literal["json", "console"] = Field(

@@ -15,7 +15,7 @@ from temporalio.plugin import SimplePlugin
 from temporalio.worker.workflow_sandbox import SandboxRestrictions
 from temporalio.workflow import SandboxImportNotificationPolicy
 
-from config.replay_guard import Runner
+from config.replay_guard import Runner, UnsandboxedRunner
 from config.streams import flush_streams
 from config.temporal_problems import address_problem, connection_problem, profile_problem, setting_problem
 from orders.errors import InvalidInput, NoAnswer
@@ -23,29 +23,43 @@ from orders.errors import InvalidInput, NoAnswer
 CONNECT_SECONDS: Final = 15
 INTERRUPTED: Final = 130
 
+# Our modules that keep no state: every run may share them. The sandbox loads a module that defines a workflow for every
+# run, and lets it call nothing whose answer differs when it is replayed. A test checks these modules for such calls.
+SHARED_MODULES: Final = (
+    "activities",
+    "orders",
+    "saga",
+    "workflows.alerts",
+    "workflows.inputs",
+    "workflows.notifications",
+    "workflows.order_saga",
+    "workflows.placing_saga",
+    "workflows.timeline",
+)
 
-def plugin() -> SimplePlugin:
+
+def plugin(*, sandbox: bool = True) -> SimplePlugin:
     """What worker, clients and replayer must agree on.
 
     The workflow sandbox is strict: the worker refuses to start if workflow code imports a module that is not passed
     through on purpose. No exception type fails a workflow: that would close the run before its undo.
     """
+    restrictions = SandboxRestrictions.default.with_passthrough_modules(*SHARED_MODULES)
+    strict = restrictions.with_import_notification_policy(
+        SandboxImportNotificationPolicy.WARN_ON_DYNAMIC_IMPORT
+        | SandboxImportNotificationPolicy.RAISE_ON_UNINTENTIONAL_PASSTHROUGH
+    )
     return SimplePlugin(
         "orders",
         data_converter=pydantic_data_converter,
-        workflow_runner=Runner(
-            restrictions=SandboxRestrictions.default.with_import_notification_policy(
-                SandboxImportNotificationPolicy.WARN_ON_DYNAMIC_IMPORT
-                | SandboxImportNotificationPolicy.RAISE_ON_UNINTENTIONAL_PASSTHROUGH
-            )
-        ),
+        workflow_runner=Runner(restrictions=strict) if sandbox else UnsandboxedRunner(),
     )
 
 
-async def connect() -> Client:
+async def connect(*, sandbox: bool = True) -> Client:
     """A client for the environment and profile that the `temporal` command reads too (TEMPORAL_ADDRESS, …).
 
-    Spaces around a value are ignored, as in our own settings.
+    `sandbox` is for the workflows of a worker with this client. Spaces around a value are ignored, as in our settings.
 
     Raises:
         InvalidInput: a variable or the profile is wrong.
@@ -61,7 +75,7 @@ async def connect() -> Client:
         raise InvalidInput([problem])
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            return await Client.connect(**config, plugins=[plugin()])
+            return await Client.connect(**config, plugins=[plugin(sandbox=sandbox)])
     except TimeoutError:
         raise NoAnswer(
             f"Temporal is out of reach: {target} gives no answer within {CONNECT_SECONDS} seconds: "

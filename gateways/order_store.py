@@ -89,6 +89,17 @@ async def read_row(connection: "Connection", order_id: str) -> OrderRow | None:
     return to_row(record) if record else None
 
 
+async def row_as_it_is(connection: "Connection", order_id: str) -> OrderRow:
+    """The row of an order, not locked: it may have changed by the time the caller acts. For what decides nothing.
+
+    A lock would be a commit that waits for the disk.
+
+    Raises:
+        Permanent: there is no such order.
+    """
+    return _present(await connection.fetchrow(READ, order_id), order_id)
+
+
 async def read_rows(connection: "Connection", order_ids: Iterable[str]) -> dict[str, OrderRow]:
     """Those of the orders that exist, by their ids."""
     return {record["id"]: to_row(record) for record in await connection.fetch(READ_MANY, list(order_ids))}
@@ -110,7 +121,10 @@ async def existing_row(connection: "Connection", order_id: str) -> OrderRow:
     Raises:
         Permanent: there is no such order.
     """
-    record = await connection.fetchrow(LOCK, order_id)
+    return _present(await connection.fetchrow(LOCK, order_id), order_id)
+
+
+def _present(record: "asyncpg.Record | None", order_id: str) -> OrderRow:
     if record is None:
         raise Permanent(f"order {order_id} does not exist", type="order_absent")
     return to_row(record)

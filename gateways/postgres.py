@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 COMMAND_SECONDS: Final = 5.0  # one statement
 ACQUIRE_SECONDS: Final = 5.0
+STATEMENTS: Final = 100  # prepared ones that a connection keeps
 
 # For transactions that lock a row of many orders: who waits holds a connection that others need. So an attempt gives up
 # early, and Temporal repeats it.
 LOCK_SECONDS: Final = 0.3
 LIMIT_LOCKS: Final = f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"
+
+# For a transaction whose loss in a crash does no harm: its commit does not wait for the disk.
+FLUSH_LATER: Final = "SET LOCAL synchronous_commit = off"
 
 # As many attempts as get a connection in time even if each waits for two locks, the order's and the product's.
 ATTEMPTS_PER_CONNECTION: Final = int(ACQUIRE_SECONDS / (2 * LOCK_SECONDS))
@@ -42,6 +46,7 @@ TRANSIENT: Final = (
     asyncpg.TooManyConnectionsError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidCachedStatementError,  # a migration changed a table; the driver has forgotten its statements by now
 )
 
 
@@ -49,8 +54,10 @@ async def _keep_as_it_is(_connection: asyncpg.Connection) -> None:
     """Replaces the pool's reset query: we leave no session state behind, so it would be a round trip for nothing."""
 
 
-async def open_pool(url: str, size: int) -> "Pool":
-    """A pool of `size` connections. It names no prepared statement, so that pgbouncer in transaction mode works.
+async def open_pool(url: str, size: int, *, keep_statements: bool = True) -> "Pool":
+    """A pool of `size` connections.
+
+    Without `keep_statements` it names no prepared statement, for a pgbouncer that does not track them.
 
     Raises:
         OSError, asyncpg.PostgresError: PostgreSQL cannot be reached, or refuses the connection.
@@ -61,7 +68,7 @@ async def open_pool(url: str, size: int) -> "Pool":
         max_size=size,
         timeout=ACQUIRE_SECONDS,
         command_timeout=COMMAND_SECONDS,
-        statement_cache_size=0,
+        statement_cache_size=STATEMENTS if keep_statements else 0,
         reset=_keep_as_it_is,
         server_settings={"application_name": "order-sagas"},
     )

@@ -105,8 +105,12 @@ class CancelReason(StrEnum):
 
 
 class Stage(StrEnum):
-    """Where a run is, for operators: the search attribute OrderStage. Decisions depend on Status, never on this."""
+    """Where a run is, for operators: its `status` query, and `listed` of it as the search attribute OrderStage.
 
+    Decisions depend on Status, never on this.
+    """
+
+    PLACING = "placing"
     RESERVING = "reserving"
     AUTHORIZING = "authorizing"
     AWAITING_CUSTOMER = "awaiting_customer"
@@ -119,6 +123,14 @@ class Stage(StrEnum):
     REJECTED = "rejected"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+    @property
+    def listed(self) -> "Stage":
+        """What lists of runs show. A stage that takes less than a second is not worth an event in the history."""
+        return Stage.PLACING if self in STEPS else self
+
+
+STEPS: Final = frozenset({Stage.RESERVING, Stage.AUTHORIZING, Stage.FULFILLING, Stage.CAPTURING})
 
 
 # --------------------------------------------------------------------------------------------------------- the edge

@@ -37,9 +37,10 @@ PAYMENT_WARNING: Final = "payment_warning"  # what NeedsAttention says of disput
 ORDER_STAGE: Final = SearchAttributeKey.for_keyword("OrderStage")
 CUSTOMER_ID: Final = SearchAttributeKey.for_keyword("CustomerId")
 NEEDS_ATTENTION: Final = SearchAttributeKey.for_keyword("NeedsAttention")
+ORDER_OUTCOME: Final = SearchAttributeKey.for_keyword("OrderOutcome")
 
 SEARCH_ATTRIBUTES: Final[Mapping[str, str]] = {
-    key.name: "Keyword" for key in (ORDER_STAGE, CUSTOMER_ID, NEEDS_ATTENTION)
+    key.name: "Keyword" for key in (ORDER_STAGE, CUSTOMER_ID, NEEDS_ATTENTION, ORDER_OUTCOME)
 }
 
 

@@ -101,7 +101,9 @@ class OrderReport(ListedOrder):
 
     @property
     def refund_failed(self) -> int:
-        return sum(amount for status, amount in self.refunds.items() if status in FAILED)
+        """What the customer still lacks of failed refunds: each further attempt refunds the same money."""
+        failed = sum(amount for status, amount in self.refunds.items() if status in FAILED)
+        return min(failed, self.total - self.refunded - self.refund_pending)
 
     @property
     def authorized(self) -> int | None:

@@ -18,12 +18,12 @@ from sandbox.world import World
 MAX_PORT: Final = 65535
 
 
-async def main(port: int, state: Path | None, webhooks: str | None) -> None:
+async def main(port: int, state: Path | None, webhooks: str | None, workflows: str) -> None:
     stopped = asyncio.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(each, stopped.set)
     with world_of(state) as world:
-        async with serve(port, world) as sandbox:
+        async with serve(port, world, workflows) as sandbox:
             if webhooks:
                 world.send_webhooks_to(Target(url=webhooks))
             sys.stdout.write(f"The sandbox is at {sandbox.url}\n")
@@ -51,9 +51,10 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=port_number, default=8400, help="port on 127.0.0.1; 0 picks a free one")
     parser.add_argument("--state", type=Path, metavar="FILE", help="SQLite file that keeps the state; default: none")
     parser.add_argument("--webhooks", metavar="URL", help="base address of the shop that receives the webhooks")
+    parser.add_argument("--workflows", metavar="URL", default="", help="address of the workflows in Temporal's Web UI")
     arguments = parser.parse_args()
     try:
-        asyncio.run(main(arguments.port, arguments.state, arguments.webhooks))
+        asyncio.run(main(arguments.port, arguments.state, arguments.webhooks, arguments.workflows))
     except StateError as problem:
         sys.exit(str(problem))
     except OSError as problem:

@@ -4,12 +4,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sandbox.faults import Fault
 from sandbox.openai_model import BadAnswer
-from sandbox.page import render
 from sandbox.stripe import Stripe
 from sandbox.webhooks import Target
 from sandbox.world import World
@@ -50,7 +49,6 @@ class Admin:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/", self.page),
             Route("/_sandbox/health", self.health),
             Route("/_sandbox/journal", self.journal),
             Route("/_sandbox/records", self.records),
@@ -73,9 +71,6 @@ class Admin:
             Route("/_sandbox/end-warning/{id}", self.end_warning, methods=["POST"]),
         ]
 
-    async def page(self, _: Request) -> Response:
-        return HTMLResponse(render(self._world))
-
     async def health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
@@ -87,7 +82,7 @@ class Admin:
         return JSONResponse(self._world.provider_records())
 
     async def faults(self, _: Request) -> Response:
-        return JSONResponse(self._world.faults.pending())
+        return JSONResponse([fault.model_dump() for fault in self._world.faults.pending()])
 
     async def add_fault(self, request: Request) -> Response:
         fault = self._world.faults.add(Fault.model_validate_json(await request.body()))

@@ -10,9 +10,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sandbox import fulfillment, inbox, openai, stripe_http
+from sandbox.actions import Actions
 from sandbox.admin import Admin
 from sandbox.call import Call, Handler, Routes, S, invalid, plain, unknown
 from sandbox.faults import Service
+from sandbox.page import STATIC, Page
 from sandbox.stripe import StripeError
 from sandbox.stripe_http import refused
 from sandbox.world import World
@@ -20,8 +22,12 @@ from sandbox.world import World
 METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
-def create_app(world: World) -> Starlette:
-    """Return an application that serves `world`; the caller may read and change the world meanwhile."""
+def create_app(world: World, workflows: str = "") -> Starlette:
+    """Return an application that serves `world`; the caller may read and change the world meanwhile.
+
+    `workflows` is the address of the workflows in Temporal's Web UI, for the links of the page.
+    """
+    page = Page(world, workflows)
     routes = [
         *_external_service(world, "stripe", lambda: world.stripe, stripe_http.ROUTES),
         *_external_service(world, "fulfillment", lambda: world.fulfillment, fulfillment.ROUTES),
@@ -30,9 +36,11 @@ def create_app(world: World) -> Starlette:
         *_external_service(world, "slack", lambda: world.inbox, inbox.SLACK_ROUTES),
         *_external_service(world, "openai", lambda: world.openai, openai.ROUTES),
         *Admin(world).routes(),
+        *page.routes(),
+        *Actions(world, page).routes(),
     ]
     return Starlette(
-        routes=[Route(each.path, _saving(world, each.endpoint), methods=each.methods) for each in routes],
+        routes=[*(Route(each.path, _saving(world, each.endpoint), methods=each.methods) for each in routes), STATIC],
         exception_handlers={ValidationError: _refuse, StripeError: _refuse},
     )
 

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from itertools import count
-from typing import Any, Final, Literal, Self, get_args
+from typing import Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -138,9 +138,13 @@ class Faults:
         self._pending[fault.id] = fault
         return fault
 
-    def pending(self) -> list[dict[str, Any]]:
+    def pending(self) -> list[Fault]:
         """Return the faults that may still hit; `times` is what is left."""
-        return [fault.model_dump() for fault in self._pending.values()]
+        return [*self._pending.values()]
+
+    def remove(self, fault_id: str) -> None:
+        """Forget one fault. What it delays already stays delayed."""
+        self._pending.pop(fault_id, None)
 
     def clear(self) -> None:
         """Forget the script, and release every request that it delays."""

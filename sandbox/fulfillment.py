@@ -89,14 +89,25 @@ class Fulfillment:
         return self._once(call, lambda: self._cancel_open(call.ids["order_id"]))
 
     def ship(self, call: Call) -> Response:
-        return self._move_on(call, "shipped")
+        _authenticate(call)
+        return self.move_on(call.ids["order_id"], "shipped")
 
     def deliver(self, call: Call) -> Response:
-        return self._move_on(call, "delivered")
+        _authenticate(call)
+        return self.move_on(call.ids["order_id"], "delivered")
 
     def show(self, call: Call) -> Response:
         _authenticate(call)
         return JSONResponse(self._furthest(call.ids["order_id"]).view)
+
+    def move_on(self, order_id: str, status: Literal["shipped", "delivered"]) -> Response:
+        """Set all shipments of the order that are not cancelled to this status. Raises Refused."""
+        if self._furthest(order_id).status == "cancelled":
+            raise Refused(409, "order_cancelled", "This order was cancelled.")
+        for key, shipment in self._shipments(order_id).items():
+            if shipment.status in ("accepted", "shipped"):
+                self._put(key, shipment, status)
+        return _answer(self._furthest(order_id))
 
     def forget(self, order_id: str) -> None:
         """Forget the shipments of the order: it is unknown from now on."""
@@ -141,17 +152,6 @@ class Fulfillment:
         if furthest.status != "cancelled":
             raise Refused(409, "already_shipped", "This order has left the warehouse.")
         return _answer(furthest)
-
-    def _move_on(self, call: Call, status: str) -> Response:
-        """Set all shipments of the order that are not cancelled to this status."""
-        _authenticate(call)
-        order_id = call.ids["order_id"]
-        if self._furthest(order_id).status == "cancelled":
-            raise Refused(409, "order_cancelled", "This order was cancelled.")
-        for key, shipment in self._shipments(order_id).items():
-            if shipment.status in ("accepted", "shipped"):
-                self._put(key, shipment, status)
-        return _answer(self._furthest(order_id))
 
     def _shipments(self, order_id: str) -> dict[str, Shipment]:
         found = {key: each for key, each in self.shipments.items() if each.order.order_id == order_id}

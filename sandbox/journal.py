@@ -1,7 +1,8 @@
-"""The journal: every request to an external service, in order of arrival, without secrets."""
+"""The journal: every request to an external service and its answer, in order of arrival, without secrets."""
 
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -17,10 +18,15 @@ HEADERS: Final = ("content-type", "idempotency-key", "stripe-version", "user-age
 
 KEPT: Final = 20_000
 
+# Characters of an answer that are kept: all of an object, the beginning of a list or of an embedding.
+MAX_ANSWER: Final = 2_000
+
+_CLIENT_SECRET: Final = re.compile(r"_secret_\w*")
+
 
 @dataclass
 class Entry:
-    """One request. `status` is None while the request is open, and if the caller got no answer."""
+    """One request. `status` and `answer` are None while the request is open, and if the caller got no answer."""
 
     service: str
     method: str
@@ -29,11 +35,13 @@ class Entry:
     body: Any
     fault: str | None
     status: int | None = None
+    answer: str | None = None
     replayed: bool = False
     at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
 
     def close(self, answer: Response) -> None:
-        self.status = None if isinstance(answer, NoAnswer) else answer.status_code
+        if not isinstance(answer, NoAnswer):
+            self.status, self.answer = answer.status_code, _kept(answer.body)
         self.replayed = answer.headers.get(REPLAYED) == "true"
 
 
@@ -63,3 +71,24 @@ class Journal:
     def about(self, order: str = "") -> Iterator[dict[str, Any]]:
         """Yield the entries whose request contains the order id."""
         return (asdict(entry) for about, entry in self.lines.values() if order in about)
+
+    def of(self, orders: Iterable[str]) -> dict[str, list[Entry]]:
+        """Return the entries about each of these orders, oldest first."""
+        found: dict[str, list[Entry]] = {order: [] for order in orders}
+        for about, entry in self.lines.values():
+            for order, entries in found.items():
+                if names_order(about, order):
+                    entries.append(entry)
+        return found
+
+
+def names_order(text: str, order: str) -> bool:
+    """Whether a text contains this order id, and not only a longer one."""
+    return order in text and bool(re.search(rf"(?<![\w.-]){re.escape(order)}(?![\w-]|\.\w)", text))
+
+
+def _kept(body: bytes | memoryview) -> str:
+    # No character has more than four bytes; a list of embeddings has hundreds of thousands.
+    text = bytes(body[: 4 * MAX_ANSWER]).decode(errors="replace")
+    text = _CLIENT_SECRET.sub("_secret_…", text)
+    return text if len(text) <= MAX_ANSWER else f"{text[:MAX_ANSWER]}…"

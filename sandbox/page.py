@@ -1,79 +1,126 @@
-"""The page at /: payments per order, shipments, messages and the journal. It has no script; all text is escaped."""
+"""The page at /: what every external service has of each order, and forms that act on it.
 
-import json
-from collections.abc import Iterable
-from decimal import Decimal
-from html import escape
-from typing import Any, Final
-
-from sandbox.world import MONEY, World
-
-LATEST: Final = 200
-ZERO_DECIMAL: Final = ("jpy",)
-
-_PAGE: Final = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta http-equiv="refresh" content="2">
-<title>Sandbox</title>
-<style>
-  body {{ font: 14px/1.5 system-ui, sans-serif; margin: 2rem; color: #222; }}
-  table {{ border-collapse: collapse; margin-bottom: 2rem; }}
-  caption {{ text-align: left; font-weight: 600; padding: .5rem 0; }}
-  th, td {{ text-align: left; vertical-align: top; padding: .15rem .75rem; border-top: 1px solid #ddd; }}
-  td {{ font-family: ui-monospace, monospace; font-size: 12px; overflow-wrap: anywhere; }}
-</style>
-<h1>The sandbox: Stripe, warehouse, e-mail, analytics, Slack and OpenAI, simulated</h1>
-{tables}
-</html>
+The server renders all of it. The one script only tells when there is news, and remembers which orders are open.
 """
 
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Final, get_args
+from urllib.parse import quote
 
-def render(world: World) -> str:
-    records = world.provider_records()
-    tables = (
-        _table("Payments (Stripe)", ("order", *(kind.replace("_", " ") for kind in MONEY)), _money(records["orders"])),
-        _table("Shipments", ("order", "id", "status"), _columns(records["fulfillment"], "orderId", "id", "status")),
-        _table("E-mail", ("to", "template", "data"), _columns(records["emails"], "to", "template", "data")),
-        _table("Alerts (Slack)", ("text",), _columns(records["alerts"], "text")),
-        _table("Analytics", ("event", "user", "data"), _columns(records["events"], "event", "userId", "properties")),
-        _table("Requests, newest first", ("at", "service", "request", "status", "fault", "body"), _journal(world)),
-    )
-    return _PAGE.format(tables="\n".join(tables))
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from sandbox.faults import Kind, Service
+from sandbox.overview import read_orders
+from sandbox.scenarios import SCENARIOS, calls_of, title_of
+from sandbox.world import World
+
+HERE: Final = Path(__file__).parent
+SHOWN: Final = 20  # orders, until more are asked for
+MAX_SHOWN: Final = 200
+LATEST: Final = 50  # requests and alerts
+ZERO_DECIMAL: Final = ("jpy",)
+
+# No markup that a request smuggled in could load or send anything.
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-cache",
+}
 
 
-def _table(caption: str, heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    head = "".join(f"<th>{escape(each)}</th>" for each in heads)
-    body = "\n".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><caption>{escape(caption)}</caption>\n<tr>{head}</tr>\n{body}</table>"
+class Page:
+    """`workflows`: the address of the workflows in Temporal's Web UI, to which an order's id is added; "": no links."""
+
+    def __init__(self, world: World, workflows: str) -> None:
+        self._world = world
+        self._workflows = workflows.rstrip("/")
+        self._templates = Environment(
+            loader=FileSystemLoader(HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters |= {"amount": amount, "clock": clock, "pretty": pretty, "compact": compact}
+        self._templates.globals |= {"title_of": title_of, "calls_of": calls_of, "workflow_link": self._workflow_link}
+
+    def routes(self) -> list[Route]:
+        return [Route("/", self.show), Route("/_sandbox/latest", self.latest)]
+
+    async def show(self, request: Request) -> Response:
+        return self.response(request.query_params, opened=request.query_params.getlist("open"))
+
+    async def latest(self, _: Request) -> Response:
+        """Return the id of the latest request, so that a page that is open knows whether there is news."""
+        return JSONResponse({"latest": self._latest})
+
+    def response(
+        self, given: Mapping[str, str], problem: str = "", status: int = 200, opened: Iterable[str] = ()
+    ) -> Response:
+        """Render the page for the query that was given, with a problem at its top if there is one."""
+        world, wanted = self._world, given.get("order", "").strip()
+        shown = int(given.get("show", "")) if given.get("show", "").isdecimal() else SHOWN
+        orders, found = read_orders(world, wanted, min(shown, MAX_SHOWN))
+        html = self._templates.get_template("page.html").render(
+            problem=problem,
+            wanted=wanted,
+            orders=orders,
+            found=found,
+            more=min(len(orders) + SHOWN, MAX_SHOWN) if len(orders) < min(found, MAX_SHOWN) else 0,
+            opened={*opened, *(each.id for each in orders if each.id == wanted)},
+            latest=self._latest,
+            faults=world.faults.pending(),
+            scenarios=SCENARIOS,
+            services=get_args(Service),
+            kinds=[kind for each in get_args(Kind) for kind in get_args(each) or (each,)],
+            alerts=world.inbox.alerts[: -LATEST - 1 : -1],
+            requests=[entry for _, entry in [*world.journal.lines.values()][: -LATEST - 1 : -1]],
+            webhooks=world.webhook_sender,
+        )
+        return HTMLResponse(html, status, HEADERS)
+
+    @property
+    def _latest(self) -> str:
+        return next(reversed(self._world.journal.lines), "")
+
+    def _workflow_link(self, order: str) -> str:
+        return f"{self._workflows}/{quote(order, safe='')}" if self._workflows else ""
 
 
-def _text(cell: object) -> str:
-    return escape(cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False))
+STATIC: Final = Mount("/static", StaticFiles(directory=HERE / "static"))
 
 
-def _money(orders: dict[str, dict[str, Any]]) -> Iterable[Iterable[object]]:
-    for order, money in orders.items():
-        yield (order, *(_amount(money[kind], money["currency"]) for kind in MONEY))
-
-
-def _amount(minor: int, currency: str) -> str:
+def amount(minor: int, currency: str) -> str:
     return f"{Decimal(minor).scaleb(0 if currency in ZERO_DECIMAL else -2)} {currency}"
 
 
-def _columns(rows: Iterable[dict[str, Any]], *names: str) -> Iterable[Iterable[object]]:
-    return ([row[name] for name in names] for row in rows)
+def clock(at: str) -> str:
+    """Show an ISO time to the second; with its date unless that is today."""
+    if not at:
+        return "earlier"
+    time = datetime.fromisoformat(at)
+    today = time.date() == datetime.now(UTC).date()
+    return time.strftime("%H:%M:%S UTC" if today else "%Y-%m-%d %H:%M:%S UTC")
 
 
-def _journal(world: World) -> Iterable[Iterable[object]]:
-    for entry in reversed(list(world.journal.about())[-LATEST:]):
-        request = f"{entry['method']} {entry['path']}"
-        replayed = " replayed" if entry["replayed"] else ""
-        yield (
-            entry["at"],
-            entry["service"],
-            request,
-            f"{entry['status'] or '-'}{replayed}",
-            entry["fault"] or "",
-            entry["body"],
-        )
+def compact(content: object) -> str:
+    return json.dumps(content, ensure_ascii=False)
+
+
+def pretty(content: object) -> str:
+    """Show JSON on several lines, and anything else as it is."""
+    if isinstance(content, str):
+        try:
+            parsed = json.loads(content)
+        except ValueError:
+            return content
+        return pretty(parsed) if isinstance(parsed, dict | list) else content
+    return json.dumps(content, ensure_ascii=False, indent=2)

@@ -30,14 +30,16 @@ class _Connection(H11Protocol):
 
 
 @asynccontextmanager
-async def serve(port: int = 0, world: World | None = None) -> AsyncIterator[Running]:
+async def serve(port: int = 0, world: World | None = None, workflows: str = "") -> AsyncIterator[Running]:
     """Serve a world, by default a new one, until the block ends; open requests are cut then. Port 0 picks a free one.
+
+    `workflows` is that of `create_app`.
 
     Raises:
         OSError: the port is taken.
     """
     world, state = world or World(), ServerState()
-    config = Config(create_app(world), lifespan="off", log_config=None, access_log=False)
+    config = Config(create_app(world, workflows), lifespan="off", log_config=None, access_log=False)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(config, state, {}), "127.0.0.1", port)
     try:

@@ -39,6 +39,10 @@ class FraudWarning:
     def status(self) -> str:
         return "actionable" if self.actionable else "not_actionable"
 
+    @property
+    def is_open(self) -> bool:
+        return self.actionable
+
 
 @dataclass(kw_only=True)
 class Review:
@@ -55,6 +59,10 @@ class Review:
     @property
     def status(self) -> str:
         return "open" if self.open else "closed"
+
+    @property
+    def is_open(self) -> bool:
+        return self.open
 
 
 PaymentWarning = Dispute | FraudWarning | Review

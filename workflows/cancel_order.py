@@ -69,7 +69,7 @@ class CancelOrder:
         try:
             request = parse_cancel(read_payload(self._raw))
         except InvalidInput as invalid:
-            self._timeline.enter(Stage.REJECTED, str(invalid))
+            self._timeline.end(Stage.REJECTED, f"not cancelled: {CancelReason.INVALID_REQUEST}", str(invalid))
             return CancelOutcome(cancelled=False, refunded=False, reason=f"{CancelReason.INVALID_REQUEST}: {invalid}")
         self._timeline = OrderTimeline(request.order_id)
         # Once it has claimed the row it must finish: a cancel of this run changes nothing.
@@ -87,9 +87,9 @@ class CancelOrder:
             row = await self._claim(request.order_id)
         self._timeline.needs_no_more_attention(HELD_UP)
         outcome = self._outcome = _outcome(row, asked_too_late=asked_too_late)
-        self._timeline.enter(
-            Stage.CANCELLED if outcome.cancelled else Stage.REJECTED, outcome.reason or "cancelled and refunded"
-        )
+        stage, word = (Stage.CANCELLED, "cancelled") if outcome.cancelled else (Stage.REJECTED, "not cancelled")
+        end = f"{word}: {outcome.reason or 'refunded'}"
+        self._timeline.end(stage, end, end)
         if row and outcome.cancelled and request.customer_email:
             notification = Notification(order_id=row.id, kind=NotificationKind.CANCELLED, to=request.customer_email)
             await deliver(Notifications.send_email, notification, row.terms.notification_deadline, self._timeline)

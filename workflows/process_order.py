@@ -114,7 +114,9 @@ class ProcessOrder:
         if row.request_hash != order.request_hash:
             return await self._refuse(ErrorCode.ORDER_ID_CONFLICT, ANOTHER_PAYLOAD)
         self._answer(row.outcome, _stage(row))
-        if not saga.committed and self._should_email_customer(row):
+        if self._captured or row.status in PAID:
+            self._notify_of_placing(order, row.terms)
+        elif not saga.committed and self._should_email_customer(row):
             kind = NotificationKind.CANCELLED if row.status is Status.CANCELLED else NotificationKind.FAILED
             notification = Notification(order_id=order.id, kind=kind, to=order.customer_email)
             self._notify(Notifications.send_email, notification, row.terms)
@@ -132,8 +134,6 @@ class ProcessOrder:
                 raise ApplicationError("the order has no row", type="order_absent", non_retryable=True)
             if row.request_hash != order.request_hash:
                 return row
-            if row.status in PAID:
-                self._notify_of_placing(order, row.terms)
             if row.status in PAID | CLOSED:
                 return row
             if row.status is Status.CAPTURING:
@@ -141,7 +141,6 @@ class ProcessOrder:
                     await self._capture(row)
             else:
                 await self._begin_saga(order).undo()
-        self._notify_of_placing(order, row.terms)
         return await self._timeline.retry_until_done(Inventory.finalize_order, order.id, "sell stock", may_fail=False)
 
     # -------------------------------------------------------------------------------------------------- the steps
@@ -223,7 +222,12 @@ class ProcessOrder:
         return outcome
 
     def _answer(self, outcome: OrderOutcome, stage: Stage) -> None:
-        self._timeline.enter(stage, outcome.error or "the order is placed")
+        """Settle the outcome. A run that completes with a refusal must not look like a success in a list."""
+        if outcome.success:
+            self._timeline.end(stage, "placed", "the order is placed")
+        else:
+            code = "" if outcome.error_code in (None, stage.value) else f": {outcome.error_code}"
+            self._timeline.end(stage, f"{stage}{code}", f"{stage}: {outcome.error}")
         self._outcome = outcome
 
     def _notify_of_placing(self, order: Order, terms: Terms) -> None:

@@ -1,17 +1,18 @@
 """What an operator sees of a run in the Web UI: its stage, what happened so far, and whether it needs attention."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from temporalio import workflow
+from temporalio.common import SearchAttributeUpdate
 from temporalio.exceptions import ActivityError, RetryState, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import Notifications
     from orders.models import Alert, Attention, Stage
-    from orders.names import CUSTOMER_ID, NEEDS_ATTENTION, ORDER_STAGE
+    from orders.names import CUSTOMER_ID, NEEDS_ATTENTION, ORDER_OUTCOME, ORDER_STAGE
     from saga import MAX_DOUBLINGS, SLOW_RETRY, reason, retry_round, run_activity, within
 
 ArgT = TypeVar("ArgT")
@@ -54,12 +55,12 @@ class OrderTimeline(Timeline):
 
     def enter(self, stage: Stage, text: str, *, customer_id: str | None = None) -> None:
         """Begin the next stage of the order."""
-        changed, self.stage = stage is not self.stage, stage
-        self._fields["stage"] = stage
-        self.note(text)
-        if changed:
-            customer = [CUSTOMER_ID.value_set(customer_id)] if customer_id else []
-            workflow.upsert_search_attributes([ORDER_STAGE.value_set(stage), *customer])
+        customer = [CUSTOMER_ID.value_set(customer_id)] if customer_id else []
+        self._enter(stage, text, customer)
+
+    def end(self, stage: Stage, outcome: str, text: str) -> None:
+        """Begin the last stage of the order, and tell how it ended; lists of runs show `outcome`."""
+        self._enter(stage, text, [ORDER_OUTCOME.value_set(outcome)])
 
     def call_for_attention(
         self, what: str, text: str, reason: str, *, amount: str | None = None, command: str | None = None
@@ -126,6 +127,16 @@ class OrderTimeline(Timeline):
         """Wait for the alerts that are still on their way."""
         for alert in self._alerts:
             await alert
+
+    def _enter(self, stage: Stage, text: str, updates: Sequence[SearchAttributeUpdate[str]]) -> None:
+        """Update only what lists of runs do not show yet: each update is an event of the history."""
+        self.stage = stage
+        self._fields["stage"] = stage
+        self.note(text)
+        shown = workflow.info().typed_search_attributes
+        wanted = [ORDER_STAGE.value_set(stage.listed), *updates]
+        if changed := [each for each in wanted if shown.get(each.key) != each.value]:
+            workflow.upsert_search_attributes(changed)
 
     async def _post(self, alert: Alert) -> None:
         try:

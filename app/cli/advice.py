@@ -24,6 +24,10 @@ OF_SWEEPS: Final = {
     RECONCILE_ORDERS: Advice("mend SLACK_WEBHOOK, and read the run's page: its alerts were not posted"),
     VERIFY_ORDERS: Advice("an invariant is broken: see which, and look at the orders", command_line("verify")),
 }
+LOOK_FIRST: Final = {
+    "void_payment": "look at the payment in the Stripe dashboard",
+    "cancel_fulfillment": "ask the warehouse where the goods are",
+}
 WARNED: Final = Advice("answer it in the Stripe dashboard; a cancel of the order stops goods that have not left")
 RESTART: Final = Advice(
     "its run is gone: reconcile-orders restarts the order", command_line("schedules", "trigger", RECONCILE_ORDERS)
@@ -58,7 +62,8 @@ def _resolve(order_id: str, attention: Attention) -> Advice:
         return Advice("the worker retries it: correct the cause. Only if that is not possible, settle it", command)
     if attention.actions == ("retry",):
         return Advice("correct the cause, then retry it", command)
-    return Advice("look at what exists there, then resolve it: --retry, or --resolved, or --skip", command)
+    look = LOOK_FIRST.get(attention.what, "look at what was not undone")
+    return Advice(f"{look}, then resolve it: --retry, --resolved or --skip", command)
 
 
 def _without_run(order_id: str, order: ListedOrder | None) -> Advice:

@@ -28,7 +28,7 @@ from temporalio.client import Client
 from temporalio.exceptions import TemporalError
 
 from app.startup_checks import CannotStart
-from client.links import schedule_link, workflow_link
+from config.links import schedule_link, workflow_link
 from config.settings import Settings, read_settings
 from config.streams import NOT_WRITTEN
 from config.temporal import INTERRUPTED, connect

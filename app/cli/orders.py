@@ -27,7 +27,7 @@ from app.cli.show import (
 from app.cli.standing import Needs, StandingRun, from_database, needs_of, standing_run, standing_runs
 from app.startup_checks import CannotStart
 from client.orders import cancel_order, follow_retry, read_order, read_resolution, resolve, submit
-from client.runs import list_runs, order_runs, stuck_runs, view_run, view_timeline
+from client.runs import list_runs, order_runs, stuck_runs, view_run
 from gateways.report_store import find_parked, list_orders, read_report
 from orders.commands import command_line, resolve_command
 from orders.errors import InvalidInput, UnknownOrder
@@ -183,7 +183,7 @@ async def resolve_step(  # noqa: PLR0913 (one argument for each option)
             {"resolved": answer, "run": run, "link": link},
             lambda out: show(out, f"{order_id}: {answer}", {"Web UI": link}),
         )
-    async with progress(session, run, view_timeline, order_id):
+    async with progress(session, run, _stage, order_id):
         end = await follow_retry(session.client, run, step, FOLLOWED_FOR)
     command = resolve_command(order_id, end.attention) if end.attention else None
     return Result(

@@ -22,9 +22,9 @@ from temporalio.client import Client, WorkflowFailureError
 
 from audit.evidence import DatabaseSnapshot, Evidence, ProviderRecords, read_runs, read_snapshot
 from audit.invariants import RULES_ABOUT, Rule, describe, violations
-from client.links import workflow_link
 from client.orders import cancel_order, submit_order
 from client.runs import view_run
+from config.links import workflow_link
 from config.settings import SANDBOX_STRIPE_KEY, Settings
 from deploy.local.demo_products import ProductsReport, show_products
 from orders.errors import InvalidInput, NoAnswer, OrderError

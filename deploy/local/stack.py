@@ -26,6 +26,7 @@ from rich.table import Table
 
 from app.migrate import migrate
 from app.startup_checks import CannotStart
+from config.links import workflow_link
 from config.settings import (
     SANDBOX_FULFILLMENT_WEBHOOK_SECRET,
     SANDBOX_OPENAI_KEY,
@@ -81,6 +82,7 @@ class Sandbox:
     webhooks: int
     logs: Path
     state: Path
+    workflows: str
 
     @property
     def url(self) -> str:
@@ -108,7 +110,12 @@ class Sandbox:
     async def running(self) -> AsyncIterator[Child]:
         """Serve until the block ends. Raises StackError."""
         require_free_port(self.port, "The sandbox")
-        options = {"port": self.port, "state": self.state, "webhooks": f"http://{HOST}:{self.webhooks}"}
+        options = {
+            "port": self.port,
+            "state": self.state,
+            "webhooks": f"http://{HOST}:{self.webhooks}",
+            "workflows": self.workflows,
+        }
         argv = (sys.executable, "-m", "sandbox", *(f"--{name}={value}" for name, value in options.items()))
         async with running(Command(name="The sandbox", argv=argv, log=self.logs / "sandbox.log")) as child:
             await _answering(child, f"{self.url}/_sandbox/health")
@@ -141,7 +148,13 @@ class Stack:
 
     @property
     def sandbox(self) -> Sandbox:
-        return Sandbox(self.ports.sandbox, self.ports.webhooks, logs=self.logs, state=self.data_dir / "sandbox.db")
+        return Sandbox(
+            self.ports.sandbox,
+            self.ports.webhooks,
+            logs=self.logs,
+            state=self.data_dir / "sandbox.db",
+            workflows=workflow_link(self.temporal.ui_url, "default", ""),
+        )
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of a program on this stack.

@@ -13,9 +13,10 @@ import asyncpg
 import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Replayer
 
 from app.startup_checks import CannotStart, check_search_attributes
-from app.wiring import open_worker
+from app.wiring import WORKFLOWS, open_worker
 from config.temporal import plugin
 from deploy.local.postgres import Postgres
 from deploy.local.process import Child, Command, binary, free_ports, running
@@ -104,7 +105,7 @@ async def test_refuses_a_server_without_the_search_attributes() -> None:
     async with await WorkflowEnvironment.start_local(
         plugins=[plugin()], dev_server_existing_path=binary("temporal"), dev_server_log_level="error"
     ) as bare:
-        with pytest.raises(CannotStart, match="CustomerId, NeedsAttention, OrderStage"):
+        with pytest.raises(CannotStart, match="CustomerId, NeedsAttention, OrderOutcome, OrderStage"):
             await check_search_attributes(bare.client)
 
 
@@ -229,3 +230,20 @@ async def test_a_worker_told_to_stop_finishes_its_step(
         assert confirmations(sandbox) == 1
         said = [json.loads(line) for line in (tmp_path / "first.log").read_text().splitlines()]
         assert said[-1]["event"] == "worker stopped"
+
+
+async def test_a_worker_without_the_sandbox(temporal: WorkflowEnvironment, database_url: str, tmp_path: Path) -> None:
+    """It places orders, on the faster loop, and what it leaves behind is replayed in the sandbox."""
+    log = tmp_path / "worker.log"
+    async with serve() as sandbox:
+        environment = addresses(temporal, database_url, sandbox) | {"WORKFLOW_SANDBOX": "false"}
+        async with a_worker(log, **environment):
+            handle = await temporal.client.start_workflow(
+                PROCESS_ORDER, an_order(), id="unsandboxed", task_queue=TASK_QUEUE, result_type=OrderOutcome
+            )
+            outcome = await asyncio.wait_for(handle.result(), 25)
+
+    assert outcome.success
+    ready = json.loads(log.read_text().splitlines()[0])
+    assert (ready["event"], ready["workflow_sandbox"], ready["event_loop"]) == ("worker ready", False, "uvloop")
+    await Replayer(workflows=WORKFLOWS, plugins=[plugin()]).replay_workflow(await handle.fetch_history())

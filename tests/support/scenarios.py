@@ -7,7 +7,7 @@ from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, Wor
 from temporalio.exceptions import ApplicationError, CancelledError
 
 from orders.models import ErrorCode, OrderOutcome, OrderView, Stage
-from orders.names import NEEDS_ATTENTION, ORDER_STAGE
+from orders.names import NEEDS_ATTENTION, ORDER_OUTCOME, ORDER_STAGE
 from saga import Resolution
 from tests.support.shop import Shop, eventually
 
@@ -46,6 +46,11 @@ async def marks(run: Run) -> tuple[str | None, str | None]:
     """The search attributes OrderStage and NeedsAttention."""
     found = (await run.describe()).typed_search_attributes
     return found.get(ORDER_STAGE), found.get(NEEDS_ATTENTION)
+
+
+async def shown_outcome(run: Run) -> str | None:
+    """The search attribute OrderOutcome."""
+    return (await run.describe()).typed_search_attributes.get(ORDER_OUTCOME)
 
 
 async def look(run: Run) -> OrderView:

@@ -14,7 +14,7 @@ from config.temporal import plugin
 from deploy.local.postgres import Postgres, temporary_postgres
 from deploy.local.process import binary
 from deploy.local.temporal import DYNAMIC_CONFIG
-from orders.names import CUSTOMER_ID, NEEDS_ATTENTION, ORDER_STAGE
+from orders.names import CUSTOMER_ID, NEEDS_ATTENTION, ORDER_OUTCOME, ORDER_STAGE
 
 TEMPLATE: Final = "template_orders"
 SEED: Final = (Path(__file__).parents[2] / "deploy" / "local" / "seed.sql").read_text()
@@ -62,7 +62,7 @@ async def open_temporal() -> AsyncIterator[WorkflowEnvironment]:
         ts_config=TimeSkippingConfig(enabled=False),
         plugins=[plugin()],
         identity="tests",
-        search_attributes=[ORDER_STAGE, CUSTOMER_ID, NEEDS_ATTENTION],
+        search_attributes=[ORDER_STAGE, CUSTOMER_ID, NEEDS_ATTENTION, ORDER_OUTCOME],
         dev_server_existing_path=binary("temporal"),
         dev_server_extra_args=[f"--dynamic-config-value={value}" for value in arguments],
         dev_server_log_level="error",

@@ -1,38 +1,26 @@
-"""The pictures in docs/images/, taken from the real Web UI by headless Chromium: `make screenshots`."""
+"""The pictures in docs/images/, taken from the real Web UI and sandbox by headless Chromium: `make screenshots`."""
 
 import asyncio
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 from rich.console import Console
 from temporalio.client import Client, WorkflowHandle
 
-from client.links import workflow_link
+from config.links import workflow_link
 from config.temporal import plugin
 from deploy.local.postgres import temporary_folder
-from deploy.local.process import Command, StackError, run
+from deploy.local.process import Command, run
 from deploy.local.stack import Ports, Stack
-from orders.names import PROCESS_ORDER, TASK_QUEUE
-from tests.support.shop import an_order
+from orders.names import CANCEL_ORDER, PROCESS_ORDER, TASK_QUEUE, cancel_order_id
+from tests.support.shop import an_order, eventually
+from tests.tools.chromium import browser, open_tab
 
 IMAGES: Final = Path(__file__).parent.parent.parent / "docs" / "images"
-BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 SIZE: Final = "1500,1180"
-
-
-def browser() -> str:
-    """Chromium by any of its names; CHROMIUM names another.
-
-    Raises:
-        StackError: there is none.
-    """
-    found = os.environ.get("CHROMIUM") or next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        raise StackError("Chromium is missing: install it, or name it with CHROMIUM=/path/to/it.")
-    return found
 
 
 async def take(url: str, image: Path, logs: Path) -> None:
@@ -60,11 +48,30 @@ async def _place(client: Client, order_id: str, **changes: Any) -> WorkflowHandl
     return handle
 
 
+async def _take_sandbox(client: Client, url: str, order_id: str) -> None:
+    """The sandbox's page with a paid order whose refund is refused, open at that request."""
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+        await http.post("/actions/break", data={"scenario": "refund-refused", "order": order_id})
+        cancel, payload = cancel_order_id(order_id), {"orderId": order_id, "customerEmail": "customer@example.com"}
+        await client.start_workflow(CANCEL_ORDER, payload, id=cancel, task_queue=TASK_QUEUE)
+
+        async def is_alerted() -> bool:
+            return bool((await http.get("/_sandbox/records")).json()["alerts"])
+
+        await eventually(is_alerted, "operators are alerted about the refused refund")
+        await http.post("/actions/break", data={"scenario": "warehouse-down", "times": "3"})
+    async with open_tab() as tab:
+        await tab.resize(1400, 1250)
+        await tab.go(f"{url}/?open={order_id}")
+        await tab.look(f"document.querySelector('#order-{order_id} .request:has(.tag)').open = true")
+        await tab.take(IMAGES / "sandbox.png")
+
+
 async def main() -> None:
     browser()
     with temporary_folder() as folder:
         stack = Stack(folder / "data", Ports.free(), fast=True)
-        async with stack.running(), stack.worker(stack.environment(os.environ)):
+        async with stack.running(), stack.programs(stack.environment(os.environ)):
             client = await Client.connect(stack.temporal.address, plugins=[plugin()])
             refused = an_order()["shippingAddress"] | {"street": "1 Refuse Street"}
             runs = {
@@ -75,6 +82,8 @@ async def main() -> None:
                 link = workflow_link(stack.temporal.ui_url, client.namespace, handle.id, handle.result_run_id)
                 await take(link.replace("/history", "/timeline"), IMAGES / f"{name}.png", stack.logs)
                 Console().print(f"docs/images/{name}.png")
+            await _take_sandbox(client, stack.sandbox.url, "order-1001")
+            Console().print("docs/images/sandbox.png")
 
 
 if __name__ == "__main__":

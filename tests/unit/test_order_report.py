@@ -53,6 +53,12 @@ def settled(step: str, action: str = "resolved") -> dict[str, Any]:
             PAID | {"refunds": {"succeeded": 1000, "pending": 2000, "requires_action": 998, "failed": 2000}},
             "59.98 usd captured, 10.00 usd refunded, 29.98 usd refund pending, 20.00 usd refund failed",
         ),
+        ("cancelling", PAID | {"refunds": {"failed": 2 * 5998}}, "59.98 usd captured, 59.98 usd refund failed"),
+        (
+            "cancelled",
+            PAID | {"refunds": {"failed": 5998, "succeeded": 5998}},
+            "59.98 usd captured, 59.98 usd refunded",
+        ),
         ("rejected", {"payment_intent": "pi_1", "error_code": "card_declined"}, "nothing charged"),
         ("rejected", BEFORE, "59.98 usd voided, nothing charged"),
         ("rejected", BEFORE | settled("void_payment"), "59.98 usd not captured, settled by ann: by bank transfer"),

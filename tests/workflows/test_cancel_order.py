@@ -16,6 +16,7 @@ from sandbox.faults import Fault
 from tests.support.activity_hooks import Moment
 from tests.support.invariants import assert_invariants
 from tests.support.sample import one_in
+from tests.support.scenarios import shown_outcome
 from tests.support.shop import Payload, Shop, an_order, eventually, new_order_id
 from workflows.process_order import ProcessOrder
 
@@ -69,7 +70,9 @@ async def test_at_each_stage_of_a_running_order(shop: Shop, arrival: Arrival) ->
     held.let_go()
 
     assert shape(await cancel.result()) == arrival.answer
+    assert await shown_outcome(cancel) == f"cancelled: {arrival.answer[2] or 'refunded'}"
     outcome = await handle.result()
+    assert await shown_outcome(handle) == ("placed" if arrival.placed else "cancelled")
     assert outcome.success is arrival.placed
     assert outcome.error_code == (None if arrival.placed else "cancelled")
     assert " ".join(await shop.events(O)) == arrival.events

@@ -26,6 +26,7 @@ from tests.support.scenarios import (
     marks,
     outage,
     resolve,
+    shown_outcome,
     until_attempts,
     until_marked,
     until_stuck,
@@ -50,7 +51,14 @@ class End:
 
     @property
     def stage(self) -> str:
-        return "completed" if self.code is None else self.events.split()[-1]
+        return "completed" if self.events == PLACED else self.events.split()[-1]
+
+    @property
+    def shown(self) -> str:
+        """What lists of runs show."""
+        if self.events == PLACED:
+            return "placed"
+        return f"{self.stage}: {self.code}" if self.code not in (None, self.stage) else self.stage
 
 
 SUCCESS = End("completed", None, PLACED, "order_confirmation")
@@ -67,7 +75,8 @@ async def check_end(shop: Shop, run: Run, end: End) -> None:
     assert (ending.how, ending.code) == (end.how, end.code), ending
     assert " ".join(await shop.events(O)) == end.events
     assert emails_to_customer(shop, O) == ([end.email] if end.email else [])
-    assert await marks(run) == (end.events.split()[-1] if end is not SUCCESS else "completed", None)
+    assert await marks(run) == (end.stage, None)
+    assert await shown_outcome(run) == end.shown
     await assert_invariants(shop, O)
 
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from temporalio.common import WorkflowIDReusePolicy
 from temporalio.testing import WorkflowEnvironment
 
 from orders.models import OrderOutcome
@@ -19,6 +20,7 @@ from tests.support.scenarios import (
     emails_to_customer,
     final_error,
     is_running,
+    look,
     marks,
     outage,
     until_marked,
@@ -61,6 +63,39 @@ async def test_the_caller_does_not_wait_for_notices(shop: Shop, service: Service
     assert emails_to_customer(shop, O) == ["order_confirmation"]
 
 
+async def test_nothing_is_notified_before_the_order_is_finalized(shop: Shop) -> None:
+    """No notification begins while the order may still read `capturing`; then each needs one attempt."""
+    finalizing = shop.hooks.hold("finalize_order", "before", O)
+    run = await shop.start(order_id=O)
+    await finalizing.reached.wait()
+    events = (await run.fetch_history()).events
+    begun = {event.activity_task_scheduled_event_attributes.activity_type.name for event in events}
+    assert "finalize_order" in begun
+    assert not begun & {"send_email", "track_order"}
+
+    finalizing.let_go()
+    await run.result()
+    names = [name for _, name in shop.hooks.calls]
+    assert (names.count("send_email"), names.count("track_order")) == (1, 1)
+    assert await notifications(shop) == {"order_confirmation": "sent", "order_placed": "sent"}
+
+
+async def test_a_run_that_ends_between_finalize_and_its_notifications(shop: Shop) -> None:
+    """The run that reconcile-orders would start finds a paid order, and confirms it once."""
+    finalized = shop.hooks.hold("finalize_order", "after", O)
+    run = await shop.start(order_id=O)
+    await finalized.reached.wait()
+    await run.terminate()
+    finalized.let_go()
+    assert await notifications(shop) == {}
+
+    again = await shop.place(order_id=O, id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE)
+    assert again.success
+    assert await notifications(shop) == {"order_confirmation": "sent", "order_placed": "sent"}
+    assert emails_to_customer(shop, O) == ["order_confirmation"]
+    await assert_invariants(shop, O)
+
+
 @pytest.fixture
 async def impatient(database_url: str, temporal: WorkflowEnvironment) -> AsyncIterator[Shop]:
     """A shop that gives notifications up after ten minutes."""
@@ -84,7 +119,9 @@ async def test_a_notice_is_given_up_in_plain_sight(impatient: Shop, service: Ser
     assert await marks(run) == ("completed", f"notification:{kind}")
     [alert] = shop.world.inbox.alerts
     assert O in alert.text
-    assert kind in alert.text
+    assert f"{kind} was not delivered: {service}: HTTP 503" in alert.text
+    (attention,) = (await look(run)).attention
+    assert attention.reason.startswith(f"{service}: HTTP 503")
     assert await shop.status(O) == "processing"
     await assert_invariants(shop, O)
 

@@ -3,9 +3,14 @@
 from datetime import date
 from typing import Any
 
+import pytest
+from temporalio.api.sdk.v1 import WorkflowMetadata
+
+from orders.models import Stage
+from orders.names import CUSTOMER_ID
 from tests.support.invariants import assert_invariants
-from tests.support.scenarios import emails_to_customer, ending_of, look, marks
-from tests.support.shop import Shop, an_order
+from tests.support.scenarios import emails_to_customer, ending_of, look, marks, shown_outcome, until_stage
+from tests.support.shop import Payload, Shop, an_order, eventually
 
 # The payloads of the reference, as they stand there.
 REFERENCE: Any = {
@@ -60,6 +65,74 @@ async def test_should_rollback_on_payment_failure_with_a_declining_card(shop: Sh
     assert await marks(run) == ("rejected", None)
     assert await shop.stock() == (100, 0)
     await assert_invariants(shop, "o1")
+
+
+async def test_lists_show_where_an_order_stands(shop: Shop) -> None:
+    """Also while the order waits: for its customer, and then for the warehouse. No other change is an event."""
+    held = shop.hooks.hold("request_fulfillment", "before")
+    run = await shop.start(an_order(paymentMethodId="pm_card_authenticationRequired"), "o1")
+    await until_stage(run, Stage.AWAITING_CUSTOMER)
+    assert await marks(run) == ("awaiting_customer", None)
+    shop.world.stripe.account.authenticate((await shop.row("o1"))["payment_intent_id"], succeeds=True)
+    await run.signal("payment-updated")
+    await held.reached.wait()
+    assert await marks(run) == ("placing", None)
+    assert (await look(run)).stage == "fulfilling"
+    held.let_go()
+    await run.result()
+
+    assert await marks(run) == ("completed", None)
+    assert (await run.describe()).typed_search_attributes.get(CUSTOMER_ID) == "cus_123"
+    updates = [
+        list(event.upsert_workflow_search_attributes_event_attributes.search_attributes.indexed_fields)
+        for event in (await run.fetch_history()).events
+        if event.HasField("upsert_workflow_search_attributes_event_attributes")
+    ]
+    assert [sorted(each) for each in updates] == [
+        ["CustomerId", "OrderStage"],
+        ["OrderStage"],
+        ["OrderStage"],
+        ["OrderOutcome", "OrderStage"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("payload", "shown", "told"),
+    [
+        (an_order(), "placed", "the order is placed"),
+        ({"customerId": "cus_123"}, "rejected: invalid_order", "rejected: customerEmail: is required"),
+        (
+            an_order(items=[{"productId": "5", "quantity": 2}]),
+            "rejected: out_of_stock",
+            "rejected: product 5: 2 wanted, 1 available",
+        ),
+    ],
+    ids=["placed", "invalid", "refused"],
+)
+async def test_a_refused_order_does_not_look_like_a_success(
+    shop: Shop, payload: Payload, shown: str, told: str
+) -> None:
+    """Its run is completed: the list of runs tells the outcome, and so does the last line of the current details."""
+    run = await shop.start(payload, "o1")
+    await run.result()
+
+    assert await shown_outcome(run) == shown
+    details = (await run.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)).current_details
+    assert details.rpartition("\n")[2].partition(" ")[2].partition(" ")[2].startswith(told)
+
+
+async def test_orders_are_listed_by_their_outcome(shop: Shop) -> None:
+    """As the Web UI's filter does: by the outcome in full, and by its beginning."""
+    run = await shop.start(an_order(paymentMethodId="pm_card_chargeDeclined"), "o1")
+    await run.result()
+
+    async def listed(condition: str) -> bool:
+        query = f"TaskQueue = '{shop.task_queue}' AND OrderOutcome {condition}"
+        return run.result_run_id in [found.run_id async for found in shop.client.list_workflows(query)]
+
+    await eventually(lambda: listed("= 'rejected: card_declined'"), "the run is listed")
+    assert await listed("STARTS_WITH 'rejected'")
+    assert not await listed("= 'placed'")
 
 
 async def test_the_status_query_tells_where_the_order_stands(shop: Shop) -> None:

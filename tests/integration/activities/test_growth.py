@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PAST: Final = 5_000  # orders of the last weeks
 MAX_READ: Final = 1_000  # rows that one activity may read
+OFTEN: Final = 8  # a prepared statement that was executed five times may get a plan that knows no parameter
 
 # The catalogue and its stock grow with the products, not with the orders.
 ROWS_READ: Final = """
@@ -97,6 +98,7 @@ async def grown(postgres: Postgres) -> AsyncIterator[ActivityBench]:
             open_clients(settings) as clients,
             open_activity_bench(settings, sandbox, clients, CountingDatabase) as bench,
         ):
+            await _sweep_often(bench)  # an empty shop: its plans must not outlive it
             await bench.pool.execute(ADD_PAST, PAST, timeout=60)
             await bench.pool.execute(ADD_RECENT)
             for statement in ADD_DETAILS:
@@ -104,14 +106,24 @@ async def grown(postgres: Postgres) -> AsyncIterator[ActivityBench]:
             yield bench
 
 
+async def _sweep_often(bench: ActivityBench) -> None:
+    for activity, argument in SWEEPS:
+        for _ in range(OFTEN):
+            await bench.do(activity, argument)
+
+
 @pytest.mark.parametrize(("activity", "argument"), SWEEPS, ids=lambda each: getattr(each, "__name__", ""))
 async def test_a_sweep_does_not_read_every_order(
     grown: ActivityBench, activity: Callable[..., Awaitable[Any]], argument: object
 ) -> None:
-    """A sweep that reads every order of the past is slower each day, and one day does not end in its time."""
-    before = counting(grown).rows_read
-    await grown.do(activity, argument)
-    assert counting(grown).rows_read - before < MAX_READ
+    """A sweep that reads every order of the past is slower each day, and one day does not end in its time.
+
+    Also once its statements were prepared long ago.
+    """
+    for _ in range(OFTEN):
+        before = counting(grown).rows_read
+        await grown.do(activity, argument)
+        assert counting(grown).rows_read - before < MAX_READ
 
 
 async def test_the_evidence_of_some_orders_is_all_that_is_read(grown: ActivityBench) -> None:

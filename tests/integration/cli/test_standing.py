@@ -358,7 +358,9 @@ async def test_the_reason_has_the_code_and_the_message_of_the_warehouse(shop: Sh
     """What a message must not hold is left out of it."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
-    body = {"error": {"code": "gate_closed", "message": "The gate is closed\nuntil noon: ask ann@example.com"}}
+    body: dict[str, Any] = {
+        "error": {"code": "gate_closed", "message": "The gate is closed\nuntil noon: ask ann@example.com"}
+    }
     route = "POST /orders/*/cancel"
     shop.world.faults.add(Fault(service="fulfillment", kind="status", status=422, body=body, route=route))
     await starter("cancel-order", order_id)
@@ -402,6 +404,7 @@ async def test_a_parked_order_whose_run_is_gone(shop: Shop, starter: Starter) ->
     assert (await starter(*command_in(said, "cancel-order"))).status == 5
     taken = await starter("status", order_id)
     assert (await starter(*command_in(taken, "resolve"))).status == 0
+    await shop.client.get_workflow_handle(f"cancel-order:{order_id}").result()
     settled = await starter("status", order_id)
     assert (settled.status, settled.out.splitlines()[0]) == (0, f"{order_id} is rejected")
 
@@ -411,10 +414,30 @@ async def test_a_parked_order_whose_run_is_gone(shop: Shop, starter: Starter) ->
     await eventually(is_over, "the run that was terminated is not stuck any more")
 
 
+async def test_a_parked_order_that_temporal_has_forgotten(shop: Shop, starter: Starter) -> None:
+    """Its row is enough to list it, with the cancel that takes over; without PostgreSQL the list says what it lacks."""
+    order_id = new_order_id()
+    await shop.pool.execute(
+        "INSERT INTO orders (id, customer_id, request_hash, status, closing, total, currency, capture_mode, terms,"
+        " parked_step, parked_reason, parked_by)"
+        " VALUES ($1, 'cus_123', 'hash', 'undoing', 'failed', 5998, 'usd', 'manual', '{}', 'void_payment', 'no', $1)",
+        order_id,
+    )
+    said = await starter("stuck")
+    assert said.status == 5, said
+    assert f"order {order_id}" in lines(said)
+    assert "amount 59.98 usd" in lines(said)
+    assert ["cancel-order", order_id] in [shlex.split(line)[2:] for line in lines(said) if line.startswith(PROGRAM)]
+
+    blind = await starter("stuck", **NO_DATABASE)
+    assert order_id not in blind.out
+    assert blind.out.rstrip().endswith("Orders that are parked without a run are not shown.")
+
+
 async def test_a_message_that_was_given_up_says_why(shop: Shop, starter: Starter) -> None:
     """The order is as it should be; its addressee must be reached in another way."""
     order_id = new_order_id()
-    body = {"error": {"code": "unknown_template", "message": "There is no such template."}}
+    body: dict[str, Any] = {"error": {"code": "unknown_template", "message": "There is no such template."}}
     shop.world.faults.add(Fault(service="email", kind="status", status=422, body=body, times=None))
     await asyncio.wait_for(shop.place(order_id=order_id), 60)
     said = await starter("status", order_id)

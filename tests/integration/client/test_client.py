@@ -28,7 +28,7 @@ from client.orders import cancel_order, resolve, submit_order
 from client.runs import list_runs, order_status
 from orders.errors import InvalidInput, NoAnswer, NotParked, Permanent, UnknownOrder
 from orders.models import CancelReason, ErrorCode, OrderOutcome, Stage
-from orders.names import PROCESS_ORDER, cancel_order_id
+from orders.names import CUSTOMER_ID, ORDER_STAGE, PROCESS_ORDER, cancel_order_id
 from saga import Resolution
 from sandbox.faults import Fault
 from tests.support.invariants import assert_invariants
@@ -346,3 +346,21 @@ async def test_runs_are_listed_by_stage(shop: Shop) -> None:
 
     await eventually(listed, "the run is listed")
     assert order_id not in [run.order_id for run in await list_runs(shop.client, stage="rejected")]
+
+
+async def test_an_order_that_is_being_placed_is_listed_from_its_start(shop: Shop) -> None:
+    """With its customer, and without an event of its history; whichever step one asks for."""
+    order_id = new_order_id()
+    held = shop.hooks.hold("reserve_stock", "before", order_id)
+    placing = asyncio.create_task(submit(shop, order_id))
+    await held.reached.wait()
+
+    async def listed() -> bool:
+        return order_id in [run.order_id for run in await list_runs(shop.client, stage="authorizing")]
+
+    await eventually(listed, "the run is listed")
+    found = await shop.client.get_workflow_handle(order_id).describe()
+    assert found.typed_search_attributes.get(ORDER_STAGE) == "placing"
+    assert found.typed_search_attributes.get(CUSTOMER_ID) == "cus_123"
+    held.let_go()
+    await placing

@@ -3,7 +3,10 @@
 import asyncio
 
 import pytest
+from pydantic import SecretStr
 
+from app.startup_checks import open_database
+from config.settings import Settings
 from gateways.postgres import Database, open_pool
 from orders.errors import Unavailable
 from tests.support.activity_bench import ActivityBench, order_of
@@ -107,6 +110,31 @@ async def test_a_transaction_that_waits_for_a_lock_soon_gives_its_connection_bac
             await bench.reserve(order_of())
 
     assert (await bench.reserve(order_of())).status == "pending"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_pgbouncer_that_tracks_no_statements_needs_none(database_url: str, kept: bool) -> None:  # noqa: FBT001 (a case)
+    """The setting says whether a connection keeps prepared statements."""
+    settings = Settings(database_url=SecretStr(database_url), database_prepared_statements=kept, database_pool_size=1)
+    async with open_database(settings) as database, database.transaction() as connection:
+        await connection.fetch("SELECT quantity FROM inventory WHERE product_id = $1", "1")
+        assert bool(await connection.fetchval("SELECT count(*) FROM pg_prepared_statements")) is kept
+
+
+async def test_a_migration_beneath_a_prepared_statement_is_an_outage(database_url: str) -> None:
+    """The attempt that meets it is repeated, and the next one succeeds: the driver has forgotten its statements."""
+    async with await open_pool(database_url, 1) as pool:
+        database = Database(pool)
+
+        async def read() -> object:
+            async with database.transaction() as connection:
+                return await connection.fetchval("SELECT error FROM orders WHERE id = $1", "o1")
+
+        before = await read()
+        await pool.execute("ALTER TABLE orders ALTER error TYPE varchar(9000)")
+        with pytest.raises(Unavailable, match="database_unavailable"):
+            await read()
+        assert await read() == before
 
 
 async def kill(bench: ActivityBench) -> None:

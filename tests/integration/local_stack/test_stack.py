@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
+import httpx
 import pytest
 from temporalio.client import Client
 
@@ -102,6 +103,8 @@ async def test_the_life_of_a_stack(folder: Path) -> None:
         connection = await asyncpg.connect(stack.postgres.url())
         await connection.execute("SELECT FROM kept")
         await connection.close()
+        async with httpx.AsyncClient(trust_env=False) as http:
+            assert f"{stack.temporal.ui_url}/namespaces/default/workflows" in (await http.get(stack.sandbox.url)).text
         second.terminate()
         assert await asyncio.wait_for(second.wait(), DEADLINE) == 0
         assert not any(map(alive, children))

@@ -158,6 +158,19 @@ BUGS: Final = (
         ("tests/integration/activities/test_notifications.py::test_a_lost_answer_delivers_no_second_email",),
     ),
     Bug(
+        "notified_before_finalized",
+        "the notifications start while the order still reads `capturing`: each needs a second attempt",
+        (
+            Patch(
+                "workflows/process_order.py",
+                "        return await self._timeline.retry_until_done(Inventory.finalize_order,",
+                "        self._notify_of_placing(order, row.terms)\n"
+                "        return await self._timeline.retry_until_done(Inventory.finalize_order,",
+            ),
+        ),
+        ("tests/workflows/test_notification_delivery.py::test_nothing_is_notified_before_the_order_is_finalized",),
+    ),
+    Bug(
         "email_marked_before_posted",
         "an e-mail is marked as sent before it is posted: one that is not taken is never sent again",
         (
