@@ -68,7 +68,8 @@ shape: install ## show what an order costs: stages, activities, events, time
 	$(RUN) tests.tools.shape
 
 clean: ## forget the local data and all caches
-	rm -rf .local .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m deploy.local.data
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 .venv/installed: $(REQUIREMENTS)
