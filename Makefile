@@ -84,7 +84,8 @@ check-kubernetes: install ## let an API server judge the manifests: yours, or ku
 	@$(RUN) tests.deploy.check_kubernetes
 
 clean: ## forget the local data and all caches
-	rm -rf .local .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m deploy.local.data
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 .venv-manifests/installed: requirements-manifests.txt | install

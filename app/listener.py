@@ -15,4 +15,7 @@ def open_listener(setting: str, host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise CannotStart(f"{setting}: port {port} of {host} cannot be used: {error.strerror}") from None
+        raise CannotStart(
+            f"{setting}: port {port} of {host} cannot be used: {error.strerror}. Stop the program that uses it, or set "
+            "another address"
+        ) from None

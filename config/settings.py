@@ -267,7 +267,10 @@ class Settings(DatabaseSettings):
             if path:
                 ssl.create_default_context(cafile=path)
         except OSError:
-            raise ValueError("must name a file with certificates in PEM that this program may read") from None
+            raise ValueError(
+                "must name a file with certificates in PEM that this program may read, "
+                "e.g. /etc/ssl/certs/ca-certificates.crt"
+            ) from None
         return path
 
     @field_validator("outbound_proxy")
@@ -289,7 +292,9 @@ class Settings(DatabaseSettings):
     @classmethod
     def _are_hosts(cls, hosts: str) -> str:
         if not all(re.fullmatch(r"[a-z0-9_.-]+", name) for name in _names(hosts)):
-            raise ValueError("must be names of hosts, without scheme, port or wildcard, separated by commas")
+            raise ValueError(
+                "must be names of hosts, without scheme, port or wildcard, e.g. warehouse.internal,mail.internal"
+            )
         return hosts
 
     @model_validator(mode="after")
@@ -305,7 +310,8 @@ class Settings(DatabaseSettings):
         services = self._external_services().items()
         if exposed := ", ".join(name for name, url in services if not _is_private(url, self.inner_host_names)):
             raise ValueError(
-                f"{exposed}: must be an https address, or one on this machine or in INNER_HOSTS, without spaces"
+                f"{exposed}: must be an https address without spaces, e.g. https://service.example.com, "
+                "or one on this machine or in INNER_HOSTS"
             )
         return self
 
@@ -353,12 +359,17 @@ def _read(kind: type[SettingsT]) -> SettingsT:
         return kind()
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
-    raise InvalidInput(
-        [
-            ": ".join([*(str(part).upper() for part in each["loc"]), each["msg"].removeprefix("Value error, ")])
-            for each in problems
-        ]
-    )
+    raise InvalidInput([_problem(kind, each["loc"], each["msg"]) for each in problems])
+
+
+def _problem(kind: type[DatabaseSettings], path: tuple[int | str, ...], message: str) -> str:
+    """What is wrong with a setting, with a value that is right."""
+    text = message.removeprefix("Value error, ").replace("Input should", "must")
+    if not path:
+        return text
+    name, default = str(path[0]), kind.model_fields[str(path[0])].default
+    right = "" if isinstance(default, SecretStr) or default == "" else f"; e.g. {name.upper()}={default}"
+    return f"{name.upper()}: {text}{right}"
 
 
 def _address_fields() -> dict[str, FieldInfo]:

@@ -172,7 +172,7 @@ async def test_without_postgres_only_the_runs_are_shown(shop: Shop, starter: Sta
     await shop.place(order_id=order_id)
     said = await starter("status", order_id, **NO_DATABASE)
 
-    problem = "PostgreSQL at DATABASE_URL cannot be used: nothing listens at its host and port"
+    problem = "PostgreSQL at DATABASE_URL cannot be used: nothing answers at 127.0.0.1:1 (is `make up` running?)"
     assert said.status == 0
     assert said.out.splitlines()[0].startswith(f"{problem}. Only the runs are shown")
     assert f"run {order_id}" in said.out
@@ -217,7 +217,7 @@ async def test_without_postgres_the_list_says_what_to_do(starter: Starter) -> No
     said = await starter("list", **NO_DATABASE)
     assert said.status == 4, said
     assert said.err.strip() == (
-        "PostgreSQL at DATABASE_URL cannot be used: nothing listens at its host and port. "
+        "PostgreSQL at DATABASE_URL cannot be used: nothing answers at 127.0.0.1:1 (is `make up` running?). "
         f"`{PROGRAM} list --runs` lists the runs that Temporal has"
     )
 
