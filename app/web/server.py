@@ -33,8 +33,9 @@ async def serve(app: Starlette, host: str, port: int) -> AsyncIterator[str]:
     try:
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]  # without the address, which is named already
         raise CannotStart(
-            f"WEBHOOKS_PORT {port} of {host} cannot be used: {error.strerror}. Stop the program that uses it, or set "
+            f"WEBHOOKS_PORT {port} of {host} cannot be used: {reason}. Stop the program that uses it, or set "
             "another WEBHOOKS_HOST or WEBHOOKS_PORT, e.g. WEBHOOKS_PORT=8411"
         ) from None
     config = uvicorn.Config(
