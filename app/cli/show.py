@@ -18,13 +18,10 @@ from orders.models import (
     Attention,
     CancelOutcome,
     CancelReason,
-    CancelView,
     ErrorCode,
     Model,
     OrderOutcome,
-    OrderView,
     Status,
-    View,
 )
 from orders.money import show as amount_of
 from orders.order_report import ListedOrder, OrderReport
@@ -110,11 +107,11 @@ def show_status(  # noqa: PLR0913, PLR0917 (what the database says, what Tempora
     for need in needs:
         _show_need(out, need)
     for each in found:
-        run, answer = each.run, _answer(each.view)
+        run = each.run
         facts = {
             "state": run.state,
-            "stage": None if answer or not run.stage else humanize(run.stage),
-            "answer": answer,
+            "outcome": _outcome(run) if run.outcome else None,
+            "stage": None if run.outcome else _outcome(run),
             "started": time_of(run.started),
             "details": None if each.view else "no worker answers",
             "Web UI": session.link(run.workflow_id, run.run_id),
@@ -134,8 +131,8 @@ def show_runs(out: Console, session: Session, runs: Sequence[Run]) -> None:
     if not runs:
         out.print("There are none.")
         return
-    rows = (_named(session, run, run.stage or "", run.state, time_of(run.started)) for run in runs)
-    table(out, ("run", "stage", "state", "started"), rows)
+    rows = (_named(session, run, _outcome(run), run.state, time_of(run.started)) for run in runs)
+    table(out, ("run", "outcome or stage", "state", "started"), rows)
 
 
 def show_stuck(out: Console, session: Session, found: Sequence[Needs], missing: str) -> None:
@@ -198,15 +195,9 @@ def _what(attention: Attention) -> str:
     return f"{attention.what} keeps failing" if attention.actions else attention.what
 
 
-def _answer(view: View | None) -> str | None:
-    """What the run told its caller."""
-    match view:
-        case OrderView(outcome=OrderOutcome() as outcome):
-            return "placed" if outcome.success else f"not placed: {humanize(outcome.error_code or '')}"
-        case CancelView(outcome=CancelOutcome() as cancelled):
-            reason = f": {humanize(cancelled.reason)}" if cancelled.reason else ""
-            return f"{'cancelled' if cancelled.cancelled else 'not cancelled'}{reason}"
-    return None
+def _outcome(run: Run) -> str:
+    """How the run ended; until then where it is."""
+    return humanize(run.outcome or run.stage or "")
 
 
 def _state_of(order: ListedOrder) -> str:

@@ -32,6 +32,7 @@ from config.settings import (
     SANDBOX_STRIPE_KEY,
     SANDBOX_STRIPE_WEBHOOK_SECRET,
     Settings,
+    sandbox_addresses,
 )
 from config.streams import flush_streams, open_streams
 from deploy.local.data import DATA_DIR, locked, space_problem
@@ -92,18 +93,13 @@ class Sandbox:
     def settings(self) -> dict[str, str]:
         """The environment variables that connect the project to this sandbox."""
         return {
+            **sandbox_addresses(self.url),
             "STRIPE_SECRET_KEY": SANDBOX_STRIPE_KEY,
-            "STRIPE_API_BASE": f"{self.url}/stripe",
-            "FULFILLMENT_API": f"{self.url}/fulfillment",
             "FULFILLMENT_REMEMBERS_CANCELS": "true",  # the sandbox's warehouse does
             "FULFILLMENT_KEY": Settings.model_fields["fulfillment_key"].default.get_secret_value(),
             "STRIPE_WEBHOOK_SECRET": SANDBOX_STRIPE_WEBHOOK_SECRET,
             "FULFILLMENT_WEBHOOK_SECRET": SANDBOX_FULFILLMENT_WEBHOOK_SECRET,
-            "EMAIL_SERVICE_URL": f"{self.url}/email",
-            "ANALYTICS_URL": f"{self.url}/analytics",
-            "SLACK_WEBHOOK": f"{self.url}/slack/webhook",
             "OPENAI_API_KEY": SANDBOX_OPENAI_KEY,
-            "OPENAI_BASE_URL": f"{self.url}/openai/v1",
         }
 
     @asynccontextmanager
@@ -174,6 +170,7 @@ class Stack:
                 "TEMPORAL_UI_URL": self.temporal.ui_url,
                 "WEBHOOKS_HOST": HOST,
                 "WEBHOOKS_PORT": str(self.ports.webhooks),
+                "HEALTH_ADDRESS": "",  # two programs cannot share it
             }
         )
 
