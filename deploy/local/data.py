@@ -1,5 +1,6 @@
 """The folder with the data of a local stack: locked while a stack uses it, and deleted by `make clean`."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -40,10 +41,10 @@ def _take(lock: int, folder: Path) -> None:
     os.write(lock, str(os.getpid()).encode())
 
 
-def space_problem(folder: Path) -> str:
-    """What to do if the disk of the folder is full; empty if it is not."""
+def space_problem(folder: Path, problem: str) -> str:
+    """What to do if the disk of the folder is full, or was when the problem arose; empty if not."""
     place = next(each for each in (folder, *folder.parents) if each.exists())
-    if shutil.disk_usage(place).free >= LITTLE:
+    if shutil.disk_usage(place).free >= LITTLE and os.strerror(errno.ENOSPC) not in problem:
         return ""
     return f"\nThe disk of {place} is full: free some space, then start the stack again."
 

@@ -275,8 +275,8 @@ def main() -> int:
             return asyncio.run(until_signaled(work, interrupted=0 if given.keep else 130))
         return asyncio.run(until_signaled(up(stack), interrupted=0))
     except (StackError, OSError) as error:
-        text = error if isinstance(error, StackError) else f"{error.filename or stack.data_dir}: {error.strerror}."
-        sys.stderr.write(f"{text}{space_problem(stack.data_dir)}\n")
+        text = f"{error.filename or stack.data_dir}: {error.strerror}." if isinstance(error, OSError) else str(error)
+        sys.stderr.write(f"{text}{space_problem(stack.data_dir, text)}\n")
         return 1
 
 

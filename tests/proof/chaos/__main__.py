@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deploy.local.data import DATA_DIR, StackError
+from deploy.local.data import DATA_DIR
+from deploy.local.process import StackError
 from deploy.local.stack import until_signaled
 from tests.proof.chaos.plan import Plan, draw_plan
 from tests.proof.chaos.report import show
