@@ -8,7 +8,7 @@ SOURCES := app workflows activities saga gateways client audit orders config san
 unexport PYTHONPATH MYPYPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up migrate test prove check format lock screenshots histories chaos negative-controls shape clean
+.PHONY: help install demo up migrate test prove check format lock screenshots histories chaos negative-controls shape image check-image check-manifests check-kubernetes clean
 
 help: ## show these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,12 +51,13 @@ lock: install ## pin the newest versions that pyproject.toml allows
 	$(COMPILE) pyproject.toml -o requirements.txt
 	$(COMPILE) --group local -c requirements.txt -o requirements-local.txt
 	$(COMPILE) --group dev -c requirements.txt -c requirements-local.txt -o requirements-dev.txt
+	$(COMPILE) --group manifests -o requirements-manifests.txt
 
 screenshots: install ## take the pictures in docs/ from the real Web UI
 	$(RUN) tests.tools.screenshots
 
-histories: install ## record the histories that the replay tests replay
-	$(RUN) tests.tools.histories
+histories: install ## record the histories that are missing: FORCE=1 for all
+	@$(RUN) tests.tools.histories $(if $(FORCE),--force)
 
 chaos: install ## a shop in a storm, and whether anything was lost: SEED=… ORDERS=…
 	@$(RUN) tests.proof.chaos $(if $(SEED),--seed $(SEED)) $(if $(ORDERS),--orders $(ORDERS))
@@ -67,9 +68,31 @@ negative-controls: install ## seed bugs on purpose, and see each caught by its t
 shape: install ## show what an order costs: stages, activities, events, time
 	$(RUN) tests.tools.shape
 
+BUILDER := $(firstword $(foreach each,buildah podman docker,$(shell command -v $(each))))
+IMAGE ?= order-sagas:latest
+image: ## build the image with buildah, podman or docker: BASE=… IMAGE=…
+	@test -n "$(BUILDER)" || { echo "make image needs buildah, podman or docker: on Debian, apt-get install buildah"; exit 1; }
+	$(BUILDER) build $(if $(BASE),--build-arg BASE=$(BASE)) $(IMAGE_FLAGS) -f deploy/Containerfile -t $(IMAGE) .
+
+check-image: install ## build the image on a base made here, and test it; needs podman, buildah, mmdebstrap
+	@BASE=$(BASE) $(RUN) tests.deploy.check_image
+
+check-manifests: .venv-manifests/installed ## hold deploy/ against linters and schemas, which it installs for itself
+	@$(RUN) tests.deploy.check_manifests
+
+check-kubernetes: install ## let an API server judge the manifests: yours, or kube-apiserver and etcd
+	@$(RUN) tests.deploy.check_kubernetes
+
 clean: ## forget the local data and all caches
-	rm -rf .local .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m deploy.local.data
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+.venv-manifests/installed: requirements-manifests.txt | install
+	@$(PYTHON) -m venv .venv-manifests
+	@echo "Installing checkov, kubernetes-validate, hadolint and check-jsonschema into .venv-manifests …"
+	@.venv-manifests/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-manifests.txt
+	@touch $@
 
 .venv/installed: $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ". Name one: make PYTHON=python3.12 …")'

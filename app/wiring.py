@@ -30,6 +30,7 @@ from activities.stock_alerts import StockAlerts
 from activities.verification import Verification
 from app.clients import http_of, stripe_of, warehouse_of
 from app.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_http
+from app.health import serve_health
 from app.startup_checks import CannotStart, check_search_attributes, check_temporal_is_here, open_database
 from config.links import workflow_link
 from config.settings import Settings
@@ -75,23 +76,32 @@ async def worker_program(settings: Settings) -> AsyncIterator[None]:
     """The worker process: it works while the block lasts, then finishes the attempts under way.
 
     Raises:
-        CannotStart: see open_worker.
+        CannotStart: see serve_health and open_worker.
         NoAnswer: Temporal is out of reach.
     """
-    client = await connect(sandbox=settings.workflow_sandbox)
-    async with open_worker(settings, client) as worker, worker:
-        log.info(
-            "worker ready",
-            task_queue=TASK_QUEUE,
-            namespace=client.namespace,
-            workflow_sandbox=settings.workflow_sandbox,
-            event_loop=type(asyncio.get_running_loop()).__module__,
-        )
-        if settings.worker_ready_file:
-            Path(settings.worker_ready_file).touch()  # noqa: ASYNC240 (once, at start)
-        yield
-        log.info("worker draining", seconds=DRAIN.total_seconds())
+    async with serve_health(settings) as health:
+        client = await connect(sandbox=settings.workflow_sandbox)
+        async with open_worker(settings, client) as worker, worker:
+            log.info(
+                "worker ready",
+                task_queue=TASK_QUEUE,
+                namespace=client.namespace,
+                workflow_sandbox=settings.workflow_sandbox,
+                event_loop=type(asyncio.get_running_loop()).__module__,
+            )
+            if settings.worker_ready_file:
+                _touch(settings.worker_ready_file)
+            with health.ready():
+                yield
+            log.info("worker draining", seconds=DRAIN.total_seconds())
     log.info("worker stopped")
+
+
+def _touch(path: str) -> None:
+    try:
+        Path(path).touch()
+    except OSError as error:
+        raise CannotStart(f"WORKER_READY_FILE: {path} cannot be made: {error.strerror}") from None
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from sandbox.call import Refused
-from sandbox.faults import Fault
+from sandbox.faults import Fault, UnknownServiceError
 from sandbox.page import Page
 from sandbox.scenarios import SCENARIOS, calls_of, title_of
 from sandbox.stripe import PaymentIntent, Stripe
@@ -105,6 +105,8 @@ class Actions:
                 said = act(kind.model_validate(fields))
             except ValidationError as problem:
                 return self._refuse(request, 422, _wrong_fields(problem))
+            except UnknownServiceError as problem:
+                return self._refuse(request, 422, str(problem))
             except Impossible as problem:
                 return self._refuse(request, 409, str(problem))
             return _back(request, "" if "fault" in name or name == "break" else fields.get("order", ""), said)

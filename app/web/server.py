@@ -1,7 +1,6 @@
 """Serving an application inside the running event loop."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
@@ -9,7 +8,7 @@ from typing import Final
 import uvicorn
 from starlette.applications import Starlette
 
-from app.startup_checks import CannotStart
+from app.listener import open_listener
 
 MAX_CONNECTIONS: Final = 2000  # idle ones too; a proxy in front keeps most of those away
 DRAIN_SECONDS: Final = 30  # for the requests under way when the process stops
@@ -29,11 +28,7 @@ async def serve(app: Starlette, host: str, port: int) -> AsyncIterator[str]:
     Raises:
         CannotStart: the address cannot be used.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise CannotStart(f"WEBHOOKS_PORT {port} of {host} cannot be used: {error.strerror}") from None
+    listener = open_listener("WEBHOOKS_PORT", host, port)
     config = uvicorn.Config(
         app,
         log_config=None,

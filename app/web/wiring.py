@@ -12,10 +12,10 @@ from starlette.applications import Starlette
 from temporalio.client import Client
 
 from app.clients import http_of, stripe_of, warehouse_of
+from app.health import serve_health
 from app.startup_checks import CannotStart, open_database
 from app.web.endpoints import Endpoint, application
 from app.web.events import FulfillmentEvents, StripeEvents
-from app.web.health import Health
 from app.web.server import serve
 from config.settings import SANDBOX_FULFILLMENT_WEBHOOK_SECRET, SANDBOX_STRIPE_WEBHOOK_SECRET, Settings
 from config.temporal import connect
@@ -32,16 +32,17 @@ async def web_program(settings: Settings) -> AsyncIterator[None]:
     """The web process: it serves while the block lasts, then finishes the requests under way.
 
     Raises:
-        CannotStart: see open_webhooks and serve.
+        CannotStart: see serve_health, open_webhooks and serve.
         NoAnswer: Temporal is out of reach.
     """
-    client = await connect()
     async with (
-        open_webhooks(settings, client) as app,
+        serve_health(settings) as health,
+        open_webhooks(settings, await connect()) as app,
         serve(app, settings.webhooks_host, settings.webhooks_port) as url,
     ):
         log.info("webhooks ready", url=url)
-        yield
+        with health.ready():
+            yield
     log.info("webhooks stopped")
 
 
@@ -60,10 +61,7 @@ async def open_webhooks(
         http = await stack.enter_async_context(http_of(settings, settings.http_timeout_seconds))
         shop_id = await read_shop_id(database)
         gateway = StripeGateway(stripe_of(settings, http), shop_id, SpentKeys(database))
-        health = Health(database)
-        await stack.enter_async_context(health.watching())
         yield application(
-            health,
             Endpoint(
                 StripeEvents(database, gateway, client, task_queue),
                 database,

@@ -5,9 +5,8 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -17,6 +16,7 @@ from temporalio.worker import Replayer
 
 from app.startup_checks import CannotStart, check_search_attributes
 from app.wiring import WORKFLOWS, open_worker
+from config.settings import sandbox_addresses
 from config.temporal import plugin
 from deploy.local.postgres import Postgres
 from deploy.local.process import Child, Command, binary, free_ports, running
@@ -28,6 +28,7 @@ from sandbox.faults import Fault
 from sandbox.server import Running, serve
 from sandbox.world import World
 from tests.support.catalogue import Catalogue
+from tests.support.proxy import Line
 from tests.support.sample import one_in
 from tests.support.shop import an_order, eventually, settings_for
 
@@ -51,12 +52,7 @@ def addresses(temporal: WorkflowEnvironment, database_url: str, sandbox: Running
     return {
         "TEMPORAL_ADDRESS": temporal.client.service_client.config.target_host,
         "DATABASE_URL": database_url,
-        "STRIPE_API_BASE": f"{sandbox.url}/stripe",
-        "FULFILLMENT_API": f"{sandbox.url}/fulfillment",
-        "EMAIL_SERVICE_URL": f"{sandbox.url}/email",
-        "ANALYTICS_URL": f"{sandbox.url}/analytics",
-        "SLACK_WEBHOOK": f"{sandbox.url}/slack/webhook",
-        "OPENAI_BASE_URL": f"{sandbox.url}/openai/v1",
+        **sandbox_addresses(sandbox.url),
     }
 
 
@@ -119,44 +115,6 @@ async def test_a_worker_takes_no_more_attempts_than_its_connections_serve(
 
     assert slots is not None
     assert slots / 3 * 2 * LOCK_SECONDS <= ACQUIRE_SECONDS
-
-
-class Line:
-    """A proxy to a server; once `frail` is set, the connection breaks at the next request, and later ones work."""
-
-    def __init__(self, target: str) -> None:
-        self.host, self.port = target.split(":")
-        self.frail = False
-        self.broken = 0
-        self._ends: list[asyncio.Future[Any]] = []
-
-    def cut(self) -> None:
-        for end in self._ends:
-            end.cancel()
-
-    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, onward = await asyncio.open_connection(self.host, int(self.port))
-        both = asyncio.gather(self._say(reader, onward), self._pass_on(there, writer), return_exceptions=True)
-        self._ends.append(both)
-        try:
-            with suppress(asyncio.CancelledError):
-                await both
-        finally:
-            writer.close()
-            onward.close()
-
-    async def _say(self, reader: asyncio.StreamReader, onward: asyncio.StreamWriter) -> None:
-        while said := await reader.read(65_536):
-            if self.frail:
-                self.frail, self.broken = False, self.broken + 1
-                break
-            onward.write(said)
-        onward.close()
-
-    async def _pass_on(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while said := await there.read(65_536):
-            writer.write(said)
-        writer.close()
 
 
 async def test_a_line_to_temporal_that_breaks_is_no_reason_not_to_start(temporal: WorkflowEnvironment) -> None:

@@ -57,6 +57,18 @@ def test_a_setting_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, name
         Settings()
 
 
+@pytest.mark.parametrize(
+    "address", ["8420", ":8420", "127.0.0.1", "127.0.0.1:", "a b:1", "http://a:1", "::1:65536", "a:99999"]
+)
+def test_an_address_to_listen_at_has_a_host_and_a_port(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """The error names a form that works."""
+    monkeypatch.setenv("HEALTH_ADDRESS", address)
+    with pytest.raises(InvalidInput, match=r"HEALTH_ADDRESS: must have the form host:port, for example"):
+        read_settings()
+    for good in ("", "127.0.0.1:8420", "localhost:0", "[::1]:8420"):
+        assert Settings(health_address=good).health_address == good
+
+
 SECRETS = {
     "STRIPE_SECRET_KEY": "sk_test_canary",
     "FULFILLMENT_KEY": "canary",

@@ -321,6 +321,7 @@ WRONG: Final[list[tuple[str, dict[str, str], int, str]]] = [
     ("break", {"scenario": "stripe-down", "times": "many"}, 422, "times: Input should be a valid integer"),
     ("break", {"scenario": "stripe-down", "ordre": "order-1"}, 422, "ordre: Extra inputs are not permitted"),
     ("fault", {"service": "email", "kind": "drop"}, 422, "service email cannot have a fault of kind drop"),
+    ("fault", {"service": "nobody", "kind": "status"}, 422, "no service nobody. Services: stripe, fulfillment"),
     ("fault", {"service": "stripe", "kind": "status", "status": "9"}, 422, "status: Input should be greater"),
     ("authenticate", {"order": "order-1", "outcome": "maybe"}, 422, "outcome: Input should be 'succeed' or 'fail'"),
     ("authenticate", {"order": "order-1", "outcome": "succeed"}, 409, "No payment of order order-1 waits for 3DS."),

@@ -1,0 +1,188 @@
+"""make check-kubernetes: a real API server takes the manifests, and refuses what it must refuse.
+
+    CRDS=FOLDER     the CustomResourceDefinitions of KEDA, if the server does not have them
+
+It asks the server that kubectl reaches, in a namespace that it makes and deletes. Without one it starts a
+kube-apiserver with etcd, if they are installed. Every request but the namespace is a dry run.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from deploy.local.process import free_ports
+
+KUBERNETES: Final = Path(__file__).parents[2] / "deploy" / "kubernetes"
+NAMESPACE: Final = "order-sagas-check"
+SCALED_OBJECTS: Final = "crd/scaledobjects.keda.sh"
+START_SECONDS: Final = 90
+
+NAMESPACE_OBJECT: Final = f"""
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: {NAMESPACE}
+  labels:
+    pod-security.kubernetes.io/enforce: restricted
+"""
+
+
+class Server:
+    """An API server, as kubectl reaches it."""
+
+    def __init__(self, *flags: str) -> None:
+        self._flags = flags
+
+    def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        command = ("kubectl", *self._flags, "--request-timeout=30s", *arguments)
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)  # noqa: S603
+
+    def dry_run(self, manifests: str) -> subprocess.CompletedProcess[str]:
+        """What the server would do; it refuses fields that it does not know."""
+        flags = ("--server-side", "--dry-run=server", "--validate=strict", "-n", NAMESPACE, "-f", "-")
+        return self.run("apply", *flags, stdin=manifests)
+
+    def answers(self) -> bool:
+        return self.run("get", "--raw", "/readyz").returncode == 0
+
+
+def main() -> int:
+    if not shutil.which("kubectl"):
+        return _skipped("it needs kubectl")
+    with ExitStack() as stack:
+        server = Server()
+        if not server.answers():
+            if missing := [name for name in ("kube-apiserver", "etcd", "openssl") if not shutil.which(name)]:
+                return _skipped(f"kubectl reaches no server, and to start one it needs {', '.join(missing)}")
+            server = stack.enter_context(_local_server())
+        stack.enter_context(_namespace(server))
+        return _check(server)
+
+
+def _skipped(reason: str) -> int:
+    sys.stdout.write(f"make check-kubernetes is skipped: {reason}\n")
+    return 0
+
+
+def _check(server: Server) -> int:
+    base = server.run("kustomize", str(KUBERNETES / "base")).stdout
+    checks = [
+        ("the base is taken", _is_taken(server, base)),
+        ("a misspelled field is refused", "replicsa" in server.dry_run(_changed(base, _misspell)).stderr),
+        ("a pod as root is refused", "violates PodSecurity" in server.dry_run(_root_pod(base)).stderr),
+    ]
+    if crds := os.environ.get("CRDS"):
+        server.run("apply", "--server-side", "-f", crds)
+        server.run("wait", "--for=condition=Established", "--timeout=30s", SCALED_OBJECTS)
+    if server.run("get", SCALED_OBJECTS).returncode == 0:
+        keda = server.run("kustomize", str(KUBERNETES / "keda")).stdout
+        checks.append(("the overlay keda is taken", _is_taken(server, keda)))
+    else:
+        sys.stdout.write("the overlay keda is skipped: the server lacks KEDA's CRDs; name their folder with CRDS=…\n")
+    for what, holds in checks:
+        sys.stdout.write(f"{'ok' if holds else 'FAILED'}: {what}\n")
+    return 0 if all(holds for _, holds in checks) else 1
+
+
+def _is_taken(server: Server, manifests: str) -> bool:
+    """Taken, and without a warning: a pod that is not restricted enough is only warned of in a Deployment."""
+    answer = server.dry_run(manifests)
+    sys.stdout.write(answer.stderr)
+    return answer.returncode == 0 and not answer.stderr
+
+
+def _changed(manifests: str, change: Any) -> str:
+    documents = list(yaml.safe_load_all(manifests))
+    for each in documents:
+        if each["kind"] == "Deployment":
+            change(each["spec"])
+    return yaml.safe_dump_all(documents)
+
+
+def _misspell(spec: dict[str, Any]) -> None:
+    spec["replicsa"] = spec.pop("replicas")
+
+
+def _root_pod(manifests: str) -> str:
+    """A pod of the worker's template, but as root."""
+    worker = next(each for each in yaml.safe_load_all(manifests) if each["kind"] == "Deployment")
+    spec = worker["spec"]["template"]["spec"]
+    spec["securityContext"] |= {"runAsUser": 0, "runAsNonRoot": False}
+    return yaml.safe_dump({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "root"}, "spec": spec})
+
+
+@contextmanager
+def _namespace(server: Server) -> Iterator[None]:
+    made = server.run("create", "-f", "-", stdin=NAMESPACE_OBJECT)
+    if made.returncode:
+        raise SystemExit(f"make check-kubernetes: the namespace {NAMESPACE} cannot be made: {made.stderr.strip()}")
+    try:
+        yield
+    finally:
+        server.run("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+@contextmanager
+def _local_server() -> Iterator[Server]:
+    """A kube-apiserver with etcd on free ports of this machine, and an administrator's token."""
+    clients, peers, secure = free_ports(3)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        place = Path(folder)
+        key, tokens = place / "key.pem", place / "tokens.csv"
+        subprocess.run(("openssl", "genrsa", "-out", str(key), "2048"), check=True, capture_output=True)  # noqa: S603, S607
+        tokens.write_text("administrator,administrator,1,system:masters\n")
+        etcd = f"http://127.0.0.1:{clients}"
+        urls = (f"--listen-client-urls={etcd}", f"--advertise-client-urls={etcd}")
+        peer = f"--listen-peer-urls=http://127.0.0.1:{peers}"
+        stack.enter_context(_running(place / "etcd.log", "etcd", f"--data-dir={place / 'etcd'}", *urls, peer))
+        stack.enter_context(
+            _running(
+                place / "kube-apiserver.log",
+                "kube-apiserver",
+                *(f"--etcd-servers={etcd}", f"--cert-dir={place}", f"--secure-port={secure}"),
+                *("--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"),
+                *("--service-account-issuer=https://kubernetes.invalid", "--authorization-mode=RBAC"),
+                *(f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}"),
+                *(f"--token-auth-file={tokens}", "--disable-admission-plugins=ServiceAccount"),
+            )
+        )
+        address = f"--server=https://127.0.0.1:{secure}"
+        server = Server(
+            address, "--token=administrator", "--insecure-skip-tls-verify", f"--cache-dir={place / 'cache'}"
+        )
+        _wait_for(server, place / "kube-apiserver.log")
+        yield server
+
+
+def _wait_for(server: Server, log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while not server.answers():
+        if time.monotonic() > end:
+            raise SystemExit(f"make check-kubernetes: kube-apiserver does not start:\n{log.read_text()[-2000:]}")
+        time.sleep(0.5)
+
+
+@contextmanager
+def _running(log: Path, *command: str) -> Iterator[None]:
+    with log.open("w") as output, subprocess.Popen(_in_path(command), stdout=output, stderr=output) as process:  # noqa: S603
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def _in_path(command: Sequence[str]) -> tuple[str, ...]:
+    return (shutil.which(command[0]) or command[0], *command[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""The manifests and the compose file agree with the code; make check-manifests holds them against schemas."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+from pydantic import SecretStr
+
+from app.web.server import DRAIN_SECONDS
+from app.wiring import DRAIN
+from config.settings import Settings
+from orders.names import SEARCH_ATTRIBUTES, TASK_QUEUE, model_queue
+
+DEPLOY: Final = Path(__file__).parents[2] / "deploy"
+KUBERNETES: Final = DEPLOY / "kubernetes"
+SILENT_SECONDS: Final = 60  # an event loop that says nothing for so long is worth a restart
+OF_TEMPORAL: Final = {"TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE"}
+
+
+def documents(path: Path) -> list[Any]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def objects(kind: str) -> Iterator[Any]:
+    for path in sorted((KUBERNETES / "base").glob("*.yaml")):
+        yield from (each for each in documents(path) if each["kind"] == kind)
+
+
+DEPLOYMENTS: Final = {each["metadata"]["name"].removeprefix("order-sagas-"): each for each in objects("Deployment")}
+PODS: Final = [each["spec"]["template"]["spec"] for kind in ("Deployment", "Job") for each in objects(kind)]
+COMPOSE: Final[dict[str, Any]] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+
+
+@pytest.mark.parametrize("folder", ["base", "keda"])
+def test_kustomize_finds_every_file(folder: str) -> None:
+    """A manifest that no kustomization lists would never be applied."""
+    (kustomization,) = documents(KUBERNETES / folder / "kustomization.yaml")
+    listed = {(KUBERNETES / folder / name).resolve() for name in kustomization["resources"]}
+    files = {path for path in (KUBERNETES / folder).glob("*.yaml") if path.name != "kustomization.yaml"}
+
+    assert all(path.exists() for path in listed)
+    assert files == {path for path in listed if path.is_file()}
+    for patch in kustomization.get("patches", []):
+        assert patch["target"]["name"].removeprefix("order-sagas-") in DEPLOYMENTS
+
+
+def settings_of(environment: dict[str, str]) -> Settings:
+    fields: dict[str, Any] = {name.lower(): value for name, value in environment.items() if name not in OF_TEMPORAL}
+    assert fields.keys() <= Settings.model_fields.keys()
+    return Settings(**fields)
+
+
+def test_every_variable_in_the_cluster_is_a_setting() -> None:
+    """Nothing warns of a variable that no program reads."""
+    (config,) = objects("ConfigMap")
+    settings = settings_of(config["data"])
+    assert not [name for name in config["data"] if isinstance(getattr(settings, name.lower(), ""), SecretStr)]
+
+
+@pytest.mark.parametrize("service", ["worker", "webhooks", "starter"])
+def test_every_variable_of_compose_is_a_setting(service: str) -> None:
+    """The same for those who have Docker."""
+    settings_of(COMPOSE["services"][service]["environment"])
+
+
+def test_migrations_get_the_database_alone() -> None:
+    """They run as the owner of the tables, and need no key of an external service."""
+    (job,) = objects("Job")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": "order-sagas-migrations"}}]
+    assert list(COMPOSE["services"]["migrations"]["environment"]) == ["DATABASE_URL"]
+
+
+def test_a_pod_gets_no_variables_that_it_was_not_given() -> None:
+    """Kubernetes would make WEBHOOKS_PORT=tcp://… of a Service with that name."""
+    assert [pod["enableServiceLinks"] for pod in PODS] == [False] * len(PODS)
+
+
+@pytest.mark.parametrize(("name", "drain"), [("worker", DRAIN.total_seconds()), ("webhooks", DRAIN_SECONDS)])
+def test_a_pod_has_the_time_to_drain(name: str, drain: float) -> None:
+    """What is under way when the pod must go is finished, not killed."""
+    pod = DEPLOYMENTS[name]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    before = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+
+    assert pod["terminationGracePeriodSeconds"] > before + drain
+    assert float(COMPOSE["services"][name]["stop_grace_period"].removesuffix("s")) > drain
+
+
+@pytest.mark.parametrize("name", ["worker", "webhooks"])
+def test_probes_ask_the_event_loop(name: str) -> None:
+    """Liveness is patient, and every port that is named is the one that the settings open."""
+    (container,) = DEPLOYMENTS[name]["spec"]["template"]["spec"]["containers"]
+    (config,) = objects("ConfigMap")
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    probes = {kind: container[f"{kind}Probe"] for kind in ("startup", "liveness", "readiness")}
+
+    assert {kind: probe["httpGet"]["path"] for kind, probe in probes.items()} == {
+        "startup": "/healthz",
+        "liveness": "/healthz",
+        "readiness": "/readyz",
+    }
+    assert {probe["httpGet"]["port"] for probe in probes.values()} == {"health"}
+    assert probes["liveness"]["periodSeconds"] * probes["liveness"]["failureThreshold"] >= SILENT_SECONDS
+    assert ports["health"] == int(config["data"]["HEALTH_ADDRESS"].rpartition(":")[2])
+    assert ports.get("http", 8410) == int(config["data"]["WEBHOOKS_PORT"])
+
+
+def test_the_autoscaler_watches_our_task_queues() -> None:
+    """Another queue has no backlog, and the workers would never become more."""
+    (scaled,) = documents(KUBERNETES / "keda" / "scaled-object.yaml")
+    queues = [trigger["metadata"]["taskQueue"] for trigger in scaled["spec"]["triggers"]]
+    assert queues == [TASK_QUEUE, model_queue(TASK_QUEUE)]
+    assert scaled["spec"]["minReplicaCount"] >= 2
+
+
+def test_compose_registers_the_search_attributes() -> None:
+    """The worker refuses to start without them."""
+    (script,) = COMPOSE["services"]["search-attributes"]["command"]
+    found = re.findall(r"--name (\w+) --type (\w+)", script.replace("\\\n", " "))
+    assert dict(found) == SEARCH_ATTRIBUTES
+
+
+def test_the_image_holds_every_program_that_is_started() -> None:
+    """Manifests and compose start what the image has."""
+    lines = [shlex.split(each) for each in (DEPLOY / "Containerfile").read_text().splitlines() if each[:5] == "COPY "]
+    held = {each for line in lines for each in line[1:-1]}
+    args = [container["args"] for pod in PODS for container in pod["containers"]]
+    started = [*args, *(each["command"] for each in (COMPOSE["services"][name] for name in ("webhooks", "migrations")))]
+    for first, *rest in started:
+        assert first in held or (first, rest) == ("-m", ["app.migrate"])
