@@ -53,7 +53,7 @@ lock: install ## pin the newest versions that pyproject.toml allows
 	$(COMPILE) --group dev -c requirements.txt -c requirements-local.txt -o requirements-dev.txt
 	$(COMPILE) --group manifests -o requirements-manifests.txt
 
-screenshots: install ## take the pictures in docs/ from the real Web UI
+screenshots: install ## take the pictures in docs/ from the real Web UI and the sandbox; needs Chromium
 	$(RUN) tests.tools.screenshots
 
 histories: install ## record the histories that are missing: FORCE=1 for all

@@ -19,6 +19,7 @@ NEEDED: Final = ("buildah", "podman", "unshare", "ip")
 PACKAGES: Final = "buildah podman mmdebstrap crun util-linux iproute2"
 BASE: Final = "localhost/order-sagas-base"
 IMAGE: Final = "localhost/order-sagas:check"
+PAUSE: Final = 'FROM {}\nENTRYPOINT ["sleep", "600"]\n'  # what holds the network of a pod; podman would fetch one
 
 # A build trusts the CAs that this machine trusts, which matters behind a proxy that inspects.
 FLAGS: Final = "--isolation chroot --network host --volume /etc/ssl/certs:/etc/ssl/certs:ro"
@@ -32,7 +33,9 @@ def main() -> int:
     if reason := _hindrance(NEEDED if base else (*NEEDED, "mmdebstrap")):
         sys.stdout.write(f"make check-image is skipped: {reason}\n")
         return 0
-    _run(("make", "image", f"BASE={base or _new_base()}", f"IMAGE={IMAGE}", f"IMAGE_FLAGS={FLAGS}"))
+    base = base or _new_base()
+    _run(("make", "image", f"BASE={base}", f"IMAGE={IMAGE}", f"IMAGE_FLAGS={FLAGS}"))
+    _run(("buildah", "build", "--isolation=chroot", "--quiet", f"--tag={IMAGE}-pause", "-f", "-"), PAUSE.format(base))
     tests = (sys.executable, "-m", "pytest", "-q", "tests/deploy/test_image.py")
     alone = ("unshare", "--net", "--mount", "sh", "-c", ALONE, "sh", *tests)
     return subprocess.run(alone, cwd=ROOT, env={**os.environ, "IMAGE": IMAGE}, check=False).returncode  # noqa: S603
@@ -53,8 +56,8 @@ def _new_base() -> str:
     return BASE
 
 
-def _run(command: Sequence[str]) -> None:
-    subprocess.run(command, cwd=ROOT, check=True)  # noqa: S603 (our own commands)
+def _run(command: Sequence[str], stdin: str | None = None) -> None:
+    subprocess.run(command, cwd=ROOT, check=True, input=stdin, text=True)  # noqa: S603 (our own commands)
 
 
 if __name__ == "__main__":

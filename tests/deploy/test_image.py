@@ -1,12 +1,13 @@
 """The image: what is in it, and that it places orders and drains as an unprivileged user with a read-only root."""
 
 import asyncio
+import base64
 import json
 import os
 import stat
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import asyncpg
 import httpx
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from temporalio.testing import WorkflowEnvironment
@@ -108,6 +110,54 @@ async def test_an_order_is_placed(environment: dict[str, str], tmp_path: Path) -
     assert (migrated.returncode, migrated.stdout) == (0, "The schema is up to date.\n")
     assert placed.returncode == 0, placed.stderr
     assert json.loads(placed.stdout)["success"]
+
+
+@contextmanager
+def a_pod(folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """The worker's Deployment and the ConfigMap as the base has them, played by podman on the network of this test."""
+    base = ROOT / "deploy" / "kubernetes" / "base"
+    settings = yaml.safe_load((base / "settings.yaml").read_text())
+    settings["data"] |= {name: value for name, value in environment.items() if name != "DATABASE_URL"}
+    worker = next(yaml.safe_load_all((base / "worker.yaml").read_text()))
+    worker["spec"]["replicas"] = 1
+    (container,) = worker["spec"]["template"]["spec"]["containers"]
+    container["image"] = IMAGE
+    del container["ports"]  # podman publishes none on a shared network
+    manifests, configuration = folder / "pod.yaml", folder / "containers.conf"
+    manifests.write_text(yaml.safe_dump_all([settings, worker]))
+    limits = [each.removeprefix("--ulimit=") for each in LIMITS]
+    configuration.write_text(f'[containers]\ndefault_ulimits={limits}\n[engine]\ninfra_image="{IMAGE}-pause"\n')
+    secret = json.dumps({"DATABASE_URL": base64.b64encode(environment["DATABASE_URL"].encode()).decode()})
+
+    def podman(*arguments: str, stdin: str | None = None) -> None:
+        subprocess.run(  # noqa: S603 (our own image)
+            ("podman", *arguments),  # noqa: S607
+            input=stdin,
+            text=True,
+            check=True,
+            timeout=60,
+            env={**os.environ, "CONTAINERS_CONF": str(configuration)},
+            stdout=subprocess.DEVNULL,
+        )
+
+    podman("secret", "create", "order-sagas", "-", stdin=secret)
+    try:
+        podman("kube", "play", "--network=host", str(manifests))
+        yield
+    finally:
+        podman("kube", "down", str(manifests))
+        podman("secret", "rm", "order-sagas")
+
+
+async def test_the_manifest_places_an_order(
+    environment: dict[str, str], temporal: WorkflowEnvironment, tmp_path: Path
+) -> None:
+    """The worker starts from the files of deploy/kubernetes as they are."""
+    with a_pod(tmp_path, environment):
+        handle = await temporal.client.start_workflow(
+            PROCESS_ORDER, an_order(), id="played", task_queue=TASK_QUEUE, result_type=OrderOutcome
+        )
+        assert (await asyncio.wait_for(handle.result(), 60)).success
 
 
 async def test_a_signal_ends_it_in_order(

@@ -118,11 +118,19 @@ def test_the_autoscaler_watches_our_task_queues() -> None:
     assert scaled["spec"]["minReplicaCount"] >= 2
 
 
-def test_compose_registers_the_search_attributes() -> None:
+@pytest.mark.parametrize("file", ["deploy/compose.yaml", "docs/production.md"])
+def test_the_search_attributes_are_registered(file: str) -> None:
     """The worker refuses to start without them."""
-    (script,) = COMPOSE["services"]["search-attributes"]["command"]
-    found = re.findall(r"--name (\w+) --type (\w+)", script.replace("\\\n", " "))
+    found = re.findall(r"--name (\w+) --type (\w+)", (DEPLOY.parent / file).read_text())
     assert dict(found) == SEARCH_ATTRIBUTES
+
+
+def test_the_secrets_that_a_pod_needs_are_documented() -> None:
+    """A pod whose Secret is missing does not start, and says so only in its events."""
+    sources = [source for pod in PODS for container in pod["containers"] for source in container["envFrom"]]
+    named = {source["secretRef"]["name"] for source in sources if "secretRef" in source}
+    created = re.findall(r"create secret generic (\S+)", (DEPLOY.parent / "docs" / "production.md").read_text())
+    assert named == set(created)
 
 
 def test_the_image_holds_every_program_that_is_started() -> None:

@@ -1,5 +1,6 @@
 """What the shop makes of the faults and test values that docs/sandbox.md offers, by the requests of that page."""
 
+from datetime import timedelta
 from typing import Any, Final
 
 import httpx
@@ -65,7 +66,7 @@ async def test_a_refused_undo_of_a_paid_order_parks(shop: Shop, scenario: str, s
     await shop.place(order_id=O)
     await act(shop, "break", scenario=scenario, order=O)
     cancel = await shop.start_cancel(O)
-    await is_parked(shop, step)
+    await is_parked(shop, cancel, step)
     assert not shop.world.faults.pending()
     await retry(cancel, step)
     assert (await cancel.result()).refunded
@@ -77,7 +78,7 @@ async def test_a_refused_void_parks_an_order_that_is_being_placed(shop: Shop) ->
     for scenario in ("shipment-refused", "void-refused"):
         await act(shop, "break", scenario=scenario, order=O)
     run = await shop.start(order_id=O)
-    await is_parked(shop, "void_payment")
+    await is_parked(shop, run, "void_payment")
     await retry(run, "void_payment")
     assert (await run.result()).error_code == "fulfillment_refused"
     await assert_invariants(shop, O)
@@ -97,7 +98,7 @@ async def test_a_refused_email_is_given_up(shop: Shop) -> None:
 
 @pytest.mark.parametrize(("outcome", "code"), [("succeed", None), ("fail", "authentication_failed")])
 async def test_the_customer_authenticates_or_fails_to(shop: Shop, outcome: str, code: str | None) -> None:
-    """The run waits for 3DS, and goes on at once when the customer has decided."""
+    """The run waits for 3DS, and reads later what the customer has decided."""
     run = await shop.start(NEEDS_3DS, O)
 
     async def waits() -> bool:
@@ -105,6 +106,7 @@ async def test_the_customer_authenticates_or_fails_to(shop: Shop, outcome: str, 
 
     await eventually(waits, "the payment waits for 3DS")
     await act(shop, "authenticate", order=O, outcome=outcome)
+    await shop.advance(run, timedelta(minutes=1))
     assert (await run.result()).error_code == code
     await assert_invariants(shop, O)
 
@@ -114,15 +116,16 @@ async def test_a_forgotten_shipment_parks_its_cancel(shop: Shop) -> None:
     await shop.place(order_id=O)
     await act(shop, "forget", order=O)
     cancel = await shop.start_cancel(O)
-    await is_parked(shop, "cancel_fulfillment")
+    await is_parked(shop, cancel, "cancel_fulfillment")
     await cancel.terminate()
 
 
-async def is_parked(shop: Shop, step: str) -> None:
-    async def parked() -> bool:
-        return bool(await shop.pool.fetchval("SELECT parked_step FROM orders WHERE id = $1", O) == step)
+async def is_parked(shop: Shop, run: Any, step: str) -> None:
+    async def is_stuck() -> bool:
+        return bool((await run.query("status", result_type=dict))["stuck"])
 
-    await eventually(parked, f"{step} is parked")
+    await eventually(is_stuck, f"{step} is parked")
+    assert (await shop.row(O))["parked_step"] == step
 
 
 async def retry(run: Any, step: str) -> None:

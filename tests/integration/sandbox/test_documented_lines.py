@@ -1,7 +1,6 @@
 """docs/sandbox.md: its curl lines work word for word, and its tables name all that the sandbox knows."""
 
 import re
-import shlex
 from pathlib import Path
 from typing import Final
 
@@ -16,12 +15,12 @@ from sandbox.scenarios import SCENARIOS
 from sandbox.server import Running
 from sandbox.stripe_cards import CARDS, Card
 from sandbox.world import World
+from tests.support.curl import curl
 
 ROOT: Final = Path(__file__).parents[3]
 DOC: Final = (ROOT / "docs" / "sandbox.md").read_text()
 LINES: Final = re.findall(r"^curl .*$", DOC, re.MULTILINE)
 ORDER: Final = "my-order-1"
-HERE: Final = "http://127.0.0.1:8400"
 
 
 def table(heading: str) -> list[list[str]]:
@@ -63,30 +62,6 @@ async def prepare(http: httpx.AsyncClient, action: str) -> None:
         "priority": "standard",
     }
     await http.post("/fulfillment/orders", json=shipment)
-
-
-async def curl(http: httpx.AsyncClient, line: str) -> httpx.Response:
-    """Do what curl does with the options that the page uses."""
-    program, *words = shlex.split(line)
-    assert program == "curl"
-    method, fields = "", []
-    while words and words[0].startswith("-"):
-        option, value, *words = words
-        match option:
-            case "-d":
-                fields.append(value)
-            case "-X":
-                method = value
-            case _:
-                raise AssertionError(f"an option that this test does not know: {option}")
-    (url,) = words
-    assert url.startswith(f"{HERE}/")
-    return await http.request(
-        method or ("POST" if fields else "GET"),
-        url.removeprefix(HERE),
-        content="&".join(fields),
-        headers={"Content-Type": "application/x-www-form-urlencoded", "Accept": "*/*"},
-    )
 
 
 @pytest.mark.parametrize("line", LINES)

@@ -23,7 +23,7 @@ LIMIT: Final = {"error": {"type": "invalid_request_error", "code": "rate_limit",
 @pytest.fixture
 async def impatient(sandbox: Running) -> AsyncIterator[stripe.StripeClient]:
     """A client with a short time-out: in these tests the answer never comes."""
-    async with open_http(0.2) as http:
+    async with open_http(1) as http:
         yield stripe_client(http, SANDBOX_STRIPE_KEY, f"{sandbox.url}/stripe")
 
 
