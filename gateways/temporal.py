@@ -53,7 +53,8 @@ def reaching_temporal(absent: Exception | None = None) -> Iterator[None]:
             raise absent from None
         if error.status is RPCStatusCode.INVALID_ARGUMENT and "search attribute" in error.message:
             raise NoAnswer(f"Temporal lacks a search attribute: {error.message}. {CREATE_ATTRIBUTES}") from None
-        raise NoAnswer(f"Temporal does not answer: {error.status.name.lower()}: {error.message}") from None
+        reason = f"{error.status.name.lower()}: {error.message.rstrip('.')}"
+        raise NoAnswer(f"Temporal does not answer: {reason}{_advice(error)}") from None
     except WorkflowUpdateRPCTimeoutOrCancelledError:
         raise NoAnswer("Temporal does not answer: the update timed out") from None
 
@@ -62,7 +63,22 @@ def is_absent(error: BaseException) -> bool:
     """Whether Temporal does not have the run or Schedule; a missing namespace says nothing about its runs."""
     if not isinstance(error, RPCError) or error.status is not RPCStatusCode.NOT_FOUND:
         return False
-    return not any("NamespaceNotFound" in detail.type_url for detail in error.grpc_status.details)
+    return not _lacks_namespace(error)
+
+
+def _lacks_namespace(error: RPCError) -> bool:
+    return any("NamespaceNotFound" in detail.type_url for detail in error.grpc_status.details)
+
+
+def _advice(error: RPCError) -> str:
+    if _lacks_namespace(error):
+        return ". Correct TEMPORAL_NAMESPACE, e.g. TEMPORAL_NAMESPACE=default"
+    match error.status:
+        case RPCStatusCode.UNAVAILABLE:
+            return ". Is `make up` still running?"
+        case RPCStatusCode.UNAUTHENTICATED | RPCStatusCode.PERMISSION_DENIED:
+            return ". Check TEMPORAL_API_KEY and TEMPORAL_NAMESPACE"
+    return ""
 
 
 class _Absent(Exception):

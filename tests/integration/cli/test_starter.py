@@ -161,6 +161,13 @@ async def test_temporal_out_of_reach_is_one_line(starter: Starter, command: tupl
     assert said.json["error"] == said.err.strip()
 
 
+async def test_a_namespace_that_is_not_there_is_named(starter: Starter) -> None:
+    """With the setting to correct."""
+    said = await starter("list", "--runs", TEMPORAL_NAMESPACE="nowhere")
+    assert said.status == 4, said
+    assert said.err.endswith("Correct TEMPORAL_NAMESPACE, e.g. TEMPORAL_NAMESPACE=default\n")
+
+
 async def test_the_program_ends_with_that_status(program: Starter) -> None:
     """A process of its own prints all its output, and no traceback."""
     said = await program("list", "--runs", "--json", TEMPORAL_ADDRESS=NOBODY)
@@ -201,7 +208,7 @@ async def test_a_namespace_that_is_not_set_up(temporal: WorkflowEnvironment, sta
         "process-order", "-", "--order-id", "o1", stdin=json.dumps(an_order()), TEMPORAL_NAMESPACE=namespace
     )
     assert said.status == 4, said
-    assert said.err.startswith("Temporal lacks a search attribute: ")
+    assert said.err.splitlines()[-1].startswith("Temporal lacks a search attribute: ")
     assert "temporal operator search-attribute create" in said.err
 
 
@@ -267,7 +274,7 @@ async def test_an_unknown_order_is_exit_status_1(shop: Shop, starter: Starter) -
     order_id = new_order_id()
     said = await starter("status", order_id, DATABASE_URL=shop.settings.database_url.get_secret_value())
     assert (said.status, said.err.strip()) == (1, f"Temporal knows no order {order_id}")
-    said = await starter("status", order_id)
+    said = await starter("status", order_id, DATABASE_URL="postgresql://127.0.0.1:1/nothing")
     reason = "PostgreSQL at DATABASE_URL cannot be used: nothing answers at 127.0.0.1:1 (is `make up` running?)"
     assert (said.status, said.err.strip()) == (1, f"Temporal knows no order {order_id}. {reason}")
     cancelled = await starter("cancel-order", order_id, "--json")
