@@ -56,8 +56,8 @@ lock: install ## pin the newest versions that pyproject.toml allows
 screenshots: install ## take the pictures in docs/ from the real Web UI
 	$(RUN) tests.tools.screenshots
 
-histories: install ## record the histories that the replay tests replay
-	$(RUN) tests.tools.histories
+histories: install ## record the histories that are missing: FORCE=1 for all
+	@$(RUN) tests.tools.histories $(if $(FORCE),--force)
 
 chaos: install ## a shop in a storm, and whether anything was lost: SEED=… ORDERS=…
 	@$(RUN) tests.proof.chaos $(if $(SEED),--seed $(SEED)) $(if $(ORDERS),--orders $(ORDERS))
@@ -84,7 +84,8 @@ check-kubernetes: install ## let an API server judge the manifests: yours, or ku
 	@$(RUN) tests.deploy.check_kubernetes
 
 clean: ## forget the local data and all caches
-	rm -rf .local .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m deploy.local.data
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 .venv-manifests/installed: requirements-manifests.txt | install

@@ -1,7 +1,7 @@
 """The command line; `starter.py --help` lists its commands."""
 
 from app.cli.main import main
-from app.process import leave
+from config.temporal import leave
 
 if __name__ == "__main__":
     leave(main())

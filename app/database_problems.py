@@ -3,6 +3,7 @@
 import os
 import socket
 import ssl
+from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -11,7 +12,7 @@ import asyncpg
 # What the driver raises when it cannot connect.
 CONNECT_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError)
 
-FILES: Final = ("sslrootcert", "sslcert", "sslkey")
+FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 ROLE: Final = "orders_app"
 GRANT: Final = "run GRANT {role} TO {login} as an administrator"
 
@@ -32,12 +33,15 @@ SENTENCES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (asyncpg.InsufficientPrivilegeError, "the login may not use the database or the role: " + GRANT),
     (asyncpg.TooManyConnectionsError, "it has no connection left: raise max_connections or lower DATABASE_POOL_SIZE"),
     (asyncpg.CannotConnectNowError, "it is starting or stopping: try again"),
-    (asyncpg.ClientConfigurationError, "correct sslmode and sslrootcert: verify-full needs e.g. sslrootcert=system"),
+    (
+        asyncpg.ClientConfigurationError,
+        "correct sslmode, sslrootcert and ssl_…: verify-full needs e.g. sslrootcert=system",
+    ),
     (ssl.SSLCertVerificationError, "its certificate is not trusted: write sslrootcert with the file of its CA"),
     (ssl.SSLError, "TLS fails: check sslmode, sslrootcert, sslcert and sslkey"),
-    (socket.gaierror, "the name of its host is not known"),
-    (ConnectionRefusedError, "nothing listens at its host and port"),
-    (TimeoutError, "it does not answer in time"),
+    (socket.gaierror, "the name of its host is not known: {place}"),
+    (ConnectionRefusedError, "nothing answers at {place} (is `make up` running?)"),
+    (TimeoutError, "{place} does not answer in time"),
 )
 
 
@@ -57,10 +61,25 @@ def _reason(error: Exception, url: str) -> str:
     parts = urlsplit(url)
     parameters = dict(parse_qsl(parts.query))
     for name in FILES:
-        if isinstance(error, OSError) and name in parameters and not os.access(parameters[name], os.R_OK):
+        if isinstance(error, OSError) and name in parameters and not _is_readable(parameters[name]):
             return f"{name} names a file that cannot be read"
     if type(error) is ConnectionError:  # as the driver reports a server that declines TLS
         return "it does not use TLS: write sslmode=disable if nobody can listen in on the way"
-    sentence = next((text for kind, text in SENTENCES if isinstance(error, kind)), type(error).__name__)
+    sentence = next((text for kind, text in SENTENCES if isinstance(error, kind)), _other(error))
     login = f'"{unquote(parts.username)}"' if parts.username else "the login"
-    return sentence.format(role=parameters.get("role", ROLE), login=login, parameters=", ".join(parameters) or "none")
+    return sentence.format(
+        role=parameters.get("role", ROLE),
+        login=login,
+        parameters=", ".join(parameters) or "none",
+        place=parts.netloc.rpartition("@")[2] or "its default address",
+    )
+
+
+def _other(error: Exception) -> str:
+    if isinstance(error, asyncpg.PostgresError):
+        return f"it answers with error {error.sqlstate}: look for it in the server's log"
+    return getattr(error, "strerror", None) or "check its host, port and parameters"
+
+
+def _is_readable(path: str) -> bool:
+    return Path(path).is_file() and os.access(path, os.R_OK)

@@ -15,4 +15,7 @@ def open_listener(setting: str, host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise CannotStart(f"{setting}: port {port} of {host} cannot be used: {error.strerror}") from None
+        reason = str(error.strerror).partition(" (")[0]  # without the address, which is named already
+        raise CannotStart(
+            f"{setting}: port {port} of {host} cannot be used: {reason}. Stop the program that uses it, or set another"
+        ) from None

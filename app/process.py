@@ -1,7 +1,6 @@
 """How a program runs: settings, then logs, then work until SIGTERM or SIGINT, then its exit status."""
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -13,6 +12,8 @@ import uvloop
 from app.startup_checks import CannotStart
 from config.logs import configure_logs
 from config.settings import Settings, read_settings
+from config.streams import open_streams
+from config.temporal import leave
 from orders.errors import InvalidInput, NoAnswer
 
 Program = Callable[[Settings], AbstractAsyncContextManager[None]]
@@ -20,6 +21,7 @@ Program = Callable[[Settings], AbstractAsyncContextManager[None]]
 
 def launch(name: str, program: Program) -> NoReturn:
     """Work until a signal comes, and finish what is under way. Exit status 1, with the problems, if it cannot start."""
+    open_streams()
     try:
         settings = read_settings()
         configure_logs(settings.log_format, settings.log_level)
@@ -39,10 +41,3 @@ async def _until_signal(work: AbstractAsyncContextManager[None]) -> None:
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     async with work:
         await stop.wait()
-
-
-def leave(status: int) -> NoReturn:
-    """End the process now: the interpreter's own exit may abort in the SDK's threads (temporalio/sdk-python#300)."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

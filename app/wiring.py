@@ -90,11 +90,18 @@ async def worker_program(settings: Settings) -> AsyncIterator[None]:
                 event_loop=type(asyncio.get_running_loop()).__module__,
             )
             if settings.worker_ready_file:
-                Path(settings.worker_ready_file).touch()  # noqa: ASYNC240 (once, at start)
+                _touch(settings.worker_ready_file)
             with health.ready():
                 yield
             log.info("worker draining", seconds=DRAIN.total_seconds())
     log.info("worker stopped")
+
+
+def _touch(path: str) -> None:
+    try:
+        Path(path).touch()
+    except OSError as error:
+        raise CannotStart(f"WORKER_READY_FILE: {path} cannot be made: {error.strerror}") from None
 
 
 @asynccontextmanager

@@ -51,7 +51,7 @@ from orders.models import (
     View,
 )
 from orders.names import CANCEL_ORDER, CUSTOMER_ID, ORDER_STAGE, PROCESS_ORDER, TASK_QUEUE, cancel_order_id
-from orders.parsing import CancelRequest, check_operator_texts, parse_cancel, parse_order, read_json
+from orders.parsing import CancelRequest, as_utf8, check_operator_texts, parse_cancel, parse_order, read_json
 from saga import RESOLVE, Resolution
 
 MAX_RUNS: Final = 3  # that one submit starts, where the latest run cannot answer
@@ -80,7 +80,7 @@ def read_order(order_id: str, data: OrderData) -> Submission:
     """
     text = data if isinstance(data, bytes | str) else _to_json(data)
     order = parse_order(order_id, read_json(text))
-    payload = Payload(metadata={"encoding": b"json/plain"}, data=text if isinstance(text, bytes) else text.encode())
+    payload = Payload(metadata={"encoding": b"json/plain"}, data=as_utf8(text))
     return Submission(order, RawValue(payload))
 
 

@@ -25,7 +25,10 @@ ResultT = TypeVar("ResultT")
 
 
 class Run(Model):
-    """One run as Temporal lists it. `order_id` is None for a run that is about no single order."""
+    """One run as Temporal lists it. `order_id` is None for a run that is about no single order.
+
+    `outcome` is what the run told its caller, as the search attribute OrderOutcome has it.
+    """
 
     order_id: str | None
     workflow: str
@@ -33,6 +36,7 @@ class Run(Model):
     run_id: str
     state: str
     stage: str | None
+    outcome: str | None
     needs_attention: str | None
     started: datetime
     closed: datetime | None
@@ -139,6 +143,7 @@ def _run(found: FoundRun) -> Run:
         run_id=found.run_id,
         state=found.state,
         stage=found.stage,
+        outcome=found.outcome,
         needs_attention=found.needs_attention,
         started=found.started,
         closed=found.closed,

@@ -5,6 +5,7 @@ from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 SCHEMES: Final = {"postgres", "postgresql"}
+SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 # Parameters of other tools about what is fixed here: no statement is prepared by name, and the time-outs are our own.
 WITHOUT_MEANING: Final = {
@@ -52,6 +53,8 @@ def _known(parameters: dict[str, str]) -> dict[str, str]:
     """The parameters that the driver and the server read. Raises ValueError."""
     if "ssl" in parameters:
         raise ValueError("write sslmode=require or sslmode=verify-full instead of the parameter ssl")
+    if parameters.get("sslmode", "prefer") not in SSL_MODES:
+        raise ValueError(f"sslmode must be one of {', '.join(SSL_MODES)}; e.g. ?sslmode=verify-full&sslrootcert=system")
     binding = parameters.pop("channel_binding", "prefer")
     if binding == "require" and parameters.get("sslmode") != "verify-full":
         raise ValueError(

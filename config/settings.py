@@ -8,10 +8,11 @@ TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS…, or a profile (see config/
 import re
 import ssl
 from collections.abc import Collection
-from typing import Final, Literal, Self, TypeVar
+from typing import Annotated, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.database_url import parse_database_url
@@ -24,6 +25,11 @@ SANDBOX_STRIPE_WEBHOOK_SECRET = "whsec_sandbox"  # noqa: S105 (public)
 SANDBOX_FULFILLMENT_WEBHOOK_SECRET = "fhsec_sandbox"  # noqa: S105
 SANDBOX_OPENAI_KEY = "sk-sandbox"
 OPENAI = "https://api.openai.com/v1"
+
+IS_ADDRESS: Final = "the address of an external service"
+# The types of the settings that are such an address: its default is that of the sandbox.
+Address = Annotated[str, IS_ADDRESS]
+SecretAddress = Annotated[SecretStr, IS_ADDRESS]
 
 LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
 MAX_PORT: Final = 65535
@@ -78,14 +84,14 @@ class Settings(DatabaseSettings):
         description="manual: authorize, ship, then capture. automatic: charge at confirmation, undo by refund.",
     )
 
-    fulfillment_api: str = Field(default=f"{SANDBOX}/fulfillment", description="Base URL of the warehouse's API.")
+    fulfillment_api: Address = Field(default=f"{SANDBOX}/fulfillment", description="Base URL of the warehouse's API.")
     fulfillment_key: SecretStr = Field(default=SecretStr("sandbox-fulfillment-key"), description="Its bearer key.")
     fulfillment_remembers_cancels: bool = Field(
         default=False, description="Whether the warehouse refuses an order whose cancel came before it."
     )
-    email_service_url: str = Field(default=f"{SANDBOX}/email", description="Base URL of the e-mail service.")
-    analytics_url: str = Field(default=f"{SANDBOX}/analytics", description="Base URL of the analytics service.")
-    slack_webhook: SecretStr = Field(
+    email_service_url: Address = Field(default=f"{SANDBOX}/email", description="Base URL of the e-mail service.")
+    analytics_url: Address = Field(default=f"{SANDBOX}/analytics", description="Base URL of the analytics service.")
+    slack_webhook: SecretAddress = Field(
         default=SecretStr(f"{SANDBOX}/slack/webhook"), description="Incoming webhook that gets the alerts."
     )
     openai_api_key: SecretStr = Field(
@@ -261,7 +267,10 @@ class Settings(DatabaseSettings):
             if path:
                 ssl.create_default_context(cafile=path)
         except OSError:
-            raise ValueError("must name a file with certificates in PEM that this program may read") from None
+            raise ValueError(
+                "must name a file with certificates in PEM that this program may read, "
+                "e.g. /etc/ssl/certs/ca-certificates.crt"
+            ) from None
         return path
 
     @field_validator("outbound_proxy")
@@ -283,7 +292,9 @@ class Settings(DatabaseSettings):
     @classmethod
     def _are_hosts(cls, hosts: str) -> str:
         if not all(re.fullmatch(r"[a-z0-9_.-]+", name) for name in _names(hosts)):
-            raise ValueError("must be names of hosts, without scheme, port or wildcard, separated by commas")
+            raise ValueError(
+                "must be names of hosts, without scheme, port or wildcard, e.g. warehouse.internal,mail.internal"
+            )
         return hosts
 
     @model_validator(mode="after")
@@ -299,7 +310,8 @@ class Settings(DatabaseSettings):
         services = self._external_services().items()
         if exposed := ", ".join(name for name, url in services if not _is_private(url, self.inner_host_names)):
             raise ValueError(
-                f"{exposed}: must be an https address, or one on this machine or in INNER_HOSTS, without spaces"
+                f"{exposed}: must be an https address without spaces, e.g. https://service.example.com, "
+                "or one on this machine or in INNER_HOSTS"
             )
         return self
 
@@ -317,14 +329,15 @@ class Settings(DatabaseSettings):
 
     def _external_services(self) -> dict[str, str]:
         """The addresses to which orders and keys are sent, by setting."""
-        return {
-            "STRIPE_API_BASE": self.stripe_base,
-            "FULFILLMENT_API": self.fulfillment_api,
-            "EMAIL_SERVICE_URL": self.email_service_url,
-            "ANALYTICS_URL": self.analytics_url,
-            "SLACK_WEBHOOK": self.slack_webhook.get_secret_value(),
-            "OPENAI_BASE_URL": self.openai_base,
-        }
+        addresses = {name.upper(): _text(getattr(self, name)) for name in _address_fields()}
+        return {"STRIPE_API_BASE": self.stripe_base, **addresses, "OPENAI_BASE_URL": self.openai_base}
+
+
+def sandbox_addresses(url: str) -> dict[str, str]:
+    """Where the external services are at the sandbox with this URL, by setting."""
+    defaults = {name.upper(): _text(field.default) for name, field in _address_fields().items()}
+    others = {"STRIPE_API_BASE": f"{SANDBOX}/stripe", "OPENAI_BASE_URL": f"{SANDBOX}/openai/v1"}
+    return {name: default.replace(SANDBOX, url) for name, default in (others | defaults).items()}
 
 
 def read_settings() -> Settings:
@@ -346,12 +359,25 @@ def _read(kind: type[SettingsT]) -> SettingsT:
         return kind()
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
-    raise InvalidInput(
-        [
-            ": ".join([*(str(part).upper() for part in each["loc"]), each["msg"].removeprefix("Value error, ")])
-            for each in problems
-        ]
-    )
+    raise InvalidInput([_problem(kind, each["loc"], each["msg"]) for each in problems])
+
+
+def _problem(kind: type[DatabaseSettings], path: tuple[int | str, ...], message: str) -> str:
+    """What is wrong with a setting, with a value that is right."""
+    text = message.removeprefix("Value error, ").replace("Input should", "must")
+    if not path:
+        return text
+    name, default = str(path[0]), kind.model_fields[str(path[0])].default
+    right = "" if isinstance(default, SecretStr) or default == "" else f"; e.g. {name.upper()}={default}"
+    return f"{name.upper()}: {text}{right}"
+
+
+def _address_fields() -> dict[str, FieldInfo]:
+    return {name: field for name, field in Settings.model_fields.items() if IS_ADDRESS in field.metadata}
+
+
+def _text(value: str | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
 def _names(hosts: str) -> tuple[str, ...]:

@@ -1,7 +1,12 @@
-"""The connection to Temporal, and the plugin that worker, clients, tests and replayer share."""
+"""The connection to Temporal, how a program that has one ends, and the plugin that every program and test shares."""
 
+import asyncio
+import atexit
 import os
-from typing import Final
+import sys
+import traceback
+from collections.abc import Coroutine
+from typing import Any, Final, NoReturn
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -11,7 +16,12 @@ from temporalio.worker.workflow_sandbox import SandboxRestrictions
 from temporalio.workflow import SandboxImportNotificationPolicy
 
 from config.replay_guard import Runner, UnsandboxedRunner
-from orders.errors import NoAnswer
+from config.streams import flush_streams
+from config.temporal_problems import address_problem, connection_problem, profile_problem, setting_problem
+from orders.errors import InvalidInput, NoAnswer
+
+CONNECT_SECONDS: Final = 15
+INTERRUPTED: Final = 130
 
 # Our modules that keep no state: every run may share them. The sandbox loads a module that defines a workflow for every
 # run, and lets it call nothing whose answer differs when it is replayed. A test checks these modules for such calls.
@@ -52,13 +62,53 @@ async def connect(*, sandbox: bool = True) -> Client:
     `sandbox` is for the workflows of a worker with this client. Spaces around a value are ignored, as in our settings.
 
     Raises:
-        NoAnswer: Temporal is out of reach, or the profile cannot be read.
+        InvalidInput: a variable or the profile is wrong.
+        NoAnswer: Temporal is out of reach.
+    """
+    environment = {name: value.strip() for name, value in os.environ.items()}
+    try:
+        config = ClientConfig.load_client_connect_config(override_env_vars=environment)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InvalidInput([profile_problem(error, environment)]) from None
+    target = config.setdefault("target_host", "127.0.0.1:7233")
+    if problem := address_problem(target):
+        raise InvalidInput([problem])
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return await Client.connect(**config, plugins=[plugin(sandbox=sandbox)])
+    except TimeoutError:
+        raise NoAnswer(
+            f"Temporal is out of reach: {target} gives no answer within {CONNECT_SECONDS} seconds: "
+            "check TEMPORAL_ADDRESS and TEMPORAL_TLS"
+        ) from None
+    except (RuntimeError, ValueError, OSError) as error:
+        if problem := setting_problem(error):
+            raise InvalidInput([problem]) from None
+        raise NoAnswer(connection_problem(error, target)) from None
+
+
+def run(program: Coroutine[Any, Any, int | None]) -> NoReturn:
+    """Run a program that uses a client, like asyncio.run, and end the process; see `leave`.
+
+    What the program returns is the exit status; None is 0. After an error it is 1, and the traceback is shown.
     """
     try:
-        environment = {name: value.strip() for name, value in os.environ.items()}
-        config = ClientConfig.load_client_connect_config(override_env_vars=environment)
-        config.setdefault("target_host", "localhost:7233")
-        return await Client.connect(**config, plugins=[plugin(sandbox=sandbox)])
-    except (RuntimeError, ValueError, OSError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise NoAnswer(f"Temporal is out of reach at TEMPORAL_ADDRESS: {first_line}") from None
+        status = asyncio.run(program) or 0
+    except SystemExit as asked:
+        status = asked.code if isinstance(asked.code, int) else int(asked.code is not None)
+        sys.stderr.write(f"{asked.code}\n" if isinstance(asked.code, str) else "")
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except Exception:  # noqa: BLE001 (the interpreter does the same)
+        traceback.print_exc()
+        status = 1
+    leave(status)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process now: `atexit` functions run, threads do not go on.
+
+    The interpreter's own exit may abort in the SDK's threads, with status 134 (temporalio/sdk-python#300).
+    """
+    atexit._run_exitfuncs()  # noqa: SLF001 (there is no public name)
+    os._exit(flush_streams(status))

@@ -25,9 +25,13 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from orders.errors import InvalidInput, NoAnswer
 from orders.models import Order
-from orders.names import NEEDS_ATTENTION, ORDER_STAGE
+from orders.names import NEEDS_ATTENTION, ORDER_OUTCOME, ORDER_STAGE, SEARCH_ATTRIBUTES
 from orders.parsing import parse_order, read_payload
 
+CREATE_ATTRIBUTES: Final = (
+    f"Create {', '.join(SEARCH_ATTRIBUTES)}, each with "
+    "`temporal operator search-attribute create --type Keyword --name …`"
+)
 PAGE: Final = 1000  # runs in one answer, the most that Temporal lists at once
 CLOSED: Final = frozenset({"completed", "failed", "canceled", "terminated", "continued_as_new", "timed_out"})
 
@@ -47,6 +51,8 @@ def reaching_temporal(absent: Exception | None = None) -> Iterator[None]:
     except RPCError as error:
         if absent and is_absent(error):
             raise absent from None
+        if error.status is RPCStatusCode.INVALID_ARGUMENT and "search attribute" in error.message:
+            raise NoAnswer(f"Temporal lacks a search attribute: {error.message}. {CREATE_ATTRIBUTES}") from None
         raise NoAnswer(f"Temporal does not answer: {error.status.name.lower()}: {error.message}") from None
     except WorkflowUpdateRPCTimeoutOrCancelledError:
         raise NoAnswer("Temporal does not answer: the update timed out") from None
@@ -75,6 +81,7 @@ class FoundRun(NamedTuple):
     run_id: str
     state: str
     stage: str | None
+    outcome: str | None
     needs_attention: str | None
     started: datetime
     closed: datetime | None
@@ -196,6 +203,7 @@ def _found(info: WorkflowExecutionInfo) -> FoundRun:
         run_id=info.execution.run_id,
         state=_state(info.status),
         stage=_text(attributes.get(ORDER_STAGE.name)),
+        outcome=_text(attributes.get(ORDER_OUTCOME.name)),
         needs_attention=_text(attributes.get(NEEDS_ATTENTION.name)),
         started=info.start_time.ToDatetime(UTC),
         closed=info.close_time.ToDatetime(UTC) if info.HasField("close_time") else None,

@@ -208,16 +208,12 @@ class CancelView(View):
 
 
 class OrderView(View):
-    """What the `status` query of process-order answers. It never holds the PaymentIntent's client secret.
-
-    `outcome` is there as soon as it is known.
-    """
+    """What the `status` query of process-order answers. It never holds the PaymentIntent's client secret."""
 
     inventory_reserved: bool
     payment_processed: bool
     fulfillment_status: str | None
     payment_intent: str | None
-    outcome: OrderOutcome | None = None
 
 
 # ------------------------------------------------------------------------------------------------------- the inside

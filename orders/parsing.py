@@ -178,15 +178,33 @@ def read_json(text: bytes | str) -> object:
     Raises:
         InvalidInput: the text is too large, is not JSON, or repeats a name.
     """
+    encoded = as_utf8(text)
+    if len(encoded) > MAX_INPUT:
+        raise InvalidInput([f"input: must be at most {MAX_INPUT} bytes"])
+    if not encoded.strip():
+        raise InvalidInput(["input: must be JSON, but is empty"])
     try:
-        encoded = text if isinstance(text, bytes) else text.encode()
-        if len(encoded) > MAX_INPUT:
-            raise InvalidInput([f"input: must be at most {MAX_INPUT} bytes"])
         return json.loads(
             encoded, parse_float=Decimal, parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeated_names
         )
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise InvalidInput([f"input: must be JSON; at {place}: {error.msg}"]) from None
     except (ValueError, ArithmeticError, RecursionError):
         raise InvalidInput(["input: must be JSON, with every number in range"]) from None
+
+
+def as_utf8(text: bytes | str) -> bytes:
+    """The text without a byte order mark, which editors on Windows write, as they write UTF-16.
+
+    Raises:
+        InvalidInput: the bytes are neither UTF-8 nor UTF-16.
+    """
+    try:
+        plain = text.decode(json.detect_encoding(text)) if isinstance(text, bytes) else text
+        return plain.removeprefix("\ufeff").encode()
+    except UnicodeError:
+        raise InvalidInput(["input: must be JSON in UTF-8"]) from None
 
 
 def read_payload(raw: RawValue | None) -> object:

@@ -61,11 +61,13 @@ class Saga:
     def __init__(self, steps: tuple[Step[Any, Any, Any], ...], saga_id: str) -> None:
         """Register the undos of all `steps`, which are in the order in which they happen.
 
+        A step with a `patch_id` is left out in a run that began before the step existed: this is where the run decides.
+
         Raises:
             ValueError: operators cannot tell two undos apart, of this saga or of another unfinished one of this run,
                 or the workflow has an update handler `resolve` of its own.
         """
-        self.steps = steps
+        self.steps = tuple(step for step in steps if step.patch_id is None or workflow.patched(step.patch_id))
         self.saga_id = saga_id
         self.committed = False
         self.cancelled = False
@@ -81,7 +83,7 @@ class Saga:
         self._recording: set[str] = set()
         self._undoing = False
         self._finished = False
-        names = [self.CLAIM, *(step.name for step in steps)]
+        names = [self.CLAIM, *(step.name for step in self.steps)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"this saga has {', '.join(twice)} twice: an operator must be able to tell undos apart")
         self._handler = ResolveHandler.of_this_run()
@@ -92,6 +94,10 @@ class Saga:
         """What may park: the undo of each step, and the claim if there is one."""
         has_claim = type(self).claim is not Saga.claim
         return frozenset(step.name for step in self.steps) | ({self.CLAIM} if has_claim else frozenset())
+
+    def has(self, step: Step[Any, Any, Any]) -> bool:
+        """Whether the run has this step: ask it before each `do` of a step with a `patch_id`."""
+        return step in self.steps
 
     # ------------------------------------------------------------------------------------------------- for subclasses
 
@@ -133,7 +139,7 @@ class Saga:
             CancelledError: the run or the saga is canceled, and the step's last attempt has ended.
             ValueError: the saga does not know the step, or nobody says how long it may take.
         """
-        if step not in self.steps:
+        if not self.has(step):
             raise ValueError(f"the saga does not know this step, so it cannot call {step.name}")
         limit = deadline or step.deadline
         if limit is None:

@@ -30,6 +30,8 @@ class Step(Generic[ArgT, ResultT, UndoneT]):
         read: turns the undo's result into a note for people, or into StopUndo.
         skippable: whether an operator may settle the undo by hand. If not, an operator can only retry it.
         independent: whether the undo waits for no other undo (except the claim) and holds none up.
+        patch_id: what `workflow.patched` calls the release that added the step. A run that began before that release
+            has neither the step nor its undo; see Saga.has.
     """
 
     do: Callable[[Any, ArgT], Awaitable[ResultT]]
@@ -39,6 +41,7 @@ class Step(Generic[ArgT, ResultT, UndoneT]):
     read: Callable[[UndoneT], str | StopUndo] = str
     skippable: bool = field(default=True, kw_only=True)
     independent: bool = field(default=False, kw_only=True)
+    patch_id: str | None = field(default=None, kw_only=True)
 
     @property
     def name(self) -> str:

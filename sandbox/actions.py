@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from sandbox.call import Refused
-from sandbox.faults import Fault
+from sandbox.faults import Fault, UnknownServiceError
 from sandbox.page import Page
 from sandbox.scenarios import SCENARIOS, calls_of, title_of
 from sandbox.stripe import PaymentIntent, Stripe
@@ -105,6 +105,8 @@ class Actions:
                 said = act(kind.model_validate(fields))
             except ValidationError as problem:
                 return self._refuse(request, 422, _wrong_fields(problem))
+            except UnknownServiceError as problem:
+                return self._refuse(request, 422, str(problem))
             except Impossible as problem:
                 return self._refuse(request, 409, str(problem))
             return _back(request, "" if "fault" in name or name == "break" else fields.get("order", ""), said)
@@ -132,8 +134,10 @@ class Actions:
         return f"{fault.id}: {title_of(fault)}: {calls_of(fault)}"
 
     def _remove_fault(self, form: Removed) -> str:
+        if all(each.id != form.id for each in self._world.faults.pending()):
+            raise Impossible(f"There is no fault {form.id}. It may have hit.")
         self._world.faults.remove(form.id)
-        return "the fault is removed"
+        return f"{form.id} is removed"
 
     def _clear_faults(self, _: Form) -> str:
         self._world.faults.clear()

@@ -1,7 +1,7 @@
 """The sandbox as one ASGI application: each external service under its own path, the controls under /_sandbox."""
 
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -9,15 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sandbox import fulfillment, inbox, openai, stripe_http
 from sandbox.actions import Actions
 from sandbox.admin import Admin
-from sandbox.call import Call, Handler, Routes, S, invalid, plain, unknown
-from sandbox.faults import Service
+from sandbox.call import Call, Handler, Refused, invalid, plain, unknown
+from sandbox.faults import UnknownServiceError
 from sandbox.page import STATIC, Page
 from sandbox.stripe import StripeError
 from sandbox.stripe_http import refused
-from sandbox.world import World
+from sandbox.world import SERVICES, World
 
 METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -29,36 +28,32 @@ def create_app(world: World, workflows: str = "") -> Starlette:
     """
     page = Page(world, workflows)
     routes = [
-        *_external_service(world, "stripe", lambda: world.stripe, stripe_http.ROUTES),
-        *_external_service(world, "fulfillment", lambda: world.fulfillment, fulfillment.ROUTES),
-        *_external_service(world, "email", lambda: world.inbox, inbox.EMAIL_ROUTES),
-        *_external_service(world, "analytics", lambda: world.inbox, inbox.ANALYTICS_ROUTES),
-        *_external_service(world, "slack", lambda: world.inbox, inbox.SLACK_ROUTES),
-        *_external_service(world, "openai", lambda: world.openai, openai.ROUTES),
+        *(route for service in SERVICES for route in _external_service(world, service)),
         *Admin(world).routes(),
         *page.routes(),
         *Actions(world, page).routes(),
     ]
     return Starlette(
         routes=[*(Route(each.path, _saving(world, each.endpoint), methods=each.methods) for each in routes), STATIC],
-        exception_handlers={ValidationError: _refuse, StripeError: _refuse},
+        exception_handlers=dict.fromkeys((ValidationError, StripeError, UnknownServiceError), _refuse),
     )
 
 
-def _external_service(world: World, service: Service, current: Callable[[], S], routes: Routes[S]) -> Iterator[Route]:
+def _external_service(world: World, service: str) -> Iterator[Route]:
+    state, routes = SERVICES[service]
     for method, path, handler in routes:
-        yield Route(f"/{service}{path}", _endpoint(world, service, current, handler), methods=[method])
-    yield Route(f"/{service}/{{path:path}}", _endpoint(world, service, current, plain(unknown)), methods=METHODS)
+        yield Route(f"/{service}{path}", _endpoint(world, service, state, handler), methods=[method])
+    yield Route(f"/{service}/{{path:path}}", _endpoint(world, service, state, plain(unknown)), methods=METHODS)
 
 
-def _endpoint(world: World, service: Service, current: Callable[[], S], handler: Handler[S]) -> Callable[..., object]:
+def _endpoint(world: World, service: str, state: str, handler: Handler[Any]) -> Callable[..., object]:
     async def respond(request: Request) -> Response:
         call = await Call.read(service, request)
         about = world.about(call)
         hit = world.fault_for(service, f"{call.method} {call.path}", about)
         journal = world.journal
         request_id = journal.open(call, about, hit.fault)
-        answer = hit.before() or hit.after(await handler(current(), call, hit))
+        answer = hit.before() or hit.after(await handler(getattr(world, state), call, hit))
         # Stripe and OpenAI name this header differently.
         answer.headers["Request-Id"] = answer.headers["X-Request-Id"] = request_id
         journal.close(request_id, answer)
@@ -82,4 +77,6 @@ async def _refuse(_: Request, problem: Exception) -> Response:
             return refused(problem)
         case ValidationError():
             return invalid(problem)
+        case UnknownServiceError():
+            return Refused(422, "service_unknown", str(problem)).answer
     raise problem

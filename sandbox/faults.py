@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
 from itertools import count
 from typing import Final, Literal, Self, get_args
@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-Service = Literal["stripe", "fulfillment", "email", "analytics", "slack", "openai", "webhooks"]
 DeliveryKind = Literal["delay", "duplicate", "reorder", "drop"]
 Kind = Literal["status", "reset_before", "reset_after", "hang_before", "hang_after", "saved"] | DeliveryKind
+
+WEBHOOKS: Final = "webhooks"  # what the sandbox delivers, as faults name it
 
 _BODY: Final = {"error": {"type": "api_error", "code": "scripted", "message": "This failure was asked for."}}
 _numbers = count(1)
@@ -30,7 +31,7 @@ class Fault(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(default_factory=lambda: f"fault_{next(_numbers)}")
-    service: Service
+    service: str
     route: str = Field(default="*", description="Method and path, e.g. `POST /v1/payment_intents/*/capture`.")
     kind: Kind
     status: int = Field(default=503, ge=200, le=599)
@@ -46,7 +47,7 @@ class Fault(BaseModel):
     def _suits_the_service(self) -> Self:
         if self.kind == "saved" and self.service != "stripe":
             raise ValueError("saved is for service stripe only: no other service saves answers under a key")
-        if self.kind != "delay" and (self.service == "webhooks") != (self.kind in get_args(DeliveryKind)):
+        if self.kind != "delay" and (self.service == WEBHOOKS) != (self.kind in get_args(DeliveryKind)):
             raise ValueError(f"service {self.service} cannot have a fault of kind {self.kind}")
         return self
 
@@ -57,6 +58,10 @@ class Fault(BaseModel):
         if isinstance(self.body, str):
             return HTMLResponse(self.body, status, self.headers)
         return JSONResponse(_BODY if self.body is None else self.body, status, self.headers)
+
+
+class UnknownServiceError(Exception):
+    """A fault names a service that the sandbox does not have; the message names those that it has."""
 
 
 class NoAnswer(Response):
@@ -130,11 +135,15 @@ class FaultHit:
 class Faults:
     """The script: all pending faults, in the order in which they were added."""
 
-    def __init__(self) -> None:
+    def __init__(self, services: Collection[str]) -> None:
+        self.services = services
         self._pending: dict[str, Fault] = {}
         self._released = asyncio.Event()
 
     def add(self, fault: Fault) -> Fault:
+        """Add a fault to the script. Raises UnknownServiceError."""
+        if fault.service not in self.services:
+            raise UnknownServiceError(f"There is no service {fault.service}. Services: {', '.join(self.services)}.")
         self._pending[fault.id] = fault
         return fault
 
@@ -143,8 +152,8 @@ class Faults:
         return [*self._pending.values()]
 
     def remove(self, fault_id: str) -> None:
-        """Forget one fault. What it delays already stays delayed."""
-        self._pending.pop(fault_id, None)
+        """Forget one fault. What it delays already stays delayed. Raises KeyError."""
+        del self._pending[fault_id]
 
     def clear(self) -> None:
         """Forget the script, and release every request that it delays."""

@@ -67,8 +67,7 @@ class OrderView:
     def money(self) -> Iterator[Money]:
         for intent in self.intents:
             amount = intent.amount_received or intent.amount
-            expired = intent.status == "canceled" and intent.cancellation_reason == "automatic"
-            label = "expired" if expired else PAYMENT.get(intent.status, intent.status)
+            label = _payment_label(intent)
             yield Money(label, amount, intent.currency, label in ("declined", "expired"))
         for refund in self.refunds:
             label = REFUND.get(refund.status, refund.status)
@@ -201,6 +200,15 @@ def _named_by_message(message: Message) -> str:
 def _end_of_second(created: int) -> str:
     """Stripe's times are whole seconds: the first request came before this one's end."""
     return datetime.fromtimestamp(created + 0.999, UTC).isoformat(timespec="milliseconds")
+
+
+def _payment_label(intent: PaymentIntent) -> str:
+    """A declined payment that was voided counts as declined: that is what the customer sees."""
+    if intent.last_payment_error:
+        return "declined"
+    if intent.cancellation_reason == "automatic":
+        return "expired"
+    return PAYMENT.get(intent.status, intent.status)
 
 
 def _name(warning: PaymentWarning) -> str:

@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from sandbox.faults import Kind, Service
+from sandbox.faults import Kind
 from sandbox.overview import read_orders
 from sandbox.scenarios import SCENARIOS, calls_of, title_of
 from sandbox.world import World
@@ -79,7 +79,7 @@ class Page:
             latest=self._latest,
             faults=world.faults.pending(),
             scenarios=SCENARIOS,
-            services=get_args(Service),
+            services=world.faults.services,
             kinds=[kind for each in get_args(Kind) for kind in get_args(each) or (each,)],
             alerts=world.inbox.alerts[: -LATEST - 1 : -1],
             requests=[entry for _, entry in [*world.journal.lines.values()][: -LATEST - 1 : -1]],

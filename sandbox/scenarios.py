@@ -1,5 +1,6 @@
 """The faults that the page and docs/sandbox.md offer by name."""
 
+from functools import partial
 from typing import Final
 
 from pydantic import JsonValue
@@ -23,55 +24,58 @@ _ADDRESS: Final = _refusal("address_refused", "No carrier delivers to this addre
 _PACKED: Final = _refusal("already_packed", "This order is packed and cannot be cancelled.")
 _TEMPLATE: Final = _refusal("template_unknown", "There is no such template.")
 
+# Without ids of their own: these are copied, and the copies are numbered.
+_fault = partial(Fault, id="")
+
 # What the external service does -> the fault that makes it do so, by the name of the scenario.
 SCENARIOS: Final[dict[str, tuple[str, Fault]]] = {
-    "stripe-down": ("Stripe answers 503", Fault(service="stripe", kind="status")),
-    "stripe-busy": ("Stripe limits the rate (429)", Fault(service="stripe", kind="status", status=429, body=_BUSY)),
+    "stripe-down": ("Stripe answers 503", _fault(service="stripe", kind="status")),
+    "stripe-busy": ("Stripe limits the rate (429)", _fault(service="stripe", kind="status", status=429, body=_BUSY)),
     "refund-refused": (
         "Stripe refuses the refund",
-        Fault(service="stripe", route=REFUND, kind="status", status=400, body=_DISPUTED),
+        _fault(service="stripe", route=REFUND, kind="status", status=400, body=_DISPUTED),
     ),
     "void-refused": (
         "Stripe refuses to void the authorization",
-        Fault(service="stripe", route=VOID, kind="status", status=400, body=_INVALID_STATE),
+        _fault(service="stripe", route=VOID, kind="status", status=400, body=_INVALID_STATE),
     ),
     "confirm-lost": (
         "Stripe authorizes, and its answer is lost",
-        Fault(service="stripe", route=CONFIRM, kind="reset_after"),
+        _fault(service="stripe", route=CONFIRM, kind="reset_after"),
     ),
     "capture-lost": (
         "Stripe captures, and its answer is lost",
-        Fault(service="stripe", route=CAPTURE, kind="reset_after"),
+        _fault(service="stripe", route=CAPTURE, kind="reset_after"),
     ),
     "capture-saved-error": (
         "Stripe saves an error for the capture",
-        Fault(service="stripe", route=CAPTURE, kind="saved", status=500, effect=False),
+        _fault(service="stripe", route=CAPTURE, kind="saved", status=500, effect=False),
     ),
-    "warehouse-down": ("The warehouse answers 503", Fault(service="fulfillment", kind="status")),
+    "warehouse-down": ("The warehouse answers 503", _fault(service="fulfillment", kind="status")),
     "warehouse-slow": (
         "The warehouse answers after 20 seconds",
-        Fault(service="fulfillment", kind="delay", seconds=20, after_effect=True),
+        _fault(service="fulfillment", kind="delay", seconds=20, after_effect=True),
     ),
     "warehouse-answer-lost": (
         "The warehouse acts, and its answer is lost",
-        Fault(service="fulfillment", kind="reset_after"),
+        _fault(service="fulfillment", kind="reset_after"),
     ),
     "shipment-refused": (
         "The warehouse refuses the shipment",
-        Fault(service="fulfillment", route="POST /orders", kind="status", status=422, body=_ADDRESS),
+        _fault(service="fulfillment", route="POST /orders", kind="status", status=422, body=_ADDRESS),
     ),
     "cancel-refused": (
         "The warehouse refuses to cancel the shipment",
-        Fault(service="fulfillment", route="POST /orders/*/cancel", kind="status", status=422, body=_PACKED),
+        _fault(service="fulfillment", route="POST /orders/*/cancel", kind="status", status=422, body=_PACKED),
     ),
-    "email-500": ("E-mail answers 500", Fault(service="email", kind="status", status=500)),
-    "email-refused": ("E-mail refuses the message", Fault(service="email", kind="status", status=422, body=_TEMPLATE)),
-    "analytics-500": ("Analytics answers 500", Fault(service="analytics", kind="status", status=500)),
-    "slack-500": ("Slack answers 500", Fault(service="slack", kind="status", status=500)),
-    "openai-down": ("OpenAI answers 503", Fault(service="openai", kind="status")),
-    "webhook-lost": ("A webhook is lost", Fault(service="webhooks", kind="drop")),
-    "webhook-twice": ("A webhook arrives twice", Fault(service="webhooks", kind="duplicate")),
-    "webhook-late": ("A webhook arrives 20 seconds late", Fault(service="webhooks", kind="delay", seconds=20)),
+    "email-500": ("E-mail answers 500", _fault(service="email", kind="status", status=500)),
+    "email-refused": ("E-mail refuses the message", _fault(service="email", kind="status", status=422, body=_TEMPLATE)),
+    "analytics-500": ("Analytics answers 500", _fault(service="analytics", kind="status", status=500)),
+    "slack-500": ("Slack answers 500", _fault(service="slack", kind="status", status=500)),
+    "openai-down": ("OpenAI answers 503", _fault(service="openai", kind="status")),
+    "webhook-lost": ("A webhook is lost", _fault(service="webhooks", kind="drop")),
+    "webhook-twice": ("A webhook arrives twice", _fault(service="webhooks", kind="duplicate")),
+    "webhook-late": ("A webhook arrives 20 seconds late", _fault(service="webhooks", kind="delay", seconds=20)),
 }
 
 

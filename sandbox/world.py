@@ -1,12 +1,13 @@
 """The whole outside world: every external service, the scripted faults, the journal, and the records of all of it."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
-from sandbox.call import Call
-from sandbox.faults import FaultHit, Faults, Service
+from sandbox import fulfillment, inbox, openai, stripe_http
+from sandbox.call import Call, Routes
+from sandbox.faults import WEBHOOKS, FaultHit, Faults
 from sandbox.fulfillment import Fulfillment
 from sandbox.inbox import Inbox
 from sandbox.journal import Journal
@@ -16,6 +17,18 @@ from sandbox.stripe_http import StripeApi
 from sandbox.webhooks import StatusChanges, Target, Webhook, WebhookSender
 
 _STRIPE_IDS: Final = re.compile(r"\b(?:pi|re)_[0-9a-f]+\b")
+
+# Every external service by its name, which is its path, and what faults and the journal call it: the attribute of World
+# that has its state, and its routes.
+SERVICES: Final[Mapping[str, tuple[str, Routes[Any]]]] = {
+    "stripe": ("stripe", stripe_http.ROUTES),
+    "fulfillment": ("fulfillment", fulfillment.ROUTES),
+    "email": ("inbox", inbox.EMAIL_ROUTES),
+    "analytics": ("inbox", inbox.ANALYTICS_ROUTES),
+    "slack": ("inbox", inbox.SLACK_ROUTES),
+    "openai": ("openai", openai.ROUTES),
+}
+
 MONEY: Final = ("authorized", "captured", "refunded", "refund_pending")
 
 
@@ -28,7 +41,7 @@ class World:
     fulfillment: Fulfillment = field(default_factory=Fulfillment)
     inbox: Inbox = field(default_factory=Inbox)
     openai: OpenAi = field(default_factory=OpenAi)
-    faults: Faults = field(default_factory=Faults)
+    faults: Faults = field(default_factory=lambda: Faults((*SERVICES, WEBHOOKS)))
     journal: Journal = field(default_factory=Journal)
     status_changes: StatusChanges = field(default_factory=StatusChanges)
     webhook_sender: WebhookSender = field(default_factory=WebhookSender)
@@ -74,7 +87,7 @@ class World:
         self.webhook_sender.discard()
         vars(self).update(vars(World(self.store, webhook_sender=self.webhook_sender)))
 
-    def fault_for(self, service: Service, request: str, about: str) -> FaultHit:
+    def fault_for(self, service: str, request: str, about: str) -> FaultHit:
         """Use up and count one hit of the script for a request."""
         hit = self.faults.hit(service, request, about)
         if hit.fault:
@@ -134,7 +147,7 @@ class World:
     def _send(self, webhooks: Iterable[Webhook]) -> None:
         for webhook in webhooks:
             about = "\n".join((webhook.content, *self._metadata(webhook.content)))
-            self.webhook_sender.send(webhook, self.fault_for("webhooks", webhook.type, about))
+            self.webhook_sender.send(webhook, self.fault_for(WEBHOOKS, webhook.type, about))
 
     def _metadata(self, text: str) -> Iterator[str]:
         account = self.stripe.account

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -12,10 +13,12 @@ from pydantic import SecretStr
 from temporalio.testing import WorkflowEnvironment
 
 from app.wiring import activities_of
-from config.settings import Settings
+from config.settings import Settings, sandbox_addresses
 from gateways.openai import openai_client
 from gateways.postgres import Database
 from gateways.stripe import stripe_client
+from orders.models import CancelReason, ErrorCode
+from sandbox.world import SERVICES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -73,6 +76,18 @@ def settings_rows() -> list[str]:
 def test_every_setting_is_documented(row: str) -> None:
     """docs/settings.md has its name, its default and its meaning, as the code has them."""
     assert row in (ROOT / "docs" / "settings.md").read_text().splitlines()
+
+
+def test_the_sandbox_has_every_external_service() -> None:
+    """The default address of each is the path of a service in the sandbox."""
+    paths = {urlsplit(address).path for address in sandbox_addresses("http://127.0.0.1:1").values()}
+    assert {path.split("/")[1] for path in paths} == SERVICES.keys()
+
+
+def test_every_code_that_callers_get_is_documented() -> None:
+    """docs/calling-it.md has every `errorCode` of process-order and every `reason` of cancel-order."""
+    documented = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "calling-it.md").read_text()))
+    assert {*ErrorCode, *CancelReason} <= documented
 
 
 def test_the_commands_of_the_readme_exist() -> None:

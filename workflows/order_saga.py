@@ -32,11 +32,10 @@ class OrderSaga(Saga):
         order_id: str,
         timeline: OrderTimeline,
         *,
-        steps: tuple[Step[Any, Any, Any], ...] = STEPS,
         if_shipped: Callable[[Any, str], Awaitable[OrderRow]] = Payments.resume_capture,
     ) -> None:
         """`if_shipped` moves the order on when the goods have left before the warehouse could cancel."""
-        super().__init__(steps, order_id)
+        super().__init__(STEPS, order_id)
         self._timeline = timeline
         self._if_shipped = if_shipped
         self._stage: Stage | None = None  # before the first park

@@ -1,6 +1,6 @@
 """The saga of process-order: it claims the order row before any undo, and decides how the order will close."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError, is_cancelled_exception
@@ -8,7 +8,7 @@ from temporalio.exceptions import ApplicationError, is_cancelled_exception
 with workflow.unsafe.imports_passed_through():
     from activities.order_state import OrderState
     from orders.models import ErrorCode, ReservationRequest, Stage, Status, UndoClaim
-    from saga import Rejected, Step, StopUndo, reason
+    from saga import Rejected, StopUndo, reason
     from workflows.order_saga import OrderSaga
     from workflows.timeline import OrderTimeline
 
@@ -41,10 +41,8 @@ class PlacingSaga(OrderSaga):
 
     CLAIM: ClassVar = OrderState.claim_undo.__name__
 
-    def __init__(
-        self, order: ReservationRequest, timeline: OrderTimeline, steps: tuple[Step[Any, Any, Any], ...]
-    ) -> None:
-        super().__init__(order.order_id, timeline, steps=steps)
+    def __init__(self, order: ReservationRequest, timeline: OrderTimeline) -> None:
+        super().__init__(order.order_id, timeline)
         self._order = order
 
     async def claim(self, cause: BaseException | None) -> str | StopUndo:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from temporalio import workflow
 from temporalio.common import RawValue
@@ -45,7 +45,6 @@ with workflow.unsafe.imports_passed_through():
     from orders.parsing import parse_order, read_payload
     from saga import UNTIL_DONE, run_activity, shielded, within
     from workflows.notifications import deliver
-    from workflows.order_saga import STEPS
     from workflows.placing_saga import OrderMoved, PlacingSaga, RejectedOrder
     from workflows.timeline import OrderTimeline
 
@@ -58,8 +57,6 @@ ANOTHER_PAYLOAD: Final = "the order id belongs to another payload"
 @workflow.defn(name=PROCESS_ORDER)
 class ProcessOrder:
     """One order, from its reservation to its last notification."""
-
-    steps: ClassVar = STEPS
 
     @workflow.init
     def __init__(self, raw: RawValue = None) -> None:  # type: ignore[assignment]
@@ -313,11 +310,10 @@ class ProcessOrder:
             payment_processed=self._captured or (row is not None and row.placed),
             fulfillment_status="accepted" if row and row.fulfillment_id else None,
             payment_intent=row.payment_intent_id if row else None,
-            outcome=self._outcome,
         )
 
     def _begin_saga(self, order: Order) -> PlacingSaga:
-        self._saga = PlacingSaga(order.reservation, self._timeline, self.steps)
+        self._saga = PlacingSaga(order.reservation, self._timeline)
         if self._cancel_requested:
             self._saga.cancel()
         return self._saga

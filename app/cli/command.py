@@ -13,11 +13,13 @@ errors go to standard error.
 import asyncio
 import inspect
 import json
+import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Annotated, Any, Concatenate, Final, NamedTuple, NoReturn, ParamSpec, TextIO, TypeVar
 
 import typer
@@ -28,20 +30,23 @@ from temporalio.exceptions import TemporalError
 from app.startup_checks import CannotStart
 from config.links import schedule_link, workflow_link
 from config.settings import Settings, read_settings
-from config.temporal import connect
+from config.streams import NOT_WRITTEN
+from config.temporal import INTERRUPTED, connect
 from gateways.temporal import reaching_temporal
+from orders.commands import command_line
 from orders.errors import InvalidInput, OrderError, RunFailed
 from orders.models import Model
 
 PROGRESS_SECONDS: Final = 0.2
 WIDE: Final = 160  # columns, where no terminal says how many it has
+SPINNER: Final = "line"  # of ASCII
 
 P = ParamSpec("P")
 ModelT = TypeVar("ModelT", bound=Model)
 
 
 class Exit(IntEnum):
-    """The exit statuses; EXIT_STATUSES is their text in the help."""
+    """The exit statuses; MEANINGS says what each means."""
 
     DONE = 0
     NO = 1
@@ -49,16 +54,26 @@ class Exit(IntEnum):
     FAILED = 3
     NO_ANSWER = 4
     NEEDS_OPERATOR = 5
-    INTERRUPTED = 130
+    NOT_WRITTEN = NOT_WRITTEN
+    INTERRUPTED = INTERRUPTED
 
 
-EXIT_STATUSES: Final = """Exit status:
-  0  done
-  1  a business refusal: not placed, not cancelled, unknown, not parked, already running; or a broken invariant
-  2  bad input; nothing was started
-  3  a technical failure; an order was undone
-  4  no answer: Temporal, a worker or PostgreSQL is out of reach, or it takes too long; or not everything was verified
-  5  an operator is needed: an undo is parked, or an alert could not be posted"""
+MEANINGS: Final[Mapping[Exit, str]] = {
+    Exit.DONE: "done",
+    Exit.NO: (
+        "a business refusal: not placed, not cancelled, unknown, not parked, already running; or a broken invariant"
+    ),
+    Exit.BAD_INPUT: "bad input or a wrong setting; nothing was started",
+    Exit.FAILED: "a technical failure; an order was undone",
+    Exit.NO_ANSWER: (
+        "no answer: Temporal, a worker or PostgreSQL is out of reach, or it takes too long; or not everything was "
+        "verified"
+    ),
+    Exit.NEEDS_OPERATOR: "an operator is needed: an undo is parked, or an alert could not be posted",
+    Exit.NOT_WRITTEN: "done, but the result could not be written to standard output; it is on standard error",
+    Exit.INTERRUPTED: "Ctrl-C: the command no longer waits; what it started goes on",
+}
+EXIT_CODES: Final = "`starter.py exit-codes` lists the exit statuses."
 
 
 class Result(NamedTuple):
@@ -90,16 +105,20 @@ class Session:
         return Result(found.model_dump(mode="json") | {"link": link}, lambda out: show(out, found, link), status)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Environment:
     """What a command is given: the settings, and where it may print while it works."""
 
-    settings: Settings
     out: Console
 
+    @cached_property
+    def settings(self) -> Settings:
+        """Read by the commands that need them. Raises InvalidInput."""
+        return read_settings()
+
     async def connect(self) -> Session:
-        """Connect to the Temporal that the environment or a profile names. Raises NoAnswer."""
-        return Session(await connect(), self.settings)
+        """Connect to the Temporal that the environment or a profile names. Raises InvalidInput and NoAnswer."""
+        return Session(settings=self.settings, client=await connect())
 
 
 Command = Callable[Concatenate[Environment, P], Coroutine[Any, Any, Result]]
@@ -118,7 +137,8 @@ def command(app: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]:
     def register(work: Command[P]) -> Command[P]:
         def run(*, as_json: bool, **arguments: Any) -> NoReturn:  # noqa: ANN401 (typer checks them)
             with reporting_errors(as_json=as_json):
-                result: Result = asyncio.run(_work(work, arguments, as_json=as_json))
+                given = {name: _without_line_end(value) for name, value in arguments.items()}
+                result: Result = asyncio.run(_work(work, given, as_json=as_json))
                 if as_json:
                     print_json(result.json)
                 else:
@@ -128,16 +148,21 @@ def command(app: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]:
         parameters = [*list(inspect.signature(work).parameters.values())[1:], AS_JSON]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in parameters}
-        app.command(name, help=work.__doc__, epilog=EXIT_STATUSES)(run)
+        app.command(name, help=work.__doc__, epilog=EXIT_CODES)(run)
         return work
 
     return register
 
 
 async def _work(work: Callable[..., Awaitable[Result]], arguments: dict[str, Any], *, as_json: bool) -> Result:
-    environment = Environment(read_settings(), console(sys.stderr if as_json else sys.stdout))
+    environment = Environment(console(sys.stderr if as_json else sys.stdout))
     with reaching_temporal():
         return await work(environment, **arguments)
+
+
+def _without_line_end(value: object) -> object:
+    """An argument that a script took from a file with Windows line ends still ends in one."""
+    return value.rstrip("\r\n") if isinstance(value, str) else value
 
 
 @contextmanager
@@ -163,24 +188,49 @@ def _status_of(error: Exception) -> Exit:
             return Exit.BAD_INPUT
         case RunFailed():
             return Exit.FAILED
+        case NoLongerWaiting():
+            return Exit.INTERRUPTED
         case TemporalError() | CannotStart():
             return Exit.NO_ANSWER
     return Exit.NO
 
 
+class NoLongerWaiting(OrderError):
+    """Ctrl-C while a run is under way."""
+
+
+@asynccontextmanager
+async def waiting(session: Session, workflow_id: str, order_id: str | None = None) -> AsyncIterator[None]:
+    """Say how to look at a run again, before the block waits for it and after Ctrl-C.
+
+    Raises:
+        NoLongerWaiting: Ctrl-C; the run goes on.
+    """
+    again = f"To look at it again: {command_line('status', order_id) if order_id else session.link(workflow_id)}"
+    sys.stderr.write(f"Waiting for {workflow_id}. {again}\n")
+    try:
+        yield
+    except asyncio.CancelledError:  # asyncio does this on Ctrl-C
+        raise NoLongerWaiting(f"No longer waiting for {workflow_id}; what was started goes on. {again}") from None
+
+
 @asynccontextmanager
 async def progress(
-    session: Session, workflow_id: str, look: Callable[[Client, str], Awaitable[str | None]]
+    session: Session,
+    workflow_id: str,
+    look: Callable[[Client, str], Awaitable[str | None]],
+    order_id: str | None = None,
 ) -> AsyncIterator[None]:
-    """While the block waits, show what a look at the run answers."""
-    with console(sys.stderr).status(workflow_id) as shown:
+    """While the block waits for a run, show what a look at it answers; see also `waiting`."""
+    async with waiting(session, workflow_id, order_id):
+        with console(sys.stderr).status(workflow_id, spinner=SPINNER) as shown:
 
-        async def show() -> None:
-            if text := await look(session.client, workflow_id):
-                shown.update(f"{workflow_id}: {text}")
+            async def show() -> None:
+                if text := await look(session.client, workflow_id):
+                    shown.update(f"{workflow_id}: {text}")
 
-        async with repeating(show):
-            yield
+            async with repeating(show):
+                yield
 
 
 @asynccontextmanager
@@ -202,7 +252,9 @@ async def repeating(look: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
 
 
 def console(stream: TextIO) -> Console:
-    return Console(file=stream, width=None if stream.isatty() else WIDE, highlight=False)
+    """As wide as the terminal, or as COLUMNS says."""
+    has_width = stream.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return Console(file=stream, width=None if has_width else WIDE, highlight=False)
 
 
 def print_json(value: object) -> None:

@@ -10,12 +10,12 @@ import typer
 from temporalio.client import Client
 
 from app.cli.command import Environment, Exit, Result, command, progress
+from app.cli.layout import show
 from app.cli.show import (
     TECHNICAL,
     humanize,
     json_of,
     run_json,
-    show,
     show_cancel,
     show_order,
     show_orders,
@@ -56,7 +56,7 @@ async def process_order(
     """Place an order and wait for its outcome. The same order submitted again is still one order."""
     submission = read_order(order_id or f"order-{uuid.uuid4().hex[:12]}", _read(file))
     session = await environment.connect()
-    async with progress(session, submission.order.id, _stage):
+    async with progress(session, submission.order.id, _stage, submission.order.id):
         outcome = await submit(session.client, submission)
     return session.result(submission.order.id, outcome, show_order, _status_of_order(outcome))
 
@@ -70,7 +70,7 @@ async def cancel(
     """Cancel an order at any moment of its life, and wait for the outcome."""
     parse_cancel({"orderId": order_id, "customerEmail": email})  # refused before anything is connected
     session = await environment.connect()
-    async with progress(session, cancel_order_id(order_id), _stage):
+    async with progress(session, cancel_order_id(order_id), _stage, order_id):
         outcome = await cancel_order(session.client, order_id, email)
     return session.result(
         cancel_order_id(order_id),
@@ -183,7 +183,7 @@ async def resolve_step(  # noqa: PLR0913 (one argument for each option)
             {"resolved": answer, "run": run, "link": link},
             lambda out: show(out, f"{order_id}: {answer}", {"Web UI": link}),
         )
-    async with progress(session, run, _stage):
+    async with progress(session, run, _stage, order_id):
         end = await follow_retry(session.client, run, step, FOLLOWED_FOR)
     command = resolve_command(order_id, end.attention) if end.attention else None
     return Result(

@@ -7,8 +7,9 @@ from typing import Annotated, Final
 import typer
 from rich.progress import Progress
 
-from app.cli.command import Environment, Exit, Result, command, console, progress, repeating
-from app.cli.show import json_of, show, show_index, show_recommendations, show_stock
+from app.cli.command import Environment, Exit, Result, command, console, progress, repeating, waiting
+from app.cli.layout import show
+from app.cli.show import json_of, show_index, show_recommendations, show_stock
 from app.startup_checks import open_database
 from client.reports import check_inventory, index_products, recommend_products, view_index
 from client.runs import view_timeline
@@ -54,16 +55,17 @@ async def recommend(
 async def index(environment: Environment) -> Result:
     """Embed new and changed products, so that they can be recommended; joins the run that is under way, if any."""
     session = await environment.connect()
-    with Progress(console=console(sys.stderr), transient=True) as bar:
-        task = bar.add_task(INDEX_PRODUCTS, total=None)
+    async with waiting(session, INDEX_RUN):
+        with Progress(console=console(sys.stderr), transient=True, disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task(INDEX_PRODUCTS, total=None)
 
-        async def show_progress() -> None:
-            seen = await view_index(session.client)
-            if seen and not seen.finished:  # else it is the run before this one
-                bar.update(task, completed=seen.embedded, total=seen.products)
+            async def show_progress() -> None:
+                seen = await view_index(session.client)
+                if seen and not seen.finished:  # else it is the run before this one
+                    bar.update(task, completed=seen.embedded, total=seen.products)
 
-        async with repeating(show_progress):
-            end = await index_products(session.client)
+            async with repeating(show_progress):
+                end = await index_products(session.client)
     return session.result(INDEX_RUN, end, show_index)
 
 

@@ -5,8 +5,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from app.cli.command import EXIT_STATUSES, Environment, Exit, Result, Session, command
-from app.cli.show import duration, show, show_schedules
+from app.cli.command import EXIT_CODES, Environment, Exit, Result, Session, command
+from app.cli.layout import show
+from app.cli.show import duration, show_schedules
 from client.schedules import (
     SCHEDULES,
     apply_schedules,
@@ -23,7 +24,7 @@ app = typer.Typer(
     help="The workflows that run by themselves: "
     + "; ".join(f"{each.workflow} {each.purpose}" for each in SCHEDULES)
     + ".",
-    epilog=EXIT_STATUSES,
+    epilog=EXIT_CODES,
 )
 
 

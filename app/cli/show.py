@@ -1,14 +1,13 @@
 """Results for people; and the JSON for scripts where it is more than a model."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from app.cli.command import Session
+from app.cli.layout import Cell, Row, Whole, count_of, line, show, table, time_of
 from app.cli.standing import Needs, StandingRun
 from client.orders import StepEnd
 from client.runs import Run
@@ -19,17 +18,13 @@ from orders.models import (
     Attention,
     CancelOutcome,
     CancelReason,
-    CancelView,
     ErrorCode,
     Model,
     OrderOutcome,
-    OrderView,
     Status,
-    View,
 )
 from orders.money import show as amount_of
 from orders.order_report import ListedOrder, OrderReport
-from orders.plain_text import without_harmful
 from orders.recommendations import IndexProgress, RecommendationsOutcome, Source
 from orders.stock import StockReport
 from orders.verification import VerifyReport
@@ -106,18 +101,18 @@ def show_status(  # noqa: PLR0913, PLR0917 (what the database says, what Tempora
     if order:
         _show_report(out, order)
     elif missing:
-        out.print(_plain(f"{missing}. Only the runs are shown; what became of the order, PostgreSQL knows."))
+        line(out, f"{missing}. Only the runs are shown; what became of the order, PostgreSQL knows.")
     else:
         out.print("There is no row of this order: nothing is reserved, charged or sent.")
     for need in needs:
         _show_need(out, need)
     for each in found:
-        run, answer = each.run, _answer(each.view)
+        run = each.run
         facts = {
             "state": run.state,
-            "stage": None if answer or not run.stage else humanize(run.stage),
-            "answer": answer,
-            "started": _time(run.started),
+            "outcome": _outcome(run) if run.outcome else None,
+            "stage": None if run.outcome else _outcome(run),
+            "started": time_of(run.started),
             "details": None if each.view else "no worker answers",
             "Web UI": session.link(run.workflow_id, run.run_id),
         }
@@ -128,16 +123,16 @@ def show_orders(out: Console, orders: Sequence[ListedOrder]) -> None:
     if not orders:
         out.print("There are none.")
         return
-    rows = ((_plain(each.id), _state_of(each), each.amount, _time(each.created_at)) for each in orders)
-    _table(out, ("order", "state", "amount", "created"), rows)
+    rows = ((each.id, _state_of(each), each.amount, time_of(each.created_at)) for each in orders)
+    table(out, ("order", "state", "amount", "created"), rows)
 
 
 def show_runs(out: Console, session: Session, runs: Sequence[Run]) -> None:
     if not runs:
         out.print("There are none.")
         return
-    rows = (_named(session, run, _plain(run.stage or ""), run.state, _time(run.started)) for run in runs)
-    _table(out, ("run", "stage", "state", "started"), rows)
+    rows = (_named(session, run, _outcome(run), run.state, time_of(run.started)) for run in runs)
+    table(out, ("run", "outcome or stage", "state", "started"), rows)
 
 
 def show_stuck(out: Console, session: Session, found: Sequence[Needs], missing: str) -> None:
@@ -148,7 +143,7 @@ def show_stuck(out: Console, session: Session, found: Sequence[Needs], missing: 
         link = session.link(each.run.workflow_id, each.run.run_id) if each.run else None
         _show_need(out, each, name, link)
     if missing:
-        out.print(_plain(f"{missing}. Orders that are parked without a run are not shown."))
+        line(out, f"{missing}. Orders that are parked without a run are not shown.")
 
 
 def _show_report(out: Console, order: OrderReport) -> None:
@@ -159,24 +154,23 @@ def _show_report(out: Console, order: OrderReport) -> None:
         "payment": order.payment_intent,
         "shipment": order.shipment,
         "messages": "; ".join(f"{each.kind} {humanize(each.state)}" for each in order.notifications) or "none yet",
-        "created": _time(order.created_at),
+        "created": time_of(order.created_at),
     }
     show(out, f"{order.id} is {_state_of(order)}", facts)
     for each in order.warnings:
         amount = f" over {amount_of(each.amount, order.currency)}" if each.amount else ""
-        text = f"{each.kind} {each.id}{amount} is {each.status} ({each.reason}), since {_time(each.at)}"
-        out.print(_plain(f"Payment warning: {text}"), soft_wrap=True)
+        text = f"{each.kind} {each.id}{amount} is {each.status} ({each.reason}), since {time_of(each.at)}"
+        line(out, f"Payment warning: {text}")
     for said in order.resolutions:
-        out.print(
-            _plain(f"{said.actor} said {said.action} of {said.step}, {_time(said.at)}: {said.reason}"), soft_wrap=True
-        )
+        line(out, f"{said.actor} said {said.action} of {said.step}, {time_of(said.at)}: {said.reason}")
 
 
 def show_retry(out: Console, step: str, end: StepEnd, command: str | None, link: str) -> None:
     headline = {"done": "is done", "parked": "is parked again", "under_way": "is still being tried"}[end.state]
-    show(out, f"{step} {headline}", {"how" if end.state == "done" else "why": end.text, "Web UI": link})
+    why = "how" if end.state == "done" else "why"
+    show(out, f"{step} {headline}", {why: end.text, "Web UI": link})
     if command:
-        out.print(f"  {_plain(command)}", soft_wrap=True)
+        line(out, Whole(f"  {command}"))
 
 
 def _show_need(out: Console, need: Needs, name: str | None = None, link: str | None = None) -> None:
@@ -185,14 +179,14 @@ def _show_need(out: Console, need: Needs, name: str | None = None, link: str | N
     facts = {
         "what": _what(attention) if name else None,
         "why": attention.reason or "not known: no worker answers",
-        "since": _time(attention.since) if attention.since else None,
+        "since": time_of(attention.since) if attention.since else None,
         "amount": need.amount,
         "what to do": advice.text,
         "Web UI": link,
     }
     show(out, name or _what(attention), facts)
     if advice.command:
-        out.print(f"  {_plain(advice.command)}", soft_wrap=True)
+        line(out, Whole(f"  {advice.command}"))
 
 
 def _what(attention: Attention) -> str:
@@ -201,19 +195,13 @@ def _what(attention: Attention) -> str:
     return f"{attention.what} keeps failing" if attention.actions else attention.what
 
 
-def _answer(view: View | None) -> str | None:
-    """What the run told its caller."""
-    match view:
-        case OrderView(outcome=OrderOutcome() as outcome):
-            return "placed" if outcome.success else f"not placed: {humanize(outcome.error_code or '')}"
-        case CancelView(outcome=CancelOutcome() as cancelled):
-            reason = f": {humanize(cancelled.reason)}" if cancelled.reason else ""
-            return f"{'cancelled' if cancelled.cancelled else 'not cancelled'}{reason}"
-    return None
+def _outcome(run: Run) -> str:
+    """How the run ended; until then where it is."""
+    return humanize(run.outcome or run.stage or "")
 
 
 def _state_of(order: ListedOrder) -> str:
-    return f"{order.status}, parked at {_plain(order.parked.step)}" if order.parked else order.status
+    return f"{order.status}, parked at {order.parked.step}" if order.parked else order.status
 
 
 # -------------------------------------------------------------------------------------------- stock, recommendations
@@ -224,25 +212,25 @@ def show_stock(out: Console, report: StockReport, link: str) -> None:
     earlier = ", the others earlier" if report.alerted < low and not report.undelivered else ""
     if low:
         rows = (
-            (_plain(item.product_id), _plain(item.product_name), str(item.quantity), str(item.reorder_level))
+            (item.product_id, item.product_name, str(item.quantity), str(item.reorder_level))
             for item in report.low_stock_items
         )
-        _table(out, ("product", "name", "units", "reorder level"), rows)
+        table(out, ("product", "name", "units", "reorder level"), rows)
     facts = {
         "not listed": f"{report.unlisted} more" if report.unlisted else None,
         "alerted": f"{report.alerted} now{earlier}" if low else None,
         "not alerted": report.undelivered,
         "Web UI": link,
     }
-    show(out, f"{_count(low, 'product')} at or below the reorder level", facts)
+    show(out, f"{count_of(low, 'product')} at or below the reorder level", facts)
 
 
 def show_recommendations(out: Console, customer: str, outcome: RecommendationsOutcome, link: str) -> None:
     facts = {"source": SOURCES[outcome.source], "why not the model's": outcome.fallback, "Web UI": link}
-    show(out, f"{_count(len(outcome.recommendations), 'recommendation')} for {customer}", facts)
+    show(out, f"{count_of(len(outcome.recommendations), 'recommendation')} for {customer}", facts)
     if outcome.recommendations:
-        rows = ((_plain(each.product_id), _plain(each.name), _plain(each.reason)) for each in outcome.recommendations)
-        _table(out, ("product", "name", "reason"), rows)
+        rows = ((each.product_id, each.name, each.reason) for each in outcome.recommendations)
+        table(out, ("product", "name", "reason"), rows)
 
 
 def show_index(out: Console, progress: IndexProgress, link: str) -> None:
@@ -251,7 +239,7 @@ def show_index(out: Console, progress: IndexProgress, link: str) -> None:
         "searched": "yes" if progress.finished else "not yet: some products were not reached, the next run goes on",
         "Web UI": link,
     }
-    show(out, f"{progress.embedded} of {_count(progress.products, 'product')} embedded", facts)
+    show(out, f"{progress.embedded} of {count_of(progress.products, 'product')} embedded", facts)
 
 
 # ---------------------------------------------------------------------------------------------------------- invariants
@@ -259,12 +247,12 @@ def show_index(out: Console, progress: IndexProgress, link: str) -> None:
 
 def show_verdict(out: Console, report: VerifyReport, link: str) -> None:
     """Every invariant, with the orders and products that break it."""
-    intact = "?" if report.unverified else "[green]✓[/green]"
+    intact = Text("?") if report.unverified else Text("✓", "green")
     rows = []
     for rule, meaning in report.rules.items():
-        broken = [f"\n{_plain(each.subject)}: {_plain(each.what)}" for each in report.violations if each.rule == rule]
-        rows.append(("[red]✗[/red]" if broken else intact, "".join((meaning, *broken))))
-    _table(out, ("", "rule"), rows)
+        broken = [f"{each.subject}: {each.what}" for each in report.violations if each.rule == rule]
+        rows.append((Text("✗", "red") if broken else intact, (meaning, *broken)))
+    table(out, ("", "rule"), rows)
     unlisted = report.count - len(report.violations)
     facts = {
         "not listed": f"{unlisted} more" if unlisted else None,
@@ -272,7 +260,7 @@ def show_verdict(out: Console, report: VerifyReport, link: str) -> None:
         **{f"not verified {number}": what for number, what in enumerate(report.unverified, start=1)},
         "Web UI": link,
     }
-    show(out, f"{_count(report.count, 'violation')}, {_count(report.checked, 'order')} verified", facts)
+    show(out, f"{count_of(report.count, 'violation')}, {count_of(report.checked, 'order')} verified", facts)
 
 
 # ----------------------------------------------------------------------------------------------------------- schedules
@@ -280,15 +268,18 @@ def show_verdict(out: Console, report: VerifyReport, link: str) -> None:
 
 def show_schedules(out: Console, session: Session, found: Iterable[ScheduleView]) -> None:
     rows = (
-        (
-            f"{each.name}\n[dim]{session.schedule_link(each.name)}[/dim]",
-            duration(each.every) if each.every else "",
-            _next(each),
-            "\n".join(f"{run.state}, {_time(run.started)}" for run in each.runs) or "none yet",
+        Row(
+            (
+                each.name,
+                duration(each.every) if each.every else "",
+                _next(each),
+                tuple(f"{run.state}, {time_of(run.started)}" for run in each.runs) or "none yet",
+            ),
+            (session.schedule_link(each.name),),
         )
         for each in found
     )
-    _table(out, ("schedule", "every", "next run", "last runs"), rows)
+    table(out, ("schedule", "every", "next run", "last runs"), rows)
 
 
 def duration(seconds: int) -> str:
@@ -313,50 +304,19 @@ def json_of(model: Model | None) -> dict[str, Any] | None:
 # --------------------------------------------------------------------------------------------------------------- parts
 
 
-def show(out: Console, headline: str, facts: Mapping[str, str | None]) -> None:
-    """A headline, and the facts that have a value."""
-    out.print(_plain(headline), style="bold")
-    grid = Table.grid(padding=(0, 2))
-    for name, value in facts.items():
-        if value:
-            grid.add_row(f"  {name}", _plain(value))
-    out.print(grid, soft_wrap=True)
-
-
 def humanize(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _table(out: Console, header: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
-    table = Table(*header, box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
-
-
-def _named(session: Session, run: Run, *cells: str) -> tuple[str, ...]:
-    """A row without markup: any client may start a run under any id."""
-    return (f"{_plain(run.workflow_id)}\n[dim]{_plain(session.link(run.workflow_id))}[/dim]", *cells)
+def _named(session: Session, run: Run, *cells: Cell) -> Row:
+    return Row((run.workflow_id, *cells), (session.link(run.workflow_id),))
 
 
 def _next(found: ScheduleView) -> str:
     if not found.applied:
-        return "never: starter.py schedules apply"
+        return f"never: `{command_line('schedules', 'apply')}`"
     if found.paused:
-        return f"paused: {_plain(found.note)}"
+        return f"paused: {found.note}"
     if found.every is None:
-        return _plain(found.note)
-    return _time(found.next) if found.next else ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _plain(text: str) -> str:
-    """Text without markup and without characters that control a terminal."""
-    return escape(without_harmful(text))
-
-
-def _time(moment: datetime) -> str:
-    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+        return found.note
+    return time_of(found.next) if found.next else ""

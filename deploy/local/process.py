@@ -170,7 +170,7 @@ def require_free_port(port: int, wanted_by: str) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             problem = f"{wanted_by} needs port {port} of {HOST}: {error.strerror}."
-            raise StackError(f"{problem} Stop the program that uses it.") from None
+            raise StackError(f"{problem} Stop the program that uses it; `ss -ltnp` names it.") from None
 
 
 def free_ports(count: int) -> list[int]:

@@ -8,12 +8,11 @@ Nothing is restarted: when one of them ends, all are stopped and the error names
 
 import argparse
 import asyncio
-import fcntl
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Never, Self
@@ -33,7 +32,10 @@ from config.settings import (
     SANDBOX_STRIPE_KEY,
     SANDBOX_STRIPE_WEBHOOK_SECRET,
     Settings,
+    sandbox_addresses,
 )
+from config.streams import flush_streams, open_streams
+from deploy.local.data import DATA_DIR, locked, space_problem
 from deploy.local.postgres import Postgres
 from deploy.local.process import (
     HOST,
@@ -48,7 +50,6 @@ from deploy.local.process import (
 )
 from deploy.local.temporal import TemporalServer
 
-DATA_DIR = ROOT / ".local"
 SEEDS = (ROOT / "deploy" / "local" / "seed.sql", ROOT / "deploy" / "local" / "demo_products.sql")
 
 PLACE = "    .venv/bin/python starter.py process-order examples/order.json"
@@ -92,18 +93,13 @@ class Sandbox:
     def settings(self) -> dict[str, str]:
         """The environment variables that connect the project to this sandbox."""
         return {
+            **sandbox_addresses(self.url),
             "STRIPE_SECRET_KEY": SANDBOX_STRIPE_KEY,
-            "STRIPE_API_BASE": f"{self.url}/stripe",
-            "FULFILLMENT_API": f"{self.url}/fulfillment",
             "FULFILLMENT_REMEMBERS_CANCELS": "true",  # the sandbox's warehouse does
             "FULFILLMENT_KEY": Settings.model_fields["fulfillment_key"].default.get_secret_value(),
             "STRIPE_WEBHOOK_SECRET": SANDBOX_STRIPE_WEBHOOK_SECRET,
             "FULFILLMENT_WEBHOOK_SECRET": SANDBOX_FULFILLMENT_WEBHOOK_SECRET,
-            "EMAIL_SERVICE_URL": f"{self.url}/email",
-            "ANALYTICS_URL": f"{self.url}/analytics",
-            "SLACK_WEBHOOK": f"{self.url}/slack/webhook",
             "OPENAI_API_KEY": SANDBOX_OPENAI_KEY,
-            "OPENAI_BASE_URL": f"{self.url}/openai/v1",
         }
 
     @asynccontextmanager
@@ -181,7 +177,7 @@ class Stack:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[list[Child]]:
         """Run until the block ends; yields the children, so that the caller can watch them. Raises StackError."""
-        with _locked(self.data_dir):
+        with locked(self.data_dir):
             async with AsyncExitStack() as children:
                 starts = (self.database(), self.temporal.running(), self.sandbox.running())
                 yield await _together(children, starts)
@@ -278,8 +274,9 @@ def main() -> int:
             work = demo(stack, ["--verbose"] if given.verbose else [], keep=given.keep)
             return asyncio.run(until_signaled(work, interrupted=0 if given.keep else 130))
         return asyncio.run(until_signaled(up(stack), interrupted=0))
-    except StackError as error:
-        sys.stderr.write(f"{error}\n")
+    except (StackError, OSError) as error:
+        text = f"{error.filename or stack.data_dir}: {error.strerror}." if isinstance(error, OSError) else str(error)
+        sys.stderr.write(f"{text}{space_problem(stack.data_dir, text)}\n")
         return 1
 
 
@@ -291,25 +288,6 @@ async def until_signaled(work: Coroutine[None, None, int], *, interrupted: int) 
     with suppress(asyncio.CancelledError):
         return await task
     return interrupted
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("a+")
-    except OSError as error:
-        raise StackError(f"The data folder {folder} cannot be used: {error.strerror}.") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise StackError(f"{folder} is in use by another stack, process {file.read()}. Stop that first.") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 async def _together(stack: AsyncExitStack, starts: Iterable[AbstractAsyncContextManager[Child]]) -> list[Child]:
@@ -362,4 +340,5 @@ def _show(stack: Stack) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    open_streams()
+    sys.exit(flush_streams(main()))

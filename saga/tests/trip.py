@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import timedelta
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from temporalio import activity, workflow
 from temporalio.exceptions import ApplicationError
@@ -50,6 +50,10 @@ class Desk:
         return await self._attend("car")
 
     @activity.defn
+    async def book_transfer(self, _trip: str) -> str:
+        return await self._attend("transfer")
+
+    @activity.defn
     async def cancel_flight(self, _trip: str) -> str:
         return await self._attend("cancel_flight")
 
@@ -60,6 +64,10 @@ class Desk:
     @activity.defn
     async def cancel_car(self, _trip: str) -> str:
         return await self._attend("cancel_car")
+
+    @activity.defn
+    async def cancel_transfer(self, _trip: str) -> str:
+        return await self._attend("cancel_transfer")
 
     @activity.defn
     async def note(self, task: str) -> str:
@@ -84,6 +92,7 @@ MINUTE: Final = timedelta(minutes=1)
 FLIGHT: Final = Step(Desk.book_flight, Desk.cancel_flight, MINUTE, "cancel the flight")
 HOTEL: Final = Step(Desk.book_hotel, Desk.cancel_hotel, MINUTE, "cancel the hotel")
 CAR: Final = Step(Desk.book_car, Desk.cancel_car, MINUTE, "give the car back")
+TRANSFER: Final = Step(Desk.book_transfer, Desk.cancel_transfer, MINUTE, "cancel the transfer", patch_id="transfer")
 ENDLESS: Final = Step(Desk.book_flight, Desk.cancel_flight, None, "cancel the flight")
 
 
@@ -118,8 +127,8 @@ class Plan(BaseModel):
 class TripSaga(Saga):
     """A saga with a claim, which records what operators decide."""
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan.steps, "a trip")
+    def __init__(self, plan: Plan, *added: Step[str, str, str]) -> None:
+        super().__init__((*plan.steps, *added), "a trip")
         self.plan = plan
 
     async def claim(self, cause: BaseException | None) -> str | StopUndo | None:
@@ -143,9 +152,11 @@ class TripSaga(Saga):
 class Trip:
     """Book three things, or none."""
 
+    added: ClassVar[tuple[Step[str, str, str], ...]] = ()
+
     @workflow.init
     def __init__(self, plan: Plan) -> None:
-        self._saga = TripSaga(plan)
+        self._saga = TripSaga(plan, *self.added)
 
     @workflow.run
     async def run(self, plan: Plan) -> list[str]:
@@ -173,7 +184,7 @@ class Trip:
         await workflow.wait_condition(lambda: note in self._saga.undone)
 
     async def _book(self, plan: Plan, saga: Saga) -> None:
-        flight, hotel, car = saga.steps
+        flight, hotel, car = saga.steps[:3]
         if plan.at_once:
             await asyncio.gather(*(saga.do(step, saga.saga_id, "all at once") for step in saga.steps))
             return
@@ -187,6 +198,8 @@ class Trip:
             if not plan.goes_on_after_a_cancel:
                 raise
         await saga.do(car, saga.saga_id, "a small one")
+        if saga.has(TRANSFER):
+            await saga.do(TRANSFER, saga.saga_id, "to the hotel")
 
     async def _book_one_by_one(self, saga: Saga, *steps: Step[str, str, str]) -> None:
         for step in steps:
@@ -231,6 +244,21 @@ class MendedTrip(Trip):
 
     def _stumble(self) -> None:
         self._saga.commit()
+
+
+@workflow.defn(name="trip")
+class LongerTrip(Trip):
+    """The next release, which has a step more."""
+
+    added: ClassVar = (TRANSFER,)
+
+    @workflow.init
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+
+    @workflow.run
+    async def run(self, plan: Plan) -> list[str]:
+        return await super().run(plan)
 
 
 @workflow.defn(name="tour")
@@ -309,8 +337,10 @@ def activities_of(desk: Desk) -> list[Any]:
         desk.book_flight,
         desk.book_hotel,
         desk.book_car,
+        desk.book_transfer,
         desk.cancel_flight,
         desk.cancel_hotel,
         desk.cancel_car,
+        desk.cancel_transfer,
         desk.note,
     ]

@@ -106,8 +106,9 @@ async def test_every_program_takes_the_same_addresses(database_url: str, form: s
             (("/test_", "/none_"), "no such database"),
             (("", "?sslmode=require"), "write sslmode=disable"),
             (("", "?sslmode=verify-full"), "sslrootcert=system"),
-            (("", "?sslmode=maybe"), "correct sslmode"),
             (("", "?sslmode=require&sslcert=/no/canary.crt&sslkey=/no/canary.key"), "sslcert names a file"),
+            (("", "?sslmode=require&sslcrl=/no/canary.crl"), "sslcrl names a file"),
+            (("", "?sslmode=verify-full&sslrootcert=/"), "sslrootcert names a file"),
             (("", "?sslmode=verify-full&sslrootcert=/no/canary.crt"), "sslrootcert names a file"),
             (("", "?gssencmode=disable"), "remove it: gssencmode"),
             (("", "?role=canary"), "refuses the value of one of these parameters: role"),
@@ -127,7 +128,9 @@ async def test_every_program_says_what_to_write(
 async def test_nothing_listens(database_url: str) -> None:
     """For example the wrong port."""
     port = database_url.rpartition(":")[2].partition("/")[0]
-    assert "nothing listens" in await sentence(database_url.replace(f":{port}/", ":1/"))
+    assert "nothing answers at 127.0.0.1:1 (is `make up` running?)" in await sentence(
+        database_url.replace(f":{port}/", ":1/")
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- privileges

@@ -16,6 +16,7 @@ from temporalio.worker import Replayer
 
 from app.startup_checks import CannotStart, check_search_attributes
 from app.wiring import WORKFLOWS, open_worker
+from config.settings import sandbox_addresses
 from config.temporal import plugin
 from deploy.local.postgres import Postgres
 from deploy.local.process import Child, Command, binary, free_ports, running
@@ -51,12 +52,7 @@ def addresses(temporal: WorkflowEnvironment, database_url: str, sandbox: Running
     return {
         "TEMPORAL_ADDRESS": temporal.client.service_client.config.target_host,
         "DATABASE_URL": database_url,
-        "STRIPE_API_BASE": f"{sandbox.url}/stripe",
-        "FULFILLMENT_API": f"{sandbox.url}/fulfillment",
-        "EMAIL_SERVICE_URL": f"{sandbox.url}/email",
-        "ANALYTICS_URL": f"{sandbox.url}/analytics",
-        "SLACK_WEBHOOK": f"{sandbox.url}/slack/webhook",
-        "OPENAI_BASE_URL": f"{sandbox.url}/openai/v1",
+        **sandbox_addresses(sandbox.url),
     }
 
 

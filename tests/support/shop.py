@@ -18,7 +18,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from app.wiring import open_worker
-from config.settings import SANDBOX_OPENAI_KEY, SANDBOX_STRIPE_KEY, Settings
+from config.settings import SANDBOX_OPENAI_KEY, SANDBOX_STRIPE_KEY, Settings, sandbox_addresses
 from orders.models import CancelOutcome, OrderOutcome
 from orders.names import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
 from sandbox.server import Running, serve
@@ -164,16 +164,9 @@ def settings_for(database_url: str, sandbox: Running, **changes: Any) -> Setting
         "openai_api_key": SecretStr(SANDBOX_OPENAI_KEY),
         "fulfillment_remembers_cancels": True,
     } | changes
-    return Settings(
-        database_url=SecretStr(database_url),
-        stripe_secret_key=SecretStr(SANDBOX_STRIPE_KEY),
-        stripe_api_base=f"{sandbox.url}/stripe",
-        fulfillment_api=f"{sandbox.url}/fulfillment",
-        email_service_url=f"{sandbox.url}/email",
-        analytics_url=f"{sandbox.url}/analytics",
-        slack_webhook=SecretStr(f"{sandbox.url}/slack/webhook"),
-        openai_base_url=f"{sandbox.url}/openai/v1",
-        **given,
+    addresses = {name.lower(): address for name, address in sandbox_addresses(sandbox.url).items()}
+    return Settings.model_validate(
+        {"database_url": database_url, "stripe_secret_key": SANDBOX_STRIPE_KEY, **addresses, **given}
     )
 
 

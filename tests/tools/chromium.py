@@ -18,6 +18,7 @@ from deploy.local.process import StackError
 BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 MAX_MESSAGE: Final = 64 * 2**20  # bytes; a picture is one message
 PATIENCE: Final = 30  # seconds for one answer
+POLL_SECONDS: Final = 0.2
 OPTIONS: Final = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe"),
@@ -87,6 +88,12 @@ class Tab:
         answer = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    async def wait_for(self, script: str) -> None:
+        """Run JavaScript in the page again and again, until its value is true."""
+        async with asyncio.timeout(PATIENCE):
+            while not await self.look(script):
+                await asyncio.sleep(POLL_SECONDS)
 
     async def resize(self, width: int, height: int) -> None:
         await self.call(

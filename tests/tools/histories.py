@@ -1,21 +1,28 @@
 """Record the histories that tests/workflows/test_replay.py replays: every way in which a run can end.
 
-`make histories` writes them anew. Do so when a workflow changes on purpose, in the same commit as the change, and only
-once no run of the old shape is left in production.
+`make histories` records the scenarios that have no history yet, and keeps the others: they stand for the runs that are
+under way in production. If the code of today cannot replay one, it records nothing. `make histories FORCE=1` records
+all of them anew. docs/extending.md says when to do that.
 """
 
+import argparse
 import asyncio
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio import workflow
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle, WorkflowHistory
 from temporalio.exceptions import ApplicationError
+from temporalio.worker import Replayer
 
+from app.wiring import WORKFLOWS
+from config.temporal import plugin
 from orders.models import OrderView, Stage
 from orders.names import CHECK_INVENTORY, INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS, RECONCILE_ORDERS, VERIFY_ORDERS
 from orders.parsing import parse_order, read_json
@@ -28,6 +35,15 @@ FOLDER = Path(__file__).parent.parent / "histories"
 
 Scenario = Callable[[Shop, str], Awaitable[list[str]]]
 SCENARIOS: dict[str, Scenario] = {}
+
+REFUSAL = """Nothing is recorded. The code of today cannot replay these histories:
+{histories}
+Such runs may be under way in production, and would be suspended by this code. Guard the change (docs/extending.md), or,
+once no run of this kind is open: make histories FORCE=1"""
+
+NOTHING_MISSING = (
+    "Every scenario has a history that the code of today replays. make histories FORCE=1 records all anew."
+)
 
 # What says where and by whom a history was recorded, and nothing about the order.
 LOCAL = {"identity": "tests", "stackTrace": "", "workerIdentity": "tests"}
@@ -325,22 +341,72 @@ def without_place(value: Any) -> Any:
     return [without_place(item) for item in value] if isinstance(value, list) else value
 
 
-async def record() -> None:
-    """Play every scenario in one shop and write what its runs left behind."""
-    logging.disable(logging.WARNING)  # of failures that are meant
-    FOLDER.mkdir(exist_ok=True)
-    for old in FOLDER.glob("*.json"):
-        old.unlink()
-    async with open_everything(notification_deadline_seconds=600, reconcile_after_seconds=0) as shop:
-        for name, play in SCENARIOS.items():
-            for workflow_id in await play(shop, name.replace("_", "-")):
-                history = await shop.client.get_workflow_handle(workflow_id).fetch_history()
-                kind = history.events[0].workflow_execution_started_event_attributes.workflow_type.name
-                text = json.dumps(without_place(json.loads(history.to_json())), indent=1, sort_keys=True)
-                (FOLDER / f"{name}.{kind}.json").write_text(text + "\n")
-                print(f"{name}.{kind}: {len(history.events)} events")  # noqa: T201
+async def replay(path: Path) -> None:
+    """Replay a recorded history with the code of today.
+
+    Raises:
+        NondeterminismError: the code gives other commands.
+        RuntimeError: the code fails otherwise.
+    """
+    text = path.read_text()
+    workflow_id = json.loads(text)["events"][0]["workflowExecutionStartedEventAttributes"]["workflowId"]
+    history = WorkflowHistory.from_json(workflow_id, text)
+    await Replayer(workflows=WORKFLOWS, plugins=[plugin()]).replay_workflow(history)
+
+
+async def broken_histories(folder: Path) -> list[str]:
+    """The histories that the code of today cannot replay."""
+    broken = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            await replay(path)
+        except (workflow.NondeterminismError, RuntimeError):
+            broken.append(path.stem)
+    return broken
+
+
+async def record(shop: Shop, folder: Path, scenarios: Mapping[str, Scenario] = SCENARIOS) -> None:
+    """Play every scenario that has no history, and write what its runs left behind."""
+    for name, play in scenarios.items():
+        if any(folder.glob(f"{name}.*.json")):
+            continue
+        for workflow_id in await play(shop, name.replace("_", "-")):
+            history = await shop.client.get_workflow_handle(workflow_id).fetch_history()
+            kind = history.events[0].workflow_execution_started_event_attributes.workflow_type.name
+            text = json.dumps(without_place(json.loads(history.to_json())), indent=1, sort_keys=True)
+            (folder / f"{name}.{kind}.json").write_text(text + "\n")
+            print(f"{name}.{kind}: {len(history.events)} events")  # noqa: T201
+
+
+async def prepare(folder: Path, *, force: bool) -> str | None:
+    """Make the folder ready to be recorded into. The answer is why nothing may be recorded."""
+    folder.mkdir(exist_ok=True)
+    if force:
+        for old in folder.glob("*.json"):
+            old.unlink()
+        return None
+    if broken := await broken_histories(folder):
+        return REFUSAL.format(histories="\n".join(f"  {name}" for name in broken))
+    return None
+
+
+async def main(*, force: bool) -> str | None:
+    """Record what is missing, or everything. The answer is why nothing was recorded."""
+    logging.disable(logging.CRITICAL)  # of failures that are meant
+    refusal = await prepare(FOLDER, force=force)
+    if refusal is None and all(any(FOLDER.glob(f"{name}.*.json")) for name in SCENARIOS):
+        print(NOTHING_MISSING)  # noqa: T201
+    elif refusal is None:
+        async with open_everything(notification_deadline_seconds=600, reconcile_after_seconds=0) as shop:
+            await record(shop, FOLDER)
+    return refusal
 
 
 if __name__ == "__main__":
-    asyncio.run(record())
-    os._exit(0)  # see tests/conftest.py
+    parser = argparse.ArgumentParser(description="Record the histories that the replay tests replay.")
+    parser.add_argument("--force", action="store_true", help="record all of them anew")
+    if why := asyncio.run(main(force=parser.parse_args().force)):
+        print(why, file=sys.stderr)  # noqa: T201
+    sys.stderr.flush()
+    sys.stdout.flush()
+    os._exit(1 if why else 0)  # see tests/conftest.py

@@ -2,87 +2,86 @@
 
 import asyncio
 import os
-import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 from rich.console import Console
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client
 
+from client.orders import cancel_order, submit_order
 from config.links import workflow_link
 from config.temporal import plugin
 from deploy.local.postgres import temporary_folder
-from deploy.local.process import Command, run
 from deploy.local.stack import Ports, Stack
-from orders.names import CANCEL_ORDER, PROCESS_ORDER, TASK_QUEUE, cancel_order_id
-from tests.support.shop import an_order, eventually
-from tests.tools.chromium import browser, open_tab
+from orders.names import cancel_order_id
+from tests.support.shop import an_order
+from tests.tools.chromium import Tab, browser, open_tab
 
 IMAGES: Final = Path(__file__).parent.parent.parent / "docs" / "images"
-SIZE: Final = "1500,1180"
+REFUSED: Final = {"shippingAddress": an_order()["shippingAddress"] | {"street": "1 Refuse Street"}}
+DECLINED: Final = {"paymentMethodId": "pm_card_chargeDeclined"}
+
+# What happened last in the run of each picture.
+LAST: Final = {"placed": "track_order", "refused": "send_email", "cancelled": "send_email", "parked": "post_alert"}
+
+# The columns of the list of runs, as the Web UI keeps them in the browser: docs/operating.md says how to choose them.
+COLUMNS: Final = """
+    const columns = ["Workflow ID", "Type", "OrderStage", "OrderOutcome", "NeedsAttention", "Status", "Start"];
+    const shown = columns.map(label => ({label, pinned: label === "Workflow ID"}));
+    localStorage.setItem("namespace-workflow-table-columns", JSON.stringify({default: shown}));
+"""
 
 
-async def take(url: str, image: Path, logs: Path) -> None:
-    """A picture of a page, after giving it time to load."""
-    image.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as profile:
-        await run(
-            Command(
-                name="Chromium",
-                argv=(
-                    browser(),
-                    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
-                    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-                    *(f"--user-data-dir={profile}", f"--window-size={SIZE}", "--virtual-time-budget=15000"),
-                    *(f"--screenshot={image}", url),
-                ),
-                log=logs / "chromium.log",
-            )
-        )
+async def place_orders(client: Client) -> None:
+    """An order for each ending that a picture shows; the last one is parked, because Stripe refuses its refund."""
+    await submit_order(client, "order-1001", an_order())
+    await submit_order(client, "order-1002", an_order(**REFUSED))
+    await submit_order(client, "order-1003", an_order(**DECLINED))
+    for order_id in ("order-1004", "order-1005"):
+        await submit_order(client, order_id, an_order())
+        await cancel_order(client, order_id, "customer@example.com")
 
 
-async def _place(client: Client, order_id: str, **changes: Any) -> WorkflowHandle[Any, Any]:
-    handle = await client.start_workflow(PROCESS_ORDER, an_order(**changes), id=order_id, task_queue=TASK_QUEUE)
-    await handle.result()
-    return handle
+async def take_run(tab: Tab, stack: Stack, client: Client, name: str, workflow_id: str) -> None:
+    """The timeline of the workflow's latest run, once it shows what happened last."""
+    run = await client.get_workflow_handle(workflow_id).describe()
+    link = workflow_link(stack.temporal.ui_url, client.namespace, workflow_id, run.run_id)
+    await take(tab, link.replace("/history", "/timeline"), name, LAST[name])
 
 
-async def _take_sandbox(client: Client, url: str, order_id: str) -> None:
-    """The sandbox's page with a paid order whose refund is refused, open at that request."""
-    async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
-        await http.post("/actions/break", data={"scenario": "refund-refused", "order": order_id})
-        cancel, payload = cancel_order_id(order_id), {"orderId": order_id, "customerEmail": "customer@example.com"}
-        await client.start_workflow(CANCEL_ORDER, payload, id=cancel, task_queue=TASK_QUEUE)
-
-        async def is_alerted() -> bool:
-            return bool((await http.get("/_sandbox/records")).json()["alerts"])
-
-        await eventually(is_alerted, "operators are alerted about the refused refund")
-        await http.post("/actions/break", data={"scenario": "warehouse-down", "times": "3"})
-    async with open_tab() as tab:
-        await tab.resize(1400, 1250)
-        await tab.go(f"{url}/?open={order_id}")
-        await tab.look(f"document.querySelector('#order-{order_id} .request:has(.tag)').open = true")
-        await tab.take(IMAGES / "sandbox.png")
+async def take(tab: Tab, url: str, name: str, text: str) -> None:
+    """A picture of a page, once it shows a text."""
+    await tab.go(url)
+    await tab.wait_for(f"document.body.innerText.includes({text!r})")
+    await tab.take(IMAGES / f"{name}.png")
+    Console().print(f"docs/images/{name}.png")
 
 
 async def main() -> None:
     browser()
     with temporary_folder() as folder:
         stack = Stack(folder / "data", Ports.free(), fast=True)
-        async with stack.running(), stack.programs(stack.environment(os.environ)):
+        async with stack.running(), stack.programs(stack.environment(os.environ)), open_tab() as tab:
             client = await Client.connect(stack.temporal.address, plugins=[plugin()])
-            refused = an_order()["shippingAddress"] | {"street": "1 Refuse Street"}
-            runs = {
-                "completed": await _place(client, "order-1001"),
-                "compensated": await _place(client, "order-1002", shippingAddress=refused),
-            }
-            for name, handle in runs.items():
-                link = workflow_link(stack.temporal.ui_url, client.namespace, handle.id, handle.result_run_id)
-                await take(link.replace("/history", "/timeline"), IMAGES / f"{name}.png", stack.logs)
-                Console().print(f"docs/images/{name}.png")
-            await _take_sandbox(client, stack.sandbox.url, "order-1001")
+            async with httpx.AsyncClient(base_url=stack.sandbox.url, trust_env=False) as sandbox:
+                fault = {"scenario": "refund-refused", "order": "order-1005"}
+                (await sandbox.post("/actions/break", data=fault, follow_redirects=True)).raise_for_status()
+            await place_orders(client)
+
+            await tab.resize(1500, 1180)
+            await take_run(tab, stack, client, "placed", "order-1001")
+            await take_run(tab, stack, client, "refused", "order-1002")
+            await take_run(tab, stack, client, "cancelled", cancel_order_id("order-1004"))
+            await take_run(tab, stack, client, "parked", cancel_order_id("order-1005"))
+            await tab.resize(1500, 760)
+            await tab.look(COLUMNS)
+            await take(tab, f"{stack.temporal.ui_url}/namespaces/{client.namespace}/workflows", "runs", "order-1001")
+
+            await tab.resize(1400, 1250)
+            await tab.go(f"{stack.sandbox.url}/?open=order-1005")
+            await tab.look("document.querySelector('#order-order-1005 .request:has(.tag)').open = true")
+            await tab.take(IMAGES / "sandbox.png")
             Console().print("docs/images/sandbox.png")
 
 

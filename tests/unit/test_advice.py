@@ -22,6 +22,7 @@ def a_run(workflow: str = PROCESS_ORDER, *, closed: bool = True) -> Run:
         run_id="r",
         state="terminated" if closed else "running",
         stage=None,
+        outcome=None,
         needs_attention="void_payment",
         started=NOW,
         closed=NOW if closed else None,

@@ -76,6 +76,8 @@ def test_the_roots_of_the_system() -> None:
         (f"{PLACE}?ssl=true", "sslmode=require"),
         (f"{PLACE}?sslmode=require&channel_binding=require", "sslmode=verify-full"),
         (f"{PLACE}?schema=canary", "schema public"),
+        (f"{PLACE}?sslmode=canary", "sslmode must be one of disable, allow, prefer, require, verify-ca, verify-full"),
+        (f"{PLACE}?sslmode=", "sslmode must be one of"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_what_to_write(

@@ -110,6 +110,22 @@ def test_what_is_no_json_is_refused(text: str) -> None:
         read_json(text)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_malformed_json_is_located(end: str) -> None:
+    """The line and the column are those that an editor shows."""
+    with pytest.raises(InvalidInput, match=r"^input: must be JSON; at line 2, column 9: Expecting ',' delimiter$"):
+        read_json(f'{{"a": 1,{end} "b": 2 "c": 3}}')
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_files_of_windows_editors_are_read(encoding: str) -> None:
+    """The payload is UTF-8 without a byte order mark, which Temporal's Web UI and other readers expect."""
+    text = json.dumps(an_order(), indent=2, ensure_ascii=False).replace("\n", "\r\n")
+    submission = read_order("o1", text.encode(encoding))
+    assert submission.payload.payload.data == text.encode()
+    assert submission.order == read_order("o1", "\ufeff" + text).order
+
+
 @pytest.mark.parametrize("order_id", ["", "a:b", "a b", "x" * 65, "a/b", "é", "4242 4242 4242 4242"])
 def test_an_order_id_that_cannot_be_one(order_id: str) -> None:
     """It cannot hold a colon, which ids of other runs have; its value is not repeated."""

@@ -1,138 +1,78 @@
-"""A step that a shop adds, declared independent: its undo holds up no other undo of the order, and is never lost."""
+"""The recipe of examples/add_a_step: its patch fits the project of today, is small, and does what the recipe says."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import timedelta
+import os
+import re
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+from typing import Final
 
 import pytest
-from temporalio.testing import WorkflowEnvironment
-from temporalio.worker import Worker, WorkerConfig
 
-from orders.models import ErrorCode
-from tests.support.invariants import assert_invariants
-from tests.support.reviewed_order import Fraud, ReviewedOrder
-from tests.support.scenarios import (
-    REFUSED_ADDRESS,
-    ending_of,
-    final_error,
-    is_running,
-    marks,
-    outage,
-    resolve,
-    until_attempts,
-    until_stuck,
+from activities.fulfillment import FULFILL
+from activities.inventory import RESERVE
+from activities.payments import AUTHORIZE
+from deploy.local.process import ROOT
+from tests.proof.negative_controls.trial import copy_project, run_tests
+from tests.workflows.test_replay import HISTORIES
+
+PATCH: Final = ROOT / "examples" / "add_a_step" / "fraud_review.patch"
+README: Final = "examples/add_a_step/README.md"
+PRODUCT: Final = ("activities", "app", "config", "orders", "workflows")
+
+CRASHES: Final = "tests/proof/matrix/test_crashes.py"
+TESTS: Final = (
+    "tests/workflows/test_fraud_review.py",
+    "tests/workflows/test_replay.py",
+    "tests/workflows/test_shape.py::test_a_happy_order_stays_small",
+    "tests/test_house.py::test_every_setting_is_documented",
+    "tests/test_house.py::test_every_code_that_callers_get_is_documented",
+    "tests/test_house.py::test_every_activity_is_registered",
+    "tests/test_house.py::test_the_sandbox_has_every_external_service",
+    "tests/test_house.py::test_the_failure_table_names_tests_that_exist",
+    f"{CRASHES}::test_the_table_has_every_activity",
+    f"{CRASHES}::test_a_worker_dies_and_nothing_is_lost[placed-open_review:effect:1]",
+    f"{CRASHES}::test_a_worker_dies_and_nothing_is_lost[refused-close_review:effect:1]",
 )
-from tests.support.shop import Shop, an_order, eventually, open_shop
-from tests.support.split_worker import config_in_place_of
-from workflows.order_saga import STEPS
-from workflows.process_order import ProcessOrder
 
-O = "o1"  # noqa: E741 (the one order of each test)
+pytestmark = pytest.mark.skipif((ROOT / "activities" / "fraud.py").exists(), reason="the patch is applied here")
 
 
-class ReviewedShop:
-    """A shop whose worker runs process-order with the fraud review."""
-
-    def __init__(self) -> None:
-        self.fraud = Fraud()
-
-    @asynccontextmanager
-    async def running(self, whole: Worker) -> AsyncIterator[None]:
-        """Run the changed worker in place of the shop's; see tests.support.shop.open_shop."""
-        config = await config_in_place_of(whole)
-        changes: WorkerConfig = {
-            "activities": [*config["activities"], self.fraud.open_review, self.fraud.close_review],
-            "workflows": [each for each in config["workflows"] if each is not ProcessOrder] + [ReviewedOrder],
-        }
-        async with Worker(**config | changes):
-            yield
+def apply_patch(project: Path) -> None:
+    command = ["git", "apply", "--whitespace=nowarn", str(PATCH)]
+    outside = os.environ | {"GIT_CEILING_DIRECTORIES": str(project.parent)}  # the copy belongs to no repository
+    done = subprocess.run(command, cwd=project, env=outside, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        pytest.fail(f"{PATCH.name} does not fit the code of today: see `Refresh the patch` in {README}.\n{done.stderr}")
 
 
-@pytest.fixture
-def reviewed() -> ReviewedShop:
-    return ReviewedShop()
+@pytest.mark.timeout(400)
+async def test_the_patched_project_does_what_the_recipe_says(tmp_path: Path) -> None:
+    """The patch's own tests pass in a copy, and so does the replay of every history from before the step."""
+    project = copy_project(tmp_path / "project")
+    apply_patch(project)
+    results = await run_tests(project, TESTS)
+    ran = {result.test.partition("[")[0] for result in results}
+    assert {test.partition("[")[0] for test in TESTS if "::" in test} <= ran
+    assert sum("test_replays[" in result.test for result in results) == len(HISTORIES)
+    assert sum("test_fraud_review.py" in result.test for result in results) >= 9
+    assert [result for result in results if result.failed or result.broken] == []
 
 
-@pytest.fixture
-async def shop(database_url: str, temporal: WorkflowEnvironment, reviewed: ReviewedShop) -> AsyncIterator[Shop]:
-    async with open_shop(database_url, temporal, run=reviewed.running) as opened:
-        yield opened
-
-
-async def test_an_added_step_happens_and_stays(shop: Shop, reviewed: ReviewedShop) -> None:
-    """The order is placed, and its review is not closed."""
-    assert (await shop.place(order_id=O)).success
-    assert list(reviewed.fraud.open) == [O]
-    await assert_invariants(shop, O)
-
-
-async def test_an_added_step_may_refuse(shop: Shop, reviewed: ReviewedShop) -> None:
-    """The refusal undoes everything, and the run completes with its code."""
-    reviewed.fraud.refuses = True
-    assert (await shop.place(order_id=O)).error_code is ErrorCode.PAYMENT_REFUSED
-    assert await shop.events(O) == ["pending", "undoing", "rejected"]
-    assert not reviewed.fraud.open
-    await assert_invariants(shop, O)
-
-
-async def test_its_service_is_out_for_an_hour(shop: Shop, reviewed: ReviewedShop) -> None:
-    """The payment is voided and the stock released at once; the undo of the review follows when its service is back."""
-    shop.hooks.fail("close_review", outage(), times=None)
-    run = await shop.start(an_order(shippingAddress=REFUSED_ADDRESS), O)
-    await until_attempts(shop, "close_review", 1)
-    await eventually(lambda: is_closed(shop), "the order is closed")
-    assert list(reviewed.fraud.open) == [O]
-    await assert_invariants(shop, O)
-
-    await shop.advance(run, timedelta(hours=1))
-    assert await is_running(run)
-    shop.hooks.clear()
-    await shop.advance(run, timedelta(hours=1))
-    assert (await ending_of(run)).code is ErrorCode.FULFILLMENT_REFUSED
-    assert not reviewed.fraud.open
-
-
-@pytest.mark.parametrize("action", ["retry", "skip", "resolved"])
-async def test_its_undo_parks(shop: Shop, reviewed: ReviewedShop, action: str) -> None:
-    """It holds up no other undo, waits for an operator although the order is closed, and its resolution is kept."""
-    shop.hooks.fail("close_review", final_error())
-    run = await shop.start(an_order(shippingAddress=REFUSED_ADDRESS), O)
-    assert await until_stuck(run) == ("close_review",)
-    await eventually(lambda: is_closed(shop), "the order is closed")
-    assert await marks(run) == ("parked", "close_review")
-
-    await resolve(run, "close_review", action)
-    assert (await ending_of(run)).code is ErrorCode.FULFILLMENT_REFUSED
-    assert await marks(run) == ("rejected", None)
-    kept = await shop.pool.fetchrow("SELECT step, action FROM resolutions WHERE order_id = $1", O)
-    assert kept is not None
-    assert tuple(kept) == ("close_review", action)
-    assert bool(reviewed.fraud.open) is (action != "retry")
-    await assert_invariants(shop, O)
-
-
-async def test_the_order_goes_forward_while_its_service_is_out(shop: Shop, reviewed: ReviewedShop) -> None:
-    """Goods that have left are captured; the undo that still waits for its service is given up: the review stays."""
-    shop.hooks.fail("close_review", outage(), times=None)
-    shop.hooks.fail("request_fulfillment", final_error(), "after")
-    shipping = shop.hooks.hold("cancel_fulfillment")
-    run = await shop.start(order_id=O)
-    await shipping.reached.wait()
-    await until_attempts(shop, "close_review", 2)
-    await shop.ship(O)
-    shipping.let_go()
-
-    assert (await ending_of(run)).outcome == (await shop.place(order_id=O))
-    assert await shop.events(O) == ["pending", "undoing", "capturing", "processing"]
-    assert await marks(run) == ("completed", None)
-    assert list(reviewed.fraud.open) == [O]
-    await assert_invariants(shop, O)
+def test_the_patch_is_small() -> None:
+    """Sixty lines in six files of the product; a larger one says that something became hard to extend."""
+    lines = defaultdict[str, list[str]](list)
+    file = ""
+    for line in PATCH.read_text().splitlines():
+        if header := re.match(r"diff --git a/(\S+)", line):
+            file = header[1]
+        elif re.match(r"[+-]\s*\S", line) and not line.startswith(("+++", "---")):
+            lines[file].append(line)
+    product = {file: changed for file, changed in lines.items() if file.partition("/")[0] in PRODUCT}
+    assert len(product) <= 6
+    assert sum(map(len, product.values())) <= 60
 
 
 def test_no_undo_of_an_order_itself_is_independent() -> None:
     """Void and release wait for the warehouse's cancel: goods that have left must be paid for, and are not in stock."""
-    assert [step.name for step in STEPS if step.independent] == []
-
-
-async def is_closed(shop: Shop) -> bool:
-    return await shop.status(O) == "rejected"
+    assert [step.name for step in (RESERVE, AUTHORIZE, FULFILL) if step.independent] == []

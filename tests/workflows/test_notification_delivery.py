@@ -12,7 +12,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from orders.models import OrderOutcome
 from orders.parsing import parse_order, read_json
-from sandbox.faults import Fault, Service
+from sandbox.faults import Fault
 from tests.support.invariants import assert_invariants
 from tests.support.scenarios import (
     REFUSED_ADDRESS,
@@ -30,7 +30,7 @@ from tests.support.shop import Payload, Shop, an_order, eventually, open_shop
 O = "o1"  # noqa: E741 (the one order of each test)
 
 
-def out(service: Service, status: int = 503) -> Fault:
+def out(service: str, status: int = 503) -> Fault:
     """An external service that is out until the fault is cleared."""
     return Fault(service=service, kind="status", status=status, times=None)
 
@@ -49,7 +49,7 @@ async def notifications(shop: Shop) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("service", ["email", "analytics"])
-async def test_the_caller_does_not_wait_for_notices(shop: Shop, service: Service) -> None:
+async def test_the_caller_does_not_wait_for_notices(shop: Shop, service: str) -> None:
     """The answer comes while the service is out; the notification is delivered when it is back, and the run ends."""
     shop.world.faults.add(out(service))
     run = await shop.start(order_id=O)
@@ -106,7 +106,7 @@ async def impatient(database_url: str, temporal: WorkflowEnvironment) -> AsyncIt
 @pytest.mark.parametrize(
     ("service", "kind"), [("email", "order_confirmation"), ("analytics", "order_placed")], ids=["email", "analytics"]
 )
-async def test_a_notice_is_given_up_in_plain_sight(impatient: Shop, service: Service, kind: str) -> None:
+async def test_a_notice_is_given_up_in_plain_sight(impatient: Shop, service: str, kind: str) -> None:
     """The order stands; the notification is recorded as given up, the run is marked, and operators are alerted."""
     shop = impatient
     shop.world.faults.add(out(service))

@@ -88,7 +88,7 @@ async def test_lists_show_where_an_order_stands(shop: Shop) -> None:
         for event in (await run.fetch_history()).events
         if event.HasField("upsert_workflow_search_attributes_event_attributes")
     ]
-    assert [sorted(each) for each in updates] == [
+    assert [sorted(each) for each in updates if each != ["TemporalChangeVersion"]] == [  # that of a guard
         ["CustomerId", "OrderStage"],
         ["OrderStage"],
         ["OrderStage"],

@@ -51,9 +51,9 @@ async def shop(database_url: str, temporal: WorkflowEnvironment) -> AsyncIterato
 
 @pytest.fixture
 def environment(temporal: WorkflowEnvironment) -> dict[str, str]:
-    """The environment variables that connect the command line to the tests' Temporal."""
+    """The environment variables that connect the command line to the tests' Temporal, on a wide terminal."""
     address = temporal.client.service_client.config.target_host
-    return {"TEMPORAL_ADDRESS": address, "TEMPORAL_CONFIG_FILE": os.devnull}
+    return {"TEMPORAL_ADDRESS": address, "TEMPORAL_CONFIG_FILE": os.devnull, "COLUMNS": "160"}
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ async def test_a_bad_interval_is_refused(starter: Starter) -> None:
 
 async def test_the_list_is_for_people(shop: Shop, starter: Starter) -> None:
     """It shows what is not applied; then interval, times and last runs; then a pause with its reason, unchanged."""
-    assert "never: starter.py schedules apply" in (await starter("schedules", "list")).out
+    assert "never: `.venv/bin/python starter.py schedules apply`" in (await starter("schedules", "list")).out
 
     await starter("schedules", "apply")
     triggered = await starter("schedules", "trigger", CHECK_INVENTORY, "--json")
@@ -128,6 +128,6 @@ async def test_a_reason_is_asked_for(starter: Starter) -> None:
 
 
 async def test_the_help_says_what_there_is(starter: Starter) -> None:
-    """The help lists commands, Schedules and exit statuses."""
+    """The help lists commands and Schedules, and says where the exit statuses are."""
     said = await starter("schedules", "--help")
-    assert all(words in said.out for words in ("apply", "trigger", CHECK_INVENTORY, INDEX_PRODUCTS, "Exit status"))
+    assert all(words in said.out for words in ("apply", "trigger", CHECK_INVENTORY, INDEX_PRODUCTS, "exit-codes"))

@@ -71,8 +71,8 @@ async def test_a_cancelled_order_is_cancelled_however_often_it_is_asked(shop: Sh
     assert "shipment cancelled (ful_" in "\n".join(lines(said))
     (messages,) = (line for line in lines(said) if line.startswith("messages "))
     assert sorted(messages[9:].split("; ")) == ["order_confirmation sent", "order_placed sent"]
-    assert "answer placed" in lines(said)
-    assert "answer not cancelled: already cancelled" in lines(said)
+    assert "outcome placed" in lines(said)
+    assert "outcome not cancelled: already cancelled" in lines(said)
     assert f"{PAGES}/cancel-order:{order_id}/" in said.out
 
     found = (await starter("status", order_id, "--json")).json
@@ -121,7 +121,8 @@ async def test_an_order_whose_id_was_used_again_stays_what_it_is(shop: Shop, sta
     said = await starter("status", order_id)
 
     assert said.out.splitlines()[0] == f"{order_id} is processing"
-    assert "answer not placed: order id conflict" in lines(said)
+    assert "outcome rejected: order id conflict" in lines(said)
+    assert "outcome rejected: order id conflict" in lines(await starter("status", order_id, **NO_DATABASE))
     assert [each["status"] for each in (await starter("list", "--json")).json if each["id"] == order_id] == [
         "processing"
     ]
@@ -171,7 +172,7 @@ async def test_without_postgres_only_the_runs_are_shown(shop: Shop, starter: Sta
     await shop.place(order_id=order_id)
     said = await starter("status", order_id, **NO_DATABASE)
 
-    problem = "PostgreSQL at DATABASE_URL cannot be used: nothing listens at its host and port"
+    problem = "PostgreSQL at DATABASE_URL cannot be used: nothing answers at 127.0.0.1:1 (is `make up` running?)"
     assert said.status == 0
     assert said.out.splitlines()[0].startswith(f"{problem}. Only the runs are shown")
     assert f"run {order_id}" in said.out
@@ -216,7 +217,7 @@ async def test_without_postgres_the_list_says_what_to_do(starter: Starter) -> No
     said = await starter("list", **NO_DATABASE)
     assert said.status == 4, said
     assert said.err.strip() == (
-        "PostgreSQL at DATABASE_URL cannot be used: nothing listens at its host and port. "
+        "PostgreSQL at DATABASE_URL cannot be used: nothing answers at 127.0.0.1:1 (is `make up` running?). "
         f"`{PROGRAM} list --runs` lists the runs that Temporal has"
     )
 
@@ -230,6 +231,7 @@ async def test_runs_are_listed_with_their_links(shop: Shop, starter: Starter) ->
         return order_id in (await starter("list", "--runs", "--stage", "rejected", **NO_DATABASE)).out
 
     await eventually(is_listed, "the run is listed")
+    assert "rejected: card declined" in (await starter("list", "--runs", "--limit", "5")).out
     said = await starter("list", "--runs", "--limit", "1", "--json")
     assert said.status == 0
     assert len(said.json) == 1

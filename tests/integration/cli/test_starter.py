@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.api.workflowservice.v1 import ListWorkflowExecutionsRequest, RegisterNamespaceRequest
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
+from app.cli.command import EXIT_CODES, MEANINGS, Exit
 from orders.errors import Permanent
+from orders.names import SEARCH_ATTRIBUTES
 from tests.integration.cli.conftest import Starter
 from tests.support.shop import Shop, an_order, eventually, new_order_id
 
@@ -152,7 +156,7 @@ async def test_temporal_out_of_reach_is_one_line(starter: Starter, command: tupl
     said = await starter(*command, "--json", stdin=json.dumps(an_order()), TEMPORAL_ADDRESS=NOBODY)
 
     assert said.status == 4, said
-    assert said.err.startswith("Temporal is out of reach at TEMPORAL_ADDRESS")
+    assert said.err.startswith(f"Temporal is out of reach: nothing answers at {NOBODY}. Is `make up` running?")
     assert said.err.splitlines() == [said.err.strip()]
     assert said.json["error"] == said.err.strip()
 
@@ -180,7 +184,9 @@ async def test_without_a_worker_it_says_so(temporal: WorkflowEnvironment, starte
         "process-order", "-", "--order-id", "o1", stdin=json.dumps(an_order()), TEMPORAL_NAMESPACE=namespace
     )
     assert said.status == 4, said
-    assert said.err.startswith("order o1 is kept by Temporal, but no worker polls the task queue `orders`")
+    first, last = said.err.splitlines()
+    assert first == "Waiting for o1. To look at it again: .venv/bin/python starter.py status o1"
+    assert last.startswith("order o1 is kept by Temporal, but no worker polls the task queue `orders`")
 
     shown = await starter("status", "o1", TEMPORAL_NAMESPACE=namespace)
     assert shown.status == 0, shown
@@ -188,22 +194,44 @@ async def test_without_a_worker_it_says_so(temporal: WorkflowEnvironment, starte
     assert "no worker answers" in shown.out
 
 
-async def an_empty_namespace(temporal: WorkflowEnvironment) -> str:
-    """A namespace without workers."""
+async def test_a_namespace_that_is_not_set_up(temporal: WorkflowEnvironment, starter: Starter) -> None:
+    """Nothing is started where no worker can work; the text says what is missing, and how to create it."""
+    namespace = await an_empty_namespace(temporal, is_set_up=False)
+    said = await starter(
+        "process-order", "-", "--order-id", "o1", stdin=json.dumps(an_order()), TEMPORAL_NAMESPACE=namespace
+    )
+    assert said.status == 4, said
+    assert said.err.startswith("Temporal lacks a search attribute: ")
+    assert "temporal operator search-attribute create" in said.err
+
+
+async def an_empty_namespace(temporal: WorkflowEnvironment, *, is_set_up: bool = True) -> str:
+    """A namespace without workers, with the search attributes if it is set up."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     request = RegisterNamespaceRequest(namespace=name, workflow_execution_retention_period=Duration(seconds=86_400))
     await temporal.client.workflow_service.register_namespace(request)
+    if is_set_up:
+        kinds = dict.fromkeys(SEARCH_ATTRIBUTES, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD)
+        await temporal.client.operator_service.add_search_attributes(
+            AddSearchAttributesRequest(namespace=name, search_attributes=kinds), retry=True
+        )
 
     async def is_known() -> bool:
         try:
             await temporal.client.workflow_service.list_workflow_executions(
-                ListWorkflowExecutionsRequest(namespace=name, page_size=1)
+                ListWorkflowExecutionsRequest(
+                    namespace=name, page_size=1, query="OrderStage IS NOT NULL" if is_set_up else ""
+                )
             )
         except RPCError:
             return False
         return True
 
     await eventually(is_known, "the namespace is known")
+    attributes = dict.fromkeys(SEARCH_ATTRIBUTES, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD)
+    await temporal.client.operator_service.add_search_attributes(
+        AddSearchAttributesRequest(namespace=name, search_attributes=attributes)
+    )
     return name
 
 
@@ -240,14 +268,19 @@ async def test_an_unknown_order_is_exit_status_1(shop: Shop, starter: Starter) -
     said = await starter("status", order_id, DATABASE_URL=shop.settings.database_url.get_secret_value())
     assert (said.status, said.err.strip()) == (1, f"Temporal knows no order {order_id}")
     said = await starter("status", order_id)
-    reason = "PostgreSQL at DATABASE_URL cannot be used: nothing listens at its host and port"
+    reason = "PostgreSQL at DATABASE_URL cannot be used: nothing answers at 127.0.0.1:1 (is `make up` running?)"
     assert (said.status, said.err.strip()) == (1, f"Temporal knows no order {order_id}. {reason}")
     cancelled = await starter("cancel-order", order_id, "--json")
     assert (cancelled.status, cancelled.json["reason"]) == (1, "unknown_order")
     assert await shop.status(order_id) is None
 
 
-async def test_the_help_says_what_the_exit_statuses_mean(starter: Starter) -> None:
-    """The help of every command lists them."""
-    assert "Exit status" in (await starter("--help")).out
-    assert "Exit status" in (await starter("process-order", "--help")).out
+async def test_the_help_says_where_the_exit_statuses_are(starter: Starter) -> None:
+    """It ends with one line about the command that lists them, which needs neither settings nor a server."""
+    for command in ((), ("process-order",), ("schedules",), ("schedules", "apply")):
+        shown = await starter(*command, "--help")
+        assert [line for line in shown.out.splitlines() if line.strip()][-1].split() == EXIT_CODES.split()
+
+    said = await starter("exit-codes", TEMPORAL_ADDRESS=NOBODY, DATABASE_URL="none")
+    assert [int(line.split()[0]) for line in said.out.splitlines()[1:]] == list(Exit)
+    assert (await starter("exit-codes", "--json")).json == {str(status): MEANINGS[status] for status in Exit}

@@ -17,6 +17,7 @@ from temporalio.client import Client
 from client.orders import cancel_order, submit_order
 from config.settings import Settings
 from config.temporal import plugin
+from deploy.local.data import clean
 from deploy.local.postgres import temporary_folder
 from deploy.local.process import HOST, ROOT, StackError
 from deploy.local.stack import Ports, Stack
@@ -85,14 +86,19 @@ async def eventually(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_the_life_of_a_stack(folder: Path) -> None:
-    """A folder has one stack; SIGKILL leaves no process; the next stack finds the data; SIGTERM stops it in order."""
+async def test_the_life_of_a_stack(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder has one stack and is not deleted under it; SIGKILL leaves no process; the next stack finds the data."""
     stack = Stack(folder, Ports.free(), fast=True)
     async with supervisor(stack) as first:
         children = await serving(first)
         with pytest.raises(StackError, match=rf"in use by another stack, process {first.pid}\."):
             async with Stack(folder, Ports.free()).running():
                 pass
+        assert clean(folder) == 1
+        assert capsys.readouterr().err == (
+            f"make clean: {folder} is in use by another stack, process {first.pid}. "
+            f"Stop that first: Ctrl-C where it runs, or kill {first.pid}.\n"
+        )
         connection = await asyncpg.connect(stack.postgres.url())
         await connection.execute("CREATE TABLE kept ()")
         await connection.close()
@@ -108,6 +114,34 @@ async def test_the_life_of_a_stack(folder: Path) -> None:
         second.terminate()
         assert await asyncio.wait_for(second.wait(), DEADLINE) == 0
         assert not any(map(alive, children))
+    assert clean(folder) == 0
+    assert not folder.exists()
+    assert clean(folder) == 0
+    folder.mkdir()
+
+
+FULL_DISK = """
+    mount -t tmpfs -o size=8m none "$1" && chmod 711 "$1" && shift || { echo cannot mount; exit 77; }
+    exec "$@"
+"""
+
+
+async def test_a_full_disk_is_a_message(folder: Path) -> None:
+    """The error names the disk, with exit status 1 and no traceback."""
+    ports = [f"--{name}-port={port}" for name, port in Ports.free()]
+    process = await asyncio.create_subprocess_exec(
+        *("unshare", "--mount", "sh", "-c", FULL_DISK, "sh", str(folder)),
+        *(sys.executable, "-m", "deploy.local.stack", "up", f"--data-dir={folder}/data", *ports),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, errors = await asyncio.wait_for(process.communicate(), DEADLINE)
+    if process.returncode == 77 or b"unshare" in errors:
+        pytest.skip("this user may not mount a small disk")
+    assert process.returncode == 1, out
+    assert f"The disk of {folder}/data is full: free some space, then start the stack again." in errors.decode()
+    assert b"Traceback" not in errors
 
 
 @pytest.mark.prove

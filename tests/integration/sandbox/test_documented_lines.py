@@ -95,6 +95,8 @@ async def test_a_line_of_the_page_does_what_it_says(sandbox: Running, http: http
     http.headers["Authorization"] = "Bearer sk_test_sandbox"
     action = line.rpartition("/")[2]
     await prepare(http, action)
+    if action == "remove-fault":
+        sandbox.world.faults.add(Fault(id="fault_1", service="slack", kind="status"))
     answer = await curl(http, line)
     if "/actions/" in line:
         assert (answer.status_code, answer.text.count("\n")) == (303, 1), answer.text

@@ -155,7 +155,7 @@ async def test_text_of_requests_is_shown_as_text(sandbox: Running, browser: Brow
     await http.post(f"/analytics/{MARKUP}", json=MARKUP, headers={"Idempotency-Key": MARKUP})
     await http.post("/actions/fault", data={"service": "slack", "kind": "status", "route": MARKUP, "order": MARKUP})
     problem = await http.post("/actions/ship", data={"order": MARKUP + "x"}, headers=BROWSER)
-    shown = await http.get("/", params={"order": MARKUP[:9], "open": MARKUP})
+    shown = await http.get("/", params={"order": MARKUP, "open": MARKUP})
     for answer in (problem, shown):
         page = parse(answer.text)
         assert [each.attributes.get("src") for each in page.all("script")] == ["/static/page.js"]
@@ -214,6 +214,14 @@ async def test_an_order_links_to_its_workflow(linked: Browser, browser: Browser)
 
 
 # --------------------------------------------------------------------------------------------------------------- acting
+
+
+async def test_a_declined_payment_that_was_voided_is_shown_as_declined(browser: Browser) -> None:
+    """The undo of the order voids it, but the customer was declined."""
+    intent_id = await pay(browser.http, "order-1", "pm_card_chargeDeclined")
+    (await browser.http.post(f"/stripe/v1/payment_intents/{intent_id}/cancel")).raise_for_status()
+    await browser.go("/")
+    assert "declined 59.98 usd" in browser.order("order-1").one("summary", class_="row").text
 
 
 async def test_the_customer_passes_3ds(browser: Browser) -> None:
@@ -307,11 +315,13 @@ async def test_any_fault_is_scripted_by_a_form_and_removed(browser: Browser) -> 
 WRONG: Final[list[tuple[str, dict[str, str], int, str]]] = [
     # action, its fields -> the HTTP status, a part of the reason
     ("break", {"scenario": "x"}, 409, "There is no scenario x. There are: stripe-down, stripe-busy,"),
+    ("remove-fault", {"id": "fault_0"}, 409, "There is no fault fault_0. It may have hit."),
     ("break", {}, 422, "scenario: Field required"),
     ("break", {"scenario": "stripe-down", "times": "0"}, 422, "times: Input should be greater than or equal to 1"),
     ("break", {"scenario": "stripe-down", "times": "many"}, 422, "times: Input should be a valid integer"),
     ("break", {"scenario": "stripe-down", "ordre": "order-1"}, 422, "ordre: Extra inputs are not permitted"),
     ("fault", {"service": "email", "kind": "drop"}, 422, "service email cannot have a fault of kind drop"),
+    ("fault", {"service": "nobody", "kind": "status"}, 422, "no service nobody. Services: stripe, fulfillment"),
     ("fault", {"service": "stripe", "kind": "status", "status": "9"}, 422, "status: Input should be greater"),
     ("authenticate", {"order": "order-1", "outcome": "maybe"}, 422, "outcome: Input should be 'succeed' or 'fail'"),
     ("authenticate", {"order": "order-1", "outcome": "succeed"}, 409, "No payment of order order-1 waits for 3DS."),

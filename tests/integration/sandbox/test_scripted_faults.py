@@ -172,7 +172,7 @@ async def test_a_fault_hits_its_order_only(sandbox: Running, client: stripe.Stri
 
 WRONG: Final = [
     ({"service": "stripe"}, "kind"),
-    ({"service": "nobody", "kind": "status"}, "service"),
+    ({"service": "nobody", "kind": "status"}, "Services: stripe, fulfillment, email"),
     ({"service": "stripe", "kind": "status", "times": 0}, "times"),
     ({"service": "stripe", "kind": "status", "sattus": 503}, "sattus"),
     ({"service": "email", "kind": "saved"}, "service stripe only"),

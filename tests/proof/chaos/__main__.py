@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from deploy.local.data import DATA_DIR
 from deploy.local.process import StackError
-from deploy.local.stack import DATA_DIR, until_signaled
+from deploy.local.stack import until_signaled
 from tests.proof.chaos.plan import Plan, draw_plan
 from tests.proof.chaos.report import show
 from tests.proof.chaos.run import CUSTOMERS, run_chaos

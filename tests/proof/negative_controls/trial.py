@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 from deploy.local.process import ROOT, Command, running
 from tests.proof.negative_controls.bugs import Bug
 
-IGNORED: Final = shutil.ignore_patterns(".*", "__pycache__", "docs")
+IGNORED: Final = shutil.ignore_patterns(".*", "__pycache__")
 # As pytest-timeout and `eventually` say it: no verdict on anything.
 OUT_OF_TIME: Final = ("Timeout", "AssertionError: not within")
 
