@@ -7,19 +7,20 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
 import httpx
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 from temporalio.client import Client, WorkflowFailureError
 
+from app.cli.layout import Row, table
 from audit.evidence import DatabaseSnapshot, Evidence, ProviderRecords, read_runs, read_snapshot
 from audit.invariants import RULES_ABOUT, Rule, describe, violations
 from client.orders import cancel_order, submit_order
@@ -103,8 +104,6 @@ async def run_demo(client: Client, settings: Settings, console: Console, *, verb
         snapshot = await read_snapshot(database, ids)
         records = ProviderRecords.model_validate((await http.get("/_sandbox/records")).json())
         found = violations(Evidence(snapshot, records, before.units, await read_runs(client, ids)))
-    if not console.is_terminal:
-        console.print()  # without live progress the table has no final line end
     console.print(_verdict(found, snapshot, verbose=verbose))
     console.print(f"\nThe plain order took {orders[0].seconds:.2f} s from submit to outcome.")
     products = await show_products(client, run, CUSTOMER, console, link)
@@ -156,10 +155,12 @@ class Demo:
     async def run(self, orders: list[DemoOrder], console: Console, link: Callable[[str], str]) -> None:
         """Place the plain order alone, to measure its time; then all others together."""
         spinner = Spinner("dots")
-        with Live(console=console, get_renderable=lambda: _table(orders, link, spinner), refresh_per_second=8):
+        live = Live(console=console, get_renderable=lambda: _progress(orders, spinner), transient=True)
+        with live if console.is_terminal else nullcontext():
             plain_order, *others = orders
             await self._run_order(plain_order)
             await asyncio.gather(*map(self._run_order, others))
+        table(console, ("  order", "expected", "got"), [_result(each, link(each.order_id)) for each in orders])
         await self._settle(orders)
 
     async def submit(self, order_id: str, **changes: object) -> OrderOutcome:
@@ -265,12 +266,16 @@ def _answer(outcome: OrderOutcome) -> str:
 # ------------------------------------------------------------------------------------------------------------- output
 
 
-def _table(orders: list[DemoOrder], link: Callable[[str], str], spinner: RenderableType) -> Table:
-    table = Table("", "order", "expected", "got", box=None, padding=(0, 2, 0, 0), header_style="dim")
+def _progress(orders: list[DemoOrder], spinner: RenderableType) -> Table:
+    progress = Table("", "order", "expected", "got", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for order in orders:
-        name = Group(order.title, Text(link(order.order_id), style="dim", overflow="fold"))
-        table.add_row(_mark(order, spinner), name, order.expected, _state(order))
-    return table
+        progress.add_row(_mark(order, spinner), order.title, order.expected, _state(order))
+    return progress
+
+
+def _result(order: DemoOrder, link: str) -> Row:
+    title = Text(f"{'✓' if order.passed else '✗'} {order.title}", "" if order.passed else "red")
+    return Row((title, order.expected, _state(order)), (f"  {link}",))
 
 
 def _mark(order: DemoOrder, spinner: RenderableType) -> RenderableType:

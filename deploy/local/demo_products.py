@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.table import Table
 from temporalio.client import Client
 
+from app.cli.layout import Cell, count_of, show
 from client.reports import check_inventory, index_products, recommend_products
 from orders.models import Model
 from orders.names import CHECK_INVENTORY, INDEX_RUN, PRODUCT_RECOMMENDATIONS
@@ -43,17 +43,19 @@ async def show_products(
         outcome = await recommend_products(client, recommend, customer_id)
     low = ", ".join(f"{item.product_name} ({item.quantity} left)" for item in stock.low_stock_items)
     earlier = len(stock.low_stock_items) - stock.alerted
-    alert = stock.undelivered or f"{stock.alerted} alerts in Slack now{f', {earlier} before' if earlier else ''}"
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_row("\n[dim]low on stock[/dim]", f"\n{low}\n[dim]{alert}: {link(check)}[/dim]")
-    table.add_row(
-        "[dim]product index[/dim]",
-        f"{index.products} products, {index.embedded} of them indexed now\n[dim]{link(INDEX_RUN)}[/dim]",
+    alert = (
+        stock.undelivered
+        or f"{count_of(stock.alerted, 'alert')} in Slack now{f', {earlier} before' if earlier else ''}"
     )
-    table.add_row(
-        f"[dim]recommended to {customer_id}[/dim]",
-        "\n".join(f"{each.name}: {each.reason}" for each in outcome.recommendations),
-    )
-    table.add_row("", f"[dim]chosen by: {outcome.source}, {link(recommend)}[/dim]")
-    console.print(table)
+    facts: dict[str, Cell | None] = {
+        "low on stock": (low, alert, link(check)),
+        "product index": (f"{count_of(index.products, 'product')}, {index.embedded} indexed now", link(INDEX_RUN)),
+        f"recommended to {customer_id}": (
+            *(f"{each.name}: {each.reason}" for each in outcome.recommendations),
+            f"chosen by: {outcome.source}",
+            link(recommend),
+        ),
+    }
+    console.print()
+    show(console, "stock and recommendations", facts)
     return ProductsReport(stock=stock, customer_id=customer_id, recommendations=outcome)
