@@ -117,6 +117,7 @@ async def _is(program: Probed, expected: tuple[int, int]) -> bool:
     return await program.both() == expected
 
 
+@pytest.mark.prove
 async def test_external_services_that_are_out_change_no_probe(
     temporal: WorkflowEnvironment, postgres: Postgres, database_url: str, tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ async def test_external_services_that_are_out_change_no_probe(
     await administrator.close()
 
 
+@pytest.mark.prove
 async def test_a_process_that_drains_is_alive_and_not_ready(
     temporal: WorkflowEnvironment, database_url: str, tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ async def test_orders_do_not_wait_for_it(hanging: Shop) -> None:
     assert attempts(hanging, "rank_candidates") == CONCURRENCY
 
 
+@pytest.mark.prove
 async def test_customers_do_not_wait_for_it_twice(
     hanging: Shop, temporal: WorkflowEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -265,6 +265,7 @@ async def start(shop: Shop, *payload: Any) -> WorkflowHandle[Any, Any]:
     )
 
 
+@pytest.mark.prove
 async def test_a_schedule_whose_runs_hang(shop: Shop) -> None:
     """It is reported after three of its intervals. One whose runs succeed is not, nor one that is paused."""
     async with passing_schedules(shop.client):
