@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
-from typing import Final, get_args
+from typing import TYPE_CHECKING, Final, get_args
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -22,11 +22,15 @@ from sandbox.overview import read_orders
 from sandbox.scenarios import SCENARIOS, calls_of, title_of
 from sandbox.world import World
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 HERE: Final = Path(__file__).parent
 SHOWN: Final = 20  # orders, until more are asked for
 MAX_SHOWN: Final = 200
 LATEST: Final = 50  # requests and alerts
 ZERO_DECIMAL: Final = ("jpy",)
+NO_JINJA2: Final = "The page needs jinja2, which this Python lacks: install requirements-local.txt. All else works.\n"
 
 # No markup that a request smuggled in could load or send anything.
 HEADERS: Final = {
@@ -42,15 +46,6 @@ class Page:
     def __init__(self, world: World, workflows: str) -> None:
         self._world = world
         self._workflows = workflows.rstrip("/")
-        self._templates = Environment(
-            loader=FileSystemLoader(HERE / "templates"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.filters |= {"amount": amount, "clock": clock, "pretty": pretty, "compact": compact}
-        self._templates.globals |= {"title_of": title_of, "calls_of": calls_of, "workflow_link": self._workflow_link}
 
     def routes(self) -> list[Route]:
         return [Route("/", self.show), Route("/_sandbox/latest", self.latest)]
@@ -65,7 +60,12 @@ class Page:
     def response(
         self, given: Mapping[str, str], problem: str = "", status: int = 200, opened: Iterable[str] = ()
     ) -> Response:
-        """Render the page for the query that was given, with a problem at its top if there is one."""
+        """Render the page for the query that was given, with a problem at its top if there is one.
+
+        Without jinja2 it is one line of text: the problem, or what to install.
+        """
+        if not self._templates:
+            return PlainTextResponse(f"{problem}\n" if problem else NO_JINJA2, status if problem else 501)
         world, wanted = self._world, given.get("order", "").strip()
         shown = int(given.get("show", "")) if given.get("show", "").isdecimal() else SHOWN
         orders, found = read_orders(world, wanted, min(shown, MAX_SHOWN))
@@ -86,6 +86,24 @@ class Page:
             webhooks=world.webhook_sender,
         )
         return HTMLResponse(html, status, HEADERS)
+
+    @cached_property
+    def _templates(self) -> "Environment | None":
+        """None: jinja2 is not installed, as in the image that deploy/compose.yaml starts."""
+        try:
+            from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415 (the image lacks it)
+        except ModuleNotFoundError:
+            return None
+        templates = Environment(
+            loader=FileSystemLoader(HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        templates.filters |= {"amount": amount, "clock": clock, "pretty": pretty, "compact": compact}
+        templates.globals |= {"title_of": title_of, "calls_of": calls_of, "workflow_link": self._workflow_link}
+        return templates
 
     @property
     def _latest(self) -> str:

@@ -1,11 +1,14 @@
 """The manifests and the compose file agree with the code; make check-manifests holds them against schemas."""
 
+import asyncio
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
 import yaml
 from pydantic import SecretStr
@@ -14,11 +17,40 @@ from app.web.server import DRAIN_SECONDS
 from app.wiring import DRAIN
 from config.settings import Settings
 from orders.names import SEARCH_ATTRIBUTES, TASK_QUEUE, model_queue
+from sandbox.page import NO_JINJA2
+from sandbox.server import serve
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 KUBERNETES: Final = DEPLOY / "kubernetes"
 SILENT_SECONDS: Final = 60  # an event loop that says nothing for so long is worth a restart
 OF_TEMPORAL: Final = {"TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE"}
+
+# Imports a program, or a module after -m, where only what requirements.txt names is installed.
+AS_IN_THE_IMAGE: Final = """
+import re, runpy, sys
+from importlib.abc import MetaPathFinder
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+def plain(name):
+    return re.sub("[-_.]+", "-", name).lower()
+
+held = {plain(name) for name in re.findall("(?m)^([^ =#]+)==", Path("requirements.txt").read_text())}
+lacked = {package for package, names in packages_distributions().items() if held.isdisjoint(map(plain, names))}
+
+class Image(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in lacked:
+            raise ModuleNotFoundError(f"requirements.txt lacks {name}", name=name)
+
+assert {"jinja2", "pytest"} <= lacked
+sys.meta_path.insert(0, Image())
+program, *rest = sys.argv[1:]
+if program == "-m":
+    runpy.run_module(f"{rest[0]}.__main__" if Path(rest[0]).is_dir() else rest[0], run_name="imported")
+else:
+    runpy.run_path(program, run_name="imported")
+"""
 
 
 def documents(path: Path) -> list[Any]:
@@ -141,3 +173,37 @@ def test_the_image_holds_every_program_that_is_started() -> None:
     started = [*args, *(each["command"] for each in (COMPOSE["services"][name] for name in ("webhooks", "migrations")))]
     for first, *rest in started:
         assert first in held or (first, rest) == ("-m", ["app.migrate"])
+
+
+def started_by_compose() -> dict[str, list[str]]:
+    """What python gets from each service of the image."""
+    services = {name: each for name, each in COMPOSE["services"].items() if "order-sagas" in each["image"]}
+    return {
+        name: each.get("command") or each.get("entrypoint", ["python", "worker.py"])[1:]
+        for name, each in services.items()
+    }
+
+
+@pytest.mark.parametrize("service", started_by_compose())
+async def test_what_compose_starts_imports_what_the_image_has(service: str) -> None:
+    """The image installs requirements.txt alone: no package that only the local stack or a test installs."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", AS_IN_THE_IMAGE, *started_by_compose()[service]),
+        cwd=DEPLOY.parent,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+
+
+async def test_the_sandbox_of_compose_has_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image lacks jinja2: the page says so, or what is wrong with a form, and all else works."""
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    browser = {"Accept": "text/html"}
+    async with serve() as sandbox, httpx.AsyncClient(base_url=sandbox.url, headers=browser, trust_env=False) as http:
+        page = await http.get("/")
+        refused = await http.post("/actions/break", data={"scenario": "none"})
+        records = await http.get("/_sandbox/latest")
+    assert (page.status_code, page.text) == (501, NO_JINJA2)
+    assert (refused.status_code, refused.text.partition(".")[0]) == (409, "There is no scenario none")
+    assert records.is_success
