@@ -43,7 +43,8 @@ class DatabaseSettings(BaseSettings):
 
     database_url: SecretStr = Field(
         default=SecretStr("postgresql://orders:orders@127.0.0.1:54329/orders"),
-        description="PostgreSQL with the migrations applied. A pgbouncer in transaction mode works.",
+        description="PostgreSQL with the migrations applied. "
+        "A pgbouncer in transaction mode works, see DATABASE_PREPARED_STATEMENTS.",
     )
 
     @field_validator("*", mode="before")
