@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from temporalio import activity
 
 from orders.errors import Permanent, Unavailable
-from orders.models import CLOSED, UNFINISHED, ErrorCode, OrderRow, Status, Terms
+from orders.models import CLOSED, GONE, UNFINISHED, ErrorCode, OrderRow, Status, Terms
 from orders.money import to_json_number
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ READ_MANY: Final = f"SELECT {COLUMNS} FROM orders o WHERE o.id = ANY($1::text[])
 
 READ_SHOP_ID: Final = "SELECT id::text FROM shop"
 
-GONE: Final = {"shipped", "delivered"}  # statuses of a shipment whose goods have left
 UNTIL_SETTLED: Final = timedelta(seconds=15)  # when to look again at an unfinished order
 
 COUNT_RETRIES: Final = "SELECT count(*) FROM resolutions WHERE order_id = $1 AND step = $2 AND action = 'retry'"

@@ -50,6 +50,7 @@ class Status(StrEnum):
 # one (a CHECK, the predicate of an index), tests/integration/gateways/test_schema.py compares the two.
 CLOSED: Final = frozenset({Status.REJECTED, Status.FAILED, Status.CANCELLED})  # nothing is sold, nothing is held
 KEPT: Final = frozenset({Status.PROCESSING, Status.SHIPPED, Status.DELIVERED})  # paid, and not being cancelled
+GONE: Final = frozenset({Status.SHIPPED, Status.DELIVERED})  # the goods have left
 PAID: Final = KEPT | {Status.CANCELLING}
 SETTLED: Final = KEPT | CLOSED  # at rest: no run has to drive the order
 UNFINISHED: Final = frozenset(Status) - SETTLED

@@ -6,7 +6,7 @@ Amounts are in minor units; None: the database does not tell.
 from datetime import datetime
 from typing import Any, Final
 
-from orders.models import CLOSED, KEPT, PAYMENT_REFUSALS, ErrorCode, Model, Status, WarningKind
+from orders.models import CLOSED, GONE, KEPT, PAYMENT_REFUSALS, ErrorCode, Model, Status, WarningKind
 from orders.money import DECIMALS, show, to_json_number
 from orders.refunds import FAILED, UNDER_WAY
 
@@ -161,9 +161,6 @@ class OrderReport(ListedOrder):
     def as_json(self) -> dict[str, Any]:
         warnings = [each.model_dump(mode="json") | {"amount": self._number(each.amount)} for each in self.warnings]
         return super().as_json() | {"warnings": warnings, "money": self.money, "shipment": self.shipment}
-
-
-GONE: Final = frozenset({Status.SHIPPED, Status.DELIVERED})
 
 
 def _camel(name: str) -> str:
