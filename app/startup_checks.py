@@ -13,6 +13,7 @@ from temporalio.service import RPCError
 from app.database_problems import CONNECT_ERRORS, missing_grant, problem_of
 from config.settings import LOOPBACK, Settings
 from gateways.postgres import REFUSED, Database, open_pool
+from gateways.temporal import CREATE_ATTRIBUTE
 from orders.errors import Unavailable
 from orders.names import SEARCH_ATTRIBUTES
 
@@ -86,8 +87,7 @@ async def check_search_attributes(client: Client) -> None:
         raise CannotStart(f"Temporal does not list its search attributes: {error}") from error
     if missing := sorted(SEARCH_ATTRIBUTES.keys() - answer.custom_attributes.keys()):
         raise CannotStart(
-            f"Temporal lacks the search attributes {', '.join(missing)}: create each with "
-            "`temporal operator search-attribute create --type Keyword --name …`"
+            f"Temporal lacks the search attributes {', '.join(missing)}: create each with {CREATE_ATTRIBUTE}"
         )
 
 

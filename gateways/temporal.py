@@ -28,10 +28,7 @@ from orders.models import Order
 from orders.names import NEEDS_ATTENTION, ORDER_OUTCOME, ORDER_STAGE, SEARCH_ATTRIBUTES
 from orders.parsing import parse_order, read_payload
 
-CREATE_ATTRIBUTES: Final = (
-    f"Create {', '.join(SEARCH_ATTRIBUTES)}, each with "
-    "`temporal operator search-attribute create --type Keyword --name …`"
-)
+CREATE_ATTRIBUTE: Final = "`temporal operator search-attribute create --type Keyword --name …`"
 PAGE: Final = 1000  # runs in one answer, the most that Temporal lists at once
 CLOSED: Final = frozenset({"completed", "failed", "canceled", "terminated", "continued_as_new", "timed_out"})
 
@@ -52,7 +49,8 @@ def reaching_temporal(absent: Exception | None = None) -> Iterator[None]:
         if absent and is_absent(error):
             raise absent from None
         if error.status is RPCStatusCode.INVALID_ARGUMENT and "search attribute" in error.message:
-            raise NoAnswer(f"Temporal lacks a search attribute: {error.message}. {CREATE_ATTRIBUTES}") from None
+            create = f"Create {', '.join(SEARCH_ATTRIBUTES)}, each with {CREATE_ATTRIBUTE}"
+            raise NoAnswer(f"Temporal lacks a search attribute: {error.message}. {create}") from None
         reason = f"{error.status.name.lower()}: {error.message.rstrip('.')}"
         raise NoAnswer(f"Temporal does not answer: {reason}{_advice(error)}") from None
     except WorkflowUpdateRPCTimeoutOrCancelledError:
