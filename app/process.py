@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import NoReturn
@@ -20,7 +21,10 @@ Program = Callable[[Settings], AbstractAsyncContextManager[None]]
 
 
 def launch(name: str, program: Program) -> NoReturn:
-    """Work until a signal comes, and finish what is under way. Exit status 1, with the problems, if it cannot start."""
+    """Work until a signal comes, and finish what is under way. Exit status 1, with the problems, if it cannot start.
+
+    After any other error it is 1 too, and the traceback is shown.
+    """
     open_streams()
     try:
         settings = read_settings()
@@ -31,6 +35,9 @@ def launch(name: str, program: Program) -> NoReturn:
     except (InvalidInput, CannotStart, NoAnswer) as error:
         for problem in error.problems if isinstance(error, InvalidInput) else (str(error),):
             sys.stderr.write(f"{name}: {problem}\n")
+        leave(1)
+    except Exception:  # noqa: BLE001 (the interpreter does the same)
+        traceback.print_exc()
         leave(1)
     leave(0)
 

@@ -211,6 +211,18 @@ async def test_a_program_that_runs_a_client_ends_as_it_says(ending: str, wanted:
     assert (status, out, last[0]) == wanted
 
 
+async def test_a_program_that_fails_ends_at_once() -> None:
+    """Not through the interpreter's own exit, which waits for threads and may abort in those of the SDK."""
+    code = (
+        "import atexit, threading\nfrom contextlib import asynccontextmanager\nfrom app.process import launch\n"
+        "@asynccontextmanager\nasync def program(settings):\n"
+        "    threading.Timer(3, print, ['a thread goes on']).start()\n    raise ValueError('why')\n    yield\n"
+        "atexit.register(print, 'at exit')\nlaunch('x.py', program)\n"
+    )
+    status, out, errors = await ended("-c", code)
+    assert (status, out, errors.splitlines()[-1]) == (1, "at exit\n", "ValueError: why")
+
+
 async def test_a_program_whose_output_is_lost_says_so() -> None:
     """Also one that does not use the streams of our own programs."""
     code = "from config.temporal import run\nasync def main():\n    print('out')\nrun(main())"
