@@ -24,7 +24,8 @@ CONNECT_SECONDS: Final = 15
 INTERRUPTED: Final = 130
 
 # Our modules that keep no state: every run may share them. The sandbox loads a module that defines a workflow for every
-# run, and lets it call nothing whose answer differs when it is replayed. A test checks these modules for such calls.
+# run, and lets it call nothing whose answer differs when it is replayed. A test checks these modules for such calls; of
+# `activities`, those that declare steps: of the others, workflows use only names and types.
 SHARED_MODULES: Final = (
     "activities",
     "orders",
@@ -108,6 +109,7 @@ def run(program: Coroutine[Any, Any, int | None]) -> NoReturn:
 def leave(status: int) -> NoReturn:
     """End the process now: `atexit` functions run, threads do not go on.
 
+    A file that is still open, or a thread that is not joined, loses what it has not written: end their blocks before.
     The interpreter's own exit may abort in the SDK's threads, with status 134 (temporalio/sdk-python#300).
     """
     atexit._run_exitfuncs()  # noqa: SLF001 (there is no public name)
