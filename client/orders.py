@@ -52,7 +52,7 @@ from orders.models import (
 )
 from orders.names import CANCEL_ORDER, CUSTOMER_ID, ORDER_STAGE, PROCESS_ORDER, TASK_QUEUE, cancel_order_id
 from orders.parsing import CancelRequest, as_utf8, check_operator_texts, parse_cancel, parse_order, read_json
-from saga import RESOLVE, Resolution
+from saga import NOT_FINISHED, RESOLVE, Resolution
 
 MAX_RUNS: Final = 3  # that one submit starts, where the latest run cannot answer
 
@@ -195,9 +195,12 @@ async def resolve(client: Client, order_id: str, resolution: Resolution) -> Reso
 
 
 class StepEnd(Model):
-    """What became of a step after its retry. `text` is how it ended, or why it has not ended."""
+    """What became of a step after its retry. `text` is how it ended, or why it has not ended.
 
-    state: Literal["done", "parked", "under_way"]
+    `ended`: its run was ended from outside before the step was done.
+    """
+
+    state: Literal["done", "parked", "under_way", "ended"]
     text: str
     attention: Attention | None = None
 
@@ -215,7 +218,8 @@ async def follow_retry(client: Client, workflow_id: str, step: str, patience: ti
         if end := _end_of(step, view):
             return end
         if run is None or not run.is_open:
-            return StepEnd(state="done", text=f"the run is {run.state if run else 'gone'}")
+            ended = "gone" if run is None else run.state
+            return StepEnd(state="done" if ended in {"completed", "failed"} else "ended", text=f"the run is {ended}")
         if asyncio.get_running_loop().time() > deadline:
             failure = await last_failure(client, workflow_id, step)
             why = failure or ("no worker answers" if view is None else "it waits for the other undos")
@@ -231,6 +235,8 @@ def _end_of(step: str, view: View | None) -> StepEnd | None:
         if each.what == step and each.parked:
             return StepEnd(state="parked", text=each.reason, attention=each)
     ended = [text.removeprefix(f"{step}: ") for text in view.undone if text.startswith(f"{step}: ")]
+    if ended and ended[-1] == NOT_FINISHED:
+        return StepEnd(state="ended", text=ended[-1])
     return StepEnd(state="done", text=ended[-1]) if ended else None
 
 

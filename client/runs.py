@@ -124,7 +124,8 @@ async def list_runs(client: Client, *, stage: str | None = None, limit: int = 50
 
 async def stuck_runs(client: Client, *, limit: int = 50) -> list[StuckRun]:
     """The runs that are marked for an operator. Of each sweep only its last run counts: it looked at everything."""
-    of_orders = await _find(client, f"{ABOUT_ORDERS} AND {NEEDS_ATTENTION.name} IS NOT NULL", limit)
+    marked = f"{ABOUT_ORDERS} AND {NEEDS_ATTENTION.name} IS NOT NULL AND ExecutionStatus"
+    of_orders = [run for state in ("=", "!=") for run in await _find(client, f"{marked} {state} 'Running'", limit)]
     sweeps = [await _find(client, f"WorkflowType = '{each}' AND ExecutionStatus = 'Completed'", 1) for each in SWEEPS]
     latest = [run for runs in sweeps for run in runs if run.needs_attention]
     return [await _stuck(client, run) for run in [*latest, *of_orders]]

@@ -6,7 +6,6 @@ from typing import Final
 from orders.models import Attention
 
 PROGRAM: Final = ".venv/bin/python starter.py"
-REASONS: Final = {"retry": "its cause is corrected", "resolved": "settled by hand"}
 
 
 def command_line(*words: str) -> str:
@@ -15,11 +14,10 @@ def command_line(*words: str) -> str:
 
 
 def resolve_command(order_id: str, attention: Attention) -> str | None:
-    """How to resolve what a run waits for; None: the run takes no resolution.
+    """How to retry the parked step that a run waits for; None: it waits for no operator.
 
-    A parked step waits to be retried. One that keeps failing is retried anyway: an operator can only end that.
+    A command that leaves the step undone is never ready to paste: only who has settled it by hand may write that.
     """
-    action = "retry" if attention.parked or "resolved" not in attention.actions else "resolved"
-    if action not in attention.actions:
+    if not attention.parked or "retry" not in attention.actions:
         return None
-    return command_line("resolve", order_id, "--step", attention.what, f"--{action}", "--reason", REASONS[action])
+    return command_line("resolve", order_id, "--step", attention.what, "--retry", "--reason", "its cause is corrected")

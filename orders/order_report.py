@@ -114,8 +114,11 @@ class OrderReport(ListedOrder):
 
     @property
     def captured(self) -> int | None:
-        if self.placed_at or self.refunds:
+        """What was charged. Of an order that somebody charged by hand, what was refunded of it."""
+        if self.placed_at:
             return self.total
+        if self.refunds:
+            return self.total if self.capture_mode == "automatic" else self.refunded + self.refund_pending
         if self.status is Status.CAPTURING:
             return None
         return self.authorized if self.capture_mode == "automatic" else 0
@@ -130,12 +133,14 @@ class OrderReport(ListedOrder):
                 "refund failed": self.refund_failed,
             }
             parts = [f"{show(amount, self.currency)} {name}" for name, amount in refunds.items() if amount]
-            return ", ".join((f"{self.amount} captured", *parts))
+            return ", ".join((f"{show(self.captured, self.currency)} captured", *parts))
         if not self.payment_intent or self.authorized == 0:
             return "nothing charged"
         if self.status in CLOSED:
             settled = self._settled("void_payment")
             return f"{self.amount} not captured, {settled}" if settled else f"{self.amount} voided, nothing charged"
+        if self.error_code is ErrorCode.AUTHORIZATION_EXPIRED:
+            return f"the authorization of {self.amount} is gone, nothing captured"
         ahead = ", being captured" if self.status is Status.CAPTURING else ", nothing captured"
         return f"{self.amount} {'authorized' + ahead if self.authorized else 'asked for, not authorized yet'}"
 

@@ -21,13 +21,14 @@ with workflow.unsafe.imports_passed_through():
         within,
     )
     from saga.resolution import RESOLVE, Resolution
-    from saga.saga import Rejected, Saga, calls_for_undo
+    from saga.saga import NOT_FINISHED, Rejected, Saga, calls_for_undo
     from saga.step import Step, StopUndo
 
 __all__ = [
     "ATTEMPT_TIMEOUT",
     "FAST_RETRY",
     "MAX_DOUBLINGS",
+    "NOT_FINISHED",
     "RESOLVE",
     "SLOW_RETRY",
     "STEADY_RETRY",

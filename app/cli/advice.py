@@ -1,5 +1,6 @@
 """What an operator can do about a run that is marked, or about an order that is parked."""
 
+import shlex
 from typing import Final, NamedTuple
 
 from client.runs import Run
@@ -45,31 +46,37 @@ def advice_about(run: Run | None, attention: Attention, order: ListedOrder | Non
     if run and (advice := OF_SWEEPS.get(run.workflow)):
         return advice
     order_id = order.id if order else (run.order_id if run else None) or ""
-    if attention.actions:
-        return _resolve(order_id, attention)
+    return _resolve(order_id, attention) if attention.actions else _correct(order_id, run, attention, order)
+
+
+def _correct(order_id: str, run: Run | None, attention: Attention, order: ListedOrder | None) -> Advice:
+    """What to do where no run takes a resolution."""
     if attention.what.startswith("notification:"):
         return Advice("it was given up: reach its addressee by other means")
     if attention.what.startswith(PROCESS_ORDER):
-        unpause = f"temporal workflow unpause --workflow-id {order_id}"
+        unpause = shlex.join(("temporal", "workflow", "unpause", "--workflow-id", order_id))
         return Advice("let that run go on; if it cannot, terminate it: the cancel then does its work", unpause)
-    is_gone = run is None or run.closed
-    return _without_run(order_id, order) if is_gone else Advice("the worker retries it by itself: correct the cause")
+    if run is None or run.closed:
+        return _without_run(order_id, attention, order)
+    return Advice("the worker retries it by itself: correct the cause")
 
 
 def _resolve(order_id: str, attention: Attention) -> Advice:
-    command = resolve_command(order_id, attention)
     if not attention.parked:
-        return Advice("the worker retries it: correct the cause. Only if that is not possible, settle it", command)
+        return Advice("the worker retries it: correct the cause. What cannot be corrected, docs/operating.md settles")
+    command = resolve_command(order_id, attention)
     if attention.actions == ("retry",):
         return Advice("correct the cause, then retry it", command)
     look = LOOK_FIRST.get(attention.what, "look at what was not undone")
     return Advice(f"{look}, then resolve it: --retry, --resolved or --skip", command)
 
 
-def _without_run(order_id: str, order: ListedOrder | None) -> Advice:
+def _without_run(order_id: str, attention: Attention, order: ListedOrder | None) -> Advice:
     if order is None:
         text = "its run is gone: once PostgreSQL can be reached, see what became of the order"
         return Advice(text, command_line("status", order_id))
     if order.parked:
         return Advice("its run is gone: a cancel takes over; then resolve it", command_line("cancel-order", order_id))
-    return RESTART if order.status in UNFINISHED else Advice("nothing: the order is settled")
+    if order.status in UNFINISHED:
+        return RESTART
+    return Advice(f"its run ended before {attention.what} was settled: look at that service, and settle it there")

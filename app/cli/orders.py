@@ -38,7 +38,12 @@ from orders.parsing import MAX_INPUT, parse_cancel
 
 FOLLOWED_FOR: Final = timedelta(minutes=1)
 MAX_PARKED: Final = 50  # orders that `stuck` lists of those that are parked without a run
-AFTER_RETRY: Final = {"done": Exit.DONE, "parked": Exit.NEEDS_OPERATOR, "under_way": Exit.NO_ANSWER}
+AFTER_RETRY: Final = {
+    "done": Exit.DONE,
+    "parked": Exit.NEEDS_OPERATOR,
+    "under_way": Exit.NO_ANSWER,
+    "ended": Exit.NEEDS_OPERATOR,
+}
 
 OrderId = Annotated[str, typer.Argument(metavar="ID", help="The order's id.", show_default=False)]
 

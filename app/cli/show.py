@@ -103,7 +103,8 @@ def show_status(  # noqa: PLR0913, PLR0917 (what the database says, what Tempora
     elif missing:
         line(out, f"{missing}. Only the runs are shown; what became of the order, PostgreSQL knows.")
     else:
-        out.print("There is no row of this order: nothing is reserved, charged or sent.")
+        what = "nothing is reserved, charged or sent"
+        line(out, f"There is no row of this order at DATABASE_URL. If that is the database of its shop, {what}.")
     for need in needs:
         _show_need(out, need)
     for each in found:
@@ -166,7 +167,12 @@ def _show_report(out: Console, order: OrderReport) -> None:
 
 
 def show_retry(out: Console, step: str, end: StepEnd, command: str | None, link: str) -> None:
-    headline = {"done": "is done", "parked": "is parked again", "under_way": "is still being tried"}[end.state]
+    headline = {
+        "done": "is done",
+        "parked": "is parked again",
+        "under_way": "is still being tried",
+        "ended": "is not done: its run was ended",
+    }[end.state]
     why = "how" if end.state == "done" else "why"
     show(out, f"{step} {headline}", {why: end.text, "Web UI": link})
     if command:

@@ -1,7 +1,7 @@
 """Where orders stand: what their runs and their rows say, put together."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from app.cli.advice import Advice, advice_about
 from app.startup_checks import CannotStart, open_database
@@ -11,6 +11,13 @@ from gateways.postgres import Database
 from orders.errors import Unavailable
 from orders.models import SETTLED, Attention, CancelView, OrderView
 from orders.order_report import ListedOrder
+
+# The order's row tells how these ended, whatever became of the run; a step that a shop adds may leave nothing there.
+ON_THE_ROW: Final = frozenset(
+    {"claim_undo", "claim_cancellation", "cancel_fulfillment", "void_payment", "release_stock", "park_order"}
+    | {"claim_capture", "capture_payment", "resume_capture", "finalize_order", "read_order"}
+)
+BY_ITSELF: Final = frozenset({"completed", "failed", "canceled"})  # such a run has settled what it was marked for
 
 ResultT = TypeVar("ResultT")
 
@@ -86,12 +93,12 @@ def needs_of(order: ListedOrder | None, runs: Iterable[StandingRun]) -> list[Nee
 def without_run(order: ListedOrder) -> Needs:
     """What an order needs that is parked while no run drives it."""
     assert order.parked  # noqa: S101 (the caller looks)
-    attention = Attention(what=order.parked.step, reason=order.parked.reason, since=order.parked.since)
+    attention = Attention(what=order.parked.step, reason=order.parked.reason, since=order.parked.since, parked=True)
     return Needs(order.id, None, attention, order.amount, advice_about(None, attention, order))
 
 
 def _needs(run: Run, attention: Iterable[Attention], order: ListedOrder | None) -> list[Needs]:
-    known = (_with_reason(each, order) for each in attention)
+    known = (_as_the_row_says(run, each, order) for each in attention)
     return [
         Needs(run.order_id, run, each, each.amount or (order.amount if order else None), advice_about(run, each, order))
         for each in known
@@ -99,15 +106,20 @@ def _needs(run: Run, attention: Iterable[Attention], order: ListedOrder | None) 
     ]
 
 
-def _with_reason(attention: Attention, order: ListedOrder | None) -> Attention:
-    """Where no worker answers, the row still tells why the order is parked."""
-    if attention.reason or order is None or order.parked is None or order.parked.step != attention.what:
+def _as_the_row_says(run: Run, attention: Attention, order: ListedOrder | None) -> Attention:
+    """Where no worker answers, or the run is gone, the row still tells that the order is parked, and why."""
+    if attention.parked or order is None or order.parked is None or order.parked.step != attention.what:
         return attention
-    return attention.model_copy(update={"reason": order.parked.reason, "since": order.parked.since})
+    said = {"reason": attention.reason or order.parked.reason, "since": order.parked.since, "parked": True}
+    return attention.model_copy(update=said | ({} if run.closed else {"actions": ("retry",)}))
 
 
 def _is_over(run: Run, attention: Attention, order: ListedOrder | None) -> bool:
-    """Whether another run has settled what a closed run is marked for: only a message that was given up stays."""
+    """Whether what a closed run is marked for has been settled: by itself, or by another run, as the row says.
+
+    A message that was given up stays, and a step that the row does not tell of, if its run was ended from outside.
+    """
     if not run.closed or order is None or attention.what.startswith("notification:"):
         return False
-    return order.status in SETTLED and order.parked is None
+    is_told = attention.what in ON_THE_ROW or run.state in BY_ITSELF
+    return is_told and order.status in SETTLED and order.parked is None

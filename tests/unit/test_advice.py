@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from app.cli.advice import advice_about
+from app.cli.standing import standing_run
 from client.runs import Run
 from orders.models import Attention, Status
 from orders.names import CHECK_INVENTORY, PAYMENT_WARNING, PROCESS_ORDER, RECONCILE_ORDERS
@@ -65,15 +66,49 @@ def test_a_run_that_is_gone(order: ListedOrder | None, advice: str, command: str
 
 
 @pytest.mark.parametrize(
-    ("parked", "actions", "flags"),
+    ("actions", "flags"),
     [
-        (True, ("retry", "skip", "resolved"), "--retry --reason 'its cause is corrected'"),
-        (True, ("retry",), "--retry --reason 'its cause is corrected'"),
-        (False, ("retry", "skip", "resolved"), "--resolved --reason 'settled by hand'"),
+        (("retry", "skip", "resolved"), "--retry --reason 'its cause is corrected'"),
+        (("retry",), "--retry --reason 'its cause is corrected'"),
     ],
 )
-def test_an_open_run_is_told_what_it_takes(*, parked: bool, actions: tuple[str, ...], flags: str) -> None:
+def test_an_open_run_is_told_what_it_takes(actions: tuple[str, ...], flags: str) -> None:
     """The command names the order and the step, in one line."""
-    attention = Attention.model_validate({"what": "void_payment", "reason": "", "parked": parked, "actions": actions})
+    attention = Attention.model_validate({"what": "void_payment", "reason": "", "parked": True, "actions": actions})
     found = advice_about(a_run(closed=False), attention)
     assert found.command == f".venv/bin/python starter.py resolve o1 --step void_payment {flags}"
+
+
+@pytest.mark.parametrize("actions", [("retry", "skip", "resolved"), ("retry",)])
+def test_nothing_to_paste_leaves_a_step_undone_that_is_retried(actions: tuple[str, ...]) -> None:
+    """The worker goes on with it: a refund that an operator calls settled would never be made."""
+    attention = Attention.model_validate({"what": "void_payment", "reason": "", "actions": actions})
+    found = advice_about(a_run(closed=False), attention)
+    assert "correct the cause" in found.text
+    assert found.command is None
+
+
+def test_the_command_for_a_paused_run_is_quoted() -> None:
+    """Any client may start a run under any id."""
+    attention = Attention(what="process-order is held up", reason="")
+    run = a_run(closed=False).model_copy(update={"order_id": "a; rm -rf x"})
+    found = advice_about(run, attention)
+    assert found.command == "temporal workflow unpause --workflow-id 'a; rm -rf x'"
+
+
+def test_a_parked_order_is_parked_where_no_worker_answers() -> None:
+    """The row tells so, and the run is open: it takes the resolution once a worker is back."""
+    (need,) = standing_run(a_run(closed=False), None, an_order(Status.UNDOING, PARK)).needs
+    assert need.attention.parked
+    assert "resolve o1 --step void_payment --retry" in str(need.advice.command)
+
+
+def test_a_step_that_the_row_does_not_tell_of_outlives_its_run() -> None:
+    """An independent undo of a run that was terminated is settled by nobody else."""
+    run = a_run().model_copy(update={"state": "terminated", "needs_attention": "close_review"})
+    (need,) = standing_run(run, None, an_order(Status.REJECTED)).needs
+    assert "look at that service" in need.advice.text
+    assert not standing_run(run.model_copy(update={"state": "failed"}), None, an_order(Status.REJECTED)).needs
+    assert not standing_run(
+        run.model_copy(update={"needs_attention": "void_payment"}), None, an_order(Status.REJECTED)
+    ).needs

@@ -46,6 +46,12 @@ def settled(step: str, action: str = "resolved") -> dict[str, Any]:
         ("capturing", BEFORE, "59.98 usd authorized, being captured"),
         ("pending", BEFORE | {"capture_mode": "automatic"}, "59.98 usd captured"),
         ("processing", PAID, "59.98 usd captured"),
+        ("failed", BEFORE | {"refunds": {"succeeded": 3000}}, "30.00 usd captured, 30.00 usd refunded"),
+        (
+            "undoing",
+            BEFORE | {"error_code": "authorization_expired"},
+            "the authorization of 59.98 usd is gone, nothing captured",
+        ),
         ("cancelling", PAID, "59.98 usd captured"),
         ("cancelled", PAID | {"refunds": {"succeeded": 5998}}, "59.98 usd captured, 59.98 usd refunded"),
         (

@@ -357,6 +357,23 @@ async def test_a_parked_cancel_is_linked_to_its_own_run(shop: Shop, starter: Sta
     assert "ada said resolved of void_payment, " in (await starter("status", order_id)).out
 
 
+async def test_a_retry_whose_run_is_terminated_is_not_done(shop: Shop, starter: Starter) -> None:
+    """Exit status 5: the refund was not made."""
+    order_id = new_order_id()
+    await shop.place(an_order(paymentMethodId="pm_refund_failed"), order_id)
+    await starter("cancel-order", order_id)
+    held = shop.hooks.hold("void_payment", "before", f"cancel-order:{order_id}")
+    retry = ("--step", "void_payment", "--retry", "--reason", "so")
+    following = asyncio.ensure_future(starter("resolve", order_id, *retry))
+    await held.reached.wait()
+    await shop.client.get_workflow_handle(f"cancel-order:{order_id}").terminate()
+    said = await following
+    held.let_go()
+
+    assert said.status == 5, said
+    assert "void_payment is not done: its run was ended" in said.out
+
+
 async def test_the_reason_has_the_code_and_the_message_of_the_warehouse(shop: Shop, starter: Starter) -> None:
     """What a message must not hold is left out of it."""
     order_id = new_order_id()
@@ -373,7 +390,7 @@ async def test_the_reason_has_the_code_and_the_message_of_the_warehouse(shop: Sh
 
 
 async def test_a_step_that_keeps_failing_is_named(shop: Shop, starter: Starter) -> None:
-    """The worker retries it; the command settles it by hand, if nothing else helps."""
+    """The worker retries it; an operator can end that, by a command that nothing offers to paste."""
     order_id = new_order_id()
     shop.hooks.fail("void_payment", Unavailable("stripe: out", type="stripe_unavailable"), times=None)
     run = await shop.start(an_order(paymentMethodId=DECLINED), order_id)
@@ -386,7 +403,9 @@ async def test_a_step_that_keeps_failing_is_named(shop: Shop, starter: Starter) 
     assert "void_payment keeps failing" in said.out
     assert "why stripe: out" in lines(said)
     assert "amount 59.98 usd" in lines(said)
-    assert (await starter(*command_in(said, "resolve"))).status == 0
+    assert "starter.py resolve" not in said.out
+    by_hand = ("--step", "void_payment", "--resolved", "--reason", "refunded by bank transfer", "--by", "ada")
+    assert (await starter("resolve", order_id, *by_hand)).status == 0
 
 
 async def was_tried(shop: Shop, order_id: str) -> bool:
