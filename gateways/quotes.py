@@ -10,9 +10,16 @@ from orders.card_numbers import has_card_number
 from orders.plain_text import shorten, without_harmful
 
 MAX_MESSAGE: Final = 200  # characters
-# E-mail addresses, API keys, signing secrets and the client secrets of PaymentIntents.
+# The ids that operators look up; any other long word with a digit in it may be a key.
+KNOWN_IDS: Final = r"(?:pi|re|pyr|ch|py|pm|du|dp|issfr|prv|evt|ful)_|order-"
 SECRETS: Final = re.compile(
-    r"\S+@\S+|\b(?:sk|rk|pk|whsec|fhsec)[-_][\w*-]+|\b\w+_secret_\w+|\bBearer \S+", re.IGNORECASE
+    r"\S+(?:@|%40)\S+"  # e-mail addresses
+    r"|\bhttps?://\S+"  # webhook addresses are keys
+    r"|\b(?:sk|rk|pk|whsec|fhsec)[-_][\w*-]+|\b\w+_secret_\w+"
+    r"|\b(?:Bearer|Basic) \S+|\beyJ[\w.-]+"
+    rf"|\b(?!{KNOWN_IDS})(?=[\w-]*\d)[\w-]{{16,}}"
+    r"|(?<![\w-])\+?\d[\d ()./-]{5,}\d\b|\b\d{5,}\b",  # telephone numbers, postcodes
+    re.IGNORECASE,
 )
 CODE: Final = re.compile(r"[A-Za-z_][\w.-]{0,39}")
 

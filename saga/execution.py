@@ -39,6 +39,7 @@ UNTIL_DONE: Final = Options(
 )
 
 FIRST_ROUND: Final = timedelta(minutes=10)
+MAX_SUMMARY: Final = 400  # bytes of UTF-8, Temporal's limit.userMetadataSummarySize
 MAX_DOUBLINGS: Final = 7  # up to about a day: a run that waits for weeks must not outgrow its history
 
 
@@ -63,7 +64,7 @@ def start_activity(
         activity,
         arg,
         **options,
-        summary=summary,
+        summary=_fitting(summary),
         cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
     )
 
@@ -101,6 +102,12 @@ async def shielded(work: Coroutine[Any, Any, ResultT]) -> ResultT:
         except asyncio.CancelledError:
             if task.done():
                 return task.result()
+
+
+def _fitting(summary: str) -> str:
+    """As much of the summary as Temporal takes: it may quote what an external service says."""
+    encoded = summary.encode()
+    return summary if len(encoded) <= MAX_SUMMARY else f"{encoded[: MAX_SUMMARY - 3].decode(errors='ignore')}…"
 
 
 def reason(error: BaseException) -> str:
