@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -76,7 +77,9 @@ async def test_orders_end_right_after_a_kill_in_each_step() -> None:
                 }
                 handles |= {name: await _start(client, name) for name in HANGING}
                 await eventually(_all_in_flight(sandbox), "a call of each order hangs")
-                await eventually(lambda: _waiting_for_locks(pool), "two transactions wait for the locked stock")
+                for name, activity in {"reserve": "reserve_stock", "finalize": "finalize_order"}.items():
+                    await eventually(partial(_is_tried, handles[name], activity), f"{activity} is tried")
+                await eventually(lambda: _waits_for_a_lock(pool), "a transaction waits for the locked stock")
                 os.kill(first.pid, signal.SIGKILL)
                 await first.wait()
                 await let_finalize_go()
@@ -140,9 +143,14 @@ def _all_in_flight(sandbox: httpx.AsyncClient) -> Callable[[], Awaitable[bool]]:
     return struck
 
 
-async def _waiting_for_locks(pool: "asyncpg.Pool[asyncpg.Record]") -> bool:
-    waiting: int = await pool.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-    return waiting == len(LOCKED)
+async def _is_tried(run: WorkflowHandle[Any, OrderOutcome], activity: str) -> bool:
+    pending = (await run.describe()).raw_description.pending_activities
+    return activity in {each.activity_type.name for each in pending}
+
+
+async def _waits_for_a_lock(pool: "asyncpg.Pool[asyncpg.Record]") -> bool:
+    """Either of the two: an attempt waits only briefly, so both rarely wait at the same time."""
+    return bool(await pool.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
 
 
 async def _check_books(sandbox: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]", placed: set[str]) -> None:
