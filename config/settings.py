@@ -8,6 +8,7 @@ TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS…, or a profile (see config/
 import re
 import ssl
 from collections.abc import Collection
+from ipaddress import ip_address
 from typing import Annotated, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -202,6 +203,10 @@ class Settings(DatabaseSettings):
     temporal_worker_build_id: str = Field(
         default="", description="Its version: a name of the build, set together with TEMPORAL_DEPLOYMENT_NAME."
     )
+    metrics_address: str = Field(
+        default="",
+        description="ip:port where worker and web process serve `/metrics` to Prometheus. Empty: nowhere.",
+    )
     workflow_sandbox: bool = Field(
         default=True,
         description="false: workflows run outside the SDK's sandbox, and on uvloop: faster, without its checks.",
@@ -312,6 +317,20 @@ class Settings(DatabaseSettings):
                 "must have up to 128 letters, digits, dots, hyphens, underscores and slashes, e.g. 2026.11-3f9c2ab"
             )
         return build_id
+
+    @field_validator("metrics_address")
+    @classmethod
+    def _is_a_numeric_place(cls, address: str) -> str:
+        if not address:
+            return address
+        host, _, port = address.rpartition(":")
+        try:
+            is_valid = (":" in (ip := host.strip("[]"))) == host.startswith("[") and bool(ip_address(ip))
+        except ValueError:
+            is_valid = False
+        if not (is_valid and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= MAX_PORT):
+            raise ValueError("must have the form ip:port, for example 0.0.0.0:8430 or [::]:8430")
+        return address
 
     @field_validator("inner_hosts")
     @classmethod

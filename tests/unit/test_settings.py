@@ -90,6 +90,19 @@ def test_a_version_has_a_name_and_a_build_id(
     assert good.temporal_worker_build_id == "2026.11-3f9c2ab"
 
 
+@pytest.mark.parametrize(
+    "address", ["8430", ":8430", "127.0.0.1", "localhost:8430", "::1:8430", "[127.0.0.1]:1", "::1"]
+)
+def test_metrics_are_served_at_a_number(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """The SDK resolves no name, and a port that it chooses itself is known to nobody."""
+    for bad in (address, "127.0.0.1:0", "127.0.0.1:65536"):
+        monkeypatch.setenv("METRICS_ADDRESS", bad)
+        with pytest.raises(InvalidInput, match=r"METRICS_ADDRESS: must have the form ip:port, for example"):
+            read_settings()
+    for good in ("", "0.0.0.0:8430", "[::]:8430"):
+        assert Settings(metrics_address=good).metrics_address == good
+
+
 SECRETS = {
     "STRIPE_SECRET_KEY": "sk_test_canary",
     "FULFILLMENT_KEY": "canary",
