@@ -34,12 +34,14 @@ SECRETS: Final = {
 SLACK: Final = "canary-slack-token"
 ADDRESS: Final = "canary@canary.example"
 CARD: Final = "4242424242424242"
+PHONE: Final = "+1 415 555 0123"
+GIFT: Final = "canary gift message"
 
 # An external service that repeats what it was sent, in words that an error could quote.
-TELL_TALE: Final = f"<p>{ADDRESS} {CARD} {' '.join(SECRETS.values())}</p>"
+TELL_TALE: Final = f"<p>{ADDRESS} {CARD} {PHONE} {' '.join(SECRETS.values())}</p>"
 
 ORDERS: Final[dict[str, dict[str, Any]]] = {
-    "canary-placed": {},
+    "canary-placed": {"shippingAddress": an_order()["shippingAddress"] | {"phone": PHONE}, "giftMessage": GIFT},
     "canary-declined": {"paymentMethodId": "pm_card_chargeDeclined"},
     "canary-refused": {"shippingAddress": REFUSED_ADDRESS},
     "canary-unmailed": {},
@@ -77,11 +79,11 @@ async def test_nothing_secret_is_written_down() -> None:
         log = Path(stack.logs / "worker.log").read_text()
 
     assert "canary-placed" in log, "the log tells of the orders"
-    assert found_in(log.encode(), [*SECRETS.values(), SLACK, ADDRESS, CARD]) == []
+    assert found_in(log.encode(), [*SECRETS.values(), SLACK, ADDRESS, CARD, PHONE, GIFT]) == []
     for run_id, events in histories.items():
         everything = b"".join(event.SerializeToString() for event in events)
         assert found_in(everything, [*SECRETS.values(), SLACK]) == [], run_id
-        assert found_in(b"".join(map(without_input, events)), [ADDRESS, CARD]) == [], run_id
+        assert found_in(b"".join(map(without_input, events)), [ADDRESS, CARD, PHONE, GIFT]) == [], run_id
 
 
 async def run_to_its_end(client: Client, workflow: str, workflow_id: str, *payload: Any) -> None:
