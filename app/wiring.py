@@ -32,7 +32,7 @@ from activities.verification import Verification
 from app.clients import http_of, stripe_of, warehouse_of
 from app.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_http
 from app.health import serve_health
-from app.startup_checks import CannotStart, check_search_attributes, check_temporal_is_here, open_database
+from app.startup_checks import TEMPORAL_CHECKS, CannotStart, check_temporal_is_here, open_database, require
 from config.links import workflow_link
 from config.settings import Settings
 from config.temporal import connect
@@ -121,7 +121,7 @@ async def open_worker(
     """
     if settings.crash_at:
         check_temporal_is_here(client)
-    await check_search_attributes(client)
+    await require(TEMPORAL_CHECKS, client)
     async with AsyncExitStack() as stack:
         kind = WatchedDatabase if settings.crash_at else Database
         database = await stack.enter_async_context(open_database(settings, kind))

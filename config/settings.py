@@ -392,6 +392,14 @@ def sandbox_addresses(url: str) -> dict[str, str]:
     return {name: default.replace(SANDBOX, url) for name, default in (others | defaults).items()}
 
 
+def public_values(settings: Settings) -> list[str]:
+    """The settings whose value is the local stack's, and must not be in production: addresses, and its public keys."""
+    names = [*_address_fields(), "fulfillment_key", "temporal_ui_url"]
+    return [
+        name.upper() for name in names if _text(getattr(settings, name)) == _text(Settings.model_fields[name].default)
+    ]
+
+
 def read_settings() -> Settings:
     """The settings of the environment.
 
