@@ -77,10 +77,10 @@ async def worker_program(settings: Settings) -> AsyncIterator[None]:
 
     Raises:
         CannotStart: see serve_health and open_worker.
-        NoAnswer: Temporal is out of reach.
+        InvalidInput, NoAnswer: see connect.
     """
     async with serve_health(settings) as health:
-        client = await connect(sandbox=settings.workflow_sandbox)
+        client = await connect(sandbox=settings.workflow_sandbox, metrics_address=settings.metrics_address)
         async with open_worker(settings, client) as worker, worker:
             log.info(
                 "worker ready",

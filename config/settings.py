@@ -8,6 +8,7 @@ TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS…, or a profile (see config/
 import re
 import ssl
 from collections.abc import Collection
+from ipaddress import ip_address
 from typing import Annotated, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -195,6 +196,10 @@ class Settings(DatabaseSettings):
         default="",
         description="host:port where worker and web process answer probes: `/healthz`, `/readyz`. Empty: nowhere.",
     )
+    metrics_address: str = Field(
+        default="",
+        description="ip:port where worker and web process serve `/metrics` to Prometheus. Empty: nowhere.",
+    )
     workflow_sandbox: bool = Field(
         default=True,
         description="false: workflows run outside the SDK's sandbox, and on uvloop: faster, without its checks.",
@@ -287,6 +292,20 @@ class Settings(DatabaseSettings):
         parts = re.fullmatch(r"(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+):([0-9]{1,5})", address, re.IGNORECASE)
         if address and not (parts and int(parts[1]) <= MAX_PORT):
             raise ValueError("must have the form host:port, for example 0.0.0.0:8420 or [::]:8420")
+        return address
+
+    @field_validator("metrics_address")
+    @classmethod
+    def _is_a_numeric_place(cls, address: str) -> str:
+        if not address:
+            return address
+        host, _, port = address.rpartition(":")
+        try:
+            is_valid = (":" in (ip := host.strip("[]"))) == host.startswith("[") and bool(ip_address(ip))
+        except ValueError:
+            is_valid = False
+        if not (is_valid and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= MAX_PORT):
+            raise ValueError("must have the form ip:port, for example 0.0.0.0:8430 or [::]:8430")
         return address
 
     @field_validator("inner_hosts")

@@ -15,6 +15,7 @@ from typing import Annotated, Final, Literal
 import httpx
 from pydantic import BaseModel, Field, ValidationError
 
+from gateways.calls import watch_call
 from gateways.quotes import explain
 from orders.errors import Permanent, Unavailable
 
@@ -179,7 +180,9 @@ async def get_json(client: httpx.AsyncClient, service: str, url: str, headers: M
 
 async def _answer(service: str, request: Awaitable[httpx.Response]) -> httpx.Response:
     try:
-        response = await request
+        with watch_call(service) as call:
+            response = await request
+            call.answered(response.status_code)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Unavailable(f"{service}: {_problem(error)}", type=f"{service}_unavailable") from None
     if response.is_server_error or response.status_code in RETRYABLE_STATUSES:

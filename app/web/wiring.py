@@ -16,6 +16,7 @@ from app.health import serve_health
 from app.startup_checks import CannotStart, open_database
 from app.web.endpoints import Endpoint, application
 from app.web.events import FulfillmentEvents, StripeEvents
+from app.web.gauges import gauges
 from app.web.server import serve
 from config.settings import SANDBOX_FULFILLMENT_WEBHOOK_SECRET, SANDBOX_STRIPE_WEBHOOK_SECRET, Settings
 from config.temporal import connect
@@ -33,11 +34,11 @@ async def web_program(settings: Settings) -> AsyncIterator[None]:
 
     Raises:
         CannotStart: see serve_health, open_webhooks and serve.
-        NoAnswer: Temporal is out of reach.
+        InvalidInput, NoAnswer: see connect.
     """
     async with (
         serve_health(settings) as health,
-        open_webhooks(settings, await connect()) as app,
+        open_webhooks(settings, await connect(metrics_address=settings.metrics_address)) as app,
         serve(app, settings.webhooks_host, settings.webhooks_port) as url,
     ):
         log.info("webhooks ready", url=url)
@@ -60,6 +61,8 @@ async def open_webhooks(
         database = await stack.enter_async_context(open_database(settings))
         http = await stack.enter_async_context(http_of(settings, settings.http_timeout_seconds))
         shop_id = await read_shop_id(database)
+        if settings.metrics_address:
+            await stack.enter_async_context(gauges(database, client))
         gateway = StripeGateway(stripe_of(settings, http), shop_id, SpentKeys(database))
         yield application(
             Endpoint(
