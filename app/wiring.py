@@ -14,7 +14,8 @@ import structlog
 from openai import AsyncOpenAI
 from stripe import StripeClient
 from temporalio.client import Client
-from temporalio.worker import Interceptor, Worker
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.worker import Interceptor, Worker, WorkerDeploymentConfig
 
 from activities.fulfillment import Fulfillment
 from activities.inventory import Inventory
@@ -31,7 +32,7 @@ from activities.verification import Verification
 from app.clients import http_of, stripe_of, warehouse_of
 from app.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_http
 from app.health import serve_health
-from app.startup_checks import CannotStart, check_search_attributes, check_temporal_is_here, open_database
+from app.startup_checks import TEMPORAL_CHECKS, CannotStart, check_temporal_is_here, open_database, require
 from config.links import workflow_link
 from config.settings import Settings
 from config.temporal import connect
@@ -86,6 +87,7 @@ async def worker_program(settings: Settings) -> AsyncIterator[None]:
                 "worker ready",
                 task_queue=TASK_QUEUE,
                 namespace=client.namespace,
+                build_id=settings.temporal_worker_build_id or None,
                 workflow_sandbox=settings.workflow_sandbox,
                 event_loop=type(asyncio.get_running_loop()).__module__,
             )
@@ -119,7 +121,7 @@ async def open_worker(
     """
     if settings.crash_at:
         check_temporal_is_here(client)
-    await check_search_attributes(client)
+    await require(TEMPORAL_CHECKS, client)
     async with AsyncExitStack() as stack:
         kind = WatchedDatabase if settings.crash_at else Database
         database = await stack.enter_async_context(open_database(settings, kind))
@@ -142,6 +144,7 @@ async def open_worker(
                 activities=[each for each in activities if each.__name__ in MODEL_ACTIVITIES],
                 interceptors=interceptors,
                 max_concurrent_activities=settings.model_concurrency,
+                deployment_config=version_of(settings),
             )
         )
         # It has the model's activities too, for runs whose tasks an earlier version has put into this queue.
@@ -153,7 +156,23 @@ async def open_worker(
             interceptors=interceptors,
             max_concurrent_activities=settings.database_pool_size * ATTEMPTS_PER_CONNECTION,
             graceful_shutdown_timeout=DRAIN,
+            deployment_config=version_of(settings),
         )
+
+
+def version_of(settings: Settings) -> WorkerDeploymentConfig | None:
+    """The version that the workers of this process are; None: they are unversioned.
+
+    A run moves to the version that is current with its next workflow task. A run of a pinned workflow would stay with
+    its build while it waits for an operator, without limit, and hang when the workers of that build are gone.
+    """
+    if not settings.temporal_deployment_name:
+        return None
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(settings.temporal_deployment_name, settings.temporal_worker_build_id),
+        use_worker_versioning=True,
+        default_versioning_behavior=VersioningBehavior.AUTO_UPGRADE,
+    )
 
 
 def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external service)

@@ -112,7 +112,7 @@ async def test_a_worker_takes_no_more_attempts_than_its_connections_serve(
 ) -> None:
     """Each may wait for two locks, and the last one still gets a connection in time."""
     settings = settings_for(database_url, Running("http://127.0.0.1:1", World()), database_pool_size=3)
-    async with open_worker(settings, temporal.client) as worker:
+    async with open_worker(settings, temporal.client, task_queue="not-run") as worker:
         slots = worker.config()["max_concurrent_activities"]
 
     assert slots is not None
