@@ -7,7 +7,7 @@ and only briefly. The others wait for their turn without a connection, or give u
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -126,6 +126,13 @@ class Refusal(NamedTuple):
     error: str
 
 
+NOT_SEALED: Final = Refusal(
+    ErrorCode.INVALID_ORDER,
+    "the order came unencrypted, and PAYLOADS_MUST_BE_SEALED forbids it: give its client PAYLOAD_KEYS, and place the "
+    "order under a new id",
+)
+
+
 class Inventory:
     """Reserve, sell and release, each at most once for an order.
 
@@ -133,20 +140,43 @@ class Inventory:
         Unavailable: PostgreSQL; or too many orders wait for the same product.
     """
 
-    def __init__(self, database: Database, terms: Terms) -> None:
-        """`terms` are written on every new order row. A row that exists keeps the terms it has."""
+    def __init__(
+        self,
+        database: Database,
+        terms: Terms,
+        *,
+        must_be_sealed: bool = False,
+        customer_tag: Callable[[str], str] | None = None,
+    ) -> None:
+        """Take stock under these rules.
+
+        Args:
+            database: where orders and stock are.
+            terms: written on every new order row. A row that exists keeps the terms it has.
+            must_be_sealed: whether an order that came to Temporal unencrypted is refused.
+            customer_tag: what lists of runs call a customer; None: payloads are not encrypted.
+        """
         self._database = database
         self._terms = terms
+        self._must_be_sealed = must_be_sealed
+        self._customer_tag = customer_tag
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # those in use, by product
 
     @activity.defn
     async def reserve_stock(self, request: ReservationRequest) -> OrderRow:
         """Write the order row and hold the stock, or reject the order. Returns an existing row unchanged."""
+        row = await self._reserve(request)
+        if self._customer_tag and request.sealed:
+            return row.model_copy(update={"customer_tag": self._customer_tag(request.customer_id)})
+        return row
+
+    async def _reserve(self, request: ReservationRequest) -> OrderRow:
         async with self._moving(line.product_id for line in request.lines) as connection:
             if not await self._insert_order(connection, request):
                 return await existing_row(connection, request.order_id)
             products = await _lock_products(connection, request.lines)
-            if refusal := refusal_for(request, products):
+            unsealed = NOT_SEALED if self._must_be_sealed and not request.sealed else None
+            if refusal := unsealed or refusal_for(request, products):
                 await connection.execute(REJECT_ORDER, request.order_id, refusal.code, refusal.error, actor())
             else:
                 await _hold(connection, request, products)

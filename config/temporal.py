@@ -2,23 +2,29 @@
 
 import asyncio
 import atexit
+import dataclasses
 import os
 import sys
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final, NoReturn
 
+from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.contrib.pydantic import PydanticPayloadConverter, pydantic_data_converter
+from temporalio.converter import DataConverter, EncodingPayloadConverter
 from temporalio.envconfig import ClientConfig
 from temporalio.plugin import SimplePlugin
 from temporalio.worker.workflow_sandbox import SandboxRestrictions
 from temporalio.workflow import SandboxImportNotificationPolicy
 
+from config.payload_keys import Key
 from config.replay_guard import Runner, UnsandboxedRunner
+from config.settings import read_payload_keys
 from config.streams import flush_streams
 from config.temporal_problems import address_problem, connection_problem, profile_problem, setting_problem
-from orders.errors import InvalidInput, NoAnswer
+from orders.errors import InvalidInput, NoAnswer, Unreadable
+from orders.parsing import NO_KEYS, SEALED
 
 CONNECT_SECONDS: Final = 15
 INTERRUPTED: Final = 130
@@ -39,7 +45,39 @@ SHARED_MODULES: Final = (
 )
 
 
-def plugin(*, sandbox: bool = True) -> SimplePlugin:
+class SealedPayloadConverter(EncodingPayloadConverter):
+    """Says what is missing where the SDK would say that it does not know the encoding."""
+
+    @property
+    def encoding(self) -> str:
+        return SEALED.decode()
+
+    def to_payload(self, value: Any) -> Payload | None:  # noqa: ANN401, ARG002 (the SDK's signature)
+        return None
+
+    def from_payload(self, payload: Payload, type_hint: type | None = None) -> NoReturn:  # noqa: ARG002
+        raise Unreadable(NO_KEYS)
+
+
+class PlainPayloadConverter(PydanticPayloadConverter):
+    """Pydantic models as JSON; what is encrypted is refused with the reason."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.converters = {**self.converters, SEALED: SealedPayloadConverter()}
+
+
+def converter(keys: Sequence[Key]) -> DataConverter:
+    """How values become payloads: with keys, encrypted ones."""
+    plain = dataclasses.replace(pydantic_data_converter, payload_converter_class=PlainPayloadConverter)
+    if not keys:
+        return plain
+    from config.sealing import sealed_converter  # noqa: PLC0415 (programs without keys start faster)
+
+    return sealed_converter(plain, keys)
+
+
+def plugin(*, sandbox: bool = True, keys: Sequence[Key] = ()) -> SimplePlugin:
     """What worker, clients and replayer must agree on.
 
     The workflow sandbox is strict: the worker refuses to start if workflow code imports a module that is not passed
@@ -52,7 +90,7 @@ def plugin(*, sandbox: bool = True) -> SimplePlugin:
     )
     return SimplePlugin(
         "orders",
-        data_converter=pydantic_data_converter,
+        data_converter=converter(keys),
         workflow_runner=Runner(restrictions=strict) if sandbox else UnsandboxedRunner(),
     )
 
@@ -60,12 +98,14 @@ def plugin(*, sandbox: bool = True) -> SimplePlugin:
 async def connect(*, sandbox: bool = True) -> Client:
     """A client for the environment and profile that the `temporal` command reads too (TEMPORAL_ADDRESS, …).
 
-    `sandbox` is for the workflows of a worker with this client. Spaces around a value are ignored, as in our settings.
+    With PAYLOAD_KEYS in the environment, it encrypts. `sandbox` is for the workflows of a worker with this client.
+    Spaces around a value are ignored, as in our settings.
 
     Raises:
-        InvalidInput: a variable or the profile is wrong.
+        InvalidInput: a variable, the profile or PAYLOAD_KEYS is wrong.
         NoAnswer: Temporal is out of reach.
     """
+    keys = read_payload_keys()
     environment = {name: value.strip() for name, value in os.environ.items()}
     try:
         config = ClientConfig.load_client_connect_config(override_env_vars=environment)
@@ -76,7 +116,7 @@ async def connect(*, sandbox: bool = True) -> Client:
         raise InvalidInput([problem])
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            return await Client.connect(**config, plugins=[plugin(sandbox=sandbox)])
+            return await Client.connect(**config, plugins=[plugin(sandbox=sandbox, keys=keys)])
     except TimeoutError:
         raise NoAnswer(
             f"Temporal is out of reach: {target} gives no answer within {CONNECT_SECONDS} seconds: "
