@@ -138,15 +138,17 @@ STEPS: Final = frozenset({Stage.RESERVING, Stage.AUTHORIZING, Stage.FULFILLING, 
 
 
 class Address(Model):
-    """Where a parcel goes; `name` is the recipient's. A part that the country does not have is None."""
+    """Where a parcel goes; `name`, `company` and `phone` are the recipient's. A part that is not there is None."""
 
     name: str | None = None
+    company: str | None = None
     street: str
     street2: str | None = None
     city: str | None = None
     state: str | None = None
     zip: str | None = None
     country: str = "US"
+    phone: str | None = None
 
 
 class OrderOutcome(Model):
@@ -239,7 +241,18 @@ class Order(Model):
     lines: tuple[Line, ...]
     shipping_address: Address
     priority: Priority
+    gift_message: str | None = None
     request_hash: str
+
+    @property
+    def fulfillment(self) -> "FulfillmentRequest":
+        """What the warehouse is asked to ship, and to whom."""
+        return FulfillmentRequest(
+            order_id=self.id,
+            shipping_address=self.shipping_address,
+            priority=self.priority,
+            gift_message=self.gift_message,
+        )
 
     @property
     def reservation(self) -> "ReservationRequest":
@@ -370,6 +383,7 @@ class FulfillmentRequest(Model):
     order_id: str
     shipping_address: Address
     priority: Priority
+    gift_message: str | None = None
 
 
 class FulfillmentAnswer(Model):

@@ -26,7 +26,6 @@ with workflow.unsafe.imports_passed_through():
         PAYMENT_REFUSALS,
         Delivery,
         ErrorCode,
-        FulfillmentRequest,
         Notification,
         NotificationKind,
         Order,
@@ -193,11 +192,8 @@ class ProcessOrder:
 
     async def _fulfill(self, order: Order, row: OrderRow, saga: PlacingSaga) -> None:
         self._timeline.enter(Stage.FULFILLING, f"asking the warehouse to ship, {order.priority}")
-        request = FulfillmentRequest(
-            order_id=order.id, shipping_address=order.shipping_address, priority=order.priority
-        )
         deadline = timedelta(seconds=row.terms.fulfillment_deadline)
-        answer = await saga.do(FULFILL, request, f"{order.priority} shipping", deadline)
+        answer = await saga.do(FULFILL, order.fulfillment, f"{order.priority} shipping", deadline)
         if answer.state == "refused":
             raise RejectedOrder(ErrorCode.FULFILLMENT_REFUSED, answer.error or "the warehouse refused the order")
         if answer.state != "accepted":

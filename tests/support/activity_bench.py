@@ -174,7 +174,7 @@ def payment(order: Order) -> PaymentRequest:
 
 
 def fulfillment(order: Order) -> FulfillmentRequest:
-    return FulfillmentRequest(order_id=order.id, shipping_address=order.shipping_address, priority=order.priority)
+    return order.fulfillment
 
 
 def undo(order: Order, closing: Status = Status.FAILED) -> UndoClaim:

@@ -36,12 +36,14 @@ SECRETS: Final = {
 SLACK: Final = "canary-slack-token"
 ADDRESS: Final = "canary@canary.example"
 CARD: Final = "4242424242424242"
+PHONE: Final = "+1 415 555 0123"
+GIFT: Final = "canary gift message"
 
 # An external service that repeats what it was sent, in words that an error could quote.
-TELL_TALE: Final = f"<p>{ADDRESS} {CARD} {' '.join(SECRETS.values())}</p>"
+TELL_TALE: Final = f"<p>{ADDRESS} {CARD} {PHONE} {' '.join(SECRETS.values())}</p>"
 
 ORDERS: Final[dict[str, dict[str, Any]]] = {
-    "canary-placed": {},
+    "canary-placed": {"shippingAddress": an_order()["shippingAddress"] | {"phone": PHONE}, "giftMessage": GIFT},
     "canary-declined": {"paymentMethodId": "pm_card_chargeDeclined"},
     "canary-refused": {"shippingAddress": REFUSED_ADDRESS},
     "canary-unmailed": {},
@@ -88,14 +90,15 @@ async def test_nothing_secret_is_written_down(keys: str) -> None:
         kept = b"".join(path.read_bytes() for path in stack.data_dir.glob("temporal.db*"))
 
     assert "canary-placed" in log, "the log tells of the orders"
-    assert found_in(log.encode(), [*SECRETS.values(), SLACK, ADDRESS, CARD]) == []
+    assert found_in(log.encode(), [*SECRETS.values(), SLACK, ADDRESS, CARD, PHONE, GIFT]) == []
     secrets = [*SECRETS.values(), SLACK, *(part for part in keys.split(":")[1:] if part)]
-    assert found_in(kept, [*secrets, *([ADDRESS, CARD, STREET, "pi_", "pm_card"] if keys else [])]) == []
+    personal = [ADDRESS, CARD, PHONE, GIFT, STREET, "paymentIntent", "pm_card_"]
+    assert found_in(kept, [*secrets, *(personal if keys else [])]) == []
     assert (STREET.encode() in kept) == (not keys), "the file is where Temporal keeps its histories"
     for run_id, events in histories.items():
         everything = b"".join(event.SerializeToString() for event in events)
         assert found_in(everything, [*SECRETS.values(), SLACK]) == [], run_id
-        assert found_in(b"".join(map(without_input, events)), [ADDRESS, CARD]) == [], run_id
+        assert found_in(b"".join(map(without_input, events)), [ADDRESS, CARD, PHONE, GIFT]) == [], run_id
 
 
 async def run_to_its_end(client: Client, workflow: str, workflow_id: str, *payload: Any) -> None:

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -34,7 +35,7 @@ STREET: Final = "7 Canary Street"
 CARD: Final = "pm_card_visa"
 CUSTOMER: Final = "cus_canary"
 AMOUNT: Final = "59.98"
-CANARIES: Final = (ADDRESS, STREET, CARD, CUSTOMER, AMOUNT, "29.99", "pi_")
+CANARIES: Final = (ADDRESS, STREET, CARD, CUSTOMER, AMOUNT, "29.99", "paymentIntent")
 WAITS: Final = {"paymentMethodId": "pm_card_authenticationRequired"}
 
 
@@ -50,7 +51,7 @@ async def client_with(temporal: WorkflowEnvironment, *keys: Key) -> Client:
 @pytest.fixture(scope="module")
 async def sealed(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Shop]:
     """A shop that takes encrypted orders only."""
-    keys = {"payload_keys": f"k1:{base64_of(OLD)}", "payloads_must_be_sealed": True}
+    keys: dict[str, Any] = {"payload_keys": f"k1:{base64_of(OLD)}", "payloads_must_be_sealed": True}
     client = await client_with(temporal, OLD)
     async with copy_database(postgres) as url, open_shop(url, temporal, client=client, **keys) as opened:
         yield opened
@@ -59,7 +60,8 @@ async def sealed(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIter
 async def test_temporal_stores_nothing_readable(sealed: Shop) -> None:
     """Of an order that is placed and cancelled, refused, failed, or parked; not in a list, a history or an answer."""
     placed, refused, failed, parked = (new_order_id() for _ in range(4))
-    assert (await submit(sealed, placed)).success
+    success = await submit(sealed, placed)
+    assert success.payment_intent
     assert (await cancel_order(sealed.client, placed, ADDRESS, task_queue=sealed.task_queue)).cancelled
     assert not (await submit(sealed, refused, paymentMethodId="pm_card_chargeDeclined")).success
     sealed.hooks.fail("request_fulfillment", Permanent(f"{ADDRESS} {STREET}", type="fulfillment_refuses_us"))
@@ -74,6 +76,7 @@ async def test_temporal_stores_nothing_readable(sealed: Shop) -> None:
         described = (await run.describe()).raw_description.SerializeToString()
         events = [event.SerializeToString() async for event in run.fetch_history_events()]
         assert found_in(described, *events) == [], workflow_id
+        assert success.payment_intent.encode() not in b"".join(events)
         assert b"binary/encrypted" in events[0]
     view = await order_status(sealed.client, parked)
     assert ADDRESS in view.attention[0].reason, "our own client reads it"
@@ -193,7 +196,7 @@ async def test_a_key_that_is_gone_too_early_comes_back(queue: Queue, too_few: tu
             PROCESS_ORDER, a_canary(), id=begins, task_queue=queue.name, result_type=OrderOutcome
         )
         for order_id in (waits, begins):
-            why = await eventually(lambda order_id=order_id: why_its_task_failed(client, order_id), "a task has failed")
+            why = await eventually(partial(why_its_task_failed, client, order_id), "a task has failed")
             assert "set PAYLOAD_KEYS" in why or "PAYLOAD_KEYS lacks" in why
     async with queue.worker(NEW, OLD):
         assert (await outcome_of(client, waits)).success
