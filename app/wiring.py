@@ -31,7 +31,7 @@ from activities.verification import Verification
 from app.clients import http_of, stripe_of, warehouse_of
 from app.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_http
 from app.health import serve_health
-from app.startup_checks import CannotStart, check_search_attributes, check_temporal_is_here, open_database
+from app.startup_checks import TEMPORAL_CHECKS, CannotStart, check_temporal_is_here, open_database, require
 from config.links import workflow_link
 from config.payload_keys import customer_tags
 from config.settings import Settings
@@ -78,10 +78,10 @@ async def worker_program(settings: Settings) -> AsyncIterator[None]:
 
     Raises:
         CannotStart: see serve_health and open_worker.
-        NoAnswer: Temporal is out of reach.
+        InvalidInput, NoAnswer: see connect.
     """
     async with serve_health(settings) as health:
-        client = await connect(sandbox=settings.workflow_sandbox)
+        client = await connect(sandbox=settings.workflow_sandbox, metrics_address=settings.metrics_address)
         async with open_worker(settings, client) as worker, worker:
             log.info(
                 "worker ready",
@@ -120,7 +120,7 @@ async def open_worker(
     """
     if settings.crash_at:
         check_temporal_is_here(client)
-    await check_search_attributes(client)
+    await require(TEMPORAL_CHECKS, client)
     async with AsyncExitStack() as stack:
         kind = WatchedDatabase if settings.crash_at else Database
         database = await stack.enter_async_context(open_database(settings, kind))

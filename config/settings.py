@@ -8,6 +8,7 @@ TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS…, or a profile (see config/
 import re
 import ssl
 from collections.abc import Collection
+from ipaddress import ip_address
 from typing import Annotated, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -218,6 +219,10 @@ class Settings(PayloadSettings, DatabaseSettings):
         default="",
         description="host:port where worker and web process answer probes: `/healthz`, `/readyz`. Empty: nowhere.",
     )
+    metrics_address: str = Field(
+        default="",
+        description="ip:port where worker and web process serve `/metrics` to Prometheus. Empty: nowhere.",
+    )
     workflow_sandbox: bool = Field(
         default=True,
         description="false: workflows run outside the SDK's sandbox, and on uvloop: faster, without its checks.",
@@ -312,6 +317,20 @@ class Settings(PayloadSettings, DatabaseSettings):
             raise ValueError("must have the form host:port, for example 0.0.0.0:8420 or [::]:8420")
         return address
 
+    @field_validator("metrics_address")
+    @classmethod
+    def _is_a_numeric_place(cls, address: str) -> str:
+        if not address:
+            return address
+        host, _, port = address.rpartition(":")
+        try:
+            is_valid = (":" in (ip := host.strip("[]"))) == host.startswith("[") and bool(ip_address(ip))
+        except ValueError:
+            is_valid = False
+        if not (is_valid and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= MAX_PORT):
+            raise ValueError("must have the form ip:port, for example 0.0.0.0:8430 or [::]:8430")
+        return address
+
     @field_validator("inner_hosts")
     @classmethod
     def _are_hosts(cls, hosts: str) -> str:
@@ -368,6 +387,14 @@ def sandbox_addresses(url: str) -> dict[str, str]:
     defaults = {name.upper(): _text(field.default) for name, field in _address_fields().items()}
     others = {"STRIPE_API_BASE": f"{SANDBOX}/stripe", "OPENAI_BASE_URL": f"{SANDBOX}/openai/v1"}
     return {name: default.replace(SANDBOX, url) for name, default in (others | defaults).items()}
+
+
+def public_values(settings: Settings) -> list[str]:
+    """The settings whose value is the local stack's, and must not be in production: addresses, and its public keys."""
+    names = [*_address_fields(), "fulfillment_key", "temporal_ui_url"]
+    return [
+        name.upper() for name in names if _text(getattr(settings, name)) == _text(Settings.model_fields[name].default)
+    ]
 
 
 def read_settings() -> Settings:

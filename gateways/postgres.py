@@ -90,8 +90,14 @@ class Database:
                 Even a violated constraint does not end a run: its cause is a bug or a missing migration, and the same
                 transaction succeeds once that is corrected.
         """
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator["Connection"]:
+        """One connection for several transactions. Raises Unavailable, as `transaction` does."""
         try:
-            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
                 yield connection
         except TRANSIENT as error:
             raise Unavailable(f"database: {type(error).__name__}", type="database_unavailable") from None

@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.order_state import OrderState
     from activities.payments import AUTHORIZE, Payments
     from orders.errors import InvalidInput
+    from orders.metrics import ORDER_SECONDS, ORDERS
     from orders.models import (
         CLOSED,
         PAID,
@@ -226,6 +227,9 @@ class ProcessOrder:
             code = "" if outcome.error_code in (None, stage.value) else f": {outcome.error_code}"
             self._timeline.end(stage, f"{stage}{code}", f"{stage}: {outcome.error}")
         self._outcome = outcome
+        how = "placed" if outcome.success else stage.value
+        ORDERS.add(outcome=how, error_code=outcome.error_code or "none")
+        ORDER_SECONDS.observe((workflow.now() - workflow.info().start_time).total_seconds(), outcome=how)
 
     def _notify_of_placing(self, order: Order, terms: Terms) -> None:
         """Confirm the order to the customer and record it in analytics; neither holds up the answer."""

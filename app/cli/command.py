@@ -61,7 +61,8 @@ class Exit(IntEnum):
 MEANINGS: Final[Mapping[Exit, str]] = {
     Exit.DONE: "done",
     Exit.NO: (
-        "a business refusal: not placed, not cancelled, unknown, not parked, already running; or a broken invariant"
+        "a business refusal: not placed, not cancelled, unknown, not parked, already running; or a broken invariant; "
+        "or a problem that doctor found"
     ),
     Exit.BAD_INPUT: "bad input or a wrong setting; nothing was started",
     Exit.FAILED: "a technical failure; an order was undone",

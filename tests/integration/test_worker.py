@@ -73,24 +73,26 @@ def confirmations(sandbox: Running) -> int:
             ({"PAYMENT_CAPTURE": "never"}, "PAYMENT_CAPTURE"),
             ({"TEMPORAL_ADDRESS": "127.0.0.1:{closed}"}, "TEMPORAL_ADDRESS"),
             ({"DATABASE_URL": "postgresql://orders:canary@127.0.0.1:{closed}/orders"}, "DATABASE_URL"),
+            ({"METRICS_ADDRESS": "127.0.0.1:{taken}"}, "METRICS_ADDRESS: 127.0.0.1:{taken} cannot be used: Address "),
             ({"DATABASE_URL": "{empty}"}, "make migrate"),
         ],
     ),
-    ids=["live key", "live key elsewhere", "bad setting", "no Temporal", "no Postgres", "no migrations"],
+    ids=["live key", "live key elsewhere", "bad setting", "no Temporal", "no Postgres", "metrics", "no migrations"],
 )
 async def test_refuses_to_start(
     environment: dict[str, str], message: str, temporal: WorkflowEnvironment, postgres: Postgres, tmp_path: Path
 ) -> None:
     """One line names what is wrong, without secrets; the exit status is 1."""
-    log, places = tmp_path / "worker.log", {"closed": closed_port(), "empty": postgres.url("postgres")}
-    base = {"TEMPORAL_ADDRESS": temporal.client.service_client.config.target_host}
+    log, address = tmp_path / "worker.log", temporal.client.service_client.config.target_host
+    places = {"closed": closed_port(), "empty": postgres.url("postgres"), "taken": address.rpartition(":")[2]}
+    base = {"TEMPORAL_ADDRESS": address}
     given = {name: value.format(**places) for name, value in environment.items()}
 
     async with a_worker(log, **(base | given)) as worker:
         assert await worker.wait() == 1
 
     said = log.read_text().strip()
-    assert message in said
+    assert message.format(**places) in said
     assert "canary" not in said
     assert "Traceback" not in said
     assert len(said.splitlines()) == 1
@@ -110,7 +112,7 @@ async def test_a_worker_takes_no_more_attempts_than_its_connections_serve(
 ) -> None:
     """Each may wait for two locks, and the last one still gets a connection in time."""
     settings = settings_for(database_url, Running("http://127.0.0.1:1", World()), database_pool_size=3)
-    async with open_worker(settings, temporal.client) as worker:
+    async with open_worker(settings, temporal.client, task_queue="not-run") as worker:
         slots = worker.config()["max_concurrent_activities"]
 
     assert slots is not None

@@ -69,6 +69,19 @@ def test_an_address_to_listen_at_has_a_host_and_a_port(monkeypatch: pytest.Monke
         assert Settings(health_address=good).health_address == good
 
 
+@pytest.mark.parametrize(
+    "address", ["8430", ":8430", "127.0.0.1", "localhost:8430", "::1:8430", "[127.0.0.1]:1", "::1"]
+)
+def test_metrics_are_served_at_a_number(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """The SDK resolves no name, and a port that it chooses itself is known to nobody."""
+    for bad in (address, "127.0.0.1:0", "127.0.0.1:65536"):
+        monkeypatch.setenv("METRICS_ADDRESS", bad)
+        with pytest.raises(InvalidInput, match=r"METRICS_ADDRESS: must have the form ip:port, for example"):
+            read_settings()
+    for good in ("", "0.0.0.0:8430", "[::]:8430"):
+        assert Settings(metrics_address=good).metrics_address == good
+
+
 SECRETS = {
     "STRIPE_SECRET_KEY": "sk_test_canary",
     "FULFILLMENT_KEY": "canary",

@@ -1,4 +1,4 @@
-"""Secrets, addresses and card numbers are planted, and looked for in every log and every history afterwards."""
+"""Secrets, addresses and card numbers are planted, and looked for in every log, history and metric afterwards."""
 
 import base64
 import os
@@ -13,6 +13,7 @@ from temporalio.client import Client, WorkflowFailureError
 
 from config.payload_keys import parse_payload_keys
 from config.temporal import plugin
+from deploy.local.process import free_ports
 from orders.models import OrderOutcome
 from orders.names import (
     CHECK_INVENTORY,
@@ -24,6 +25,7 @@ from orders.names import (
 )
 from tests.integration.e2e.test_killed_worker import a_stack
 from tests.support.scenarios import REFUSED_ADDRESS
+from tests.support.scraping import scrape, total
 from tests.support.shop import an_order, eventually
 
 SECRETS: Final = {
@@ -67,7 +69,9 @@ async def test_nothing_secret_is_written_down(keys: str) -> None:
     async with a_stack() as stack, httpx.AsyncClient(base_url=stack.sandbox.url, trust_env=False) as sandbox:
         environment = stack.environment(os.environ) | SECRETS | {"PAYLOAD_KEYS": keys}
         environment |= {"SLACK_WEBHOOK": f"{stack.sandbox.url}/slack/webhook?{SLACK}", "LOG_LEVEL": "DEBUG"}
+        metrics = f"127.0.0.1:{free_ports(1)[0]}"
         environment |= {
+            "METRICS_ADDRESS": metrics,
             "STRIPE_API_BASE": f"{stack.sandbox.url}/stripe",
             "OPENAI_BASE_URL": f"{stack.sandbox.url}/openai/v1",
         }
@@ -85,6 +89,7 @@ async def test_nothing_secret_is_written_down(keys: str) -> None:
             await run_to_its_end(client, PRODUCT_RECOMMENDATIONS, "canary-recommend", {"customerId": "cus_123"})
             await eventually(lambda: has_runs(client), "the runs are listed")
             runs = [run async for run in client.list_workflows("WorkflowType != ''")]
+            samples = await scrape(metrics)
             histories = {run.id: [event async for event in events_of(client, run.id)] for run in runs}
         log = Path(stack.logs / "worker.log").read_text()
         kept = b"".join(path.read_bytes() for path in stack.data_dir.glob("temporal.db*"))
@@ -95,6 +100,9 @@ async def test_nothing_secret_is_written_down(keys: str) -> None:
     personal = [ADDRESS, CARD, PHONE, GIFT, STREET, "paymentIntent", "pm_card_"]
     assert found_in(kept, [*secrets, *(personal if keys else [])]) == []
     assert (STREET.encode() in kept) == (not keys), "the file is where Temporal keeps its histories"
+    assert total(samples, "order_sagas_orders_total") == len(ORDERS)
+    in_no_label = [*SECRETS.values(), SLACK, ADDRESS, CARD, PHONE, GIFT, "cus_123", *ORDERS]
+    assert found_in(repr(samples).encode(), in_no_label) == []
     for run_id, events in histories.items():
         everything = b"".join(event.SerializeToString() for event in events)
         assert found_in(everything, [*SECRETS.values(), SLACK]) == [], run_id
