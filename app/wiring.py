@@ -14,7 +14,8 @@ import structlog
 from openai import AsyncOpenAI
 from stripe import StripeClient
 from temporalio.client import Client
-from temporalio.worker import Interceptor, Worker
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.worker import Interceptor, Worker, WorkerDeploymentConfig
 
 from activities.fulfillment import Fulfillment
 from activities.inventory import Inventory
@@ -87,6 +88,7 @@ async def worker_program(settings: Settings) -> AsyncIterator[None]:
                 "worker ready",
                 task_queue=TASK_QUEUE,
                 namespace=client.namespace,
+                build_id=settings.temporal_worker_build_id or None,
                 workflow_sandbox=settings.workflow_sandbox,
                 event_loop=type(asyncio.get_running_loop()).__module__,
             )
@@ -143,6 +145,7 @@ async def open_worker(
                 activities=[each for each in activities if each.__name__ in MODEL_ACTIVITIES],
                 interceptors=interceptors,
                 max_concurrent_activities=settings.model_concurrency,
+                deployment_config=version_of(settings),
             )
         )
         # It has the model's activities too, for runs whose tasks an earlier version has put into this queue.
@@ -154,7 +157,23 @@ async def open_worker(
             interceptors=interceptors,
             max_concurrent_activities=settings.database_pool_size * ATTEMPTS_PER_CONNECTION,
             graceful_shutdown_timeout=DRAIN,
+            deployment_config=version_of(settings),
         )
+
+
+def version_of(settings: Settings) -> WorkerDeploymentConfig | None:
+    """The version that the workers of this process are; None: they are unversioned.
+
+    A run moves to the version that is current with its next workflow task. A run of a pinned workflow would stay with
+    its build while it waits for an operator, without limit, and hang when the workers of that build are gone.
+    """
+    if not settings.temporal_deployment_name:
+        return None
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(settings.temporal_deployment_name, settings.temporal_worker_build_id),
+        use_worker_versioning=True,
+        default_versioning_behavior=VersioningBehavior.AUTO_UPGRADE,
+    )
 
 
 def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external service)

@@ -219,6 +219,13 @@ class Settings(PayloadSettings, DatabaseSettings):
         default="",
         description="host:port where worker and web process answer probes: `/healthz`, `/readyz`. Empty: nowhere.",
     )
+    temporal_deployment_name: str = Field(
+        default="",
+        description="The worker deployment that this worker is a version of. Empty: workers are unversioned.",
+    )
+    temporal_worker_build_id: str = Field(
+        default="", description="Its version: a name of the build, set together with TEMPORAL_DEPLOYMENT_NAME."
+    )
     metrics_address: str = Field(
         default="",
         description="ip:port where worker and web process serve `/metrics` to Prometheus. Empty: nowhere.",
@@ -317,6 +324,23 @@ class Settings(PayloadSettings, DatabaseSettings):
             raise ValueError("must have the form host:port, for example 0.0.0.0:8420 or [::]:8420")
         return address
 
+    @field_validator("temporal_deployment_name")
+    @classmethod
+    def _is_a_deployment(cls, name: str) -> str:
+        """Temporal joins it with the build id by a colon or a dot."""
+        if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9/_-]{0,127})?", name):
+            raise ValueError("must have up to 128 letters, digits, hyphens, underscores and slashes, e.g. order-sagas")
+        return name
+
+    @field_validator("temporal_worker_build_id")
+    @classmethod
+    def _is_a_build(cls, build_id: str) -> str:
+        if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._/-]{0,127})?", build_id):
+            raise ValueError(
+                "must have up to 128 letters, digits, dots, hyphens, underscores and slashes, e.g. 2026.11-3f9c2ab"
+            )
+        return build_id
+
     @field_validator("metrics_address")
     @classmethod
     def _is_a_numeric_place(cls, address: str) -> str:
@@ -352,6 +376,14 @@ class Settings(PayloadSettings, DatabaseSettings):
             raise ValueError("STRIPE_SECRET_KEY is a live key; set ALLOW_LIVE_STRIPE=true to charge real money")
         if self.is_live and self.stripe_base != STRIPE:
             raise ValueError("STRIPE_SECRET_KEY is a live key, but STRIPE_API_BASE is not Stripe: it would leak")
+        return self
+
+    @model_validator(mode="after")
+    def _versions_have_both_names(self) -> Self:
+        if bool(self.temporal_deployment_name) != bool(self.temporal_worker_build_id):
+            raise ValueError(
+                "TEMPORAL_DEPLOYMENT_NAME, TEMPORAL_WORKER_BUILD_ID: set both, or none for workers without versions"
+            )
         return self
 
     @model_validator(mode="after")

@@ -46,6 +46,11 @@ READ: Final = f"""
     FROM orders o WHERE o.id = $1
 """  # noqa: S608 (a constant of ours)
 
+MOST_IN_STOCK: Final = """
+    SELECT p.id, p.price, p.currency FROM products p JOIN inventory i ON i.product_id = p.id
+    WHERE i.quantity > 0 ORDER BY i.quantity DESC, p.id LIMIT 1
+"""
+
 READ_REFUNDS: Final = """
     SELECT status, sum(amount)::bigint AS amount FROM refunds
     WHERE order_id = $1 AND payment_intent_id = $2 GROUP BY status
@@ -105,6 +110,17 @@ async def find_parked(
         named = [_listed(row) for row in await connection.fetch(LIST_NAMED, order_ids)]
         parked = [_listed(row) for row in await connection.fetch(LIST_PARKED, BEING_UNDONE, limit)]
     return {each.id: each for each in named}, parked
+
+
+async def find_sellable(database: "Database") -> tuple[str, int, str] | None:
+    """The product of which most units are in stock, its price in minor units, its currency; None: there is none.
+
+    Raises:
+        Unavailable: PostgreSQL.
+    """
+    async with database.transaction() as connection:
+        row = await connection.fetchrow(MOST_IN_STOCK)
+    return (row["id"], row["price"], row["currency"]) if row else None
 
 
 def _listed(row: "asyncpg.Record") -> ListedOrder:

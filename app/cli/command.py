@@ -65,7 +65,7 @@ MEANINGS: Final[Mapping[Exit, str]] = {
         "or a problem that doctor found"
     ),
     Exit.BAD_INPUT: "bad input or a wrong setting; nothing was started",
-    Exit.FAILED: "a technical failure; an order was undone",
+    Exit.FAILED: "a technical failure: an order was undone, or a release was rolled back",
     Exit.NO_ANSWER: (
         "no answer: Temporal, a worker or PostgreSQL is out of reach, or it takes too long; or not everything was "
         "verified"
