@@ -8,7 +8,7 @@ and only briefly. The others wait for their turn without a connection, or give u
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -144,11 +144,19 @@ class Refusal(NamedTuple):
     error: str
 
 
+NOT_SEALED: Final = Refusal(
+    ErrorCode.INVALID_ORDER,
+    "the order came unencrypted, and PAYLOADS_MUST_BE_SEALED forbids it: give its client PAYLOAD_KEYS, and place the "
+    "order under a new id",
+)
+
+
 class Asked(NamedTuple):
-    """A reservation, and who asks for it, for order_events."""
+    """A reservation, who asks for it, for order_events, and why it is refused whatever the stock is."""
 
     request: ReservationRequest
     actor: str
+    refusal: Refusal | None = None
 
 
 class Decision(NamedTuple):
@@ -168,10 +176,26 @@ class Inventory:
         Unavailable: PostgreSQL; or too many orders wait for the same product.
     """
 
-    def __init__(self, database: Database, terms: Terms) -> None:
-        """`terms` are written on every new order row. A row that exists keeps the terms it has."""
+    def __init__(
+        self,
+        database: Database,
+        terms: Terms,
+        *,
+        must_be_sealed: bool = False,
+        customer_tag: Callable[[str], str] | None = None,
+    ) -> None:
+        """Take stock under these rules.
+
+        Args:
+            database: where orders and stock are.
+            terms: written on every new order row. A row that exists keeps the terms it has.
+            must_be_sealed: whether an order that came to Temporal unencrypted is refused.
+            customer_tag: what lists of runs call a customer; None: payloads are not encrypted.
+        """
         self._database = database
         self._terms = terms
+        self._must_be_sealed = must_be_sealed
+        self._customer_tag = customer_tag
         self._reservations = GroupCommit(self._reserve, lambda asked: len(asked.request.lines))
         self._locked: frozenset[str] = frozenset()  # products whose row was locked for long when it was last tried
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # those in use, by product
@@ -182,7 +206,11 @@ class Inventory:
 
         It is decided with the orders that arrive at the same time (see GroupCommit), and as if it were alone.
         """
-        return await self._reservations.ask(Asked(request, actor()))
+        is_refused = self._must_be_sealed and not request.sealed
+        row = await self._reservations.ask(Asked(request, actor(), NOT_SEALED if is_refused else None))
+        if self._customer_tag and request.sealed:
+            return row.model_copy(update={"customer_tag": self._customer_tag(request.customer_id)})
+        return row
 
     @activity.defn
     async def finalize_order(self, order_id: str) -> OrderRow:
@@ -296,7 +324,7 @@ def decide(batch: Iterable[Asked], products: Mapping[str, Product]) -> list[Deci
     left, decisions = dict(products), []
     for asked in batch:
         lines = asked.request.lines
-        if refusal := refusal_for(asked.request, left):
+        if refusal := asked.refusal or refusal_for(asked.request, left):
             decisions.append(Decision(asked, refusal))
             continue
         prices = [left[line.product_id].price for line in lines]

@@ -34,6 +34,7 @@ from app.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_ht
 from app.health import serve_health
 from app.startup_checks import TEMPORAL_CHECKS, CannotStart, check_temporal_is_here, open_database, require
 from config.links import workflow_link
+from config.payload_keys import customer_tags
 from config.settings import Settings
 from config.temporal import connect
 from gateways.openai import MAX_ANSWER, LanguageModel, openai_client
@@ -190,7 +191,12 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
     warehouse = warehouse_of(settings, http, shop_id)
     reconcile_after = timedelta(seconds=settings.reconcile_after_seconds)
     classes = (
-        Inventory(database, terms_of(settings)),
+        Inventory(
+            database,
+            terms_of(settings),
+            must_be_sealed=settings.payloads_must_be_sealed,
+            customer_tag=lambda customer: customer_tags(client, customer)[0],
+        ),
         OrderState(database, client),
         Payments(database, gateway),
         Fulfillment(database, warehouse, remembers_cancels=settings.fulfillment_remembers_cancels),
