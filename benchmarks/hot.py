@@ -236,7 +236,7 @@ async def run_all(rounds: int, seconds: float, other: Path | None) -> list[dict[
             for arm, concurrency, products in cells:
                 cell = ("--cell", arm, str(concurrency), str(products), "--seconds", str(seconds))
                 child = await asyncio.create_subprocess_exec(
-                    *(sys.executable, __file__, *cell),
+                    *(sys.executable, "-P", __file__, *cell),  # not beside this file: there are modules of other names
                     cwd=checkouts[arm],
                     env=os.environ | {"PYTHONPATH": str(checkouts[arm]), "HOT_URL": url},
                     stdout=subprocess.PIPE,
