@@ -21,7 +21,7 @@ from gateways.postgres import LIMIT_LOCKS, Database
 from orders.errors import Unavailable
 from orders.models import CLOSED, ErrorCode, Line, OrderRow, ReservationRequest, Status, Terms
 from orders.money import MAX_AMOUNT, show
-from saga import Step, StopUndo
+from saga import Step, StopUndo, local_first
 
 if TYPE_CHECKING:
     from gateways.postgres import Connection
@@ -139,6 +139,7 @@ class Inventory:
         self._terms = terms
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # those in use, by product
 
+    @local_first
     @activity.defn
     async def reserve_stock(self, request: ReservationRequest) -> OrderRow:
         """Write the order row and hold the stock, or reject the order. Returns an existing row unchanged."""
@@ -152,6 +153,7 @@ class Inventory:
                 await _hold(connection, request, products)
             return await existing_row(connection, request.order_id)
 
+    @local_first
     @activity.defn
     async def finalize_order(self, order_id: str) -> OrderRow:
         """Turn the held stock of a paid order into sold stock: capturing -> processing."""

@@ -1,4 +1,8 @@
-"""Acts at chosen moments of activities, so that a test decides which of two racing things comes first."""
+"""Acts at chosen moments of activities, so that a test decides which of two racing things comes first.
+
+In a local-first run, a local attempt comes before the regular ones. A final error hits both, and a hold lets the local
+attempt fail, so that the same test finds the same state in both executions; see `hold_locally` for the other.
+"""
 
 import asyncio
 from collections import defaultdict
@@ -7,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 Moment = Literal["before", "after"]
@@ -31,6 +36,7 @@ class Hook:
     act: Callable[[], Awaitable[None]]
     times: int | None = 1
     workflow_id: str | None = None
+    is_hold: bool = False
 
 
 class ActivityHooks(Interceptor):
@@ -49,7 +55,7 @@ class ActivityHooks(Interceptor):
             held.reached.set()
             await held.released.wait()
 
-        self._hooks[name].append(Hook(moment, wait, 1, workflow_id))
+        self._hooks[name].append(Hook(moment, wait, 1, workflow_id, is_hold=True))
         return held
 
     def fail(
@@ -90,9 +96,16 @@ class ActivityHooks(Interceptor):
         for hook in list(self._hooks[info.activity_type]):
             if hook.moment != moment or hook.workflow_id not in (None, info.workflow_id) or hook.times == 0:
                 continue
+            if info.is_local and hook.is_hold:
+                raise ApplicationError("held as a regular activity", type="not_locally")
             if hook.times is not None:
                 hook.times -= 1
-            await hook.act()
+            try:
+                await hook.act()
+            except ApplicationError as error:
+                if info.is_local and error.non_retryable and hook.times is not None:
+                    hook.times += 1
+                raise
             return
 
     def begin(self) -> None:
