@@ -163,7 +163,6 @@ def settings_for(database_url: str, sandbox: Running, **changes: Any) -> Setting
         "http_timeout_seconds": 3,
         "openai_api_key": SecretStr(SANDBOX_OPENAI_KEY),
         "fulfillment_remembers_cancels": True,
-        "step_execution": __import__("os").environ.get("LF_TMP", "regular"),
     } | changes
     addresses = {name.lower(): address for name, address in sandbox_addresses(sandbox.url).items()}
     return Settings.model_validate(
