@@ -92,7 +92,7 @@ async def _try_locally(
     attempt = workflow.start_local_activity_method(
         activity, arg, schedule_to_close_timeout=timeout, retry_policy=ONCE, summary=_fitting(summary)
     )
-    # A cancel waits for the attempt, which is short. What ends it may also be a worker that shuts down.
+    # A cancel waits for the attempt, which is short: an undo finds its effect.
     error = await shielded(_failure_of(attempt))
     if (task := asyncio.current_task()) and task.cancelling():
         raise asyncio.CancelledError from error

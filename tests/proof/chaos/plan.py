@@ -115,7 +115,7 @@ def draw_plan(seed: int, orders: int, orders_per_fault: int, execution: Executio
     random = Random(seed)  # noqa: S311  (the same seed must draw the same plan)
     planned = tuple(_order(random, f"chaos-{seed}-{number}") for number in range(orders))
     faults = tuple(_faults(random, planned, range(0, orders, orders_per_fault)))
-    capture = "manual" if seed % 2 else "automatic"
+    capture: Final = "manual" if seed % 2 else "automatic"
     return Plan(seed=seed, capture=capture, execution=execution, orders=planned, faults=faults)
 
 

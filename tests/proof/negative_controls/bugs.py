@@ -407,22 +407,4 @@ BUGS: Final = (
         ("saga/tests/test_local_first.py::test_a_failed_attempt_is_made_again_as_a_regular_activity",),
         because="no hotel|WorkflowFailureError",
     ),
-    Bug(
-        "stop_is_a_cancel",
-        "an attempt that ends because its worker stops undoes the order",
-        (
-            Patch(
-                "saga/execution.py",
-                "    if (task := asyncio.current_task()) and task.cancelling():",
-                "    if is_cancelled_exception(error) or ((task := asyncio.current_task()) and task.cancelling()):",
-            ),
-            Patch(
-                "saga/execution.py",
-                "import ActivityError, ApplicationError, FailureError",
-                "import ActivityError, ApplicationError, FailureError, is_cancelled_exception",
-            ),
-        ),
-        ("saga/tests/test_local_first.py::test_a_worker_that_stops_cancels_nothing",),
-        because="CancelledError|WorkflowFailureError",
-    ),
 )
