@@ -5,20 +5,24 @@ import atexit
 import os
 import sys
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final, NoReturn
 
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.plugin import SimplePlugin
+from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.worker.workflow_sandbox import SandboxRestrictions
 from temporalio.workflow import SandboxImportNotificationPolicy
 
+from config.payload_converter import converter
+from config.payload_keys import Key
 from config.replay_guard import Runner, UnsandboxedRunner
+from config.settings import read_payload_keys
 from config.streams import flush_streams
 from config.temporal_problems import address_problem, connection_problem, profile_problem, setting_problem
 from orders.errors import InvalidInput, NoAnswer
+from orders.metrics import BUCKETS
 
 CONNECT_SECONDS: Final = 15
 INTERRUPTED: Final = 130
@@ -39,7 +43,7 @@ SHARED_MODULES: Final = (
 )
 
 
-def plugin(*, sandbox: bool = True) -> SimplePlugin:
+def plugin(*, sandbox: bool = True, keys: Sequence[Key] = ()) -> SimplePlugin:
     """What worker, clients and replayer must agree on.
 
     The workflow sandbox is strict: the worker refuses to start if workflow code imports a module that is not passed
@@ -52,20 +56,22 @@ def plugin(*, sandbox: bool = True) -> SimplePlugin:
     )
     return SimplePlugin(
         "orders",
-        data_converter=pydantic_data_converter,
+        data_converter=converter(keys),
         workflow_runner=Runner(restrictions=strict) if sandbox else UnsandboxedRunner(),
     )
 
 
-async def connect(*, sandbox: bool = True) -> Client:
+async def connect(*, sandbox: bool = True, metrics_address: str = "") -> Client:
     """A client for the environment and profile that the `temporal` command reads too (TEMPORAL_ADDRESS, …).
 
-    `sandbox` is for the workflows of a worker with this client. Spaces around a value are ignored, as in our settings.
+    With PAYLOAD_KEYS in the environment, it encrypts. `sandbox` is for the workflows of a worker with this client;
+    `metrics_address` is where this process serves its metrics. Spaces around a value are ignored, as in our settings.
 
     Raises:
-        InvalidInput: a variable or the profile is wrong.
+        InvalidInput: a variable, the profile or PAYLOAD_KEYS is wrong, or the metrics cannot be served there.
         NoAnswer: Temporal is out of reach.
     """
+    keys = read_payload_keys()
     environment = {name: value.strip() for name, value in os.environ.items()}
     try:
         config = ClientConfig.load_client_connect_config(override_env_vars=environment)
@@ -74,9 +80,11 @@ async def connect(*, sandbox: bool = True) -> Client:
     target = config.setdefault("target_host", "127.0.0.1:7233")
     if problem := address_problem(target):
         raise InvalidInput([problem])
+    if metrics_address:
+        _serve_metrics(metrics_address)
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            return await Client.connect(**config, plugins=[plugin(sandbox=sandbox)])
+            return await Client.connect(**config, plugins=[plugin(sandbox=sandbox, keys=keys)])
     except TimeoutError:
         raise NoAnswer(
             f"Temporal is out of reach: {target} gives no answer within {CONNECT_SECONDS} seconds: "
@@ -86,6 +94,24 @@ async def connect(*, sandbox: bool = True) -> Client:
         if problem := setting_problem(error):
             raise InvalidInput([problem]) from None
         raise NoAnswer(connection_problem(error, target)) from None
+
+
+def _serve_metrics(address: str) -> None:
+    """Serve the metrics of this process, in Prometheus' own units, from a thread of the SDK. Raises InvalidInput."""
+    prometheus = PrometheusConfig(
+        bind_address=address,
+        counters_total_suffix=True,
+        unit_suffix=True,
+        durations_as_seconds=True,
+        histogram_bucket_overrides=BUCKETS,
+    )
+    try:
+        runtime = Runtime(telemetry=TelemetryConfig(metrics=prometheus, attach_service_name=False))
+    except ValueError as error:
+        reason = str(error).removeprefix("Failed starting Prometheus exporter: ").partition(" (")[0]
+        advice = "Stop the program that uses it, or set another"
+        raise InvalidInput([f"METRICS_ADDRESS: {address} cannot be used: {reason}. {advice}"]) from None
+    Runtime.set_default(runtime)
 
 
 def run(program: Coroutine[Any, Any, int | None]) -> NoReturn:

@@ -15,6 +15,7 @@ from typing import Annotated, Final, Literal
 import httpx
 from pydantic import BaseModel, Field, ValidationError
 
+from gateways.calls import watch_call
 from gateways.quotes import explain
 from orders.errors import Permanent, Unavailable
 
@@ -177,9 +178,23 @@ async def get_json(client: httpx.AsyncClient, service: str, url: str, headers: M
     return await _answer(service, client.get(url, headers=dict(headers)))
 
 
+async def reach(client: httpx.AsyncClient, service: str, url: str) -> None:
+    """Return if the host of the URL answers, whatever it answers. The path, which may be a secret, is not sent.
+
+    Raises:
+        Unavailable: it does not answer, or its certificate is not trusted.
+    """
+    try:
+        await client.get(httpx.URL(url).copy_with(raw_path=b"/", fragment=None, username="", password=""))
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Unavailable(f"{service}: {_problem(error)}", type=f"{service}_unavailable") from None
+
+
 async def _answer(service: str, request: Awaitable[httpx.Response]) -> httpx.Response:
     try:
-        response = await request
+        with watch_call(service) as call:
+            response = await request
+            call.answered(response.status_code)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Unavailable(f"{service}: {_problem(error)}", type=f"{service}_unavailable") from None
     if response.is_server_error or response.status_code in RETRYABLE_STATUSES:

@@ -15,6 +15,7 @@ import openai
 from pydantic import BaseModel, Field, ValidationError
 
 from gateways.breaker import Breaker
+from gateways.calls import watch_call
 from gateways.http import CLIENT_ERRORS, NUMBER, bounded, header, retry_after
 from orders.errors import OrderError, Permanent, Unavailable
 from orders.recommendations import KEY_REFUSED, IndexTarget
@@ -80,6 +81,9 @@ class _Response(Protocol):
 
     @property
     def content(self) -> bytes: ...
+
+    @property
+    def status_code(self) -> int: ...
 
 
 def openai_client(http: httpx.AsyncClient, key: str, base: str) -> openai.AsyncOpenAI | None:
@@ -182,10 +186,15 @@ class LanguageModel:
 
 
 async def _ask(request: Awaitable[_Response]) -> bytes:
-    try:
-        return (await request).content
-    except openai.OpenAIError as error:
-        raise translate(error) from None
+    with watch_call(SERVICE) as call:
+        try:
+            response = await request
+        except openai.OpenAIError as error:
+            if isinstance(error, openai.APIStatusError):
+                call.answered(error.status_code)
+            raise translate(error) from None
+        call.answered(response.status_code)
+        return response.content
 
 
 def translate(error: openai.OpenAIError) -> OrderError:

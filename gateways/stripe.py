@@ -12,6 +12,7 @@ import httpx
 import stripe
 from stripe.params import PaymentIntentListParams
 
+from gateways.calls import watch_call
 from gateways.http import header
 from gateways.spent_keys import SpentKeys
 from gateways.stripe_errors import REPLAYED, code_of, is_customers_choice, is_saved, is_transient, translate
@@ -56,7 +57,9 @@ class _Transport(stripe.HTTPClient):
         self, method: str, url: str, headers: Mapping[str, str], post_data: str | None = None
     ) -> tuple[bytes, int, Mapping[str, str]]:
         try:
-            response = await self._http.request(method, url, headers=headers, content=post_data)
+            with watch_call("stripe") as call:
+                response = await self._http.request(method, url, headers=headers, content=post_data)
+                call.answered(response.status_code)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise stripe.APIConnectionError(type(error).__name__) from error  # type: ignore[no-untyped-call]
         return response.content, response.status_code, response.headers

@@ -89,6 +89,7 @@ class Warehouse:
             "items": items,
             "shippingAddress": request.shipping_address.model_dump(by_alias=True, exclude_none=True),
             "priority": request.priority,
+            **({"giftMessage": request.gift_message} if request.gift_message else {}),
         }
         response = await self._post("/orders", body, f"{request.order_id}:fulfill")
         if not response.is_success:

@@ -138,15 +138,17 @@ STEPS: Final = frozenset({Stage.RESERVING, Stage.AUTHORIZING, Stage.FULFILLING, 
 
 
 class Address(Model):
-    """Where a parcel goes; `name` is the recipient's. A part that the country does not have is None."""
+    """Where a parcel goes; `name`, `company` and `phone` are the recipient's. A part that is not there is None."""
 
     name: str | None = None
+    company: str | None = None
     street: str
     street2: str | None = None
     city: str | None = None
     state: str | None = None
     zip: str | None = None
     country: str = "US"
+    phone: str | None = None
 
 
 class OrderOutcome(Model):
@@ -239,7 +241,18 @@ class Order(Model):
     lines: tuple[Line, ...]
     shipping_address: Address
     priority: Priority
+    gift_message: str | None = None
     request_hash: str
+
+    @property
+    def fulfillment(self) -> "FulfillmentRequest":
+        """What the warehouse is asked to ship, and to whom."""
+        return FulfillmentRequest(
+            order_id=self.id,
+            shipping_address=self.shipping_address,
+            priority=self.priority,
+            gift_message=self.gift_message,
+        )
 
     @property
     def reservation(self) -> "ReservationRequest":
@@ -264,11 +277,14 @@ class Terms(Model):
 
 
 class ReservationRequest(Model):
+    """`sealed` says that the order was encrypted when Temporal got it."""
+
     order_id: str
     customer_id: str
     currency: str
     lines: tuple[Line, ...]
     request_hash: str
+    sealed: bool = False
 
 
 class OrderRow(Model):
@@ -277,7 +293,8 @@ class OrderRow(Model):
     `closing` is the status in which an undo will end, `placed` says that the order was paid and sold at some time,
     `refund_status` is the status of the last refund, `settled_by_hand` says that an operator settled the payment,
     and `resolution_count` counts the resolutions of the order. The `parked_` fields name the step that waits for an
-    operator, the reason, and the workflow id of the run that waits.
+    operator, the reason, and the workflow id of the run that waits. `customer_tag` is not in the row: it is what lists
+    of runs call the customer of an encrypted order.
     """
 
     id: str
@@ -299,6 +316,7 @@ class OrderRow(Model):
     refund_status: str | None = None
     settled_by_hand: bool = False
     resolution_count: int = 0
+    customer_tag: str | None = None
 
     @property
     def outcome(self) -> OrderOutcome:
@@ -365,6 +383,7 @@ class FulfillmentRequest(Model):
     order_id: str
     shipping_address: Address
     priority: Priority
+    gift_message: str | None = None
 
 
 class FulfillmentAnswer(Model):

@@ -23,10 +23,16 @@ from temporalio.common import RawValue
 from orders import money
 from orders.card_numbers import has_card_number
 from orders.countries import REQUIRED, is_required
-from orders.errors import InvalidInput
+from orders.errors import InvalidInput, Unreadable
 from orders.models import Address, Line, Model, Order, Priority
 from orders.plain_text import has_markup, is_harmful, is_visible
 
+SEALED: Final = b"binary/encrypted"  # the encoding of an encrypted payload
+SEALED_WITH: Final = "sealed-with"  # the metadata of one that is decrypted: the id of its key
+NO_KEYS: Final = (
+    "this is encrypted, and the program has no keys: set PAYLOAD_KEYS as the workers have it. "
+    "What was asked for may be under way; with the keys, ask again"
+)
 SEVERAL: Final = b"several arguments"  # the encoding of an input that is none, see config.replay_guard
 MAX_INPUT: Final = 64 * 1024  # bytes
 MAX_DEPTH: Final = 20  # levels of nesting
@@ -36,6 +42,9 @@ ORDER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # no colon: id
 IDS: Final = {"orderId", "order_id", "customerId", "customer_id", "productId", "product_id"}  # the shop mints them
 PAYMENT_METHOD_IDS: Final = {"paymentMethodId", "payment_method_id"}
 PAYMENT_METHOD: Final = r"^(pm|card)_[A-Za-z0-9_]{1,100}$"
+PHONE: Final = re.compile(r"(\+ ?)?[0-9 ()./-]+( ?(x|ext\.?) ?[0-9]{1,6})?")
+PHONE_DIGITS: Final = range(3, 22)  # fifteen (ITU-T E.164), and an extension
+MAX_GIFT_MESSAGE: Final = 500  # characters
 MAX_SHOWN: Final = 60  # characters of a name that the client chose
 MAX_REASON: Final = 500  # characters; the workflow has the same limits
 MAX_NAME: Final = 100
@@ -76,6 +85,12 @@ def _email(text: str) -> str:
     return text
 
 
+def _phone(text: str) -> str:
+    if not PHONE.fullmatch(text) or sum(map(str.isdigit, text)) not in PHONE_DIGITS:
+        raise ValueError("must be a telephone number, such as +1 415 555 0123")
+    return text
+
+
 def _known_currency(currency: str) -> str:
     if currency not in money.DECIMALS:
         raise ValueError(f"must be one of {', '.join(money.DECIMALS)}")
@@ -94,6 +109,12 @@ def _number(value: object) -> object:
 
 Text = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200), AfterValidator(_plain)]
 OptionalText = Annotated[Text | None, BeforeValidator(_blank_is_none)]
+Message = Annotated[
+    str, StringConstraints(strict=True, min_length=1, max_length=MAX_GIFT_MESSAGE), AfterValidator(_plain)
+]
+OptionalMessage = Annotated[Message | None, BeforeValidator(_blank_is_none)]
+Phone = Annotated[str, StringConstraints(strict=True, max_length=40), AfterValidator(_phone)]
+OptionalPhone = Annotated[Phone | None, BeforeValidator(_blank_is_none)]
 Id = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Email = Annotated[str, StringConstraints(strict=True, max_length=254), AfterValidator(_email)]
 PaymentMethod = Annotated[str, StringConstraints(strict=True, pattern=PAYMENT_METHOD)]
@@ -121,11 +142,13 @@ class AddressRequest(Request):
 
     country: Country = "US"
     name: OptionalText = None  # the recipient's
+    company: OptionalText = None
     street: Text
     street2: OptionalText = None
     city: OptionalText = Field(default=None, validate_default=True)
     state: OptionalText = Field(default=None, validate_default=True)
     zip: OptionalText = Field(default=None, validate_default=True)
+    phone: OptionalPhone = None  # of the recipient, for the carrier
 
     @field_validator("city", "state", "zip")
     @classmethod
@@ -145,6 +168,7 @@ class OrderRequest(Request):
     payment_method_id: PaymentMethod
     shipping_address: AddressRequest
     priority: Priority = Priority.STANDARD
+    gift_message: OptionalMessage = None
     currency: Currency = "usd"
 
 
@@ -212,15 +236,23 @@ def read_payload(raw: RawValue | None) -> object:
 
     Raises:
         InvalidInput: the input is several arguments, too large, or not JSON.
+        Unreadable: it is encrypted, and this program has no keys.
     """
     encoding = raw.payload.metadata.get("encoding") if raw else None
     if raw is None or encoding == b"binary/null":
         return None
     if encoding == SEVERAL:
         raise InvalidInput(["input: must be one argument, not several"])
+    if encoding == SEALED:
+        raise Unreadable(NO_KEYS)
     if encoding != b"json/plain":
         raise InvalidInput(["input: must be JSON"])
     return read_json(raw.payload.data)
+
+
+def came_sealed(raw: RawValue | None) -> bool:
+    """Whether the input was encrypted when Temporal got it."""
+    return raw is not None and SEALED_WITH in raw.payload.metadata
 
 
 def parse_order(order_id: str, data: object) -> Order:
@@ -241,6 +273,7 @@ def parse_order(order_id: str, data: object) -> Order:
         lines=lines,
         shipping_address=Address(**request.shipping_address.model_dump()),
         priority=request.priority,
+        gift_message=request.gift_message,
         request_hash=_fingerprint(request, lines),
     )
 

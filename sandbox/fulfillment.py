@@ -27,12 +27,14 @@ class Item(Body):
 
 class Address(Body):
     name: str | None = None
+    company: str | None = None
     street: str
     street2: str | None = None
     city: str | None = None
     state: str | None = None
     zip: str | None = None
     country: str = "US"
+    phone: str | None = None
 
     @property
     def undeliverable(self) -> bool:
@@ -44,6 +46,7 @@ class NewOrder(Body):
     items: tuple[Item, ...] = Field(min_length=1)
     shipping_address: Address
     priority: str
+    gift_message: str | None = None
 
 
 class Shipment(Body):

@@ -1,5 +1,6 @@
 """The project as a whole: what is defined is registered, what can be set is documented, what docs name exists."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from config.settings import Settings, sandbox_addresses
 from gateways.openai import openai_client
 from gateways.postgres import Database
 from gateways.stripe import stripe_client
+from orders import metrics
 from orders.models import CancelReason, ErrorCode
 from sandbox.world import SERVICES
 
@@ -76,6 +78,37 @@ def settings_rows() -> list[str]:
 def test_every_setting_is_documented(row: str) -> None:
     """docs/settings.md has its name, its default and its meaning, as the code has them."""
     assert row in (ROOT / "docs" / "settings.md").read_text().splitlines()
+
+
+def metric_rows() -> list[str]:
+    rows = []
+    for metric in metrics.ALL:
+        kind = type(metric).__name__.lower()
+        name = f"{metric.name}_total" if kind == "counter" else metric.name
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        rows.append(f"| `{name}` | {kind} | {labels} | {metric.meaning} |")
+    return rows
+
+
+def test_every_metric_is_documented() -> None:
+    """docs/operating.md has the name, type, labels and meaning of each, as the code has them, and no others."""
+    lines = (ROOT / "docs" / "operating.md").read_text().splitlines()
+    assert [line for line in lines if line.startswith("| `order_sagas_")] == metric_rows()
+
+
+def test_every_metric_is_recorded_with_its_labels() -> None:
+    """A label more would be a metric of its own, and one that nothing records is a promise."""
+    declared = {name: set(each.labels) for name, each in vars(metrics).items() if isinstance(each, metrics.Metric)}
+    recorded: dict[str, list[set[str | None]]] = {}
+    for room in ("workflows", "gateways", "app"):
+        for path in (ROOT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                match node:
+                    case ast.Call(func=ast.Attribute(value=ast.Name(id=name)), keywords=given) if name in declared:
+                        recorded.setdefault(name, []).append({each.arg for each in given})
+    assert recorded.keys() == declared.keys()
+    for name, calls in recorded.items():
+        assert all(labels == declared[name] for labels in calls), name
 
 
 def test_the_sandbox_has_every_external_service() -> None:

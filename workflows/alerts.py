@@ -10,6 +10,7 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import Notifications
     from activities.reconciliation import Reconciliation
+    from orders.metrics import ALERTS_LOST
     from orders.models import Alert
     from orders.reconciliation import Problem
     from saga import SLOW_RETRY, raise_if_cancelled, reason, run_activity, within
@@ -51,6 +52,7 @@ async def alert_operators(problems: Sequence[Problem], timeline: Timeline) -> Al
 
 def _failure(timeline: Timeline, what: str, error: ActivityError) -> str:
     raise_if_cancelled(error)
+    ALERTS_LOST.add()
     text = f"no alert could be sent: {what}: {reason(error)}"
     timeline.mark(workflow.info().workflow_type, text)
     return text

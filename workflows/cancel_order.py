@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.order_state import OrderState
     from activities.payments import Payments
     from orders.errors import InvalidInput
+    from orders.metrics import CANCELS
     from orders.models import (
         CLOSED,
         CancelOutcome,
@@ -70,6 +71,7 @@ class CancelOrder:
             request = parse_cancel(read_payload(self._raw))
         except InvalidInput as invalid:
             self._timeline.end(Stage.REJECTED, f"not cancelled: {CancelReason.INVALID_REQUEST}", str(invalid))
+            CANCELS.add(cancelled="false", reason=CancelReason.INVALID_REQUEST)
             return CancelOutcome(cancelled=False, refunded=False, reason=f"{CancelReason.INVALID_REQUEST}: {invalid}")
         self._timeline = OrderTimeline(request.order_id)
         # Once it has claimed the row it must finish: a cancel of this run changes nothing.
@@ -88,8 +90,9 @@ class CancelOrder:
         self._timeline.needs_no_more_attention(HELD_UP)
         outcome = self._outcome = _outcome(row, asked_too_late=asked_too_late)
         stage, word = (Stage.CANCELLED, "cancelled") if outcome.cancelled else (Stage.REJECTED, "not cancelled")
-        end = f"{word}: {outcome.reason or 'refunded'}"
-        self._timeline.end(stage, end, end)
+        reason = outcome.reason or "refunded"
+        self._timeline.end(stage, f"{word}: {reason}", f"{word}: {reason}")
+        CANCELS.add(cancelled=str(outcome.cancelled).lower(), reason=reason)
         if row and outcome.cancelled and request.customer_email:
             notification = Notification(order_id=row.id, kind=NotificationKind.CANCELLED, to=request.customer_email)
             await deliver(Notifications.send_email, notification, row.terms.notification_deadline, self._timeline)

@@ -9,6 +9,7 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.stock_alerts import StockAlerts
+    from orders.metrics import ALERTS_LOST
     from orders.names import CHECK_INVENTORY
     from orders.parsing import parse_nothing
     from orders.stock import StockReport
@@ -57,6 +58,7 @@ class CheckInventory:
                 self._timeline.note(f"products reported to Slack: {posted.products}")
         except ActivityError as error:
             raise_if_cancelled(error)
+            ALERTS_LOST.add()
             text = f"Slack could not be alerted: {reason(error)}; the next run tries again"
             self._timeline.mark(error.activity_type, text)
             return reason(error)

@@ -9,6 +9,7 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import Notifications
+    from orders.metrics import NOTIFICATIONS_GIVEN_UP
     from orders.models import Notification
     from saga import SLOW_RETRY, UNTIL_DONE, reason, run_activity, within
     from workflows.timeline import OrderTimeline
@@ -27,4 +28,5 @@ async def deliver(
         await run_activity(send, notification, options, f"notification {kind}")
     except ActivityError as error:
         await run_activity(Notifications.give_up_notification, notification, UNTIL_DONE, f"give up {kind}")
+        NOTIFICATIONS_GIVEN_UP.add(kind=kind)
         timeline.call_for_attention(f"notification:{kind}", f"the notification {kind} was not delivered", reason(error))

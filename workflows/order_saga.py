@@ -1,7 +1,8 @@
 """The saga of an order: its steps, and how their undos park. process-order and cancel-order share it."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, get_args
+from datetime import timedelta
+from typing import Any, Final, TypeVar, get_args
 
 from temporalio import workflow
 
@@ -11,10 +12,14 @@ with workflow.unsafe.imports_passed_through():
     from activities.order_state import OrderState, ResolutionRecord
     from activities.payments import AUTHORIZE, Payments
     from orders.commands import resolve_command
+    from orders.metrics import PARKS, RESOLUTIONS
     from orders.models import Attention, OrderRow, Park, ResolutionAction, Stage, UndoResult
     from orders.money import show
     from saga import UNTIL_DONE, Resolution, Saga, Step, StopUndo, run_activity
-    from workflows.timeline import OrderTimeline
+    from workflows.timeline import OrderTimeline, measured
+
+ArgT = TypeVar("ArgT")
+ResultT = TypeVar("ResultT")
 
 # In the order in which they happen. An undo waits for the undos of later steps, unless it is declared independent.
 STEPS: Final[tuple[Step[Any, Any, Any], ...]] = (RESERVE, AUTHORIZE, FULFILL)
@@ -40,6 +45,12 @@ class OrderSaga(Saga):
         self._if_shipped = if_shipped
         self._stage: Stage | None = None  # before the first park
         self.resolution_count = 0  # of the order, as far as this run knows
+
+    async def do(
+        self, step: Step[ArgT, ResultT, Any], arg: ArgT, summary: str, deadline: timedelta | None = None
+    ) -> ResultT:
+        """Run a step forward; see Saga.do."""
+        return await measured(step.do.__name__, super().do(step, arg, summary, deadline))
 
     async def run_undo(self, step: Step[Any, Any, Any]) -> str | StopUndo:
         """Undo one step, however long it takes."""
@@ -90,6 +101,7 @@ class OrderSaga(Saga):
         self.resolution_count = row.resolution_count
         if park.marks_row and row.parked_step != step:
             return False
+        PARKS.add(step=step)
         if self._timeline.stage is not Stage.PARKED:
             self._stage = self._timeline.stage
         self._timeline.enter(Stage.PARKED, f"`{step}` is parked")
@@ -118,6 +130,7 @@ class OrderSaga(Saga):
         if row is None:
             return False
         self.resolution_count = row.resolution_count
+        RESOLUTIONS.add(step=resolution.step, action=resolution.action)
         text = f"{resolution.by} says {resolution.action}: {resolution.reason}"
         others_wait = bool(self.parked.keys() - {resolution.step})
         self._timeline.enter(Stage.PARKED if others_wait else self._stage or Stage.UNDOING, text)

@@ -7,6 +7,7 @@ from temporalio.exceptions import ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities.order_state import OrderState
+    from orders.metrics import UNDOS
     from orders.models import ErrorCode, ReservationRequest, Stage, Status, UndoClaim
     from saga import Rejected, StopUndo, reason
     from workflows.order_saga import OrderSaga
@@ -54,6 +55,7 @@ class PlacingSaga(OrderSaga):
         self.resolution_count = row.resolution_count
         if row.request_hash != self._order.request_hash or row.status is not Status.UNDOING:
             return StopUndo(f"the order is {row.status}")
+        UNDOS.add(closing=row.closing or closing.closing)
         if row.parked_step:
             await self.take_over(row.parked_step, row.parked_reason or "parked by an earlier run")
             if self.stopped:

@@ -11,6 +11,7 @@ from temporalio.exceptions import ActivityError, RetryState, is_cancelled_except
 
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import Notifications
+    from orders.metrics import ALERTS_LOST, ATTENTION, STEP_SECONDS
     from orders.models import Alert, Attention, Stage
     from orders.names import CUSTOMER_ID, NEEDS_ATTENTION, ORDER_OUTCOME, ORDER_STAGE
     from saga import MAX_DOUBLINGS, SLOW_RETRY, reason, retry_round, run_activity, within
@@ -21,6 +22,19 @@ ResultT = TypeVar("ResultT")
 ALERT_DEADLINE: Final = timedelta(hours=1)
 PAUSE_AFTER_FINAL_ERROR: Final = timedelta(minutes=1)
 MAX_LINES: Final = 50
+
+
+async def measured(step: str, work: Awaitable[ResultT]) -> ResultT:
+    """The result of a step or an undo, whose outcome and length are counted."""
+    start = workflow.time()
+    try:
+        result = await work
+    except ActivityError as error:
+        if not is_cancelled_exception(error):
+            STEP_SECONDS.observe(workflow.time() - start, step=step, outcome="failed")
+        raise
+    STEP_SECONDS.observe(workflow.time() - start, step=step, outcome="done")
+    return result
 
 
 class Timeline:
@@ -53,10 +67,14 @@ class OrderTimeline(Timeline):
         self.attention: dict[str, Attention] = {}  # by what needs it; the newest is shown
         self._alerts: list[asyncio.Task[None]] = []
 
-    def enter(self, stage: Stage, text: str, *, customer_id: str | None = None) -> None:
-        """Begin the next stage of the order."""
-        customer = [CUSTOMER_ID.value_set(customer_id)] if customer_id else []
-        self._enter(stage, text, customer)
+    def enter(self, stage: Stage, text: str, *, customer: str | None = None) -> None:
+        """Begin the next stage of the order; lists of runs show its customer by this name."""
+        self._enter(stage, text, [CUSTOMER_ID.value_set(customer)] if customer else [])
+
+    def name_customer(self, tag: str | None) -> None:
+        """Let lists of runs find the run by its customer, unless its starter did."""
+        if tag and not workflow.info().typed_search_attributes.get(CUSTOMER_ID):
+            workflow.upsert_search_attributes([CUSTOMER_ID.value_set(tag)])
 
     def end(self, stage: Stage, outcome: str, text: str) -> None:
         """Begin the last stage of the order, and tell how it ended; lists of runs show `outcome`."""
@@ -69,6 +87,7 @@ class OrderTimeline(Timeline):
 
         `text` is a sentence about `what`, `reason` is why, and `command` is what an operator can type about it.
         """
+        ATTENTION.add(what=what)
         before = self.attention.pop(what, None)
         since = before.since if before else workflow.now()
         self.attention[what] = Attention(what=what, reason=reason, since=since, amount=amount)
@@ -108,7 +127,8 @@ class OrderTimeline(Timeline):
         rounds = 0
         while True:
             try:
-                result = await run_activity(activity, arg, retry_round(rounds), summary)
+                work = run_activity(activity, arg, retry_round(rounds), summary)
+                result = await measured(activity.__name__, work)
             except ActivityError as error:
                 is_final = error.retry_state is RetryState.NON_RETRYABLE_FAILURE
                 if is_cancelled_exception(error) or (is_final and may_fail):
@@ -142,4 +162,5 @@ class OrderTimeline(Timeline):
         try:
             await run_activity(Notifications.post_alert, alert, within(ALERT_DEADLINE, SLOW_RETRY), "alert operators")
         except ActivityError:
+            ALERTS_LOST.add()
             workflow.logger.error("an alert could not be posted", extra={"order_id": alert.order_id, "key": alert.key})

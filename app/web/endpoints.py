@@ -20,10 +20,13 @@ from app.web.events import Effect, Event, Receiver, is_kept
 from app.web.signatures import BadSignature, verify
 from gateways.postgres import Database
 from orders.errors import Permanent, Unavailable
+from orders.metrics import WEBHOOKS
 
 MAX_BODY: Final = 256 * 1024  # bytes
 BODY_SECONDS: Final = 10  # for a sender to send the body
 RETRY_SECONDS: Final = 30  # until a sender may try again, unless the cause names a time
+
+OTHER_TYPE: Final = "other"  # in metrics: whoever sends an event may invent types
 
 log = structlog.get_logger()
 
@@ -51,18 +54,23 @@ class Endpoint:
 
     async def receive(self, request: Request) -> Response:
         """200: taken. 503: the source must deliver it again. 4xx: the source does not send such a thing."""
-        entry = log.bind(source=self._receiver.source)
+        source, kind = self._receiver.source, OTHER_TYPE
+        entry = log.bind(source=source)
         try:
             event = await self._authentic(request)
+            kind = event.type if event.type in self._receiver.types else OTHER_TYPE
             entry = entry.bind(event_id=event.id, type=event.type)
             effect = await self._apply(event)
         except Refused as refused:
+            WEBHOOKS.add(source=source, type=kind, result="refused")
             entry.warning("webhook", outcome=str(refused))
             return JSONResponse({"error": "refused"}, refused.status)
         except (Unavailable, Permanent) as error:
+            WEBHOOKS.add(source=source, type=kind, result="not now")
             entry.warning("webhook", outcome="not now", why=error.message)
             wait = error.next_retry_delay.seconds if error.next_retry_delay else RETRY_SECONDS
             return JSONResponse({"error": "not now"}, 503, {"Retry-After": str(wait)})
+        WEBHOOKS.add(source=source, type=kind, result=effect)
         entry.info("webhook", outcome=effect)
         return JSONResponse({"outcome": effect})
 

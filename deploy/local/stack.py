@@ -170,7 +170,8 @@ class Stack:
                 "TEMPORAL_UI_URL": self.temporal.ui_url,
                 "WEBHOOKS_HOST": HOST,
                 "WEBHOOKS_PORT": str(self.ports.webhooks),
-                "HEALTH_ADDRESS": "",  # two programs cannot share it
+                "HEALTH_ADDRESS": "",  # two programs cannot share it, nor the next
+                "METRICS_ADDRESS": "",
             }
         )
 

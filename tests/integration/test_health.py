@@ -29,18 +29,16 @@ from tests.support.shop import an_order, eventually
 PROGRAMS = ("worker.py", "webhooks.py")
 PROBE_SECONDS = 3  # how long a probe waits for its answer
 
-# Runs a program with the SDK's metrics endpoint; SIGUSR1 blocks its event loop, which runs in the main thread.
+# Runs a program; SIGUSR1 blocks its event loop, which runs in the main thread.
 BLOCKABLE = """
 import runpy, signal, sys, time
-from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
-Runtime.set_default(Runtime(telemetry=TelemetryConfig(metrics=PrometheusConfig(bind_address=sys.argv[2]))))
 signal.signal(signal.SIGUSR1, lambda *_: time.sleep(10))
 runpy.run_path(sys.argv[1], run_name="__main__")
 """
 
 
 class Probed:
-    """A running program, its probes and the SDK's metrics."""
+    """A running program, its probes and its metrics."""
 
     def __init__(self, child: Child, health: int, metrics: int) -> None:
         self.child = child
@@ -70,10 +68,14 @@ async def _get(url: str) -> int:
 async def probed(program: str, folder: Path, environment: Mapping[str, str]) -> AsyncIterator[Probed]:
     """A program that is ready."""
     health, metrics, web = free_ports(3)
-    listening = {"HEALTH_ADDRESS": f"127.0.0.1:{health}", "WEBHOOKS_PORT": str(web)}
+    listening = {
+        "HEALTH_ADDRESS": f"127.0.0.1:{health}",
+        "METRICS_ADDRESS": f"127.0.0.1:{metrics}",
+        "WEBHOOKS_PORT": str(web),
+    }
     command = Command(
         name=program,
-        argv=(sys.executable, "-c", BLOCKABLE, program, f"127.0.0.1:{metrics}"),
+        argv=(sys.executable, "-c", BLOCKABLE, program),
         log=folder / f"{program}.log",
         env={**os.environ, **environment, **listening},
         grace=40,
@@ -96,7 +98,7 @@ async def both_programs(folder: Path, environment: Mapping[str, str]) -> AsyncIt
 
 
 async def test_a_blocked_loop_is_seen(temporal: WorkflowEnvironment, database_url: str, tmp_path: Path) -> None:
-    """A probe gets no answer while the loop is blocked for 10 s; the SDK's metrics come from another thread."""
+    """A probe gets no answer while the loop is blocked for 10 s; metrics come from another thread of the process."""
     async with serve() as sandbox, both_programs(tmp_path, addresses(temporal, database_url, sandbox)) as programs:
         for program in programs:
             assert await program.both() == (200, 200)

@@ -9,6 +9,7 @@ import pytest
 from orders.errors import InvalidInput
 from orders.models import Address
 from orders.parsing import parse_order, read_json
+from orders.plain_text import is_visible
 from tests.support.shop import an_order
 
 ADDRESS = an_order()["shippingAddress"]
@@ -45,7 +46,8 @@ NAMES = (
 @pytest.mark.parametrize("text", NAMES)
 def test_texts_of_any_language(text: str) -> None:
     """They are kept unchanged; what shows them must escape them."""
-    address = {"name": text, "street": text, "street2": text, "city": text, "state": text, "zip": text, "country": "US"}
+    parts = ("name", "company", "street", "street2", "city", "state", "zip")
+    address = dict.fromkeys(parts, text) | {"country": "US", "phone": "+1 415 555 0123"}
     assert parse(address).model_dump() == address
 
 
@@ -75,6 +77,8 @@ HARMFUL = {
 def test_texts_that_are_refused(text: str) -> None:
     """In every part of an address."""
     parts = {each: refused(ADDRESS | {each: text}) for each in ADDRESS}
+    if is_visible(text):
+        parts |= {each: refused(ADDRESS | {each: text}) for each in ("name", "company", "street2", "phone")}
     for part, problems in parts.items():
         assert problems[0].startswith(f"shippingAddress.{part}: "), problems
 
@@ -113,3 +117,21 @@ def test_a_country_that_is_none(country: str) -> None:
     """The problem says what to write; nothing else can be said of the address."""
     (problem,) = refused(ADDRESS | {"country": country, "state": None})
     assert problem == "shippingAddress.country: must be a country code of ISO 3166-1, such as US"
+
+
+PHONES = ("+1 415 555 0123", "(415) 555-0123", "+49 (0)30/901820", "415.555.0123 x12", "0123 ext. 4", "112")
+
+
+@pytest.mark.parametrize("phone", PHONES)
+def test_a_telephone_number(phone: str) -> None:
+    """It is kept as it was written."""
+    assert parse(ADDRESS | {"phone": phone}).phone == phone
+
+
+@pytest.mark.parametrize(
+    "phone", ["call me", "12", "+", "٠١٢٣٤٥", "1" * 22, "0" + " " * 40 + "12", "+1+2+3", 4155550123]
+)
+def test_a_telephone_number_that_is_none(phone: Any) -> None:
+    """The problem says how one looks."""
+    (problem,) = refused(ADDRESS | {"phone": phone})
+    assert problem.startswith("shippingAddress.phone: must ")

@@ -69,6 +69,40 @@ def test_an_address_to_listen_at_has_a_host_and_a_port(monkeypatch: pytest.Monke
         assert Settings(health_address=good).health_address == good
 
 
+@pytest.mark.parametrize(
+    ("name", "build_id", "message"),
+    [
+        ("orders", "", "TEMPORAL_DEPLOYMENT_NAME, TEMPORAL_WORKER_BUILD_ID: set both, or none"),
+        ("", "1", "TEMPORAL_DEPLOYMENT_NAME, TEMPORAL_WORKER_BUILD_ID: set both, or none"),
+        ("a.b", "1", "TEMPORAL_DEPLOYMENT_NAME: must have up to 128 letters"),
+        ("orders", "a:b", "TEMPORAL_WORKER_BUILD_ID: must have up to 128 letters"),
+    ],
+)
+def test_a_version_has_a_name_and_a_build_id(
+    monkeypatch: pytest.MonkeyPatch, name: str, build_id: str, message: str
+) -> None:
+    """One without the other is refused, and so are the marks by which Temporal joins them."""
+    monkeypatch.setenv("TEMPORAL_DEPLOYMENT_NAME", name)
+    monkeypatch.setenv("TEMPORAL_WORKER_BUILD_ID", build_id)
+    with pytest.raises(InvalidInput, match=message):
+        read_settings()
+    good = Settings(temporal_deployment_name="shop/order-sagas", temporal_worker_build_id="2026.11-3f9c2ab")
+    assert good.temporal_worker_build_id == "2026.11-3f9c2ab"
+
+
+@pytest.mark.parametrize(
+    "address", ["8430", ":8430", "127.0.0.1", "localhost:8430", "::1:8430", "[127.0.0.1]:1", "::1"]
+)
+def test_metrics_are_served_at_a_number(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """The SDK resolves no name, and a port that it chooses itself is known to nobody."""
+    for bad in (address, "127.0.0.1:0", "127.0.0.1:65536"):
+        monkeypatch.setenv("METRICS_ADDRESS", bad)
+        with pytest.raises(InvalidInput, match=r"METRICS_ADDRESS: must have the form ip:port, for example"):
+            read_settings()
+    for good in ("", "0.0.0.0:8430", "[::]:8430"):
+        assert Settings(metrics_address=good).metrics_address == good
+
+
 SECRETS = {
     "STRIPE_SECRET_KEY": "sk_test_canary",
     "FULFILLMENT_KEY": "canary",

@@ -242,17 +242,20 @@ async def test_any_text_is_a_text(shop: Shop, text: str) -> None:
 
 
 async def test_an_address_without_state_and_postcode(shop: Shop) -> None:
-    """The warehouse gets the recipient and the second line, and nothing that the country does not have."""
+    """The warehouse gets all of the recipient and the gift message, and nothing that the country does not have."""
     address = {
         "name": "陳大文",
+        "company": "Ada & Söhne",
         "street": "1 Queen's Road Central",
         "street2": "Flat 8",
         "city": "Central",
         "country": "HK",
+        "phone": "+852 2123 4567",
     }
-    assert (await place_raw(shop, as_json(an_order(shippingAddress=address)))).success
+    payload = an_order(shippingAddress=address, giftMessage="生日快樂")
+    assert (await place_raw(shop, as_json(payload))).success
     (sent,) = [entry["body"] for entry in shop.world.journal.about(O) if entry["path"].endswith("/orders")]
-    assert sent["shippingAddress"] == address
+    assert (sent["shippingAddress"], sent["giftMessage"]) == (address, "生日快樂")
     await assert_invariants(shop, O)
 
 

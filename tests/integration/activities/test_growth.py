@@ -14,6 +14,7 @@ from activities.shipments import Shipments
 from activities.verification import Verification
 from audit.evidence import read_snapshot
 from deploy.local.postgres import Postgres
+from gateways.gauge_store import read_numbers
 from orders.reconciliation import Page
 from sandbox.server import serve
 from tests.proof.second_opinion import MISCOUNTED
@@ -133,6 +134,14 @@ async def test_the_evidence_of_some_orders_is_all_that_is_read(grown: ActivityBe
         snapshot = await read_snapshot(connection, ["o1", "o2"], stock=False)
     assert len(snapshot.orders) == 2
     assert counting(grown).rows_read - before < MAX_READ
+
+
+async def test_the_gauges_do_not_read_every_order(grown: ActivityBench) -> None:
+    """They are read every few seconds, by every web process."""
+    for _ in range(OFTEN):
+        before = counting(grown).rows_read
+        await read_numbers(grown.database)
+        assert counting(grown).rows_read - before < MAX_READ
 
 
 def counting(bench: ActivityBench) -> CountingDatabase:

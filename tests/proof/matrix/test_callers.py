@@ -541,11 +541,13 @@ WRITTEN = {
 async def test_any_text_is_a_text(shop: Shop, order_id: str, text: str) -> None:
     """In every field that takes one it arrives as it was written, and does nothing on the way."""
     email = f"{''.join(text.split())}@example.com"
-    payload = an_order(shippingAddress=an_address_of(text), customerEmail=email)
+    recipient = an_address_of(text) | {"name": text, "company": text, "street2": text}
+    payload = an_order(shippingAddress=recipient, customerEmail=email, giftMessage=text)
     assert (await submit(shop, order_id, payload)).success
     await check_end(shop, shop.client.get_workflow_handle(order_id), PLACED)
-    shipped = shop.world.fulfillment.shipments[order_id].order.shipping_address
-    assert shipped.model_dump(include=set(an_address_of(text))) == an_address_of(text)
+    shipped = shop.world.fulfillment.shipments[order_id].order
+    assert shipped.shipping_address.model_dump(include=set(recipient)) == recipient
+    assert shipped.gift_message == text
     assert [each.to for each in shop.world.inbox.emails] == [email]
 
 
