@@ -34,6 +34,7 @@ from app.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_ht
 from app.health import serve_health
 from app.startup_checks import TEMPORAL_CHECKS, CannotStart, check_temporal_is_here, open_database, require
 from config.links import workflow_link
+from config.payload_keys import customer_tags
 from config.settings import Settings
 from config.temporal import connect
 from gateways.openai import MAX_ANSWER, LanguageModel, openai_client
@@ -44,7 +45,7 @@ from gateways.stripe import StripeGateway
 from orders.models import Terms
 from orders.names import TASK_QUEUE, model_queue
 from orders.recommendations import IndexTarget
-from saga import ATTEMPT_TIMEOUT
+from saga import ATTEMPT_TIMEOUT, activates_patches
 from workflows.cancel_order import CancelOrder
 from workflows.check_inventory import CheckInventory
 from workflows.index_products import IndexProducts
@@ -147,6 +148,7 @@ async def open_worker(
                 deployment_config=version_of(settings),
             )
         )
+        attempts = settings.database_pool_size * ATTEMPTS_PER_CONNECTION
         # It has the model's activities too, for runs whose tasks an earlier version has put into this queue.
         yield Worker(
             client,
@@ -154,7 +156,9 @@ async def open_worker(
             workflows=WORKFLOWS,
             activities=activities,
             interceptors=interceptors,
-            max_concurrent_activities=settings.database_pool_size * ATTEMPTS_PER_CONNECTION,
+            max_concurrent_activities=attempts,
+            max_concurrent_local_activities=attempts,
+            patch_activation_callback=activates_patches(offered=settings.step_execution == "local-first"),
             graceful_shutdown_timeout=DRAIN,
             deployment_config=version_of(settings),
         )
@@ -190,7 +194,12 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
     warehouse = warehouse_of(settings, http, shop_id)
     reconcile_after = timedelta(seconds=settings.reconcile_after_seconds)
     classes = (
-        Inventory(database, terms_of(settings)),
+        Inventory(
+            database,
+            terms_of(settings),
+            must_be_sealed=settings.payloads_must_be_sealed,
+            customer_tag=lambda customer: customer_tags(client, customer)[0],
+        ),
         OrderState(database, client),
         Payments(database, gateway),
         Fulfillment(database, warehouse, remembers_cancels=settings.fulfillment_remembers_cancels),

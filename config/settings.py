@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.database_url import parse_database_url
+from config.payload_keys import Key, parse_payload_keys
 from orders.errors import InvalidInput
 
 SANDBOX = "http://127.0.0.1:8400"
@@ -37,16 +38,10 @@ MAX_PORT: Final = 65535
 STRIPE_KEYS: Final = ("sk_test_", "rk_test_", "sk_live_", "rk_live_")
 
 
-class DatabaseSettings(BaseSettings):
-    """Where PostgreSQL is: all that the migrations need. Spaces around the value of any setting are ignored."""
+class Environment(BaseSettings):
+    """Spaces around the value of any setting are ignored."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-    database_url: SecretStr = Field(
-        default=SecretStr("postgresql://orders:orders@127.0.0.1:54329/orders"),
-        description="PostgreSQL with the migrations applied. "
-        "A pgbouncer in transaction mode works, see DATABASE_PREPARED_STATEMENTS.",
-    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -56,16 +51,41 @@ class DatabaseSettings(BaseSettings):
             return SecretStr(value.get_secret_value().strip())
         return value.strip() if isinstance(value, str) else value
 
+
+class PayloadSettings(Environment):
+    """The keys of encrypted payloads: all that a client of Temporal needs."""
+
+    payload_keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="id:base64, separated by commas: payloads are encrypted with the first. Empty: they are not.",
+    )
+
+    @field_validator("payload_keys")
+    @classmethod
+    def _are_keys(cls, keys: SecretStr) -> SecretStr:
+        parse_payload_keys(keys.get_secret_value())
+        return keys
+
+
+class DatabaseSettings(Environment):
+    """Where PostgreSQL is: all that the migrations need."""
+
+    database_url: SecretStr = Field(
+        default=SecretStr("postgresql://orders:orders@127.0.0.1:54329/orders"),
+        description="PostgreSQL with the migrations applied. "
+        "A pgbouncer in transaction mode works, see DATABASE_PREPARED_STATEMENTS.",
+    )
+
     @field_validator("database_url")
     @classmethod
     def _in_one_form(cls, url: SecretStr) -> SecretStr:
         return SecretStr(parse_database_url(url.get_secret_value()))
 
 
-SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
+SettingsT = TypeVar("SettingsT", bound=Environment)
 
 
-class Settings(DatabaseSettings):
+class Settings(PayloadSettings, DatabaseSettings):
     """Each program reads them once and passes them on; workflows never read them."""
 
     database_pool_size: int = Field(default=8, ge=1, le=200, description="Connections per worker process.")
@@ -192,6 +212,9 @@ class Settings(DatabaseSettings):
         default=300, ge=1, le=3600, description="How old, or how far ahead of us, a signature may be."
     )
 
+    payloads_must_be_sealed: bool = Field(
+        default=False, description="true: an order whose input came to Temporal unencrypted is refused."
+    )
     health_address: str = Field(
         default="",
         description="host:port where worker and web process answer probes: `/healthz`, `/readyz`. Empty: nowhere.",
@@ -206,6 +229,10 @@ class Settings(DatabaseSettings):
     metrics_address: str = Field(
         default="",
         description="ip:port where worker and web process serve `/metrics` to Prometheus. Empty: nowhere.",
+    )
+    step_execution: Literal["regular", "local-first"] = Field(
+        default="regular",
+        description="local-first: a new order tries its steps inside the workflow task first: faster, less to see.",
     )
     workflow_sandbox: bool = Field(
         default=True,
@@ -342,6 +369,12 @@ class Settings(DatabaseSettings):
         return hosts
 
     @model_validator(mode="after")
+    def _who_demands_seals_has_keys(self) -> Self:
+        if self.payloads_must_be_sealed and not self.payload_keys.get_secret_value():
+            raise ValueError("PAYLOADS_MUST_BE_SEALED is true, but PAYLOAD_KEYS is empty: set the keys, or unset both")
+        return self
+
+    @model_validator(mode="after")
     def _live_keys_are_deliberate(self) -> Self:
         if self.is_live and not self.allow_live_stripe:
             raise ValueError("STRIPE_SECRET_KEY is a live key; set ALLOW_LIVE_STRIPE=true to charge real money")
@@ -414,6 +447,11 @@ def read_database_settings() -> DatabaseSettings:
     return _read(DatabaseSettings)
 
 
+def read_payload_keys() -> tuple[Key, ...]:
+    """The keys of the environment; none: payloads are not encrypted. Raises InvalidInput."""
+    return parse_payload_keys(_read(PayloadSettings).payload_keys.get_secret_value())
+
+
 def _read(kind: type[SettingsT]) -> SettingsT:
     try:
         return kind()
@@ -422,7 +460,7 @@ def _read(kind: type[SettingsT]) -> SettingsT:
     raise InvalidInput([_problem(kind, each["loc"], each["msg"]) for each in problems])
 
 
-def _problem(kind: type[DatabaseSettings], path: tuple[int | str, ...], message: str) -> str:
+def _problem(kind: type[Environment], path: tuple[int | str, ...], message: str) -> str:
     """What is wrong with a setting, with a value that is right."""
     text = message.removeprefix("Value error, ").replace("Input should", "must")
     if not path:

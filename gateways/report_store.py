@@ -28,7 +28,9 @@ COLUMNS: Final = """
 """
 
 LIST: Final = f"""
-    SELECT {COLUMNS} FROM orders o WHERE $1::text IS NULL OR o.status = $1 ORDER BY o.created_at DESC, o.id LIMIT $2
+    SELECT {COLUMNS} FROM orders o
+    WHERE ($1::text IS NULL OR o.status = $1) AND ($2::text IS NULL OR o.customer_id = $2)
+    ORDER BY o.created_at DESC, o.id LIMIT $3
 """  # noqa: S608 (a constant of ours)
 
 LIST_NAMED: Final = f"SELECT {COLUMNS} FROM orders o WHERE o.id = ANY($1::text[])"  # noqa: S608 (a constant of ours)
@@ -84,14 +86,16 @@ async def read_report(database: "Database", order_id: str) -> OrderReport | None
         )
 
 
-async def list_orders(database: "Database", *, status: Status | None = None, limit: int = 50) -> list[ListedOrder]:
-    """The newest orders, or those of one status.
+async def list_orders(
+    database: "Database", *, status: Status | None = None, customer: str | None = None, limit: int = 50
+) -> list[ListedOrder]:
+    """The newest orders, or those of one status, or of one customer.
 
     Raises:
         Unavailable: PostgreSQL.
     """
     async with database.transaction() as connection:
-        return [_listed(row) for row in await connection.fetch(LIST, status, limit)]
+        return [_listed(row) for row in await connection.fetch(LIST, status, customer, limit)]
 
 
 async def find_parked(

@@ -23,10 +23,16 @@ from temporalio.common import RawValue
 from orders import money
 from orders.card_numbers import has_card_number
 from orders.countries import REQUIRED, is_required
-from orders.errors import InvalidInput
+from orders.errors import InvalidInput, Unreadable
 from orders.models import Address, Line, Model, Order, Priority
 from orders.plain_text import has_markup, is_harmful, is_visible
 
+SEALED: Final = b"binary/encrypted"  # the encoding of an encrypted payload
+SEALED_WITH: Final = "sealed-with"  # the metadata of one that is decrypted: the id of its key
+NO_KEYS: Final = (
+    "this is encrypted, and the program has no keys: set PAYLOAD_KEYS as the workers have it. "
+    "What was asked for may be under way; with the keys, ask again"
+)
 SEVERAL: Final = b"several arguments"  # the encoding of an input that is none, see config.replay_guard
 MAX_INPUT: Final = 64 * 1024  # bytes
 MAX_DEPTH: Final = 20  # levels of nesting
@@ -230,15 +236,23 @@ def read_payload(raw: RawValue | None) -> object:
 
     Raises:
         InvalidInput: the input is several arguments, too large, or not JSON.
+        Unreadable: it is encrypted, and this program has no keys.
     """
     encoding = raw.payload.metadata.get("encoding") if raw else None
     if raw is None or encoding == b"binary/null":
         return None
     if encoding == SEVERAL:
         raise InvalidInput(["input: must be one argument, not several"])
+    if encoding == SEALED:
+        raise Unreadable(NO_KEYS)
     if encoding != b"json/plain":
         raise InvalidInput(["input: must be JSON"])
     return read_json(raw.payload.data)
+
+
+def came_sealed(raw: RawValue | None) -> bool:
+    """Whether the input was encrypted when Temporal got it."""
+    return raw is not None and SEALED_WITH in raw.payload.metadata
 
 
 def parse_order(order_id: str, data: object) -> Order:
@@ -248,7 +262,7 @@ def parse_order(order_id: str, data: object) -> Order:
         InvalidInput: naming every field that is wrong.
     """
     problems = [*_order_id_problems(order_id), *_card_number_problems(data)]
-    request = _validate(OrderRequest, data, problems)
+    request = validate(OrderRequest, data, problems)
     lines = _merge(request)
     return Order(
         id=order_id,
@@ -273,7 +287,7 @@ def parse_cancel(data: object) -> CancelRequest:
     problems = _card_number_problems(data)
     if isinstance(data, Mapping) and isinstance(data.get("orderId"), str):
         problems += _order_id_problems(data["orderId"])
-    return _validate(CancelRequest, data, problems)
+    return validate(CancelRequest, data, problems)
 
 
 def parse_customer(data: object) -> CustomerRequest:
@@ -282,7 +296,7 @@ def parse_customer(data: object) -> CustomerRequest:
     Raises:
         InvalidInput: naming every field that is wrong.
     """
-    return _validate(CustomerRequest, data, _card_number_problems(data))
+    return validate(CustomerRequest, data, _card_number_problems(data))
 
 
 def parse_restock(data: object) -> RestockRequest:
@@ -291,7 +305,7 @@ def parse_restock(data: object) -> RestockRequest:
     Raises:
         InvalidInput: naming every field that is wrong.
     """
-    return _validate(RestockRequest, data, [])
+    return validate(RestockRequest, data, [])
 
 
 def parse_nothing(data: object) -> None:
@@ -300,7 +314,7 @@ def parse_nothing(data: object) -> None:
     Raises:
         InvalidInput: naming every field that was sent.
     """
-    _validate(NoRequest, {} if data is None else data, [])
+    validate(NoRequest, {} if data is None else data, [])
 
 
 def check_operator_texts(reason: str, by: str = "operator") -> None:
@@ -318,7 +332,8 @@ def check_operator_texts(reason: str, by: str = "operator") -> None:
         raise InvalidInput(problems)
 
 
-def _validate(model: type[RequestT], data: object, problems: list[str]) -> RequestT:
+def validate(model: type[RequestT], data: object, problems: list[str]) -> RequestT:
+    """The model of the data. Raises InvalidInput, with these problems and each that the model has with a field."""
     try:
         request = model.model_validate(data)
     except ValidationError as error:

@@ -34,7 +34,7 @@ from config.streams import NOT_WRITTEN
 from config.temporal import INTERRUPTED, connect
 from gateways.temporal import reaching_temporal
 from orders.commands import command_line
-from orders.errors import InvalidInput, OrderError, RunFailed
+from orders.errors import InvalidInput, OrderError, RunFailed, Unreadable
 from orders.models import Model
 
 PROGRESS_SECONDS: Final = 0.2
@@ -191,7 +191,7 @@ def _status_of(error: Exception) -> Exit:
             return Exit.FAILED
         case NoLongerWaiting():
             return Exit.INTERRUPTED
-        case TemporalError() | CannotStart():
+        case TemporalError() | CannotStart() | Unreadable():
             return Exit.NO_ANSWER
     return Exit.NO
 

@@ -9,7 +9,7 @@ from audit.evidence import DatabaseSnapshot, OrderEntry, PaymentEntry, ProviderR
 from orders.models import CancelOutcome, ErrorCode, OrderOutcome, Status
 from orders.names import CANCEL_ORDER
 from tests.proof.chaos.checker import wrong_answers
-from tests.proof.chaos.plan import FAULTS, draw_plan
+from tests.proof.chaos.plan import FAULTS, RUSH, Execution, draw_plan
 from tests.proof.chaos.run import run_chaos
 
 PLACED = [("pending", "capturing"), ("capturing", "processing")]
@@ -18,10 +18,10 @@ CANCELLED = [*PLACED, ("processing", "cancelling"), ("cancelling", "cancelled")]
 
 @pytest.mark.prove
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_nothing_is_lost(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seed", "execution"), [(1, "regular"), (2, "regular"), (3, "regular"), (5, "local-first")])
+async def test_nothing_is_lost(seed: int, execution: Execution, tmp_path: Path) -> None:
     """Every rule holds after 150 orders with a fault each, and the faults have hit."""
-    plan = draw_plan(seed, 150, orders_per_fault=1)
+    plan = draw_plan(seed, 150, orders_per_fault=1, execution=execution)
     report = await run_chaos(plan, Console(quiet=True), tmp_path / "evidence")
     assert report.violations == ()
     assert {fault.kind for fault in plan.faults if fault.is_process_fault} <= report.faults.keys() | {"cut postgres"}
@@ -41,6 +41,14 @@ def test_a_seed_is_a_plan() -> None:
     assert draw_plan(7, 150, 2) == plan
     assert draw_plan(9, 150, 2).fingerprint != plan.fingerprint
     assert (plan.capture, draw_plan(8, 1, 1).capture) == ("manual", "automatic")
+
+
+def test_one_product_is_wanted_by_most_at_first() -> None:
+    """So that workers reserve many orders of it together, and wait for each other's."""
+    orders = draw_plan(7, 150, 2).orders
+    first, later = orders[:50], orders[50:]
+    assert sum(order.product == RUSH for order in first) > len(first) / 2
+    assert sum(order.product == RUSH for order in later) < len(later) / 3
 
 
 def test_each_kind_of_fault_has_a_target() -> None:
