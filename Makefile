@@ -27,7 +27,7 @@ migrate: install ## bring the database at DATABASE_URL to the newest schema
 	@$(RUN) app.migrate
 
 PYTEST := $(RUN) pytest -q -p tests.support.progress
-PROOFS := chaos runs, every crash point, the whole fault matrix, 2000 sequences of activities, the whole model, sagas replayed at every task, the README word for word, seeded bugs
+PROOFS := chaos runs, releases, every crash point, the whole fault matrix, 2000 sequences of activities, the whole model, sagas replayed at every task, the README word for word, seeded bugs
 
 test: install ## everything but the long proofs, on the real servers, in minutes
 	@$(PYTEST) -n 4 -m "not prove"
