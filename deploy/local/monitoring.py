@@ -66,6 +66,19 @@ class Monitoring:
     def alertmanager_url(self) -> str:
         return f"http://{HOST}:{self.alertmanager}"
 
+    def places(self, missing: str) -> tuple[tuple[str, str], ...]:
+        """Where to look, for people; `missing` are the programs that are not installed."""
+        metrics = tuple(("Metrics", f"http://{each}/metrics") for each in self.metrics)
+        if missing:
+            return *metrics, ("Prometheus", f"not started, this machine lacks {missing}: {INSTALL}")
+        alerts = f"{self.prometheus_url}/alerts, and the sandbox's Slack"
+        return (
+            *metrics,
+            ("Prometheus", self.prometheus_url),
+            ("Alertmanager", self.alertmanager_url),
+            ("Alerts", alerts),
+        )
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[list[Child]]:
         """Run both until the block ends. Raises StackError."""
@@ -120,6 +133,7 @@ class Monitoring:
             "http://127.0.0.1:8400": self.sandbox,
             "_interval: 10s": f"_interval: {self.seconds}s",
             "group_wait: 10s": f"group_wait: {self.seconds}s",
+            "group_interval: 1m": f"group_interval: {6 * self.seconds}s",
         }
         for name in ("prometheus.yml", "alertmanager.yml", "alerts.yaml"):
             text = (FILES / name).read_text()
