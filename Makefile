@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 REQUIREMENTS := requirements.txt requirements-local.txt requirements-dev.txt
-SOURCES := app workflows activities saga gateways client audit orders config sandbox deploy examples worker.py webhooks.py starter.py tests
+SOURCES := app workflows activities saga gateways client audit orders config sandbox deploy benchmarks examples worker.py webhooks.py starter.py tests
 
 # Of the caller's shell, either would make mypy and the programs find modules twice or elsewhere.
 unexport PYTHONPATH MYPYPATH
@@ -10,7 +10,7 @@ unexport PYTHONPATH MYPYPATH
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up observe migrate test prove check format lock screenshots histories chaos negative-controls shape image check-image check-manifests dashboards check-monitoring check-kubernetes clean
+.PHONY: help install demo up observe migrate test prove check format lock screenshots histories chaos negative-controls shape bench bench-server image check-image check-manifests dashboards check-monitoring check-kubernetes clean
 
 help: ## show these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,19 @@ negative-controls: install ## seed bugs on purpose, and see each caught by its t
 
 shape: install ## show what an order costs: stages, activities, events, time
 	$(RUN) tests.tools.shape
+
+bench: install ## how fast it is, beside what: at most ten minutes. PROFILE=full ENGINE=postgres ARGS=…; see docs/performance.md
+	@$(RUN) benchmarks run --profile $(or $(PROFILE),quick) --engine $(or $(ENGINE),dev) $(if $(PROFILE),,--minutes 9) $(ARGS)
+
+TEMPORAL := go.temporal.io/server/cmd
+TEMPORAL_VERSION ?= v1.32.1
+bench-server: ## build Temporal's server on PostgreSQL for ENGINE=postgres; needs Go, and minutes
+	@command -v go >/dev/null || { echo "make bench-server needs Go: on Debian, apt-get install golang"; exit 1; }
+	@echo "Building Temporal's server $(TEMPORAL_VERSION) into .temporal-server …"
+	@GOBIN=$(CURDIR)/.temporal-server go install $(TEMPORAL)/server@$(TEMPORAL_VERSION) $(TEMPORAL)/tools/sql@$(TEMPORAL_VERSION)
+	@rm -rf .temporal-server/schema
+	@cp -r "$$(go env GOMODCACHE)/go.temporal.io/server@$(TEMPORAL_VERSION)/schema/postgresql/v12" .temporal-server/schema
+	@chmod -R u+w .temporal-server/schema
 
 BUILDER := $(firstword $(foreach each,buildah podman docker,$(shell command -v $(each))))
 IMAGE ?= order-sagas:latest

@@ -1,13 +1,14 @@
 """The stock of an order: reserved, sold, released.
 
-Every movement is one transaction, which locks the order row first, then the rows of inventory in product order.
+Every movement is one transaction, which locks order rows first, then the rows of inventory in product order. Orders
+that arrive while a transaction reserves stock are reserved together in the next one.
 
 A product whose row is locked for long holds up its own orders only: few attempts at a time wait for it at PostgreSQL,
 and only briefly. The others wait for their turn without a connection, or give up and are retried.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -16,8 +17,9 @@ from weakref import WeakValueDictionary
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from gateways.order_store import actor, existing_row, move_row, write_event
-from gateways.postgres import LIMIT_LOCKS, Database
+from gateways.group_commit import GroupCommit
+from gateways.order_store import actor, existing_row, move_row, read_rows, write_event
+from gateways.postgres import LIMIT_LOCKS, LOCKED, Database
 from orders.errors import Unavailable
 from orders.models import CLOSED, ErrorCode, Line, OrderRow, ReservationRequest, Status, Terms
 from orders.money import MAX_AMOUNT, show
@@ -26,12 +28,14 @@ from saga import Step, StopUndo
 if TYPE_CHECKING:
     from gateways.postgres import Connection
 
-MAX_TURNS: Final = 2  # attempts of one worker that move the stock of one product at the same time
+MAX_TURNS: Final = 2  # attempts of one worker that sell or release the stock of one product at the same time
 TURN_SECONDS: Final = 0.5  # how long an attempt waits for its turn
 
-INSERT_ORDER: Final = """
+INSERT_ORDERS: Final = """
     INSERT INTO orders (id, customer_id, request_hash, status, currency, capture_mode, terms)
-    VALUES ($1, $2, $3, 'pending', $4, $5, $6)
+    SELECT o.id, o.customer_id, o.request_hash, 'pending', o.currency, $5, $6::jsonb
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS o (id, customer_id, request_hash, currency)
+    ORDER BY o.id
     ON CONFLICT (id) DO NOTHING
     RETURNING id
 """
@@ -44,31 +48,45 @@ LOCK_STOCK: Final = """
     FOR UPDATE OF i
 """
 
-HOLD_STOCK: Final = """
-    WITH lines AS (
-        SELECT * FROM unnest($2::text[], $3::integer[], $4::bigint[]) AS l (product_id, quantity, price)
-    ), stock AS (
-        UPDATE inventory i SET quantity = i.quantity - l.quantity, reserved = i.reserved + l.quantity
-        FROM lines l WHERE i.product_id = l.product_id
-    ), items AS (
-        INSERT INTO order_items (order_id, product_id, quantity, price)
-        SELECT $1, product_id, quantity, price FROM lines
-    ), holds AS (
-        INSERT INTO reservations (order_id, product_id, quantity, state)
-        SELECT $1, product_id, quantity, 'held' FROM lines
-    ), event AS (
-        INSERT INTO order_events (order_id, from_status, to_status, actor, why)
-        VALUES ($1, 'absent', 'pending', $6, 'stock reserved')
+# Those of the products whose row somebody else has locked.
+FIND_LOCKED: Final = """
+    WITH free AS (
+        SELECT product_id FROM inventory WHERE product_id = ANY($1::text[]) FOR SHARE SKIP LOCKED
     )
-    UPDATE orders SET total = $5 WHERE id = $1
+    SELECT product_id FROM inventory WHERE product_id = ANY($1::text[]) EXCEPT SELECT product_id FROM free
 """
 
-REJECT_ORDER: Final = """
-    WITH event AS (
+# An order without an error holds its lines; one with an error is rejected, and has none.
+WRITE_DECISIONS: Final = """
+    WITH decided AS (
+        SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[])
+            AS d (order_id, total, error_code, error, actor)
+    ), lines AS (
+        SELECT * FROM unnest($6::text[], $7::text[], $8::integer[], $9::bigint[])
+            AS l (order_id, product_id, quantity, price)
+    ), stock AS (
+        UPDATE inventory i SET quantity = i.quantity - l.quantity, reserved = i.reserved + l.quantity
+        FROM (SELECT product_id, sum(quantity) AS quantity FROM lines GROUP BY product_id) l
+        WHERE i.product_id = l.product_id
+    ), items AS (
+        INSERT INTO order_items (order_id, product_id, quantity, price)
+        SELECT order_id, product_id, quantity, price FROM lines
+    ), holds AS (
+        INSERT INTO reservations (order_id, product_id, quantity, state)
+        SELECT order_id, product_id, quantity, 'held' FROM lines
+    ), event AS (
         INSERT INTO order_events (order_id, from_status, to_status, actor, why)
-        VALUES ($1, 'absent', 'rejected', $4, $2)
+        SELECT order_id, 'absent', 'pending', actor, 'stock reserved' FROM decided WHERE error_code IS NULL
+        UNION ALL
+        SELECT order_id, 'absent', 'rejected', actor, error_code FROM decided WHERE error_code IS NOT NULL
     )
-    UPDATE orders SET status = 'rejected', closing = 'rejected', error_code = $2, error = $3 WHERE id = $1
+    UPDATE orders o
+    SET total = d.total,
+        status = CASE WHEN d.error_code IS NULL THEN 'pending' ELSE 'rejected' END,
+        closing = CASE WHEN d.error_code IS NOT NULL THEN 'rejected' END,
+        error_code = d.error_code,
+        error = d.error
+    FROM decided d WHERE o.id = d.order_id AND o.id = ANY($1::text[])
 """
 
 READ_RESERVED: Final = "SELECT product_id FROM reservations WHERE order_id = $1"
@@ -126,6 +144,31 @@ class Refusal(NamedTuple):
     error: str
 
 
+NOT_SEALED: Final = Refusal(
+    ErrorCode.INVALID_ORDER,
+    "the order came unencrypted, and PAYLOADS_MUST_BE_SEALED forbids it: give its client PAYLOAD_KEYS, and place the "
+    "order under a new id",
+)
+
+
+class Asked(NamedTuple):
+    """A reservation, who asks for it, for order_events, and why it is refused whatever the stock is."""
+
+    request: ReservationRequest
+    actor: str
+    refusal: Refusal | None = None
+
+
+class Decision(NamedTuple):
+    """What becomes of a new order: it holds its lines, each at its price in `prices`, or it is refused."""
+
+    asked: Asked
+    refusal: Refusal | None
+    lines: Sequence[Line] = ()
+    prices: Sequence[int] = ()
+    total: int = 0
+
+
 class Inventory:
     """Reserve, sell and release, each at most once for an order.
 
@@ -133,24 +176,41 @@ class Inventory:
         Unavailable: PostgreSQL; or too many orders wait for the same product.
     """
 
-    def __init__(self, database: Database, terms: Terms) -> None:
-        """`terms` are written on every new order row. A row that exists keeps the terms it has."""
+    def __init__(
+        self,
+        database: Database,
+        terms: Terms,
+        *,
+        must_be_sealed: bool = False,
+        customer_tag: Callable[[str], str] | None = None,
+    ) -> None:
+        """Take stock under these rules.
+
+        Args:
+            database: where orders and stock are.
+            terms: written on every new order row. A row that exists keeps the terms it has.
+            must_be_sealed: whether an order that came to Temporal unencrypted is refused.
+            customer_tag: what lists of runs call a customer; None: payloads are not encrypted.
+        """
         self._database = database
         self._terms = terms
+        self._must_be_sealed = must_be_sealed
+        self._customer_tag = customer_tag
+        self._reservations = GroupCommit(self._reserve, lambda asked: len(asked.request.lines))
+        self._locked: frozenset[str] = frozenset()  # products whose row was locked for long when it was last tried
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # those in use, by product
 
     @activity.defn
     async def reserve_stock(self, request: ReservationRequest) -> OrderRow:
-        """Write the order row and hold the stock, or reject the order. Returns an existing row unchanged."""
-        async with self._moving(line.product_id for line in request.lines) as connection:
-            if not await self._insert_order(connection, request):
-                return await existing_row(connection, request.order_id)
-            products = await _lock_products(connection, request.lines)
-            if refusal := refusal_for(request, products):
-                await connection.execute(REJECT_ORDER, request.order_id, refusal.code, refusal.error, actor())
-            else:
-                await _hold(connection, request, products)
-            return await existing_row(connection, request.order_id)
+        """Write the order row and hold the stock, or reject the order. Returns an existing row unchanged.
+
+        It is decided with the orders that arrive at the same time (see GroupCommit), and as if it were alone.
+        """
+        is_refused = self._must_be_sealed and not request.sealed
+        row = await self._reservations.ask(Asked(request, actor(), NOT_SEALED if is_refused else None))
+        if self._customer_tag and request.sealed:
+            return row.model_copy(update={"customer_tag": self._customer_tag(request.customer_id)})
+        return row
 
     @activity.defn
     async def finalize_order(self, order_id: str) -> OrderRow:
@@ -204,23 +264,75 @@ class Inventory:
                     for turn in turns:
                         await stack.enter_async_context(turn)
             except TimeoutError:
-                text = "other orders move the stock of the same product"
-                raise Unavailable(text, type="stock_busy", expected=True) from None
+                raise _busy() from None
             connection = await stack.enter_async_context(self._database.transaction())
             await connection.execute(LIMIT_LOCKS)
             yield connection
 
-    async def _insert_order(self, connection: "Connection", request: ReservationRequest) -> bool:
-        inserted = await connection.fetchval(
-            INSERT_ORDER,
-            request.order_id,
-            request.customer_id,
-            request.request_hash,
-            request.currency,
+    async def _reserve(self, batch: Sequence[Asked]) -> Sequence[OrderRow | Unavailable | None]:
+        """Decide all orders of a batch; only those for a locked product, if there is one (None for the others)."""
+        wanted = _products_of(*batch)
+        locked = await self._find_locked(self._locked & wanted)
+        if not locked:
+            try:
+                return await self._reserve_together(batch)
+            except Unavailable as error:
+                if error.type != LOCKED or not (locked := await self._find_locked(wanted)):
+                    raise
+        return [None if locked.isdisjoint(_products_of(asked)) else _busy() for asked in batch]
+
+    async def _reserve_together(self, batch: Sequence[Asked]) -> Sequence[OrderRow]:
+        first: dict[str, Asked] = {}
+        for asked in batch:
+            first.setdefault(asked.request.order_id, asked)
+        async with self._database.transaction() as connection:
+            await connection.execute(LIMIT_LOCKS)
+            inserted = await self._insert_orders(connection, first.values())
+            new = [asked for order_id, asked in first.items() if order_id in inserted]
+            products = await _lock_products(connection, _products_of(*new))
+            await _write(connection, decide(new, products))
+            rows = await read_rows(connection, first)
+        return [rows[asked.request.order_id] for asked in batch]
+
+    async def _find_locked(self, products: frozenset[str]) -> frozenset[str]:
+        """Those of the products that somebody else has locked; nobody waits for them again until they are free."""
+        if not products:
+            return products
+        async with self._database.transaction() as connection:
+            records = await connection.fetch(FIND_LOCKED, [*products])
+        found = frozenset(record["product_id"] for record in records)
+        self._locked = (self._locked - products) | found
+        return found
+
+    async def _insert_orders(self, connection: "Connection", batch: Iterable[Asked]) -> set[str]:
+        """Write the rows of those orders that have none. Returns their ids."""
+        requests = [asked.request for asked in batch]
+        records = await connection.fetch(
+            INSERT_ORDERS,
+            [request.order_id for request in requests],
+            [request.customer_id for request in requests],
+            [request.request_hash for request in requests],
+            [request.currency for request in requests],
             self._terms.capture_mode,
             self._terms.model_dump_json(),
         )
-        return inserted is not None
+        return {record["id"] for record in records}
+
+
+def decide(batch: Iterable[Asked], products: Mapping[str, Product]) -> list[Decision]:
+    """What becomes of new orders for these products, each by what the ones before it leave."""
+    left, decisions = dict(products), []
+    for asked in batch:
+        lines = asked.request.lines
+        if refusal := asked.refusal or refusal_for(asked.request, left):
+            decisions.append(Decision(asked, refusal))
+            continue
+        prices = [left[line.product_id].price for line in lines]
+        decisions.append(Decision(asked, None, lines, prices, total_of(lines, left)))
+        for line in lines:
+            product = left[line.product_id]
+            left[product.id] = product._replace(quantity=product.quantity - line.quantity)
+    return decisions
 
 
 def refusal_for(request: ReservationRequest, products: Mapping[str, Product]) -> Refusal | None:
@@ -257,20 +369,35 @@ def total_of(lines: Sequence[Line], products: Mapping[str, Product]) -> int:
     return sum(line.quantity * products[line.product_id].price for line in lines)
 
 
-async def _lock_products(connection: "Connection", lines: Sequence[Line]) -> dict[str, Product]:
-    records = await connection.fetch(LOCK_STOCK, [line.product_id for line in lines])
-    return {record["id"]: Product(**record) for record in records}
+def _products_of(*batch: Asked) -> frozenset[str]:
+    return frozenset(line.product_id for asked in batch for line in asked.request.lines)
 
 
-async def _hold(connection: "Connection", request: ReservationRequest, products: Mapping[str, Product]) -> None:
+def _busy() -> Unavailable:
+    return Unavailable("other orders move the stock of the same product", type="stock_busy", expected=True)
+
+
+async def _lock_products(connection: "Connection", products: Iterable[str]) -> dict[str, Product]:
+    return {record["id"]: Product(**record) for record in await connection.fetch(LOCK_STOCK, [*products])}
+
+
+async def _write(connection: "Connection", decisions: Sequence[Decision]) -> None:
+    held = [
+        (each.asked.request.order_id, line, price)
+        for each in decisions
+        for line, price in zip(each.lines, each.prices, strict=True)
+    ]
     await connection.execute(
-        HOLD_STOCK,
-        request.order_id,
-        [line.product_id for line in request.lines],
-        [line.quantity for line in request.lines],
-        [products[line.product_id].price for line in request.lines],
-        total_of(request.lines, products),
-        actor(),
+        WRITE_DECISIONS,
+        [each.asked.request.order_id for each in decisions],
+        [each.total for each in decisions],
+        [each.refusal and each.refusal.code for each in decisions],
+        [each.refusal and each.refusal.error for each in decisions],
+        [each.asked.actor for each in decisions],
+        [order_id for order_id, _, _ in held],
+        [line.product_id for _, line, _ in held],
+        [line.quantity for _, line, _ in held],
+        [price for _, _, price in held],
     )
 
 

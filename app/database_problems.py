@@ -13,7 +13,8 @@ import asyncpg
 CONNECT_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError)
 
 FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
-ROLE: Final = "orders_app"
+APP_ROLE: Final = "orders_app"  # of the programs
+READER_ROLE: Final = "orders_readonly"  # of who only reads
 GRANT: Final = "run GRANT {role} TO {login} as an administrator"
 
 # The first match counts, so a subclass stands before its base.
@@ -50,10 +51,10 @@ def problem_of(error: Exception, url: str) -> str:
     return f"PostgreSQL at DATABASE_URL cannot be used: {_reason(error, url)}"
 
 
-def missing_grant(login: str) -> str:
-    """What to do when a login may not use the tables. `login` is quoted as SQL needs it."""
+def missing_grant(login: str, role: str) -> str:
+    """What to do when a login may not do what the role may. `login` is quoted as SQL needs it."""
     return "PostgreSQL at DATABASE_URL cannot be used: the login may not use the tables: " + GRANT.format(
-        role=ROLE, login=login
+        role=role, login=login
     )
 
 
@@ -68,7 +69,7 @@ def _reason(error: Exception, url: str) -> str:
     sentence = next((text for kind, text in SENTENCES if isinstance(error, kind)), _other(error))
     login = f'"{unquote(parts.username)}"' if parts.username else "the login"
     return sentence.format(
-        role=parameters.get("role", ROLE),
+        role=parameters.get("role", APP_ROLE),
         login=login,
         parameters=", ".join(parameters) or "none",
         place=parts.netloc.rpartition("@")[2] or "its default address",

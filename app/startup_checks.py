@@ -1,39 +1,72 @@
-"""What a program checks before it starts: the schema, the search attributes, and where crash points may be used."""
+"""What a program checks before it starts. Each is here once: programs refuse to start by it, doctor reports it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+import structlog
 from temporalio.client import Client
-from temporalio.service import RPCError
 
-from app.database_problems import CONNECT_ERRORS, missing_grant, problem_of
-from config.settings import LOOPBACK, Settings
-from gateways.postgres import REFUSED, Database, open_pool
+from app.database_problems import APP_ROLE, CONNECT_ERRORS, READER_ROLE, missing_grant, problem_of
+from config.settings import (
+    LOOPBACK,
+    SANDBOX_FULFILLMENT_WEBHOOK_SECRET,
+    SANDBOX_STRIPE_WEBHOOK_SECRET,
+    Settings,
+)
+from gateways.postgres import Database, open_pool
+from gateways.postgres_facts import applied_migrations, rights_of
 from gateways.temporal import CREATE_ATTRIBUTE
-from orders.errors import Unavailable
+from gateways.temporal_facts import NotForUs, has_keyword
+from orders.errors import NoAnswer, Unavailable
 from orders.names import SEARCH_ATTRIBUTES
 
 MIGRATIONS: Final = Path(__file__).parents[1] / "migrations"
 
-# No row before the first migration. The catalogue can be read by every login.
-PRIVILEGES: Final = """
-    SELECT quote_ident(current_user) AS login,
-           has_schema_privilege(relnamespace, 'USAGE') AND has_table_privilege(oid, 'UPDATE') AS may_write
-    FROM pg_class WHERE relname = 'orders' AND relnamespace = to_regnamespace('public')
-"""
+SubjectT = TypeVar("SubjectT")
+
+log = structlog.get_logger()
 
 
 class CannotStart(Exception):
     """Something that the program needs is missing; the message says what and where."""
 
 
+class CannotAsk(Exception):
+    """What a check is about cannot be asked from here; the message says why, and what to look at instead."""
+
+
+class Check(NamedTuple, Generic[SubjectT]):
+    """One thing that is asked of settings, a database or a client.
+
+    `ask` answers what it found, in a few words. It raises CannotStart for a problem, and CannotAsk.
+    """
+
+    name: str
+    ask: Callable[[SubjectT], Awaitable[str]]
+
+
+async def require(checks: Sequence[Check[SubjectT]], subject: SubjectT) -> None:
+    """Pass all checks. What cannot be asked is logged, and is no reason not to start.
+
+    Raises:
+        CannotStart: the first problem.
+    """
+    for check in checks:
+        try:
+            await check.ask(subject)
+        except CannotAsk as reason:
+            log.warning("not checked", check=check.name, reason=str(reason))
+
+
 @asynccontextmanager
-async def open_database(settings: Settings, kind: type[Database] = Database) -> AsyncIterator[Database]:
-    """The database that the settings name, with all migrations applied.
+async def open_database(
+    settings: Settings, kind: type[Database] = Database, checks: Sequence[Check[Database]] | None = None
+) -> AsyncIterator[Database]:
+    """The database that the settings name, after its checks: by default those of a program that places orders.
 
     Raises:
         CannotStart: PostgreSQL cannot be used, or a migration or a GRANT is missing.
@@ -45,50 +78,78 @@ async def open_database(settings: Settings, kind: type[Database] = Database) -> 
         raise CannotStart(problem_of(error, url)) from error
     async with pool:
         database = kind(pool)
-        await check_migrations(database)
+        try:
+            await require(DATABASE_CHECKS if checks is None else checks, database)
+        except Unavailable as error:
+            raise CannotStart(f"PostgreSQL at DATABASE_URL cannot be used: {error.message}") from error
         yield database
 
 
-async def check_migrations(database: Database) -> None:
-    """Refuse a database that this version's programs cannot use.
+async def check_public_secrets(settings: Settings) -> str:
+    """With a live Stripe key, refuse the sandbox's signing secrets: they are in this repository."""
+    given = {
+        "STRIPE_WEBHOOK_SECRET": (settings.stripe_webhook_secret, SANDBOX_STRIPE_WEBHOOK_SECRET),
+        "FULFILLMENT_WEBHOOK_SECRET": (settings.fulfillment_webhook_secret, SANDBOX_FULFILLMENT_WEBHOOK_SECRET),
+    }
+    public = [name for name, (secret, known) in given.items() if known in secret.get_secret_value()]
+    if settings.is_live and public:
+        verb = "is" if len(public) == 1 else "are"
+        raise CannotStart(f"{' and '.join(public)} {verb} the sandbox's, but STRIPE_SECRET_KEY is a live key")
+    return f"{' and '.join(public)}: the sandbox's, as long as no real money is charged" if public else "your own"
 
-    Raises:
-        CannotStart: naming the GRANT that the login lacks, or the migrations that are missing.
-    """
+
+async def check_rights(database: Database, role: str) -> str:
+    rights = await rights_of(database, role)
+    if not rights.suffice:
+        raise CannotStart(missing_grant(rights.login, role))
+    return f"the login {rights.login} may do all that {role} may"
+
+
+async def check_migrations(database: Database) -> str:
+    """Refuse a database without the schema of this version's programs."""
     wanted = {version_of(path) for path in MIGRATIONS.glob("*.sql")}
-    try:
-        async with database.transaction() as connection:
-            login, may_write = await connection.fetchrow(PRIVILEGES) or (None, None)
-            if login and not may_write:
-                raise CannotStart(missing_grant(login))
-            applied = {row["version"] for row in await connection.fetch("SELECT version FROM schema_migrations")}
-    except Unavailable as error:
-        if error.type != REFUSED:
-            raise CannotStart(f"PostgreSQL at DATABASE_URL cannot be used: {error.message}") from error
-        applied = set()
+    applied = await applied_migrations(database) or set()
     if missing := sorted(wanted - applied):
         raise CannotStart(f"PostgreSQL lacks the migrations {', '.join(missing)}: run `make migrate`")
+    later = sorted(applied - wanted)
+    return f"all {len(wanted)} applied" + (f"; of a later version: {', '.join(later)}" if later else "")
+
+
+async def check_search_attributes(client: Client) -> str:
+    """Refuse a namespace without a search attribute: it would fail every workflow task for ever."""
+    names = sorted(SEARCH_ATTRIBUTES)
+    try:
+        missing = [name for name in names if not await has_keyword(client, name)]
+    except NotForUs as reason:
+        raise CannotAsk(
+            f"Temporal does not answer ({reason}): see to it that the namespace {client.namespace} has "
+            f"{', '.join(names)}, of type Keyword"
+        ) from None
+    except NoAnswer as error:
+        raise CannotStart(str(error)) from error
+    if missing:
+        raise CannotStart(
+            f"Temporal lacks the search attributes {', '.join(missing)}, of type Keyword: create each with "
+            f"{CREATE_ATTRIBUTE}"
+        )
+    return ", ".join(names)
+
+
+SETTINGS_CHECKS: Final = (Check("signing secrets", check_public_secrets),)
+
+DATABASE_CHECKS: Final = (
+    Check("rights", partial(check_rights, role=APP_ROLE)),
+    Check("migrations", check_migrations),
+)
+READER_CHECKS: Final = (  # for commands that only read
+    Check("rights", partial(check_rights, role=READER_ROLE)),
+    Check("migrations", check_migrations),
+)
+TEMPORAL_CHECKS: Final = (Check("search attributes", check_search_attributes),)
 
 
 def version_of(migration: Path) -> str:
     return migration.name.partition("_")[0]
-
-
-async def check_search_attributes(client: Client) -> None:
-    """Refuse a namespace where a search attribute is not registered: it would fail every workflow task for ever.
-
-    Raises:
-        CannotStart: naming the search attributes that are missing, or why Temporal does not list them.
-    """
-    request = ListSearchAttributesRequest(namespace=client.namespace)
-    try:
-        answer = await client.operator_service.list_search_attributes(request, retry=True)
-    except RPCError as error:
-        raise CannotStart(f"Temporal does not list its search attributes: {error}") from error
-    if missing := sorted(SEARCH_ATTRIBUTES.keys() - answer.custom_attributes.keys()):
-        raise CannotStart(
-            f"Temporal lacks the search attributes {', '.join(missing)}: create each with {CREATE_ATTRIBUTE}"
-        )
 
 
 def check_temporal_is_here(client: Client) -> None:

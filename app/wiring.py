@@ -14,7 +14,8 @@ import structlog
 from openai import AsyncOpenAI
 from stripe import StripeClient
 from temporalio.client import Client
-from temporalio.worker import Interceptor, Worker
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.worker import Interceptor, Worker, WorkerDeploymentConfig
 
 from activities.fulfillment import Fulfillment
 from activities.inventory import Inventory
@@ -31,8 +32,9 @@ from activities.verification import Verification
 from app.clients import http_of, stripe_of, warehouse_of
 from app.crash_points import CrashPoints, WatchedDatabase, crash_point, watch_http
 from app.health import serve_health
-from app.startup_checks import CannotStart, check_search_attributes, check_temporal_is_here, open_database
+from app.startup_checks import TEMPORAL_CHECKS, CannotStart, check_temporal_is_here, open_database, require
 from config.links import workflow_link
+from config.payload_keys import customer_tags
 from config.settings import Settings
 from config.temporal import connect
 from gateways.openai import MAX_ANSWER, LanguageModel, openai_client
@@ -86,6 +88,7 @@ async def worker_program(settings: Settings) -> AsyncIterator[None]:
                 "worker ready",
                 task_queue=TASK_QUEUE,
                 namespace=client.namespace,
+                build_id=settings.temporal_worker_build_id or None,
                 workflow_sandbox=settings.workflow_sandbox,
                 event_loop=type(asyncio.get_running_loop()).__module__,
             )
@@ -119,7 +122,7 @@ async def open_worker(
     """
     if settings.crash_at:
         check_temporal_is_here(client)
-    await check_search_attributes(client)
+    await require(TEMPORAL_CHECKS, client)
     async with AsyncExitStack() as stack:
         kind = WatchedDatabase if settings.crash_at else Database
         database = await stack.enter_async_context(open_database(settings, kind))
@@ -142,6 +145,7 @@ async def open_worker(
                 activities=[each for each in activities if each.__name__ in MODEL_ACTIVITIES],
                 interceptors=interceptors,
                 max_concurrent_activities=settings.model_concurrency,
+                deployment_config=version_of(settings),
             )
         )
         # It has the model's activities too, for runs whose tasks an earlier version has put into this queue.
@@ -153,7 +157,23 @@ async def open_worker(
             interceptors=interceptors,
             max_concurrent_activities=settings.database_pool_size * ATTEMPTS_PER_CONNECTION,
             graceful_shutdown_timeout=DRAIN,
+            deployment_config=version_of(settings),
         )
+
+
+def version_of(settings: Settings) -> WorkerDeploymentConfig | None:
+    """The version that the workers of this process are; None: they are unversioned.
+
+    A run moves to the version that is current with its next workflow task. A run of a pinned workflow would stay with
+    its build while it waits for an operator, without limit, and hang when the workers of that build are gone.
+    """
+    if not settings.temporal_deployment_name:
+        return None
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(settings.temporal_deployment_name, settings.temporal_worker_build_id),
+        use_worker_versioning=True,
+        default_versioning_behavior=VersioningBehavior.AUTO_UPGRADE,
+    )
 
 
 def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external service)
@@ -171,7 +191,12 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
     warehouse = warehouse_of(settings, http, shop_id)
     reconcile_after = timedelta(seconds=settings.reconcile_after_seconds)
     classes = (
-        Inventory(database, terms_of(settings)),
+        Inventory(
+            database,
+            terms_of(settings),
+            must_be_sealed=settings.payloads_must_be_sealed,
+            customer_tag=lambda customer: customer_tags(client, customer)[0],
+        ),
         OrderState(database, client),
         Payments(database, gateway),
         Fulfillment(database, warehouse, remembers_cancels=settings.fulfillment_remembers_cancels),

@@ -36,6 +36,7 @@ from temporalio.exceptions import ApplicationError, CancelledError, TemporalErro
 from client import waiting
 from client.runs import order_runs, view_run
 from client.waiting import PATIENCE, answer
+from config.payload_keys import customer_tags
 from gateways.temporal import find_run, is_absent, last_failure, reaching_temporal, request_of
 from orders.errors import InvalidInput, NoAnswer, NotParked, UnknownOrder
 from orders.models import (
@@ -265,7 +266,10 @@ async def _submit_once(client: Client, submission: Submission, task_queue: str, 
         static_summary=f"{units} units of {len(order.lines)} products, {order.priority}",
         # What the run would set itself, without an event of its history.
         search_attributes=TypedSearchAttributes(
-            [SearchAttributePair(ORDER_STAGE, Stage.PLACING), SearchAttributePair(CUSTOMER_ID, order.customer_id)]
+            [
+                SearchAttributePair(ORDER_STAGE, Stage.PLACING),
+                SearchAttributePair(CUSTOMER_ID, customer_tags(client, order.customer_id)[0]),
+            ]
         ),
     )
     try:

@@ -12,10 +12,11 @@ from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import Client, WorkflowQueryFailedError, WorkflowQueryRejectedError
 from temporalio.service import RPCError
 
+from config.payload_keys import customer_tags
 from gateways.temporal import FoundRun, find_run, find_runs, reaching_temporal
 from orders.errors import NoAnswer, UnknownOrder
 from orders.models import Attention, CancelView, Model, OrderView, Stage
-from orders.names import CANCEL_ORDER, NEEDS_ATTENTION, ORDER_STAGE, PROCESS_ORDER, SWEEPS, cancel_order_id
+from orders.names import CANCEL_ORDER, CUSTOMER_ID, NEEDS_ATTENTION, ORDER_STAGE, PROCESS_ORDER, SWEEPS, cancel_order_id
 
 QUERY_TIMEOUT: Final = timedelta(seconds=3)
 
@@ -113,13 +114,21 @@ async def order_runs(client: Client, order_id: str) -> list[Run]:
     return runs
 
 
-async def list_runs(client: Client, *, stage: str | None = None, limit: int = 50) -> list[Run]:
-    """The newest runs of orders, or of those at a stage. A new run is listed within about a second.
+async def list_runs(
+    client: Client, *, stage: str | None = None, customer: str | None = None, limit: int = 50
+) -> list[Run]:
+    """The newest runs of orders, or those at a stage, or of a customer. A new run is listed within about a second.
 
     Lists do not tell the steps of placing an order apart, see Stage.listed.
     """
     at_stage = f" AND {ORDER_STAGE.name} = {json.dumps(Stage(stage).listed)}" if stage else ""
-    return await _find(client, f"{ABOUT_ORDERS}{at_stage}", limit)
+    of_customer = f" AND {of_the_customer(client, customer)}" if customer else ""
+    return await _find(client, f"{ABOUT_ORDERS}{at_stage}{of_customer}", limit)
+
+
+def of_the_customer(client: Client, customer: str) -> str:
+    """The condition for runs of a customer, also where CustomerId is a hash by any of the client's keys."""
+    return f"{CUSTOMER_ID.name} IN ({', '.join(json.dumps(tag) for tag in customer_tags(client, customer))})"
 
 
 async def stuck_runs(client: Client, *, limit: int = 50) -> list[StuckRun]:

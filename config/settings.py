@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.database_url import parse_database_url
+from config.payload_keys import Key, parse_payload_keys
 from orders.errors import InvalidInput
 
 SANDBOX = "http://127.0.0.1:8400"
@@ -37,16 +38,10 @@ MAX_PORT: Final = 65535
 STRIPE_KEYS: Final = ("sk_test_", "rk_test_", "sk_live_", "rk_live_")
 
 
-class DatabaseSettings(BaseSettings):
-    """Where PostgreSQL is: all that the migrations need. Spaces around the value of any setting are ignored."""
+class Environment(BaseSettings):
+    """Spaces around the value of any setting are ignored."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-    database_url: SecretStr = Field(
-        default=SecretStr("postgresql://orders:orders@127.0.0.1:54329/orders"),
-        description="PostgreSQL with the migrations applied. "
-        "A pgbouncer in transaction mode works, see DATABASE_PREPARED_STATEMENTS.",
-    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -56,16 +51,41 @@ class DatabaseSettings(BaseSettings):
             return SecretStr(value.get_secret_value().strip())
         return value.strip() if isinstance(value, str) else value
 
+
+class PayloadSettings(Environment):
+    """The keys of encrypted payloads: all that a client of Temporal needs."""
+
+    payload_keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="id:base64, separated by commas: payloads are encrypted with the first. Empty: they are not.",
+    )
+
+    @field_validator("payload_keys")
+    @classmethod
+    def _are_keys(cls, keys: SecretStr) -> SecretStr:
+        parse_payload_keys(keys.get_secret_value())
+        return keys
+
+
+class DatabaseSettings(Environment):
+    """Where PostgreSQL is: all that the migrations need."""
+
+    database_url: SecretStr = Field(
+        default=SecretStr("postgresql://orders:orders@127.0.0.1:54329/orders"),
+        description="PostgreSQL with the migrations applied. "
+        "A pgbouncer in transaction mode works, see DATABASE_PREPARED_STATEMENTS.",
+    )
+
     @field_validator("database_url")
     @classmethod
     def _in_one_form(cls, url: SecretStr) -> SecretStr:
         return SecretStr(parse_database_url(url.get_secret_value()))
 
 
-SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
+SettingsT = TypeVar("SettingsT", bound=Environment)
 
 
-class Settings(DatabaseSettings):
+class Settings(PayloadSettings, DatabaseSettings):
     """Each program reads them once and passes them on; workflows never read them."""
 
     database_pool_size: int = Field(default=8, ge=1, le=200, description="Connections per worker process.")
@@ -192,9 +212,19 @@ class Settings(DatabaseSettings):
         default=300, ge=1, le=3600, description="How old, or how far ahead of us, a signature may be."
     )
 
+    payloads_must_be_sealed: bool = Field(
+        default=False, description="true: an order whose input came to Temporal unencrypted is refused."
+    )
     health_address: str = Field(
         default="",
         description="host:port where worker and web process answer probes: `/healthz`, `/readyz`. Empty: nowhere.",
+    )
+    temporal_deployment_name: str = Field(
+        default="",
+        description="The worker deployment that this worker is a version of. Empty: workers are unversioned.",
+    )
+    temporal_worker_build_id: str = Field(
+        default="", description="Its version: a name of the build, set together with TEMPORAL_DEPLOYMENT_NAME."
     )
     metrics_address: str = Field(
         default="",
@@ -294,6 +324,23 @@ class Settings(DatabaseSettings):
             raise ValueError("must have the form host:port, for example 0.0.0.0:8420 or [::]:8420")
         return address
 
+    @field_validator("temporal_deployment_name")
+    @classmethod
+    def _is_a_deployment(cls, name: str) -> str:
+        """Temporal joins it with the build id by a colon or a dot."""
+        if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9/_-]{0,127})?", name):
+            raise ValueError("must have up to 128 letters, digits, hyphens, underscores and slashes, e.g. order-sagas")
+        return name
+
+    @field_validator("temporal_worker_build_id")
+    @classmethod
+    def _is_a_build(cls, build_id: str) -> str:
+        if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._/-]{0,127})?", build_id):
+            raise ValueError(
+                "must have up to 128 letters, digits, dots, hyphens, underscores and slashes, e.g. 2026.11-3f9c2ab"
+            )
+        return build_id
+
     @field_validator("metrics_address")
     @classmethod
     def _is_a_numeric_place(cls, address: str) -> str:
@@ -318,11 +365,25 @@ class Settings(DatabaseSettings):
         return hosts
 
     @model_validator(mode="after")
+    def _who_demands_seals_has_keys(self) -> Self:
+        if self.payloads_must_be_sealed and not self.payload_keys.get_secret_value():
+            raise ValueError("PAYLOADS_MUST_BE_SEALED is true, but PAYLOAD_KEYS is empty: set the keys, or unset both")
+        return self
+
+    @model_validator(mode="after")
     def _live_keys_are_deliberate(self) -> Self:
         if self.is_live and not self.allow_live_stripe:
             raise ValueError("STRIPE_SECRET_KEY is a live key; set ALLOW_LIVE_STRIPE=true to charge real money")
         if self.is_live and self.stripe_base != STRIPE:
             raise ValueError("STRIPE_SECRET_KEY is a live key, but STRIPE_API_BASE is not Stripe: it would leak")
+        return self
+
+    @model_validator(mode="after")
+    def _versions_have_both_names(self) -> Self:
+        if bool(self.temporal_deployment_name) != bool(self.temporal_worker_build_id):
+            raise ValueError(
+                "TEMPORAL_DEPLOYMENT_NAME, TEMPORAL_WORKER_BUILD_ID: set both, or none for workers without versions"
+            )
         return self
 
     @model_validator(mode="after")
@@ -360,6 +421,14 @@ def sandbox_addresses(url: str) -> dict[str, str]:
     return {name: default.replace(SANDBOX, url) for name, default in (others | defaults).items()}
 
 
+def public_values(settings: Settings) -> list[str]:
+    """The settings whose value is the local stack's, and must not be in production: addresses, and its public keys."""
+    names = [*_address_fields(), "fulfillment_key", "temporal_ui_url"]
+    return [
+        name.upper() for name in names if _text(getattr(settings, name)) == _text(Settings.model_fields[name].default)
+    ]
+
+
 def read_settings() -> Settings:
     """The settings of the environment.
 
@@ -374,6 +443,11 @@ def read_database_settings() -> DatabaseSettings:
     return _read(DatabaseSettings)
 
 
+def read_payload_keys() -> tuple[Key, ...]:
+    """The keys of the environment; none: payloads are not encrypted. Raises InvalidInput."""
+    return parse_payload_keys(_read(PayloadSettings).payload_keys.get_secret_value())
+
+
 def _read(kind: type[SettingsT]) -> SettingsT:
     try:
         return kind()
@@ -382,7 +456,7 @@ def _read(kind: type[SettingsT]) -> SettingsT:
     raise InvalidInput([_problem(kind, each["loc"], each["msg"]) for each in problems])
 
 
-def _problem(kind: type[DatabaseSettings], path: tuple[int | str, ...], message: str) -> str:
+def _problem(kind: type[Environment], path: tuple[int | str, ...], message: str) -> str:
     """What is wrong with a setting, with a value that is right."""
     text = message.removeprefix("Value error, ").replace("Input should", "must")
     if not path:

@@ -5,18 +5,20 @@ import atexit
 import os
 import sys
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final, NoReturn
 
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.plugin import SimplePlugin
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.worker.workflow_sandbox import SandboxRestrictions
 from temporalio.workflow import SandboxImportNotificationPolicy
 
+from config.payload_converter import converter
+from config.payload_keys import Key
 from config.replay_guard import Runner, UnsandboxedRunner
+from config.settings import read_payload_keys
 from config.streams import flush_streams
 from config.temporal_problems import address_problem, connection_problem, profile_problem, setting_problem
 from orders.errors import InvalidInput, NoAnswer
@@ -41,7 +43,7 @@ SHARED_MODULES: Final = (
 )
 
 
-def plugin(*, sandbox: bool = True) -> SimplePlugin:
+def plugin(*, sandbox: bool = True, keys: Sequence[Key] = ()) -> SimplePlugin:
     """What worker, clients and replayer must agree on.
 
     The workflow sandbox is strict: the worker refuses to start if workflow code imports a module that is not passed
@@ -54,7 +56,7 @@ def plugin(*, sandbox: bool = True) -> SimplePlugin:
     )
     return SimplePlugin(
         "orders",
-        data_converter=pydantic_data_converter,
+        data_converter=converter(keys),
         workflow_runner=Runner(restrictions=strict) if sandbox else UnsandboxedRunner(),
     )
 
@@ -62,13 +64,14 @@ def plugin(*, sandbox: bool = True) -> SimplePlugin:
 async def connect(*, sandbox: bool = True, metrics_address: str = "") -> Client:
     """A client for the environment and profile that the `temporal` command reads too (TEMPORAL_ADDRESS, …).
 
-    `sandbox` is for the workflows of a worker with this client; `metrics_address` is where this process serves its
-    metrics. Spaces around a value are ignored, as in our settings.
+    With PAYLOAD_KEYS in the environment, it encrypts. `sandbox` is for the workflows of a worker with this client;
+    `metrics_address` is where this process serves its metrics. Spaces around a value are ignored, as in our settings.
 
     Raises:
-        InvalidInput: a variable or the profile is wrong, or the metrics cannot be served there.
+        InvalidInput: a variable, the profile or PAYLOAD_KEYS is wrong, or the metrics cannot be served there.
         NoAnswer: Temporal is out of reach.
     """
+    keys = read_payload_keys()
     environment = {name: value.strip() for name, value in os.environ.items()}
     try:
         config = ClientConfig.load_client_connect_config(override_env_vars=environment)
@@ -81,7 +84,7 @@ async def connect(*, sandbox: bool = True, metrics_address: str = "") -> Client:
         _serve_metrics(metrics_address)
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            return await Client.connect(**config, plugins=[plugin(sandbox=sandbox)])
+            return await Client.connect(**config, plugins=[plugin(sandbox=sandbox, keys=keys)])
     except TimeoutError:
         raise NoAnswer(
             f"Temporal is out of reach: {target} gives no answer within {CONNECT_SECONDS} seconds: "

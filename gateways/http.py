@@ -178,6 +178,18 @@ async def get_json(client: httpx.AsyncClient, service: str, url: str, headers: M
     return await _answer(service, client.get(url, headers=dict(headers)))
 
 
+async def reach(client: httpx.AsyncClient, service: str, url: str) -> None:
+    """Return if the host of the URL answers, whatever it answers. The path, which may be a secret, is not sent.
+
+    Raises:
+        Unavailable: it does not answer, or its certificate is not trusted.
+    """
+    try:
+        await client.get(httpx.URL(url).copy_with(raw_path=b"/", fragment=None, username="", password=""))
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Unavailable(f"{service}: {_problem(error)}", type=f"{service}_unavailable") from None
+
+
 async def _answer(service: str, request: Awaitable[httpx.Response]) -> httpx.Response:
     try:
         with watch_call(service) as call:

@@ -29,6 +29,8 @@ FLUSH_LATER: Final = "SET LOCAL synchronous_commit = off"
 # As many attempts as get a connection in time even if each waits for two locks, the order's and the product's.
 ATTEMPTS_PER_CONNECTION: Final = int(ACQUIRE_SECONDS / (2 * LOCK_SECONDS))
 
+OUTAGE: Final = "database_unavailable"
+LOCKED: Final = "database_locked"
 REFUSED: Final = "database_refused"
 
 # Errors that are an outage. Any other error is a bug, a missing migration or a missing privilege.
@@ -86,15 +88,23 @@ class Database:
         """One transaction on one connection, committed at the end of the block.
 
         Raises:
-            Unavailable: PostgreSQL could not be reached, gave up or refused; the transaction may have been committed.
+            Unavailable: PostgreSQL could not be reached or gave up (OUTAGE), a lock was not free in time (LOCKED), or
+                PostgreSQL refused (REFUSED); the transaction may have been committed.
                 Even a violated constraint does not end a run: its cause is a bug or a missing migration, and the same
                 transaction succeeds once that is corrected.
         """
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator["Connection"]:
+        """One connection for several transactions. Raises Unavailable, as `transaction` does."""
         try:
-            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
                 yield connection
         except TRANSIENT as error:
-            raise Unavailable(f"database: {type(error).__name__}", type="database_unavailable") from None
+            kind = LOCKED if isinstance(error, asyncpg.LockNotAvailableError) else OUTAGE
+            raise Unavailable(f"database: {type(error).__name__}", type=kind) from None
         except asyncpg.PostgresError as error:
             # Only names: PostgreSQL's message quotes values.
             where = getattr(error, "constraint_name", None) or ""

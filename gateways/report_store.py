@@ -28,7 +28,9 @@ COLUMNS: Final = """
 """
 
 LIST: Final = f"""
-    SELECT {COLUMNS} FROM orders o WHERE $1::text IS NULL OR o.status = $1 ORDER BY o.created_at DESC, o.id LIMIT $2
+    SELECT {COLUMNS} FROM orders o
+    WHERE ($1::text IS NULL OR o.status = $1) AND ($2::text IS NULL OR o.customer_id = $2)
+    ORDER BY o.created_at DESC, o.id LIMIT $3
 """  # noqa: S608 (a constant of ours)
 
 LIST_NAMED: Final = f"SELECT {COLUMNS} FROM orders o WHERE o.id = ANY($1::text[])"  # noqa: S608 (a constant of ours)
@@ -43,6 +45,11 @@ READ: Final = f"""
            o.fulfillment_requested_at IS NOT NULL AS fulfillment_requested, o.error_code, o.error, o.placed_at
     FROM orders o WHERE o.id = $1
 """  # noqa: S608 (a constant of ours)
+
+MOST_IN_STOCK: Final = """
+    SELECT p.id, p.price, p.currency FROM products p JOIN inventory i ON i.product_id = p.id
+    WHERE i.quantity > 0 ORDER BY i.quantity DESC, p.id LIMIT 1
+"""
 
 READ_REFUNDS: Final = """
     SELECT status, sum(amount)::bigint AS amount FROM refunds
@@ -79,14 +86,16 @@ async def read_report(database: "Database", order_id: str) -> OrderReport | None
         )
 
 
-async def list_orders(database: "Database", *, status: Status | None = None, limit: int = 50) -> list[ListedOrder]:
-    """The newest orders, or those of one status.
+async def list_orders(
+    database: "Database", *, status: Status | None = None, customer: str | None = None, limit: int = 50
+) -> list[ListedOrder]:
+    """The newest orders, or those of one status, or of one customer.
 
     Raises:
         Unavailable: PostgreSQL.
     """
     async with database.transaction() as connection:
-        return [_listed(row) for row in await connection.fetch(LIST, status, limit)]
+        return [_listed(row) for row in await connection.fetch(LIST, status, customer, limit)]
 
 
 async def find_parked(
@@ -101,6 +110,17 @@ async def find_parked(
         named = [_listed(row) for row in await connection.fetch(LIST_NAMED, order_ids)]
         parked = [_listed(row) for row in await connection.fetch(LIST_PARKED, BEING_UNDONE, limit)]
     return {each.id: each for each in named}, parked
+
+
+async def find_sellable(database: "Database") -> tuple[str, int, str] | None:
+    """The product of which most units are in stock, its price in minor units, its currency; None: there is none.
+
+    Raises:
+        Unavailable: PostgreSQL.
+    """
+    async with database.transaction() as connection:
+        row = await connection.fetchrow(MOST_IN_STOCK)
+    return (row["id"], row["price"], row["currency"]) if row else None
 
 
 def _listed(row: "asyncpg.Record") -> ListedOrder:

@@ -134,7 +134,8 @@ async def last_failure(client: Client, workflow_id: str, activity: str) -> str |
         found = await client.workflow_service.describe_workflow_execution(request, retry=True)
         for each in found.pending_activities:
             if each.activity_type.name == activity and each.HasField("last_failure"):
-                return f"attempt {each.attempt} is next: {each.last_failure.message}"
+                failure = await client.data_converter.decode_failure(each.last_failure)
+                return f"attempt {each.attempt} is next: {getattr(failure, 'message', failure)}"
     return None
 
 

@@ -169,8 +169,24 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE TRIGGER reservations_counted AFTER INSERT OR UPDATE OR DELETE ON reservations
+CREATE TRIGGER reservations_counted AFTER UPDATE OR DELETE ON reservations
     FOR EACH ROW EXECUTE FUNCTION count_reservation();
+
+-- New ones come in batches, often of one product: its row is written once for all of them.
+CREATE FUNCTION count_new_reservations() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO reservation_totals AS t (product_id, held, sold)
+    SELECT product_id,
+           coalesce(sum(quantity) FILTER (WHERE state = 'held'), 0),
+           coalesce(sum(quantity) FILTER (WHERE state = 'sold'), 0)
+    FROM arrived
+    GROUP BY product_id
+    ON CONFLICT (product_id) DO UPDATE SET held = t.held + excluded.held, sold = t.sold + excluded.sold;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER reservations_counted_together AFTER INSERT ON reservations REFERENCING NEW TABLE AS arrived
+    FOR EACH STATEMENT EXECUTE FUNCTION count_new_reservations();
 
 CREATE TABLE order_events (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -305,4 +321,4 @@ CREATE TABLE embedding_index (
 DROP TABLE embedding_index, product_embeddings, webhook_events, reminders, notifications, spent_keys, payment_warnings,
     resolutions, refunds, order_events, reservation_totals, reservations, order_items, orders, order_transitions,
     stock_alerts, inventory, products, shop;
-DROP FUNCTION refuse_change, end_shortage, count_reservation;
+DROP FUNCTION refuse_change, end_shortage, count_reservation, count_new_reservations;

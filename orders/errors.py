@@ -6,6 +6,7 @@
     ├── NotParked           an operator resolves a step that is not parked
     ├── NotFound            a client names a Schedule or a product that does not exist
     ├── RunFailed           the run that a client waits for has failed
+    ├── Unreadable          what Temporal answers is encrypted, and the key is not here
     ├── Unavailable         a technical failure that another attempt may heal: an outage, a limit, a lost answer
     │   └── NoAnswer        Temporal is out of reach, no worker polls, or the time that a caller gave is over
     └── Permanent           no further attempt can help: a forward step is undone, an undo parks
@@ -46,6 +47,13 @@ class NotFound(OrderError):
 
 class RunFailed(OrderError):
     """The run that a client waits for has failed; the message says why. It may be started again."""
+
+
+class Unreadable(OrderError):
+    """What Temporal answers is encrypted, and the key is not here. What was asked for may be under way: ask again.
+
+    In a workflow it fails the workflow task, which is retried until a worker has the key: nothing is refused or undone.
+    """
 
 
 class Unavailable(OrderError, ApplicationError):

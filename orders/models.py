@@ -277,11 +277,14 @@ class Terms(Model):
 
 
 class ReservationRequest(Model):
+    """`sealed` says that the order was encrypted when Temporal got it."""
+
     order_id: str
     customer_id: str
     currency: str
     lines: tuple[Line, ...]
     request_hash: str
+    sealed: bool = False
 
 
 class OrderRow(Model):
@@ -290,7 +293,8 @@ class OrderRow(Model):
     `closing` is the status in which an undo will end, `placed` says that the order was paid and sold at some time,
     `refund_status` is the status of the last refund, `settled_by_hand` says that an operator settled the payment,
     and `resolution_count` counts the resolutions of the order. The `parked_` fields name the step that waits for an
-    operator, the reason, and the workflow id of the run that waits.
+    operator, the reason, and the workflow id of the run that waits. `customer_tag` is not in the row: it is what lists
+    of runs call the customer of an encrypted order.
     """
 
     id: str
@@ -312,6 +316,7 @@ class OrderRow(Model):
     refund_status: str | None = None
     settled_by_hand: bool = False
     resolution_count: int = 0
+    customer_tag: str | None = None
 
     @property
     def outcome(self) -> OrderOutcome:

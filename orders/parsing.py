@@ -23,10 +23,16 @@ from temporalio.common import RawValue
 from orders import money
 from orders.card_numbers import has_card_number
 from orders.countries import REQUIRED, is_required
-from orders.errors import InvalidInput
+from orders.errors import InvalidInput, Unreadable
 from orders.models import Address, Line, Model, Order, Priority
 from orders.plain_text import has_markup, is_harmful, is_visible
 
+SEALED: Final = b"binary/encrypted"  # the encoding of an encrypted payload
+SEALED_WITH: Final = "sealed-with"  # the metadata of one that is decrypted: the id of its key
+NO_KEYS: Final = (
+    "this is encrypted, and the program has no keys: set PAYLOAD_KEYS as the workers have it. "
+    "What was asked for may be under way; with the keys, ask again"
+)
 SEVERAL: Final = b"several arguments"  # the encoding of an input that is none, see config.replay_guard
 MAX_INPUT: Final = 64 * 1024  # bytes
 MAX_DEPTH: Final = 20  # levels of nesting
@@ -230,15 +236,23 @@ def read_payload(raw: RawValue | None) -> object:
 
     Raises:
         InvalidInput: the input is several arguments, too large, or not JSON.
+        Unreadable: it is encrypted, and this program has no keys.
     """
     encoding = raw.payload.metadata.get("encoding") if raw else None
     if raw is None or encoding == b"binary/null":
         return None
     if encoding == SEVERAL:
         raise InvalidInput(["input: must be one argument, not several"])
+    if encoding == SEALED:
+        raise Unreadable(NO_KEYS)
     if encoding != b"json/plain":
         raise InvalidInput(["input: must be JSON"])
     return read_json(raw.payload.data)
+
+
+def came_sealed(raw: RawValue | None) -> bool:
+    """Whether the input was encrypted when Temporal got it."""
+    return raw is not None and SEALED_WITH in raw.payload.metadata
 
 
 def parse_order(order_id: str, data: object) -> Order:

@@ -108,7 +108,7 @@ class Refund:
         self.status, self.pending_reason = "succeeded", None
 
 
-Item = TypeVar("Item", PaymentIntent, Refund)
+Item = TypeVar("Item", PaymentIntent, Refund, PaymentWarning)
 
 
 @dataclass
@@ -276,6 +276,9 @@ class Stripe:
         if warning_id not in self.warnings:
             raise _missing("object", warning_id, "id", status=404)
         return asdict(self.warnings[warning_id])
+
+    def list_warnings(self, url: str, kind: type[PaymentWarning], params: Page) -> View:
+        return _page(url, [each for each in self.warnings.values() if isinstance(each, kind)], params)
 
     def _warnings_of(self, intent_id: str) -> list[PaymentWarning]:
         return [each for each in self.warnings.values() if each.payment_intent == intent_id]

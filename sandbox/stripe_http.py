@@ -1,6 +1,6 @@
 """Stripe's API over HTTP: API keys, form parameters, idempotency (docs.stripe.com/api/idempotent_requests), errors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self, TypeVar
 
@@ -21,13 +21,21 @@ from sandbox.stripe_params import (
     ListIntents,
     ListRefunds,
     Nothing,
+    Page,
     Params,
 )
+from sandbox.stripe_warnings import Dispute, FraudWarning, PaymentWarning, Review
 
 MAX_KEY: Final = 255
 
 # From this API version on, payment_method_types is read-only (docs.stripe.com/changelog/endive).
 ENDIVE: Final = "2026-09-30"
+
+WARNINGS: Final[Mapping[str, type[PaymentWarning]]] = {
+    "/v1/disputes": Dispute,
+    "/v1/radar/early_fraud_warnings": FraudWarning,
+    "/v1/reviews": Review,
+}
 
 P = TypeVar("P", bound=Params)
 
@@ -116,6 +124,10 @@ def _operation(model: type[P], act: Callable[[Stripe, P, str], View]) -> Handler
     return handle
 
 
+def _list_of(path: str, kind: type[PaymentWarning]) -> Handler[StripeApi]:
+    return _operation(Page, lambda stripe, params, _: stripe.list_warnings(path, kind, params))
+
+
 def _answer(act: Callable[[], View]) -> Response:
     try:
         return JSONResponse(act())
@@ -179,12 +191,10 @@ ROUTES: Final[Routes[StripeApi]] = (
     ),
     ("POST", "/v1/refunds", _operation(CreateRefund, lambda stripe, params, _: stripe.create_refund(params))),
     ("GET", "/v1/refunds", _operation(ListRefunds, lambda stripe, params, _: stripe.list_refunds(params))),
-    ("GET", "/v1/disputes/{id}", _operation(Nothing, lambda stripe, _, id_: stripe.retrieve_warning(id_))),
-    (
-        "GET",
-        "/v1/radar/early_fraud_warnings/{id}",
-        _operation(Nothing, lambda stripe, _, id_: stripe.retrieve_warning(id_)),
+    *(
+        ("GET", f"{path}/{{id}}", _operation(Nothing, lambda stripe, _, id_: stripe.retrieve_warning(id_)))
+        for path in WARNINGS
     ),
-    ("GET", "/v1/reviews/{id}", _operation(Nothing, lambda stripe, _, id_: stripe.retrieve_warning(id_))),
+    *(("GET", path, _list_of(path, kind)) for path, kind in WARNINGS.items()),
     ("GET", "/v1/refunds/{id}", _operation(Nothing, lambda stripe, _, id_: stripe.retrieve_refund(id_))),
 )

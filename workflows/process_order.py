@@ -42,7 +42,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from orders.money import show
     from orders.names import PROCESS_ORDER
-    from orders.parsing import parse_order, read_payload
+    from orders.parsing import came_sealed, parse_order, read_payload
     from saga import UNTIL_DONE, run_activity, shielded, within
     from workflows.notifications import deliver
     from workflows.placing_saga import OrderMoved, PlacingSaga, RejectedOrder
@@ -145,8 +145,12 @@ class ProcessOrder:
     async def _reserve(self, order: Order, saga: PlacingSaga) -> OrderRow:
         what = ", ".join(f"{line.quantity} x product {line.product_id}" for line in order.lines[:MAX_NAMED])
         what += ", …" if len(order.lines) > MAX_NAMED else ""
-        self._timeline.enter(Stage.RESERVING, f"reserving {what}", customer_id=order.customer_id)
-        row = self._row = await saga.do(RESERVE, order.reservation, what)
+        sealed = came_sealed(self._raw)
+        # What came encrypted must not stand in a list in plain text: workers with the key know the customer's tag.
+        self._timeline.enter(Stage.RESERVING, f"reserving {what}", customer=None if sealed else order.customer_id)
+        request = order.reservation.model_copy(update={"sealed": sealed})
+        row = self._row = await saga.do(RESERVE, request, what)
+        self._timeline.name_customer(row.customer_tag)
         return row
 
     async def _authorize(self, order: Order, row: OrderRow, saga: PlacingSaga) -> None:

@@ -67,10 +67,14 @@ class OrderTimeline(Timeline):
         self.attention: dict[str, Attention] = {}  # by what needs it; the newest is shown
         self._alerts: list[asyncio.Task[None]] = []
 
-    def enter(self, stage: Stage, text: str, *, customer_id: str | None = None) -> None:
-        """Begin the next stage of the order."""
-        customer = [CUSTOMER_ID.value_set(customer_id)] if customer_id else []
-        self._enter(stage, text, customer)
+    def enter(self, stage: Stage, text: str, *, customer: str | None = None) -> None:
+        """Begin the next stage of the order; lists of runs show its customer by this name."""
+        self._enter(stage, text, [CUSTOMER_ID.value_set(customer)] if customer else [])
+
+    def name_customer(self, tag: str | None) -> None:
+        """Let lists of runs find the run by its customer, unless its starter did."""
+        if tag and not workflow.info().typed_search_attributes.get(CUSTOMER_ID):
+            workflow.upsert_search_attributes([CUSTOMER_ID.value_set(tag)])
 
     def end(self, stage: Stage, outcome: str, text: str) -> None:
         """Begin the last stage of the order, and tell how it ended; lists of runs show `outcome`."""

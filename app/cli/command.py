@@ -34,7 +34,7 @@ from config.streams import NOT_WRITTEN
 from config.temporal import INTERRUPTED, connect
 from gateways.temporal import reaching_temporal
 from orders.commands import command_line
-from orders.errors import InvalidInput, OrderError, RunFailed
+from orders.errors import InvalidInput, OrderError, RunFailed, Unreadable
 from orders.models import Model
 
 PROGRESS_SECONDS: Final = 0.2
@@ -61,10 +61,11 @@ class Exit(IntEnum):
 MEANINGS: Final[Mapping[Exit, str]] = {
     Exit.DONE: "done",
     Exit.NO: (
-        "a business refusal: not placed, not cancelled, unknown, not parked, already running; or a broken invariant"
+        "a business refusal: not placed, not cancelled, unknown, not parked, already running; or a broken invariant; "
+        "or a problem that doctor found"
     ),
     Exit.BAD_INPUT: "bad input or a wrong setting; nothing was started",
-    Exit.FAILED: "a technical failure; an order was undone",
+    Exit.FAILED: "a technical failure: an order was undone, or a release was rolled back",
     Exit.NO_ANSWER: (
         "no answer: Temporal, a worker or PostgreSQL is out of reach, or it takes too long; or not everything was "
         "verified"
@@ -190,7 +191,7 @@ def _status_of(error: Exception) -> Exit:
             return Exit.FAILED
         case NoLongerWaiting():
             return Exit.INTERRUPTED
-        case TemporalError() | CannotStart():
+        case TemporalError() | CannotStart() | Unreadable():
             return Exit.NO_ANSWER
     return Exit.NO
 

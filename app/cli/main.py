@@ -2,7 +2,7 @@
 
 import typer
 
-from app.cli import demo, orders, products, schedules, verification
+from app.cli import demo, doctor, orders, products, release, schedules, verification
 from app.cli.command import EXIT_CODES, MEANINGS, Environment, Exit, Result, command
 from app.cli.layout import table
 from config.streams import open_streams
@@ -15,9 +15,10 @@ app = typer.Typer(
     help="Place, cancel, show and resolve orders; check stock; recommend products; verify invariants.",
     epilog=EXIT_CODES,
 )
-for part in (orders, products, verification, demo):
+for part in (orders, products, verification, doctor, demo):
     app.add_typer(part.app)
 app.add_typer(schedules.app, name="schedules")
+app.add_typer(release.app, name="release")
 
 
 @command(app, "exit-codes")

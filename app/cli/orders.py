@@ -34,7 +34,7 @@ from orders.errors import InvalidInput, UnknownOrder
 from orders.models import CancelOutcome, CancelReason, ErrorCode, OrderOutcome, Stage, Status
 from orders.names import SWEEPS, cancel_order_id
 from orders.order_report import ListedOrder, OrderReport
-from orders.parsing import MAX_INPUT, parse_cancel
+from orders.parsing import MAX_INPUT, parse_cancel, parse_customer
 
 FOLLOWED_FOR: Final = timedelta(minutes=1)
 MAX_PARKED: Final = 50  # orders that `stuck` lists of those that are parked without a run
@@ -110,12 +110,13 @@ async def status(environment: Environment, order_id: OrderId) -> Result:
 
 
 @command(app, "list")
-async def list_(
+async def list_(  # noqa: PLR0913 (one argument for each option)
     environment: Environment,
     *,
     status: Annotated[Status | None, typer.Option(help="Only orders of this status.")] = None,
     runs: Annotated[bool, typer.Option("--runs", help="List runs, as Temporal has them.")] = False,
     stage: Annotated[Stage | None, typer.Option(help="With --runs: only runs at this stage.")] = None,
+    customer: Annotated[str | None, typer.Option(help="Only those of this customer.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the newest first.")] = 20,
 ) -> Result:
     """List the newest orders, as PostgreSQL has them; or the newest runs."""
@@ -123,13 +124,16 @@ async def list_(
         raise typer.BadParameter("--status is for orders; of runs give the --stage")
     if stage and not runs:
         raise typer.BadParameter("--stage is for --runs; of orders give the --status")
+    if customer is not None:
+        parse_customer({"customerId": customer})
     if runs:
         session = await environment.connect()
-        found = await list_runs(session.client, stage=stage, limit=limit)
+        found = await list_runs(session.client, stage=stage, customer=customer, limit=limit)
         return Result([run_json(session, run) for run in found], lambda out: show_runs(out, session, found))
     try:
         orders = await from_database(
-            environment.settings, lambda database: list_orders(database, status=status, limit=limit)
+            environment.settings,
+            lambda database: list_orders(database, status=status, customer=customer, limit=limit),
         )
     except CannotStart as error:
         raise CannotStart(f"{error}. `{command_line('list', '--runs')}` lists the runs that Temporal has") from error

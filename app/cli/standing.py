@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from app.cli.advice import Advice, advice_about
-from app.startup_checks import CannotStart, open_database
+from app.startup_checks import READER_CHECKS, CannotStart, open_database
 from client.runs import Run, StuckRun
 from config.settings import Settings
 from gateways.postgres import Database
@@ -52,7 +52,7 @@ async def from_database(settings: Settings, read: Callable[[Database], Awaitable
         CannotStart: it cannot be used; the message says why.
     """
     try:
-        async with open_database(settings) as database:
+        async with open_database(settings, checks=READER_CHECKS) as database:
             return await read(database)
     except Unavailable as error:
         raise CannotStart(f"PostgreSQL at DATABASE_URL cannot be used: {error.message}") from error

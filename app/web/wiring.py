@@ -13,12 +13,12 @@ from temporalio.client import Client
 
 from app.clients import http_of, stripe_of, warehouse_of
 from app.health import serve_health
-from app.startup_checks import CannotStart, open_database
+from app.startup_checks import SETTINGS_CHECKS, open_database, require
 from app.web.endpoints import Endpoint, application
 from app.web.events import FulfillmentEvents, StripeEvents
 from app.web.gauges import gauges
 from app.web.server import serve
-from config.settings import SANDBOX_FULFILLMENT_WEBHOOK_SECRET, SANDBOX_STRIPE_WEBHOOK_SECRET, Settings
+from config.settings import Settings
 from config.temporal import connect
 from gateways.order_store import read_shop_id
 from gateways.spent_keys import SpentKeys
@@ -56,7 +56,7 @@ async def open_webhooks(
     Raises:
         CannotStart: PostgreSQL cannot be used, a migration is missing, or a live Stripe key meets a public secret.
     """
-    _refuse_public_secrets(settings)
+    await require(SETTINGS_CHECKS, settings)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings))
         http = await stack.enter_async_context(http_of(settings, settings.http_timeout_seconds))
@@ -80,14 +80,3 @@ async def open_webhooks(
                 tolerance=settings.webhook_tolerance_seconds,
             ),
         )
-
-
-def _refuse_public_secrets(settings: Settings) -> None:
-    """With a live Stripe key, refuse the sandbox's signing secrets: they are in this repository. Raises CannotStart."""
-    given = {
-        "STRIPE_WEBHOOK_SECRET": (settings.stripe_webhook_secret, SANDBOX_STRIPE_WEBHOOK_SECRET),
-        "FULFILLMENT_WEBHOOK_SECRET": (settings.fulfillment_webhook_secret, SANDBOX_FULFILLMENT_WEBHOOK_SECRET),
-    }
-    for name, (secret, public) in given.items():
-        if settings.is_live and public in secret.get_secret_value():
-            raise CannotStart(f"{name} is the sandbox's, but STRIPE_SECRET_KEY is a live key")

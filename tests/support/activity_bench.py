@@ -100,7 +100,15 @@ class ActivityBench(Rows):
     pool: "asyncpg.Pool[asyncpg.Record]"
     sandbox: Running
     database: ObservedDatabase
-    activities: dict[str, Callable[..., Any]]
+    begin_worker: Callable[[], dict[str, Callable[..., Any]]]  # the activities of one more worker
+    activities: dict[str, Callable[..., Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.activities = self.begin_worker()
+
+    def another_worker(self) -> "ActivityBench":
+        """The same shop, served by another worker: what one of them sleeps over does not hold up the other."""
+        return replace(self)
 
     @property
     def world(self) -> World:
@@ -207,13 +215,12 @@ async def open_activity_bench(
     """A bench with its own connections to PostgreSQL."""
     async with await open_pool(settings.database_url.get_secret_value(), settings.database_pool_size) as pool:
         database = watched(pool)
-        activities = activities_of(
-            settings,
-            clients.temporal,
-            database,
-            await read_shop_id(Database(pool)),
-            clients.http,
-            clients.stripe,
-            clients.openai,
-        )
-        yield ActivityBench(pool, sandbox, database, {activity.__name__: activity for activity in activities})
+        shop_id = await read_shop_id(Database(pool))
+
+        def begin_worker() -> dict[str, Callable[..., Any]]:
+            activities = activities_of(
+                settings, clients.temporal, database, shop_id, clients.http, clients.stripe, clients.openai
+            )
+            return {activity.__name__: activity for activity in activities}
+
+        yield ActivityBench(pool, sandbox, database, begin_worker)

@@ -176,19 +176,24 @@ async def open_shop(
     env: WorkflowEnvironment,
     task_queue: str | None = None,
     run: Callable[[Worker], AbstractAsyncContextManager[None]] | None = None,
+    client: Client | None = None,
     **changes: Any,
 ) -> AsyncIterator[Shop]:
-    """Open a shop, on a queue of its own unless one is named; `run` runs its worker, `changes` are settings."""
+    """Open a shop, on a queue of its own unless one is named; `run` runs its worker, `changes` are settings.
+
+    `client` replaces the client of `env`.
+    """
+    client = client or env.client
     hooks = ActivityHooks()
     task_queue = task_queue or f"orders-{uuid.uuid4().hex[:8]}"
     async with serve() as sandbox, asyncpg.create_pool(database_url, min_size=1, max_size=4) as pool:
         # The worker may do what it may in production.
         settings = settings_for(f"{database_url}?role=orders_app", sandbox, **changes)
         async with (
-            open_worker(settings, env.client, task_queue=task_queue, interceptors=[hooks]) as worker,
+            open_worker(settings, client, task_queue=task_queue, interceptors=[hooks]) as worker,
             (run or running)(worker),
         ):
-            shop = Shop(settings, env.client, env, sandbox, pool, task_queue, hooks)
+            shop = Shop(settings, client, env, sandbox, pool, task_queue, hooks)
             yield shop
             await shop.end_all_runs()
 

@@ -70,6 +70,27 @@ def test_an_address_to_listen_at_has_a_host_and_a_port(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
+    ("name", "build_id", "message"),
+    [
+        ("orders", "", "TEMPORAL_DEPLOYMENT_NAME, TEMPORAL_WORKER_BUILD_ID: set both, or none"),
+        ("", "1", "TEMPORAL_DEPLOYMENT_NAME, TEMPORAL_WORKER_BUILD_ID: set both, or none"),
+        ("a.b", "1", "TEMPORAL_DEPLOYMENT_NAME: must have up to 128 letters"),
+        ("orders", "a:b", "TEMPORAL_WORKER_BUILD_ID: must have up to 128 letters"),
+    ],
+)
+def test_a_version_has_a_name_and_a_build_id(
+    monkeypatch: pytest.MonkeyPatch, name: str, build_id: str, message: str
+) -> None:
+    """One without the other is refused, and so are the marks by which Temporal joins them."""
+    monkeypatch.setenv("TEMPORAL_DEPLOYMENT_NAME", name)
+    monkeypatch.setenv("TEMPORAL_WORKER_BUILD_ID", build_id)
+    with pytest.raises(InvalidInput, match=message):
+        read_settings()
+    good = Settings(temporal_deployment_name="shop/order-sagas", temporal_worker_build_id="2026.11-3f9c2ab")
+    assert good.temporal_worker_build_id == "2026.11-3f9c2ab"
+
+
+@pytest.mark.parametrize(
     "address", ["8430", ":8430", "127.0.0.1", "localhost:8430", "::1:8430", "[127.0.0.1]:1", "::1"]
 )
 def test_metrics_are_served_at_a_number(monkeypatch: pytest.MonkeyPatch, address: str) -> None:

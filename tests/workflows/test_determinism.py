@@ -8,10 +8,13 @@ from typing import Final
 
 import pytest
 from temporalio.client import WorkflowHandle
+from temporalio.common import VersioningBehavior
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
+from temporalio.workflow import _Definition
 
-from app.wiring import WORKFLOWS
+from app.wiring import WORKFLOWS, version_of
+from config.settings import Settings
 from config.temporal import SHARED_MODULES
 from tests.support.careless_workflow import Careless
 from tests.support.shop import eventually
@@ -45,6 +48,17 @@ async def why_its_task_failed(run: WorkflowHandle[Careless, str]) -> str:
         if event.HasField("workflow_task_failed_event_attributes"):
             return event.workflow_task_failed_event_attributes.failure.message
     return ""
+
+
+def test_every_run_moves_to_the_next_version() -> None:
+    """A pinned run that waits for an operator would hang once the workers of its build are gone."""
+    version = version_of(Settings(temporal_deployment_name="orders", temporal_worker_build_id="1"))
+    assert version is not None
+    assert version.default_versioning_behavior is VersioningBehavior.AUTO_UPGRADE
+    for each in WORKFLOWS:
+        own = _Definition.must_from_class(each).versioning_behavior
+        assert own in {None, VersioningBehavior.UNSPECIFIED, VersioningBehavior.AUTO_UPGRADE}, each
+    assert version_of(Settings()) is None
 
 
 def test_the_sandbox_loads_workflows_and_shares_all_else() -> None:

@@ -208,7 +208,9 @@ async def test_orders_are_listed(shop: Shop, starter: Starter) -> None:
         [placed, "processing", "59.98", "usd"],
     )
     assert [each["id"] for each in (await starter("list", "--limit", "1", "--json")).json] == [declined]
-    (only,) = (await starter("list", "--status", "processing", "--limit", "1", "--json")).json
+    assert (await starter("list", "--customer", "cus_nobody", "--json")).json == []
+    assert (await starter("list", "--customer", "no customer")).status == 2
+    (only,) = (await starter("list", "--customer", "cus_123", "--status", "processing", "--limit", "1", "--json")).json
     assert (only["id"], only["total"], only["currency"], only["parked"]) == (placed, 59.98, "usd", None)
 
 

@@ -1,5 +1,6 @@
 """Secrets, addresses and card numbers are planted, and looked for in every log, history and metric afterwards."""
 
+import base64
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowFailureError
 
+from config.payload_keys import parse_payload_keys
 from config.temporal import plugin
 from deploy.local.process import free_ports
 from orders.models import OrderOutcome
@@ -52,12 +54,20 @@ ORDERS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+KEYS: Final = f"canary:{base64.b64encode(b'a canary among all of the keys..').decode()}"
+STREET: Final = an_order()["shippingAddress"]["street"]
+
+
 @pytest.mark.prove
 @pytest.mark.timeout(240)
-async def test_nothing_secret_is_written_down() -> None:
-    """Not when all goes well, not when external services fail, and not at the most talkative log level."""
+@pytest.mark.parametrize("keys", ["", KEYS], ids=["plain", "sealed"])
+async def test_nothing_secret_is_written_down(keys: str) -> None:
+    """Not when all goes well, not when external services fail, and not at the most talkative log level.
+
+    With keys, the whole database of Temporal holds no address either.
+    """
     async with a_stack() as stack, httpx.AsyncClient(base_url=stack.sandbox.url, trust_env=False) as sandbox:
-        environment = stack.environment(os.environ) | SECRETS
+        environment = stack.environment(os.environ) | SECRETS | {"PAYLOAD_KEYS": keys}
         environment |= {"SLACK_WEBHOOK": f"{stack.sandbox.url}/slack/webhook?{SLACK}", "LOG_LEVEL": "DEBUG"}
         metrics = f"127.0.0.1:{free_ports(1)[0]}"
         environment |= {
@@ -69,7 +79,7 @@ async def test_nothing_secret_is_written_down() -> None:
             for status in (400, 500) if service == "email" else (500,):
                 fault = {"service": service, "kind": "status", "status": status, "body": TELL_TALE}
                 (await sandbox.post("/_sandbox/faults", json=fault)).raise_for_status()
-        client = await Client.connect(stack.temporal.address, plugins=[plugin()])
+        client = await Client.connect(stack.temporal.address, plugins=[plugin(keys=parse_payload_keys(keys))])
         async with stack.worker(environment):
             for order_id, changes in ORDERS.items():
                 payload = an_order(**({"customerEmail": ADDRESS} | changes))
@@ -82,9 +92,14 @@ async def test_nothing_secret_is_written_down() -> None:
             samples = await scrape(metrics)
             histories = {run.id: [event async for event in events_of(client, run.id)] for run in runs}
         log = Path(stack.logs / "worker.log").read_text()
+        kept = b"".join(path.read_bytes() for path in stack.data_dir.glob("temporal.db*"))
 
     assert "canary-placed" in log, "the log tells of the orders"
     assert found_in(log.encode(), [*SECRETS.values(), SLACK, ADDRESS, CARD, PHONE, GIFT]) == []
+    secrets = [*SECRETS.values(), SLACK, *(part for part in keys.split(":")[1:] if part)]
+    personal = [ADDRESS, CARD, PHONE, GIFT, STREET, "paymentIntent", "pm_card_"]
+    assert found_in(kept, [*secrets, *(personal if keys else [])]) == []
+    assert (STREET.encode() in kept) == (not keys), "the file is where Temporal keeps its histories"
     assert total(samples, "order_sagas_orders_total") == len(ORDERS)
     in_no_label = [*SECRETS.values(), SLACK, ADDRESS, CARD, PHONE, GIFT, "cus_123", *ORDERS]
     assert found_in(repr(samples).encode(), in_no_label) == []

@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from app.startup_checks import open_database
 from config.settings import Settings
-from gateways.postgres import Database, open_pool
+from gateways.postgres import LIMIT_LOCKS, Database, open_pool
 from orders.errors import Unavailable
 from tests.support.activity_bench import ActivityBench, order_of
 
@@ -106,10 +106,18 @@ async def test_a_transaction_that_waits_for_a_lock_soon_gives_its_connection_bac
     """The lock is another session's; the attempt is repeated later."""
     async with bench.pool.acquire() as other, other.transaction():
         await other.execute("SELECT 1 FROM inventory WHERE product_id = '1' FOR UPDATE")
-        with pytest.raises(Unavailable, match="LockNotAvailableError"):
+        with pytest.raises(Unavailable, match="database_locked"):
+            await lock_product(bench)
+        with pytest.raises(Unavailable, match="stock_busy"):
             await bench.reserve(order_of())
 
     assert (await bench.reserve(order_of())).status == "pending"
+
+
+async def lock_product(bench: ActivityBench) -> None:
+    async with bench.database.transaction() as connection:
+        await connection.execute(LIMIT_LOCKS)
+        await connection.execute("SELECT 1 FROM inventory WHERE product_id = '1' FOR UPDATE")
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -17,6 +17,9 @@ WORKERS: Final = 3
 HOT: Final = "5"  # the product that most customers want
 HOT_SHARE: Final = 0.2  # of all orders
 ORDERS_PER_HOT_UNIT: Final = 12
+RUSH: Final = "1"  # the product of which there is plenty, but which everybody wants at first
+RUSH_PART: Final = 1 / 3  # of the run
+RUSH_SHARE: Final = 0.8  # of the orders in that part that do not want the hot one
 
 T = TypeVar("T")
 
@@ -111,19 +114,21 @@ class Plan(Model):
 def draw_plan(seed: int, orders: int, orders_per_fault: int) -> Plan:
     """The plan of a seed for so many orders; even seeds capture automatically."""
     random = Random(seed)  # noqa: S311  (the same seed must draw the same plan)
-    planned = tuple(_order(random, f"chaos-{seed}-{number}") for number in range(orders))
+    rush = range(int(orders * RUSH_PART))
+    planned = tuple(_order(random, f"chaos-{seed}-{n}", RUSH_SHARE if n in rush else 0) for n in range(orders))
     faults = tuple(_faults(random, planned, range(0, orders, orders_per_fault)))
     return Plan(seed=seed, capture="manual" if seed % 2 else "automatic", orders=planned, faults=faults)
 
 
-def _order(random: Random, order_id: str) -> PlannedOrder:
+def _order(random: Random, order_id: str, rush: float) -> PlannedOrder:
     hot = random.random() < HOT_SHARE
+    rushed = random.random() < rush
     cancels = 0 if random.random() < 0.7 else random.choice((1, 1, 1, 3))
     return PlannedOrder(
         order_id=order_id,
         card=_drawn(random, CARDS),
         street=_drawn(random, STREETS),
-        product=HOT if hot else random.choice("1234"),
+        product=HOT if hot else RUSH if rushed else random.choice("1234"),
         quantity=1 if hot else random.randint(1, 3),
         customer=_drawn(random, {"authenticates": 7, "fails": 1, "leaves": 2}),
         submits=_drawn(random, {1: 85, 2: 10, 4: 5}),

@@ -9,7 +9,7 @@ from audit.evidence import DatabaseSnapshot, OrderEntry, PaymentEntry, ProviderR
 from orders.models import CancelOutcome, ErrorCode, OrderOutcome, Status
 from orders.names import CANCEL_ORDER
 from tests.proof.chaos.checker import wrong_answers
-from tests.proof.chaos.plan import FAULTS, draw_plan
+from tests.proof.chaos.plan import FAULTS, RUSH, draw_plan
 from tests.proof.chaos.run import run_chaos
 
 PLACED = [("pending", "capturing"), ("capturing", "processing")]
@@ -41,6 +41,14 @@ def test_a_seed_is_a_plan() -> None:
     assert draw_plan(7, 150, 2) == plan
     assert draw_plan(9, 150, 2).fingerprint != plan.fingerprint
     assert (plan.capture, draw_plan(8, 1, 1).capture) == ("manual", "automatic")
+
+
+def test_one_product_is_wanted_by_most_at_first() -> None:
+    """So that workers reserve many orders of it together, and wait for each other's."""
+    orders = draw_plan(7, 150, 2).orders
+    first, later = orders[:50], orders[50:]
+    assert sum(order.product == RUSH for order in first) > len(first) / 2
+    assert sum(order.product == RUSH for order in later) < len(later) / 3
 
 
 def test_each_kind_of_fault_has_a_target() -> None:

@@ -25,6 +25,18 @@ async def placed(shop: Shop, order_id: str) -> None:
     await _is_placed(await _start(shop, order_id))
 
 
+async def placed_together(shop: Shop, order_id: str) -> None:
+    """Orders for one product that come at the same time."""
+    runs = [await _start(shop, each) for each in together_with(order_id)]
+    for run in runs:
+        await _is_placed(run)
+
+
+def together_with(order_id: str) -> list[str]:
+    """The ids of orders that come at the same time as this one, itself included."""
+    return [order_id, *(f"{order_id}-{number}" for number in range(5))]
+
+
 async def refused(shop: Shop, order_id: str) -> None:
     """The warehouse refuses the address: the payment is voided or refunded, the stock put back."""
     await _ends_with(await _start(shop, order_id, shippingAddress=REFUSED_ADDRESS), ErrorCode.FULFILLMENT_REFUSED)

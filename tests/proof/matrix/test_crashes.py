@@ -35,7 +35,7 @@ from orders.names import cancel_order_id
 from sandbox.server import serve
 from tests.proof.matrix import scenarios, scheduled_workflows
 from tests.proof.matrix.crashing_worker import IDENTITY, a_crashing_worker, points_of
-from tests.proof.matrix.scenarios import Scenario
+from tests.proof.matrix.scenarios import Scenario, together_with
 from tests.proof.matrix.scheduled_workflows import scheduled_id
 from tests.support.invariants import assert_invariants
 from tests.support.sample import sampled
@@ -71,6 +71,7 @@ THREE: Final = (1, 2, 3)
 
 TABLE: Final = [
     *cells(scenarios.placed, "reserve_stock", ONE),
+    *cells(scenarios.placed_together, "reserve_stock", ONE),
     *cells(scenarios.placed, "authorize_payment", THREE),  # created, its id written, confirmed
     *cells(scenarios.placed, "request_fulfillment", THREE),  # marked, asked, its id written
     *cells(scenarios.placed, "capture_payment", TWO),  # claimed, captured
@@ -174,7 +175,8 @@ async def test_a_worker_dies_and_nothing_is_lost(
             assert points_of(log)[-1] == cell.point
         async with open_worker(shop.settings, shop.client, task_queue=shop.task_queue) as worker, running(worker):
             await until_done(shop, order_id, order)
-        await assert_invariants(shop, order_id)
+        for each in together_with(order_id):
+            await assert_invariants(shop, each)
         assert await happened_twice(shop) == []
         kept = {row["id"] for row in await shop.pool.fetch("SELECT id FROM refunds")}
         assert kept == shop.world.stripe.account.refunds.keys(), "a refund that nobody will follow"
@@ -210,7 +212,7 @@ async def until_dead(worker: BaseProcess, order: "asyncio.Future[None]") -> None
 async def until_done(shop: Shop, order_id: str, order: "asyncio.Future[None]") -> None:
     """See the order to its end; what the dead worker was doing is given up at once."""
     while not (await asyncio.wait([order], timeout=0.1))[0]:
-        for workflow_id in (order_id, cancel_order_id(order_id), scheduled_id(order_id)):
+        for workflow_id in (*together_with(order_id), cancel_order_id(order_id), scheduled_id(order_id)):
             with suppress(RPCError):  # that run has ended, or has not begun
                 await give_up_lost_attempts(shop, workflow_id)
     await order

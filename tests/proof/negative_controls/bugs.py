@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 PAYMENTS: Final = "tests/integration/activities/test_payments.py"
 FULFILLMENT: Final = "tests/integration/activities/test_fulfillment.py"
 INVENTORY: Final = "tests/integration/activities/test_inventory.py"
+BATCHES: Final = "tests/integration/activities/test_reservation_batches.py"
 DOUBTS: Final = "tests/integration/activities/test_one_attempt_of_many.py"
 BEHAVIOR: Final = "tests/proof/model/test_behavior.py::test_the_code_goes_the_paths_of_one_configuration"
 RESTARTS: Final = "tests/workflows/test_restarts.py"
@@ -244,6 +245,24 @@ BUGS: Final = (
             ),
         ),
         ("tests/workflows/test_contention.py::test_two_hundred_reservations_of_ten_units_hold_exactly_ten",),
+    ),
+    Bug(
+        "batch_takes_nothing",
+        "an order does not see what the orders before it in its batch take",
+        (Patch("activities/inventory.py", "quantity=product.quantity - line.quantity", "quantity=product.quantity"),),
+        (f"{BATCHES}::test_a_batch_runs_out_of_stock_in_the_order_of_arrival",),
+    ),
+    Bug(
+        "poison_spoils_the_batch",
+        "an order that PostgreSQL refuses fails all orders of its batch",
+        (
+            Patch(
+                "gateways/group_commit.py",
+                "            if len(requests) == 1:\n                return [error]\n",
+                "            return [error] * len(requests)\n",
+            ),
+        ),
+        (f"{BATCHES}::test_an_order_that_postgres_refuses_fails_alone",),
     ),
     Bug(
         "forged_event",

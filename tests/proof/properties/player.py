@@ -185,8 +185,8 @@ class Player:
 
     async def _do(self, activity: str, order: Order, seam: Seam | None = None) -> Any:
         _seam.set(seam)
-        run = self._bench.activities[activity]
-        return await self._bench.do(run, _argument(activity, order))
+        bench = self._bench.another_worker() if seam else self._bench
+        return await bench.do(bench.activities[activity], _argument(activity, order))
 
     async def _wake(self, number: int) -> bool:
         sleeper = self._sleepers.pop(number)

@@ -1,0 +1,163 @@
+"""starter.py doctor: every area is asked, each problem says what to do, nothing is changed, no secret is shown."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import asyncpg
+import pytest
+from temporalio.testing import WorkflowEnvironment
+
+from config.settings import sandbox_addresses
+from orders.names import RECONCILE_ORDERS
+from sandbox.faults import Fault
+from tests.integration.cli.conftest import Said, Starter
+from tests.integration.cli.test_starter import NOBODY
+from tests.support.schedules import passing_schedules
+from tests.support.shop import Shop
+
+pytestmark = pytest.mark.usefixtures("no_schedules")
+
+AREAS = ["settings", "PostgreSQL", "Temporal", "Stripe", "services"]
+
+
+@pytest.fixture
+async def no_schedules(temporal: WorkflowEnvironment) -> AsyncIterator[None]:
+    """None before the test, and none after it."""
+    async with passing_schedules(temporal.client):
+        yield
+
+
+def found(said: Said, state: str) -> dict[str, str]:
+    """The findings of this state, by area and check."""
+    return {f"{each['area']}: {each['check']}": each["text"] for each in said.json if each["state"] == state}
+
+
+def addresses(shop: Shop, **changes: str) -> dict[str, str]:
+    durable = f"{shop.database_url}?options=-c%20synchronous_commit%3Don"  # the tests' own servers are not
+    return {"DATABASE_URL": durable, **sandbox_addresses(shop.sandbox.url), **changes}
+
+
+async def test_a_shop_that_is_well(shop: Shop, starter: Starter) -> None:
+    """Exit status 0, and every line says what was found; nothing was written, posted or paid for."""
+    environment = addresses(shop)
+    await starter("schedules", "apply", **environment)
+    said = await starter("doctor", "--json", **environment)
+
+    assert found(said, "problem") == {}
+    assert said.status == 0
+    assert sorted({each["area"] for each in said.json}) == sorted(AREAS)
+    assert set(found(said, "skipped")) == {"settings: Stripe's signing secret", "Stripe: writing", "Stripe: clock"}
+    ok = found(said, "ok")
+    assert ok["PostgreSQL: migrations"] == "all 2 applied"
+    assert ok["PostgreSQL: prepared statements"] == "kept from one transaction to the next"
+    assert ok["Temporal: search attributes"] == "CustomerId, NeedsAttention, OrderOutcome, OrderStage"
+    assert ok["Temporal: Schedules"] == "4 applied, none paused"
+    assert ok["Temporal: workers"].startswith("1 on orders (workflows)")
+    assert (shop.world.inbox.alerts, shop.world.stripe.account.intents) == ([], {})
+    assert [entry["path"] for entry in shop.world.journal.about() if entry["method"] == "POST"] == []
+
+    shown = await starter("doctor", **environment)
+    assert shown.out.splitlines()[-1] == f"0 problems, 3 of {len(said.json)} checks skipped"
+
+
+async def test_what_services_answer(shop: Shop, starter: Starter) -> None:
+    """A restricted key without a right, a clock that is late, a warehouse that refuses, a message that is sent."""
+    late = format_datetime(datetime.now(UTC) - timedelta(minutes=3), usegmt=True)
+    page: Any = {"object": "list", "url": "/v1/payment_intents", "data": [], "has_more": False}
+    for fault in (
+        Fault(service="stripe", route="*/reviews", kind="status", status=403, times=None),
+        Fault(
+            service="stripe",
+            route="*/payment_intents",
+            kind="status",
+            status=200,
+            headers={"date": late},
+            body=page,
+            times=None,
+        ),
+        Fault(service="fulfillment", kind="status", status=401, times=None),
+    ):
+        shop.world.faults.add(fault)
+    said = await starter("doctor", "--send", "--json", **addresses(shop, STRIPE_SECRET_KEY="rk_test_canary"))
+
+    assert said.status == 1
+    problems = found(said, "problem")
+    assert problems["Stripe: Reviews"] == "STRIPE_SECRET_KEY may not read Reviews: give it that right in the dashboard"
+    assert problems["Stripe: clock"].startswith("its clock is 1")
+    assert problems["services: warehouse"].endswith("check FULFILLMENT_API, FULFILLMENT_KEY, and the network between")
+    assert "Stripe: Disputes" in found(said, "ok")
+    assert found(said, "ok")["services: language model"].endswith("embeds a word in 1536 dimensions")
+    assert len(shop.world.inbox.alerts) == 1
+    assert "canary" not in said.out + said.err
+
+
+async def test_what_temporal_lacks(shop: Shop, starter: Starter) -> None:
+    """Schedules that are not there, paused, or of other settings; each with its command."""
+    environment = addresses(shop)
+
+    async def schedules(**changes: str) -> str:
+        return found(await starter("doctor", "--json", **(environment | changes)), "problem")["Temporal: Schedules"]
+
+    assert (await schedules()).endswith("schedules apply`")
+    await starter("schedules", "apply", **environment)
+    await starter("schedules", "pause", RECONCILE_ORDERS, "--reason", "a test", **environment)
+    assert (await schedules()).endswith(f"schedules resume {RECONCILE_ORDERS}`")
+    await starter("schedules", "resume", RECONCILE_ORDERS, **environment)
+    assert "not as often as the settings say" in await schedules(RECONCILE_EVERY_SECONDS="600")
+
+
+async def test_nothing_answers(starter: Starter) -> None:
+    """One problem for each area, and no check after it; the password of the address is not shown."""
+    nowhere = sandbox_addresses(f"http://{NOBODY}")
+    database = f"postgresql://orders:canary@{NOBODY}/orders"
+    said = await starter("doctor", "--json", **nowhere, DATABASE_URL=database, TEMPORAL_ADDRESS=NOBODY)
+
+    assert said.status == 1
+    problems = found(said, "problem")
+    assert {name for name in problems if "services" not in name} == {
+        "PostgreSQL: connection",
+        "Temporal: connection",
+        "Stripe: connection",
+    }
+    assert (
+        problems["services: e-mail"]
+        == "EMAIL_SERVICE_URL: ConnectError: check EMAIL_SERVICE_URL, and the network between"
+    )
+    assert set(found(said, "skipped").values()) >= {"see `connection`"}
+    assert "canary" not in said.out + said.err
+
+
+async def test_wrong_settings(starter: Starter) -> None:
+    """Each is named, and nothing else is asked."""
+    said = await starter("doctor", "--json", PAYMENT_CAPTURE="never", DATABASE_POOL_SIZE="0", TEMPORAL_ADDRESS=NOBODY)
+    assert said.status == 1
+    assert [each["text"].partition(":")[0] for each in said.json[:2]] == ["DATABASE_POOL_SIZE", "PAYMENT_CAPTURE"]
+    assert [each["text"] for each in said.json[2:]] == ["correct the settings first"] * 4
+
+
+LOGINS = """
+    DROP ROLE IF EXISTS half; CREATE ROLE half LOGIN PASSWORD 'canary' IN ROLE orders_readonly;
+    ALTER ROLE half SET synchronous_commit = off;
+"""
+
+
+async def test_what_a_login_lacks(database_url: str, starter: Starter) -> None:
+    """A right that orders_app has, durability, an extension, a migration; a queue that nobody polls."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(LOGINS)
+    await connection.execute(
+        "DROP EXTENSION vector CASCADE; DELETE FROM schema_migrations WHERE version > '20261101000000'"
+    )
+    await connection.close()
+    login = database_url.replace("orders:orders", "half:canary")
+    said = await starter("doctor", "--json", DATABASE_URL=login, DATABASE_POOL_SIZE="200")
+
+    problems = found(said, "problem")
+    assert problems["PostgreSQL: rights"].endswith("run GRANT orders_app TO half as an administrator")
+    assert problems["PostgreSQL: migrations"] == "PostgreSQL lacks the migrations 20261101000100: run `make migrate`"
+    assert problems["PostgreSQL: durability"].startswith("synchronous_commit is off")
+    assert "CREATE EXTENSION vector" in problems["PostgreSQL: pgvector"]
+    assert problems["PostgreSQL: connections"].endswith("raise max_connections or lower DATABASE_POOL_SIZE")
+    assert found(said, "ok")["PostgreSQL: least privilege"] == "the login cannot rewrite what has happened"

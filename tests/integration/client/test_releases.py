@@ -1,0 +1,91 @@
+"""client/releases.py on the real server: a version gets the orders step by step, and gives them back."""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from temporalio.testing import WorkflowEnvironment
+
+from app.wiring import open_worker
+from client import releases
+from client.releases import Plan, Released, canary_order, release, roll_back, view_deployment
+from gateways.worker_versions import polled_queues, set_ramp
+from orders.errors import NoAnswer, NotFound
+from tests.support.shop import Shop, eventually, open_shop
+
+CANARY = canary_order("1", 2999, "usd")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releases, "LOOK_EVERY", 0.05)
+
+
+@pytest.fixture
+async def shop(database_url: str, temporal: WorkflowEnvironment) -> AsyncIterator[Shop]:
+    """Its worker is version 1 of a deployment; nothing is current."""
+    name = f"deployment-{uuid.uuid4().hex[:8]}"
+    async with open_shop(database_url, temporal, temporal_deployment_name=name, temporal_worker_build_id="1") as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def another_version(shop: Shop, build_id: str) -> AsyncIterator[None]:
+    settings = shop.settings.model_copy(update={"temporal_worker_build_id": build_id})
+    async with (
+        open_worker(settings, shop.client, task_queue=shop.task_queue, interceptors=[shop.hooks]) as worker,
+        worker,
+    ):
+        yield
+
+
+def plan(shop: Shop, build_id: str) -> Plan:
+    name = shop.settings.temporal_deployment_name
+    return Plan(name, build_id, CANARY, (50,), timedelta(seconds=0.1), shop.task_queue)
+
+
+async def test_a_version_gets_the_orders_and_gives_them_back(shop: Shop) -> None:
+    """First to workers with versions, then to the next one, and back; the canaries hold no stock and no money."""
+    told: list[str] = []
+    name, stock = shop.settings.temporal_deployment_name, await shop.stock()
+    first = await release(shop.client, plan(shop, "1"), told.append)
+    assert first == Released(deployment=name, state="released", current="1")
+    assert "1 gets 50 % of the orders" in " ".join(told)
+    assert (await shop.stock(), shop.world.provider_records()["payments"]) == (stock, [])
+    assert (await shop.place()).success
+
+    async with another_version(shop, "2"):
+        assert (await release(shop.client, plan(shop, "2"), told.append)).current == "2"
+        assert (await shop.place()).success
+        back = await roll_back(shop.client, name, None, told.append, task_queue=shop.task_queue)
+        assert (back.state, back.current, back.failing) == ("rolled_back", "1", ())
+        with pytest.raises(NotFound, match="no version"):  # a second rollback does not go forward again
+            await roll_back(shop.client, name, None, told.append, task_queue=shop.task_queue)
+    assert (await shop.place()).success
+    view = await view_deployment(shop.client, name, task_queue=shop.task_queue)
+    assert (view.current, view.ramping, [each.build_id for each in view.versions]) == ("1", None, ["2", "1"])
+
+
+async def test_a_canary_that_ends_otherwise_stops_the_release(shop: Shop) -> None:
+    """It should fail at its payment: here it does not come so far. No other order has met that version."""
+    await shop.set_stock(0)
+    stopped = await release(shop.client, plan(shop, "1"), lambda _: None)
+    assert (stopped.state, stopped.current) == ("rolled_back", "")
+    assert "should be refused by the payment provider, and ended with out_of_stock" in stopped.reason
+    assert (await view_deployment(shop.client, shop.settings.temporal_deployment_name)).ramping is None
+
+
+async def test_what_cannot_be_released_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that nobody is, and one beside which another is being ramped."""
+    with monkeypatch.context() as soon:
+        soon.setattr(releases, "POLLS_WITHIN", 0.1)
+        with pytest.raises(NotFound, match="TEMPORAL_WORKER_BUILD_ID=9"):
+            await release(shop.client, plan(shop, "9"), lambda _: None)
+    name = shop.settings.temporal_deployment_name
+    async with another_version(shop, "2"):
+        await eventually(lambda: polled_queues(shop.client, name, "2"), "version 2 polls")
+        await set_ramp(shop.client, name, "2", 5)
+        with pytest.raises(NoAnswer, match="2 is being ramped"):
+            await release(shop.client, plan(shop, "1"), lambda _: None)
