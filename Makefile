@@ -30,7 +30,7 @@ migrate: install ## bring the database at DATABASE_URL to the newest schema
 	@$(RUN) app.migrate
 
 PYTEST := $(RUN) pytest -q -p tests.support.progress
-PROOFS := chaos runs, every crash point, the whole fault matrix, 2000 sequences of activities, the whole model, sagas replayed at every task, the README word for word, seeded bugs
+PROOFS := chaos runs, releases, every crash point, the whole fault matrix, 2000 sequences of activities, the whole model, sagas replayed at every task, the README word for word, seeded bugs
 
 test: install ## everything but the long proofs, on the real servers, in minutes
 	@$(PYTEST) -n 4 -m "not prove"
@@ -65,8 +65,8 @@ screenshots: install ## take the pictures in docs/ from the real Web UI and the 
 histories: install ## record the histories that are missing: FORCE=1 for all
 	@$(RUN) tests.tools.histories $(if $(FORCE),--force)
 
-chaos: install ## a shop in a storm, and whether anything was lost: SEED=… ORDERS=…
-	@$(RUN) tests.proof.chaos $(if $(SEED),--seed $(SEED)) $(if $(ORDERS),--orders $(ORDERS))
+chaos: install ## a shop in a storm, and whether anything was lost: SEED=… ORDERS=… EXECUTION=local-first
+	@$(RUN) tests.proof.chaos $(if $(SEED),--seed $(SEED)) $(if $(ORDERS),--orders $(ORDERS)) $(if $(EXECUTION),--execution $(EXECUTION))
 
 negative-controls: install ## seed bugs on purpose, and see each caught by its test
 	@$(RUN) tests.proof.negative_controls
