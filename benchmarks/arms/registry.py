@@ -10,7 +10,19 @@ from benchmarks.arms.naive import NAIVE
 from benchmarks.arms.no_engine import HAND_ROLLED, NO_ENGINE
 from benchmarks.arms.product import PRODUCT, PRODUCT_FAST, PRODUCT_LOCAL
 
-ARMS: Final[tuple[Arm, ...]] = (EMPTY, FLOOR, FLOOR_LOCAL, NAIVE, PRODUCT, PRODUCT_LOCAL, PRODUCT_FAST, NO_ENGINE, HAND_ROLLED, DBOS_7, DBOS_18)
+ARMS: Final[tuple[Arm, ...]] = (
+    EMPTY,
+    FLOOR,
+    FLOOR_LOCAL,
+    NAIVE,
+    PRODUCT,
+    PRODUCT_LOCAL,
+    PRODUCT_FAST,
+    NO_ENGINE,
+    HAND_ROLLED,
+    DBOS_7,
+    DBOS_18,
+)
 
 
 def missing(arm: Arm) -> str:
