@@ -10,7 +10,7 @@ from gateways.postgres import Database
 from gateways.warehouse import ALREADY_SHIPPED, ORDER_CANCELLED, ORDER_UNKNOWN, Warehouse, WarehouseRefused
 from orders.errors import Permanent, Unavailable
 from orders.models import FulfillmentAnswer, FulfillmentRequest, OrderRow, Status, UndoResult
-from saga import Step
+from saga import Step, local_first
 
 # Written before the warehouse is asked, and only while the order is pending: an undo that does not find the mark knows
 # that no attempt has asked, and that none ever will.
@@ -44,6 +44,7 @@ class Fulfillment:
         self._warehouse = warehouse
         self._remembers_cancels = remembers_cancels
 
+    @local_first
     @activity.defn
     async def request_fulfillment(self, request: FulfillmentRequest) -> FulfillmentAnswer:
         """Ask the warehouse to ship the order; the warehouse may refuse, for example the address."""

@@ -23,7 +23,7 @@ from gateways.postgres import LIMIT_LOCKS, LOCKED, Database
 from orders.errors import Unavailable
 from orders.models import CLOSED, ErrorCode, Line, OrderRow, ReservationRequest, Status, Terms
 from orders.money import MAX_AMOUNT, show
-from saga import Step, StopUndo
+from saga import Step, StopUndo, local_first
 
 if TYPE_CHECKING:
     from gateways.postgres import Connection
@@ -200,6 +200,7 @@ class Inventory:
         self._locked: frozenset[str] = frozenset()  # products whose row was locked for long when it was last tried
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # those in use, by product
 
+    @local_first
     @activity.defn
     async def reserve_stock(self, request: ReservationRequest) -> OrderRow:
         """Write the order row and hold the stock, or reject the order. Returns an existing row unchanged.
@@ -212,6 +213,7 @@ class Inventory:
             return row.model_copy(update={"customer_tag": self._customer_tag(request.customer_id)})
         return row
 
+    @local_first
     @activity.defn
     async def finalize_order(self, order_id: str) -> OrderRow:
         """Turn the held stock of a paid order into sold stock: capturing -> processing."""

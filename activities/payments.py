@@ -14,7 +14,7 @@ from orders.errors import Permanent, Unavailable
 from orders.models import PAID, ErrorCode, OrderRow, Payment, PaymentRequest, PaymentState, Status, UndoResult
 from orders.money import show
 from orders.refunds import STANDING
-from saga import Step
+from saga import Step, local_first
 
 # The first id that is written stays. An id that was never written is never confirmed.
 KEEP_INTENT: Final = """
@@ -38,6 +38,7 @@ class Payments:
         self._database = database
         self._gateway = gateway
 
+    @local_first
     @activity.defn
     async def authorize_payment(self, request: PaymentRequest) -> Payment:
         """Create the PaymentIntent, write its id on the order row, and only then confirm it."""
@@ -62,6 +63,7 @@ class Payments:
         row = await self._read(order_id)
         return _state(row, await self._gateway.retrieve(_intent_id(row)))
 
+    @local_first
     @activity.defn
     async def capture_payment(self, order_id: str) -> bool:
         """The pivot: claim the row (pending -> capturing), then capture. True: the order is paid.

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import structlog
 from temporalio.client import Client
 
-from app.database_problems import APP_ROLE, CONNECT_ERRORS, READER_ROLE, missing_grant, problem_of
+from app.database_problems import APP_ROLE, CATALOGUE_ROLE, CONNECT_ERRORS, READER_ROLE, missing_grant, problem_of
 from config.settings import (
     LOOPBACK,
     SANDBOX_FULFILLMENT_WEBHOOK_SECRET,
@@ -137,13 +137,18 @@ async def check_search_attributes(client: Client) -> str:
 
 SETTINGS_CHECKS: Final = (Check("signing secrets", check_public_secrets),)
 
+SCHEMA_CHECKS: Final = (Check("migrations", check_migrations),)
 DATABASE_CHECKS: Final = (
     Check("rights", partial(check_rights, role=APP_ROLE)),
-    Check("migrations", check_migrations),
+    *SCHEMA_CHECKS,
 )
 READER_CHECKS: Final = (  # for commands that only read
     Check("rights", partial(check_rights, role=READER_ROLE)),
-    Check("migrations", check_migrations),
+    *SCHEMA_CHECKS,
+)
+CATALOGUE_CHECKS: Final = (  # for the import of the catalogue
+    Check("rights", partial(check_rights, role=CATALOGUE_ROLE)),
+    *SCHEMA_CHECKS,
 )
 TEMPORAL_CHECKS: Final = (Check("search attributes", check_search_attributes),)
 

@@ -45,7 +45,7 @@ from gateways.stripe import StripeGateway
 from orders.models import Terms
 from orders.names import TASK_QUEUE, model_queue
 from orders.recommendations import IndexTarget
-from saga import ATTEMPT_TIMEOUT
+from saga import ATTEMPT_TIMEOUT, activates_patches
 from workflows.cancel_order import CancelOrder
 from workflows.check_inventory import CheckInventory
 from workflows.index_products import IndexProducts
@@ -148,6 +148,7 @@ async def open_worker(
                 deployment_config=version_of(settings),
             )
         )
+        attempts = settings.database_pool_size * ATTEMPTS_PER_CONNECTION
         # It has the model's activities too, for runs whose tasks an earlier version has put into this queue.
         yield Worker(
             client,
@@ -155,7 +156,9 @@ async def open_worker(
             workflows=WORKFLOWS,
             activities=activities,
             interceptors=interceptors,
-            max_concurrent_activities=settings.database_pool_size * ATTEMPTS_PER_CONNECTION,
+            max_concurrent_activities=attempts,
+            max_concurrent_local_activities=attempts,
+            patch_activation_callback=activates_patches(offered=settings.step_execution == "local-first"),
             graceful_shutdown_timeout=DRAIN,
             deployment_config=version_of(settings),
         )

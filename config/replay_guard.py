@@ -62,7 +62,8 @@ class InStep(WorkflowInstance):
             if self._stale:
                 return _return_task()
             time = act.timestamp.ToNanoseconds()
-            self._ahead = not act.is_replaying and time == self._time
+            if not _ends_local_activity(act):
+                self._ahead = not act.is_replaying and time == self._time
             self._time = time
         _unite_arguments(act)
         return self._instance.activate(act)
@@ -78,6 +79,11 @@ class InStep(WorkflowInstance):
 
     def get_thread_id(self) -> int | None:
         return self._instance.get_thread_id()
+
+
+def _ends_local_activity(act: WorkflowActivation) -> bool:
+    """A step inside a workflow task: its time is of this worker's clock, which may be behind the server's."""
+    return any(job.resolve_activity.is_local for job in act.jobs)
 
 
 def _unite_arguments(act: WorkflowActivation) -> None:

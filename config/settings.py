@@ -239,6 +239,10 @@ class Settings(PayloadSettings, DatabaseSettings):
         default="",
         description="ip:port where worker and web process serve `/metrics` to Prometheus. Empty: nowhere.",
     )
+    step_execution: Literal["regular", "local-first"] = Field(
+        default="regular",
+        description="local-first: a new order tries its steps inside the workflow task first: faster, less to see.",
+    )
     workflow_sandbox: bool = Field(
         default=True,
         description="false: workflows run outside the SDK's sandbox, and on uvloop: faster, without its checks.",

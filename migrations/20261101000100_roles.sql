@@ -1,7 +1,7 @@
 -- migrate:up
 
 -- Least privilege: grant one of these roles to each login role. The role that migrates owns the tables. It needs CREATEROLE
--- only if the two roles do not exist yet.
+-- only if the roles do not exist yet.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'orders_app') THEN
@@ -10,9 +10,12 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'orders_readonly') THEN
         CREATE ROLE orders_readonly NOLOGIN;
     END IF;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'orders_catalogue') THEN
+        CREATE ROLE orders_catalogue NOLOGIN;
+    END IF;
 END $$;
 
-GRANT USAGE ON SCHEMA public TO orders_app, orders_readonly;
+GRANT USAGE ON SCHEMA public TO orders_app, orders_readonly, orders_catalogue;
 GRANT SELECT ON
     shop, products, inventory, stock_alerts, order_transitions, orders, order_items, reservations, reservation_totals,
     order_events, refunds, resolutions, spent_keys, payment_warnings, notifications, reminders, webhook_events,
@@ -27,6 +30,10 @@ TO orders_app;
 GRANT INSERT, UPDATE, DELETE ON product_embeddings TO orders_app;
 GRANT UPDATE ON inventory TO orders_app;
 
+-- Who keeps the catalogue sees no order and no customer.
+GRANT SELECT ON schema_migrations TO orders_catalogue;
+GRANT SELECT, INSERT, UPDATE ON products, inventory TO orders_catalogue;
+
 -- migrate:down
 
 -- The roles stay: another database of the cluster may use them.
@@ -34,5 +41,5 @@ REVOKE ALL ON
     shop, products, inventory, stock_alerts, order_transitions, orders, order_items, reservations, reservation_totals,
     order_events, refunds, resolutions, spent_keys, payment_warnings, notifications, reminders, webhook_events,
     product_embeddings, embedding_index, schema_migrations
-FROM orders_app, orders_readonly;
-REVOKE USAGE ON SCHEMA public FROM orders_app, orders_readonly;
+FROM orders_app, orders_readonly, orders_catalogue;
+REVOKE USAGE ON SCHEMA public FROM orders_app, orders_readonly, orders_catalogue;

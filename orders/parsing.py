@@ -262,7 +262,7 @@ def parse_order(order_id: str, data: object) -> Order:
         InvalidInput: naming every field that is wrong.
     """
     problems = [*_order_id_problems(order_id), *_card_number_problems(data)]
-    request = _validate(OrderRequest, data, problems)
+    request = validate(OrderRequest, data, problems)
     lines = _merge(request)
     return Order(
         id=order_id,
@@ -287,7 +287,7 @@ def parse_cancel(data: object) -> CancelRequest:
     problems = _card_number_problems(data)
     if isinstance(data, Mapping) and isinstance(data.get("orderId"), str):
         problems += _order_id_problems(data["orderId"])
-    return _validate(CancelRequest, data, problems)
+    return validate(CancelRequest, data, problems)
 
 
 def parse_customer(data: object) -> CustomerRequest:
@@ -296,7 +296,7 @@ def parse_customer(data: object) -> CustomerRequest:
     Raises:
         InvalidInput: naming every field that is wrong.
     """
-    return _validate(CustomerRequest, data, _card_number_problems(data))
+    return validate(CustomerRequest, data, _card_number_problems(data))
 
 
 def parse_restock(data: object) -> RestockRequest:
@@ -305,7 +305,7 @@ def parse_restock(data: object) -> RestockRequest:
     Raises:
         InvalidInput: naming every field that is wrong.
     """
-    return _validate(RestockRequest, data, [])
+    return validate(RestockRequest, data, [])
 
 
 def parse_nothing(data: object) -> None:
@@ -314,7 +314,7 @@ def parse_nothing(data: object) -> None:
     Raises:
         InvalidInput: naming every field that was sent.
     """
-    _validate(NoRequest, {} if data is None else data, [])
+    validate(NoRequest, {} if data is None else data, [])
 
 
 def check_operator_texts(reason: str, by: str = "operator") -> None:
@@ -332,7 +332,8 @@ def check_operator_texts(reason: str, by: str = "operator") -> None:
         raise InvalidInput(problems)
 
 
-def _validate(model: type[RequestT], data: object, problems: list[str]) -> RequestT:
+def validate(model: type[RequestT], data: object, problems: list[str]) -> RequestT:
+    """The model of the data. Raises InvalidInput, with these problems and each that the model has with a field."""
     try:
         request = model.model_validate(data)
     except ValidationError as error:

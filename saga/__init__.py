@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
         start_activity,
         within,
     )
+    from saga.local_attempts import LOCAL_FIRST, activates_patches, choose_execution, local_first
     from saga.resolution import RESOLVE, Resolution
     from saga.saga import NOT_FINISHED, Rejected, Saga, calls_for_undo
     from saga.step import Step, StopUndo
@@ -27,6 +28,7 @@ with workflow.unsafe.imports_passed_through():
 __all__ = [
     "ATTEMPT_TIMEOUT",
     "FAST_RETRY",
+    "LOCAL_FIRST",
     "MAX_DOUBLINGS",
     "NOT_FINISHED",
     "RESOLVE",
@@ -39,7 +41,10 @@ __all__ = [
     "Saga",
     "Step",
     "StopUndo",
+    "activates_patches",
     "calls_for_undo",
+    "choose_execution",
+    "local_first",
     "raise_if_cancelled",
     "reason",
     "retry_round",

@@ -10,6 +10,8 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 from temporalio.workflow import ActivityCancellationType, ActivityHandle
 
+from saga.local_attempts import local_timeout
+
 ArgT = TypeVar("ArgT")
 ResultT = TypeVar("ResultT")
 
@@ -32,6 +34,7 @@ ATTEMPT_TIMEOUT: Final = timedelta(seconds=30)
 FAST_RETRY: Final = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=20))
 SLOW_RETRY: Final = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(minutes=15))
 STEADY_RETRY: Final = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1))
+ONCE: Final = RetryPolicy(maximum_attempts=1)
 
 # For what must happen: Temporal retries it until it succeeds or fails for good.
 UNTIL_DONE: Final = Options(
@@ -58,8 +61,17 @@ def retry_round(number: int) -> Options:
 
 def start_activity(
     activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, options: Options, summary: str
-) -> ActivityHandle[ResultT]:
+) -> asyncio.Task[ResultT]:
     """Start an activity. If it is canceled, its attempt in flight ends first, so that an undo finds its effect."""
+    timeout = local_timeout(activity)
+    if timeout is None:
+        return _start_regular(activity, arg, options, summary)
+    return asyncio.create_task(_try_locally(activity, arg, options, summary, timeout))
+
+
+def _start_regular(
+    activity: Callable[[Any, ArgT], Awaitable[ResultT]], arg: ArgT, options: Options, summary: str
+) -> ActivityHandle[ResultT]:
     return workflow.start_activity_method(
         activity,
         arg,
@@ -67,6 +79,42 @@ def start_activity(
         summary=_fitting(summary),
         cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
     )
+
+
+async def _try_locally(
+    activity: Callable[[Any, ArgT], Awaitable[ResultT]],
+    arg: ArgT,
+    options: Options,
+    summary: str,
+    timeout: timedelta,  # noqa: ASYNC109 (of the attempt)
+) -> ResultT:
+    """Try an activity once in this workflow task. Whatever it fails with, the regular activity has the last word."""
+    attempt = workflow.start_local_activity_method(
+        activity, arg, schedule_to_close_timeout=timeout, retry_policy=ONCE, summary=_fitting(summary)
+    )
+    # A cancel waits for the attempt, which is short: an undo finds its effect.
+    error = await shielded(_failure_of(attempt))
+    if (task := asyncio.current_task()) and task.cancelling():
+        raise asyncio.CancelledError from error
+    if error is None:
+        return await attempt
+    if delay := _asked_delay(error):
+        await workflow.sleep(delay, summary=f"retry {activity.__name__}")
+    return await _start_regular(activity, arg, options, summary)
+
+
+async def _failure_of(attempt: ActivityHandle[Any]) -> FailureError | None:
+    try:
+        await attempt
+    except FailureError as error:
+        return error
+    return None
+
+
+def _asked_delay(error: FailureError) -> timedelta | None:
+    """The pause that an external service asked for before the next attempt."""
+    cause = error.cause if isinstance(error, ActivityError) else error
+    return cause.next_retry_delay if isinstance(cause, ApplicationError) else None
 
 
 async def run_activity(

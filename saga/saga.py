@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Final, Self, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
-from temporalio.workflow import ActivityHandle
 
 from saga.execution import UNTIL_DONE, Options, reason, run_activity, shielded, start_activity, within
 from saga.resolution import Resolution, ResolveHandler
@@ -75,7 +74,7 @@ class Saga:
         self.parked: dict[str, str] = {}
         self.undone: list[str] = []
         self.stopped = False
-        self._forward: list[ActivityHandle[Any]] = []  # in flight
+        self._forward: list[asyncio.Task[Any]] = []  # in flight
         self._undos: dict[str, asyncio.Task[Any]] = {}  # under way
         self._interrupted: set[str] = set()
         self._settled: set[str] = set()

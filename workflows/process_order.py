@@ -43,7 +43,7 @@ with workflow.unsafe.imports_passed_through():
     from orders.money import show
     from orders.names import PROCESS_ORDER
     from orders.parsing import came_sealed, parse_order, read_payload
-    from saga import UNTIL_DONE, run_activity, shielded, within
+    from saga import UNTIL_DONE, choose_execution, run_activity, shielded, within
     from workflows.notifications import deliver
     from workflows.placing_saga import OrderMoved, PlacingSaga, RejectedOrder
     from workflows.timeline import OrderTimeline
@@ -85,6 +85,7 @@ class ProcessOrder:
             order = self._order = parse_order(workflow.info().workflow_id, read_payload(self._raw))
         except InvalidInput as invalid:
             return await self._refuse(ErrorCode.INVALID_ORDER, str(invalid))
+        choose_execution()
         saga = self._begin_saga(order)
         with suppress(FailureError, asyncio.CancelledError):  # saga.cause keeps it, and the row decides
             async with saga:

@@ -2,7 +2,7 @@
 
 import typer
 
-from app.cli import demo, doctor, orders, products, release, schedules, verification
+from app.cli import catalogue, demo, doctor, orders, products, release, schedules, verification
 from app.cli.command import EXIT_CODES, MEANINGS, Environment, Exit, Result, command
 from app.cli.layout import table
 from config.streams import open_streams
@@ -18,6 +18,7 @@ app = typer.Typer(
 for part in (orders, products, verification, doctor, demo):
     app.add_typer(part.app)
 app.add_typer(schedules.app, name="schedules")
+app.add_typer(catalogue.app, name="catalogue")
 app.add_typer(release.app, name="release")
 
 

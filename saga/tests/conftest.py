@@ -3,7 +3,9 @@
 import shutil
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -12,6 +14,7 @@ from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 from temporalio.workflow import SandboxImportNotificationPolicy
 
+from saga import activates_patches
 from saga.tests.agency import Agency
 
 TEMPORAL = shutil.which("temporal", path=str(Path(sys.executable).parent)) or shutil.which("temporal")
@@ -50,14 +53,31 @@ async def environment() -> AsyncIterator[WorkflowEnvironment]:
         yield env
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(1000, id="cached"),
-        pytest.param(0, id="replayed at every task", marks=pytest.mark.prove),
-    ]
+REGULAR = [
+    pytest.param({}, id="cached"),
+    pytest.param({"max_cached_workflows": 0}, id="replayed at every task", marks=pytest.mark.prove),
+]
+LOCAL_FIRST = pytest.param(
+    {"patch_activation_callback": activates_patches(offered=True)}, id="local first", marks=pytest.mark.prove
 )
+
+
+@pytest.fixture(params=[*REGULAR, LOCAL_FIRST])
 async def agency(environment: WorkflowEnvironment, request: pytest.FixtureRequest) -> AsyncIterator[Agency]:
-    """Every rule holds for a run that stays in memory, and for one that is evicted after every workflow task."""
+    """Every rule holds for a run in memory, for one that is evicted after every task, and for local attempts."""
+    async with open_agency(environment, request.param) as agency:
+        yield agency
+
+
+@pytest.fixture(params=REGULAR)
+async def regular_agency(environment: WorkflowEnvironment, request: pytest.FixtureRequest) -> AsyncIterator[Agency]:
+    """For tests that hold an attempt for longer than a local one may take."""
+    async with open_agency(environment, request.param) as agency:
+        yield agency
+
+
+@asynccontextmanager
+async def open_agency(environment: WorkflowEnvironment, options: dict[str, Any]) -> AsyncIterator[Agency]:
     agency = Agency(environment)
-    async with agency.open(max_cached_workflows=request.param):
+    async with agency.open(**options):
         yield agency

@@ -9,6 +9,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from saga.tests.agency import (
     BOOKED,
+    FOR_GOOD,
     UNDOS,
     Agency,
     eventually,
@@ -66,7 +67,7 @@ async def test_a_refusal_undoes_and_completes(agency: Agency) -> None:
 
 async def test_undos_are_registered_before_their_steps(agency: Agency) -> None:
     """A step that failed may have happened all the same: its undo runs too, and those of the steps after it."""
-    agency.desk.failing["hotel"] = 1
+    agency.desk.failing["hotel"] = FOR_GOOD
     await fails(await agency.start(then="commit"))
     agency.assert_undone("ActivityError", booked=["flight"])
 
@@ -77,30 +78,30 @@ async def test_a_run_undoes_steps_that_it_never_ran(agency: Agency) -> None:
     agency.assert_undone("ApplicationError", booked=[])
 
 
-async def test_parallel_steps_are_joined_before_the_undo(agency: Agency) -> None:
+async def test_parallel_steps_are_joined_before_the_undo(regular_agency: Agency) -> None:
     """The flight fails while the car is still being booked: nothing is undone until the car is there."""
-    agency.desk.failing["flight"] = 1
-    flight, car = agency.hold("flight"), agency.hold("car")
-    run = await agency.start(then="commit", at_once=True)
+    regular_agency.desk.failing["flight"] = 1
+    flight, car = regular_agency.hold("flight"), regular_agency.hold("car")
+    run = await regular_agency.start(then="commit", at_once=True)
     await car.reached.wait()
-    await agency.until_done("hotel")
+    await regular_agency.until_done("hotel")
     flight.let_go()
 
     async def flight_failed() -> bool:
         return EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED in await kinds(run)
 
     await eventually(flight_failed, "the saga gives the car up")
-    assert agency.desk.done == ["hotel"]
+    assert regular_agency.desk.done == ["hotel"]
     car.let_go()
     await fails(run)
-    agency.assert_undone("ActivityError", booked=["hotel", "car"])
+    regular_agency.assert_undone("ActivityError", booked=["hotel", "car"])
 
 
-async def test_no_step_begins_once_another_has_failed(agency: Agency) -> None:
+async def test_no_step_begins_once_another_has_failed(regular_agency: Agency) -> None:
     """The flight fails while the hotel is being booked: the car, which follows the hotel, is not booked any more."""
-    agency.desk.failing["flight"] = 1
-    hotel = agency.hold("hotel")
-    run = await agency.start(then="commit", car_follows_the_hotel=True)
+    regular_agency.desk.failing["flight"] = 1
+    hotel = regular_agency.hold("hotel")
+    run = await regular_agency.start(then="commit", car_follows_the_hotel=True)
 
     async def gave_up() -> bool:
         return EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED in await kinds(run)
@@ -108,8 +109,8 @@ async def test_no_step_begins_once_another_has_failed(agency: Agency) -> None:
     await eventually(gave_up, "the saga gives the hotel up")
     hotel.let_go()
     await fails(run)
-    agency.assert_undone("ActivityError", booked=["hotel"])
-    assert "car" not in agency.desk.attempts
+    regular_agency.assert_undone("ActivityError", booked=["hotel"])
+    assert "car" not in regular_agency.desk.attempts
 
 
 async def test_a_bug_suspends_the_run_and_undoes_nothing(environment: WorkflowEnvironment) -> None:

@@ -13,7 +13,18 @@ with workflow.unsafe.imports_passed_through():
 
     from pydantic import BaseModel
 
-    from saga import UNTIL_DONE, Rejected, Resolution, Saga, Step, StopUndo, run_activity, within
+    from saga import (
+        UNTIL_DONE,
+        Rejected,
+        Resolution,
+        Saga,
+        Step,
+        StopUndo,
+        choose_execution,
+        local_first,
+        run_activity,
+        within,
+    )
 
 
 @dataclass
@@ -34,21 +45,27 @@ class Desk:
         self.done: list[str] = []
         self.attempts: Counter[str] = Counter()
         self.failing: Counter[str] = Counter()
+        self.errors: dict[str, ApplicationError] = {}  # of the next attempt
+        self.seconds: dict[str, float] = {}  # that an attempt takes
         self.out: set[str] = set()
         self.held: dict[str, Held] = {}
 
+    @local_first
     @activity.defn
     async def book_flight(self, _trip: str) -> str:
         return await self._attend("flight")
 
+    @local_first
     @activity.defn
     async def book_hotel(self, _trip: str) -> str:
         return await self._attend("hotel")
 
+    @local_first
     @activity.defn
     async def book_car(self, _trip: str) -> str:
         return await self._attend("car")
 
+    @local_first
     @activity.defn
     async def book_transfer(self, _trip: str) -> str:
         return await self._attend("transfer")
@@ -78,6 +95,9 @@ class Desk:
         if held := self.held.get(task):
             held.reached.set()
             await held.released.wait()
+        await asyncio.sleep(self.seconds.get(task, 0))
+        if error := self.errors.pop(task, None):
+            raise error
         if task in self.out:
             raise ApplicationError(f"{task} is out of service")
         if self.failing[task]:
@@ -160,6 +180,7 @@ class Trip:
 
     @workflow.run
     async def run(self, plan: Plan) -> list[str]:
+        choose_execution()
         try:
             async with self._saga as saga:
                 if plan.books:

@@ -70,6 +70,15 @@ async def test_the_reader_writes_nothing(database_url: str, statement: str) -> N
     assert not await may(database_url, "orders_readonly", statement)
 
 
+@pytest.mark.parametrize(
+    "statement", ["SELECT * FROM orders", "SELECT * FROM order_events", "DELETE FROM products", *WRITE[::2], *NEVER[:8]]
+)
+async def test_who_keeps_the_catalogue_sees_no_order(database_url: str, statement: str) -> None:
+    """The role orders_catalogue changes products and their stock, and deletes none."""
+    assert not await may(database_url, "orders_catalogue", statement)
+    assert await may(database_url, "orders_catalogue", "UPDATE products SET price = price WHERE id = '1'")
+
+
 @pytest.mark.parametrize("statement", READ)
 async def test_the_reader_reads(database_url: str, statement: str) -> None:
     """It may read every table."""

@@ -192,6 +192,44 @@ async def test_a_worker_told_to_stop_finishes_its_step(
         assert said[-1]["event"] == "worker stopped"
 
 
+@pytest.mark.prove
+async def test_a_worker_told_to_stop_leaves_no_reservation_behind(
+    temporal: WorkflowEnvironment, database_url: str, tmp_path: Path
+) -> None:
+    """Those that wait for a locked product together end with their attempts, and the next worker reserves them."""
+    async with serve() as sandbox, asyncpg.create_pool(database_url, min_size=1, max_size=2) as pool:
+        environment = addresses(temporal, database_url, sandbox)
+        async with (
+            pool.acquire() as other,
+            other.transaction(),
+            a_worker(tmp_path / "first.log", **environment) as first,
+        ):
+            await other.execute("SELECT 1 FROM inventory WHERE product_id = '1' FOR UPDATE")
+            runs = [
+                await temporal.client.start_workflow(
+                    PROCESS_ORDER, an_order(), id=f"left-{n}", task_queue=TASK_QUEUE, result_type=OrderOutcome
+                )
+                for n in range(6)
+            ]
+
+            async def is_tried() -> bool:
+                described = [(await run.describe()).raw_description for run in runs]
+                return all(each.pending_activities and each.pending_activities[0].attempt for each in described)
+
+            await eventually(is_tried, "all of them are being reserved")
+            os.kill(first.pid, 15)
+            assert await first.wait() == 0
+        async with a_worker(tmp_path / "second.log", **environment):
+            outcomes = await asyncio.wait_for(asyncio.gather(*(run.result() for run in runs)), 60)
+
+        said = [json.loads(line) for line in (tmp_path / "first.log").read_text().splitlines()]
+        reserved = await pool.fetchval("SELECT sum(quantity) FROM reservations WHERE state = 'sold'")
+    assert all(outcome.success for outcome in outcomes)
+    assert reserved == 12
+    assert said[-1]["event"] == "worker stopped"
+    assert not [line for line in said if "destroyed" in str(line) or "never retrieved" in str(line)]
+
+
 async def test_a_worker_without_the_sandbox(temporal: WorkflowEnvironment, database_url: str, tmp_path: Path) -> None:
     """It places orders, on the faster loop, and what it leaves behind is replayed in the sandbox."""
     log = tmp_path / "worker.log"

@@ -1,4 +1,8 @@
-"""Acts at chosen moments of activities, so that a test decides which of two racing things comes first."""
+"""Acts at chosen moments of activities, so that a test decides which of two racing things comes first.
+
+In a local-first run, a local attempt comes before the regular ones. A final error hits both, and a hold lets the local
+attempt fail, so that the same test finds the same state in both executions; `hold_local` holds the local one.
+"""
 
 import asyncio
 from collections import defaultdict
@@ -7,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 Moment = Literal["before", "after"]
@@ -18,6 +23,10 @@ class Held:
 
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait(self) -> None:
+        self.reached.set()
+        await self.released.wait()
 
     def let_go(self) -> None:
         self.released.set()
@@ -31,6 +40,7 @@ class Hook:
     act: Callable[[], Awaitable[None]]
     times: int | None = 1
     workflow_id: str | None = None
+    is_regular: bool = False
 
 
 class ActivityHooks(Interceptor):
@@ -42,14 +52,15 @@ class ActivityHooks(Interceptor):
         self.calls: list[tuple[str, str]] = []  # (workflow id, activity) of every attempt
 
     def hold(self, name: str, moment: Moment = "before", workflow_id: str | None = None) -> Held:
-        """Hold the next attempt of an activity before or after its effect."""
+        """Hold the next regular attempt of an activity before or after its effect."""
         held = Held()
+        self._hooks[name].append(Hook(moment, held.wait, 1, workflow_id, is_regular=True))
+        return held
 
-        async def wait() -> None:
-            held.reached.set()
-            await held.released.wait()
-
-        self._hooks[name].append(Hook(moment, wait, 1, workflow_id))
+    def hold_local(self, name: str, moment: Moment, workflow_id: str) -> Held:
+        """Hold the local attempt of an activity, which its time-out ends."""
+        held = Held()
+        self._hooks[name].append(Hook(moment, held.wait, 1, workflow_id))
         return held
 
     def fail(
@@ -90,9 +101,16 @@ class ActivityHooks(Interceptor):
         for hook in list(self._hooks[info.activity_type]):
             if hook.moment != moment or hook.workflow_id not in (None, info.workflow_id) or hook.times == 0:
                 continue
+            if info.is_local and hook.is_regular:
+                raise ApplicationError("held as a regular activity", type="not_locally")
             if hook.times is not None:
                 hook.times -= 1
-            await hook.act()
+            try:
+                await hook.act()
+            except ApplicationError as error:
+                if info.is_local and error.non_retryable and hook.times is not None:
+                    hook.times += 1
+                raise
             return
 
     def begin(self) -> None:

@@ -1,11 +1,14 @@
 """Which cases of a long proof `make test` runs; `make prove` runs the others."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import pytest
 
 CaseT = TypeVar("CaseT")
+
+# For fixtures with a shop: every test of theirs runs in both executions of steps.
+EXECUTIONS: Final = ["regular", pytest.param("local-first", marks=pytest.mark.prove)]
 
 
 def sampled(cases: Iterable[CaseT], in_sample: Callable[[CaseT], bool]) -> list[Any]:

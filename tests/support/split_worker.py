@@ -41,7 +41,7 @@ class SplitWorker:
         self._start(**limits)
 
     def _start(self, **limits: Unpack[WorkerConfig]) -> None:
-        self._workflows = Worker(**self._config | {"activities": []} | limits)
+        self._workflows = Worker(**self._config | {"no_remote_activities": True} | limits)
         self._task = asyncio.create_task(self._workflows.run())
 
     async def _stop(self) -> None:

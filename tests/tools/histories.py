@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, Wor
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Replayer
 
-from app.wiring import WORKFLOWS
+from app.wiring import WORKFLOWS, open_worker
 from config.temporal import plugin
 from orders.models import OrderView, Stage
 from orders.names import CHECK_INVENTORY, INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS, RECONCILE_ORDERS, VERIFY_ORDERS
@@ -67,6 +68,17 @@ async def submitted(shop: Shop, order_id: str) -> list[str]:
     order = parse_order(order_id, read_json(json.dumps(an_order())))
     await handle.execute_update("submit", order.request_hash)
     await handle.result()
+    return [order_id]
+
+
+@scenario
+async def placed_locally(shop: Shop, order_id: str) -> list[str]:
+    """By a worker that tries steps inside the workflow task first; the warehouse's answer is lost once."""
+    settings = shop.settings.model_copy(update={"step_execution": "local-first"})
+    shop.world.faults.add(Fault(service="fulfillment", route="POST /orders", kind="reset_after"))
+    task_queue = f"{shop.task_queue}-local-first"
+    async with open_worker(settings, shop.client, task_queue=task_queue) as worker, worker:
+        await replace(shop, task_queue=task_queue).place(order_id=order_id)
     return [order_id]
 
 

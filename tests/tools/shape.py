@@ -10,7 +10,7 @@ from rich.table import Table
 from temporalio.api.enums.v1 import EventType
 
 from client.orders import submit_order
-from tests.support.shop import Shop, an_order, open_everything
+from tests.support.shop import Shop, an_order, new_order_id, open_everything
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Shape:
 
 async def measure(shop: Shop, items: int) -> Shape:
     """Submit one order with that many different products and look at what its run left behind."""
-    order_id = f"shape-{items}"
+    order_id = new_order_id()
     handle = await _submit(shop, order_id, await _payload(shop, items))
     events = (await handle.fetch_history()).events
     scheduled = [e for e in events if e.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED]

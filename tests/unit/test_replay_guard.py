@@ -11,6 +11,7 @@ REPLAYED = ("replayed", 3)  # what kind of step, and the second at which its wor
 AHEAD = ("played", 3)
 IN_A_TASK = ("played", 9)
 NEXT_TASK = ("played", 12)
+LOCAL = ("ended locally", 9)  # inside the task, by a clock that is behind the server's
 LEFT = ("evicted", 0)
 
 
@@ -29,7 +30,11 @@ def a_step(kind: str, second: int) -> WorkflowActivation:
     act = WorkflowActivation(run_id="r1", is_replaying=kind == "replayed")
     act.timestamp.FromSeconds(second)
     job = act.jobs.add()
-    (job.remove_from_cache if kind == "evicted" else job.resolve_activity).SetInParent()
+    if kind == "evicted":
+        job.remove_from_cache.SetInParent()
+    else:
+        job.resolve_activity.is_local = kind == "ended locally"
+        job.resolve_activity.SetInParent()
     return act
 
 
@@ -49,6 +54,8 @@ def a_query(query_id: str) -> WorkflowActivation:
         ([IN_A_TASK], OUTSIDE_A_TASK, False),
         ([REPLAYED, IN_A_TASK], OUTSIDE_A_TASK, False),
         ([REPLAYED, AHEAD, IN_A_TASK], OUTSIDE_A_TASK, False),
+        ([REPLAYED, IN_A_TASK, LOCAL, LOCAL], OUTSIDE_A_TASK, False),
+        ([REPLAYED, AHEAD, LOCAL], OUTSIDE_A_TASK, True),
         ([REPLAYED, AHEAD], "with a task", False),
     ],
 )

@@ -30,6 +30,17 @@ async def test_a_happy_order_stays_small(shop: Shop, items: int) -> None:
     assert shape.events in {47, 50}
 
 
+async def test_local_first_it_is_one_workflow_task_and_its_notifications(
+    database_url: str, temporal: WorkflowEnvironment
+) -> None:
+    """The answer waits for no activity; two tasks more if the notifications do not end together."""
+    async with open_shop(database_url, temporal, step_execution="local-first") as shop:
+        shape = await measure(shop, 50)
+
+    assert (shape.stages_to_answer, shape.stages, shape.activities) == (0, 1, 2)
+    assert (shape.workflow_tasks, shape.events) in {(2, 24), (3, 27)}
+
+
 # A transaction that has locked or written something has an id. Its commit waits for the disk, unless it says not to.
 WAITS_FOR_DISK = """
     SELECT pg_current_xact_id_if_assigned() IS NOT NULL AND current_setting('synchronous_commit') <> 'off'

@@ -12,21 +12,22 @@ from rich.console import Console
 from deploy.local.data import DATA_DIR
 from deploy.local.process import StackError
 from deploy.local.stack import until_signaled
-from tests.proof.chaos.plan import Plan, draw_plan
+from tests.proof.chaos.plan import Execution, Plan, draw_plan
 from tests.proof.chaos.report import show
 from tests.proof.chaos.run import CUSTOMERS, run_chaos
 
 
-def main(
+def main(  # noqa: PLR0913 (options)
     seed: Annotated[int | None, typer.Option(help="Decides who orders what and which fault happens when.")] = None,
     orders: Annotated[int, typer.Option(min=1, help="How many orders.")] = 150,
     *,
     orders_per_fault: Annotated[int, typer.Option(min=1, help="One fault for so many orders.")] = 3,
+    execution: Annotated[Execution, typer.Option(help="How steps are executed.")] = "regular",
     customers: Annotated[int, typer.Option(min=1, help="How many order at a time.")] = CUSTOMERS,
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on standard output.")] = False,
 ) -> None:
     """Exit status 1 if anything was lost, 2 if the stack does not start."""
-    plan = draw_plan(secrets.randbelow(1_000_000) if seed is None else seed, orders, orders_per_fault)
+    plan = draw_plan(secrets.randbelow(1_000_000) if seed is None else seed, orders, orders_per_fault, execution)
     status = asyncio.run(until_signaled(chaos(plan, customers, as_json=as_json), interrupted=130))
     sys.stdout.flush()
     os._exit(status)  # the interpreter's own exit may abort in the SDK's threads (see worker.py)

@@ -21,7 +21,7 @@ from deploy.local.process import Child, StackError
 from deploy.local.stack import Ports, Stack
 from gateways.postgres import TRANSIENT
 from orders.errors import NoAnswer, Unavailable
-from tests.proof.chaos.plan import HOT, WORKERS
+from tests.proof.chaos.plan import HOT, WORKERS, Plan
 
 if TYPE_CHECKING:
     from gateways.postgres import Pool
@@ -109,12 +109,13 @@ class Cluster:
     pool: "Pool"
     sandbox: httpx.AsyncClient
 
-    def __init__(self, folder: Path, capture: str) -> None:
+    def __init__(self, folder: Path, plan: Plan) -> None:
         self._stack = Stack(folder / "data", Ports.free())
         settings = self._stack.sandbox.settings
         self.fulfillment_key = settings["FULFILLMENT_KEY"]
         given = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        self._environment = self._stack.environment(given | settings | ENVIRONMENT | {"PAYMENT_CAPTURE": capture})
+        chosen = {"PAYMENT_CAPTURE": plan.capture, "STEP_EXECUTION": plan.execution}
+        self._environment = self._stack.environment(given | settings | ENVIRONMENT | chosen)
         stack = self._stack
         self.processes = {
             "postgres": Process(lambda _: stack.database()),

@@ -23,6 +23,7 @@ RUSH_SHARE: Final = 0.8  # of the orders in that part that do not want the hot o
 
 T = TypeVar("T")
 
+Execution = Literal["regular", "local-first"]
 Customer = Literal["authenticates", "fails", "leaves"]
 PROCESS_FAULTS: Final = {"kill", "stop", "restart", "cut"}
 Act = Literal["kill", "stop", "restart", "request", "cut", "terminate", "cancel", "reconcile"]
@@ -90,6 +91,7 @@ class PlannedFault(Model):
 class Plan(Model):
     seed: int
     capture: Literal["manual", "automatic"]
+    execution: Execution = "regular"
     orders: tuple[PlannedOrder, ...]
     faults: tuple[PlannedFault, ...]
 
@@ -111,13 +113,14 @@ class Plan(Model):
         return max(1, len(self.orders) // ORDERS_PER_HOT_UNIT)
 
 
-def draw_plan(seed: int, orders: int, orders_per_fault: int) -> Plan:
-    """The plan of a seed for so many orders; even seeds capture automatically."""
+def draw_plan(seed: int, orders: int, orders_per_fault: int, execution: Execution = "regular") -> Plan:
+    """The plan of a seed for so many orders; even seeds capture automatically. `execution` is of their steps."""
     random = Random(seed)  # noqa: S311  (the same seed must draw the same plan)
     rush = range(int(orders * RUSH_PART))
     planned = tuple(_order(random, f"chaos-{seed}-{n}", RUSH_SHARE if n in rush else 0) for n in range(orders))
     faults = tuple(_faults(random, planned, range(0, orders, orders_per_fault)))
-    return Plan(seed=seed, capture="manual" if seed % 2 else "automatic", orders=planned, faults=faults)
+    capture: Final = "manual" if seed % 2 else "automatic"
+    return Plan(seed=seed, capture=capture, execution=execution, orders=planned, faults=faults)
 
 
 def _order(random: Random, order_id: str, rush: float) -> PlannedOrder:

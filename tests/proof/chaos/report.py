@@ -30,6 +30,7 @@ class Report(Model):
     seed: int
     plan: str
     capture: str
+    execution: str
     orders: int
     answers: Mapping[str, int]
     statuses: Mapping[str, int]
@@ -60,7 +61,7 @@ class Report(Model):
 def show(report: Report, console: Console) -> None:
     """The report as a table of facts, then every violation."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    table.add_row("seed", f"{report.seed}, plan {report.plan}, {report.capture} capture")
+    table.add_row("seed", f"{report.seed}, plan {report.plan}, {report.capture} capture, {report.execution}")
     table.add_row("orders", f"{report.orders} in {report.load_seconds:.0f} s")
     table.add_row("answers", _counts(report.answers))
     table.add_row("orders ended", _counts(report.statuses))

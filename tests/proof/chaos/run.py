@@ -44,7 +44,7 @@ async def run_chaos(plan: Plan, console: Console, evidence: Path, customers: int
     """
     console.print(f"seed {plan.seed}: {len(plan.orders)} orders, {len(plan.faults)} faults, plan {plan.fingerprint}")
     with temporary_folder() as folder, _progress(console) as progress:
-        cluster = Cluster(folder, plan.capture)
+        cluster = Cluster(folder, plan)
         async with cluster.open(plan.hot_units):
             report = await Run(cluster, plan, progress).carry_out(customers)
         if not report.passed:
@@ -94,6 +94,7 @@ class Run:
             seed=self._plan.seed,
             plan=self._plan.fingerprint,
             capture=self._plan.capture,
+            execution=self._plan.execution,
             orders=len(self._plan.orders),
             answers=_answers(self._load),
             statuses=Counter(order.status for order in snapshot.orders),

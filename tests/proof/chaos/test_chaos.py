@@ -9,7 +9,7 @@ from audit.evidence import DatabaseSnapshot, OrderEntry, PaymentEntry, ProviderR
 from orders.models import CancelOutcome, ErrorCode, OrderOutcome, Status
 from orders.names import CANCEL_ORDER
 from tests.proof.chaos.checker import wrong_answers
-from tests.proof.chaos.plan import FAULTS, RUSH, draw_plan
+from tests.proof.chaos.plan import FAULTS, RUSH, Execution, draw_plan
 from tests.proof.chaos.run import run_chaos
 
 PLACED = [("pending", "capturing"), ("capturing", "processing")]
@@ -18,10 +18,10 @@ CANCELLED = [*PLACED, ("processing", "cancelling"), ("cancelling", "cancelled")]
 
 @pytest.mark.prove
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_nothing_is_lost(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seed", "execution"), [(1, "regular"), (2, "regular"), (3, "regular"), (5, "local-first")])
+async def test_nothing_is_lost(seed: int, execution: Execution, tmp_path: Path) -> None:
     """Every rule holds after 150 orders with a fault each, and the faults have hit."""
-    plan = draw_plan(seed, 150, orders_per_fault=1)
+    plan = draw_plan(seed, 150, orders_per_fault=1, execution=execution)
     report = await run_chaos(plan, Console(quiet=True), tmp_path / "evidence")
     assert report.violations == ()
     assert {fault.kind for fault in plan.faults if fault.is_process_fault} <= report.faults.keys() | {"cut postgres"}

@@ -10,10 +10,10 @@ from typing import Any, Final
 from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.service import RPCError
 
-from orders.names import RECONCILE_ORDERS
+from orders.names import RECONCILE_ORDERS, cancel_order_id
 from sandbox.faults import Fault
 from tests.support.invariants import assert_invariants
-from tests.support.scenarios import Ending, Run, ending_of
+from tests.support.scenarios import Ending, Run, ending_of, is_running
 from tests.support.shop import PATIENCE, Shop
 
 O: Final = "o1"  # noqa: E741 (the one order of each cell)
@@ -66,6 +66,13 @@ async def is_paused(run: Run) -> bool:
     pending = (await run.describe()).raw_description.pending_activities
     scheduled = PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
     return any(each.attempt > 1 and each.state == scheduled for each in pending)
+
+
+async def has_looked(shop: Shop, cancel: Run) -> bool:
+    """cancel-order has claimed the row, or found that there is nothing to claim."""
+    claims = shop.hooks.calls.count((cancel_order_id(O), "claim_cancellation"))
+    claimed = await shop.status(O) in {"undoing", "cancelling"}
+    return claims > 1 or (claims > 0 and claimed) or not await is_running(cancel)
 
 
 async def reconcile(shop: Shop) -> None:

@@ -25,10 +25,10 @@ from client.runs import order_status
 from deploy.local.postgres import Postgres
 from orders.errors import InvalidInput, UnknownOrder
 from orders.models import CancelOutcome, OrderOutcome, Stage
-from orders.names import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
-from tests.proof.matrix.endings import PLACED, TOTAL, End, O, check_end, reconcile
+from orders.names import CANCEL_ORDER, PROCESS_ORDER
+from tests.proof.matrix.endings import PLACED, TOTAL, End, O, check_end, has_looked, reconcile
 from tests.support.activity_hooks import Held, Moment
-from tests.support.sample import one_in, sampled
+from tests.support.sample import EXECUTIONS, one_in, sampled
 from tests.support.scenarios import REFUSED_ADDRESS, Run, ending_of, final_error, is_running, until_stage, until_stuck
 from tests.support.servers import copy_database
 from tests.support.shop import Payload, Shop, an_order, eventually, new_order_id, open_shop
@@ -50,13 +50,16 @@ REFUSED = an_order(shippingAddress=REFUSED_ADDRESS)
 OTHER = an_order(items=[{"productId": "3", "quantity": 4}])
 
 
-@pytest.fixture(scope="module")
-async def shops(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Mapping[str, Shop]]:
+@pytest.fixture(scope="module", params=EXECUTIONS)
+async def shops(
+    postgres: Postgres, temporal: WorkflowEnvironment, request: pytest.FixtureRequest
+) -> AsyncIterator[Mapping[str, Shop]]:
     """One that captures when the warehouse has accepted, one that charges at once; nothing is too young to look at."""
+    shared: dict[str, Any] = {"reconcile_after_seconds": 0, "step_execution": request.param}
     async with (
         copy_database(postgres) as url,
-        open_shop(url, temporal, reconcile_after_seconds=0) as manual,
-        open_shop(url, temporal, payment_capture="automatic", reconcile_after_seconds=0) as automatic,
+        open_shop(url, temporal, **shared) as manual,
+        open_shop(url, temporal, payment_capture="automatic", **shared) as automatic,
     ):
         yield {"manual": manual, "automatic": automatic}
 
@@ -417,13 +420,6 @@ async def has_seen_the_cancel(run: Run) -> bool:
     kinds = [event.event_type async for event in run.fetch_history_events()]
     cancel = kinds.index(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
     return EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED in kinds[cancel:]
-
-
-async def has_looked(shop: Shop, cancel: Run) -> bool:
-    """cancel-order has claimed the row, or found that there is nothing to claim."""
-    claims = shop.hooks.calls.count((cancel_order_id(O), "claim_cancellation"))
-    claimed = await shop.status(O) in {"undoing", "cancelling"}
-    return claims > 1 or (claims > 0 and claimed) or not await is_running(cancel)
 
 
 async def cancel_as(shop: Shop, workflow_id: str) -> Run:

@@ -14,7 +14,7 @@ from temporalio.testing import WorkflowEnvironment
 from deploy.local.postgres import Postgres
 from orders.models import Stage
 from tests.proof.matrix.endings import PLACED, TOTAL, End, O, check_end, reconcile, strike
-from tests.support.sample import one_in, sampled
+from tests.support.sample import EXECUTIONS, one_in, sampled
 from tests.support.scenarios import (
     REFUSED_ADDRESS,
     final_error,
@@ -40,10 +40,16 @@ REFUSED = an_order(shippingAddress=REFUSED_ADDRESS)
 THREE_D_SECURE = an_order(paymentMethodId="pm_card_authenticationRequired")
 
 
-@pytest.fixture(scope="module")
-async def shops(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Mapping[str, Shop]]:
+@pytest.fixture(scope="module", params=EXECUTIONS)
+async def shops(
+    postgres: Postgres, temporal: WorkflowEnvironment, request: pytest.FixtureRequest
+) -> AsyncIterator[Mapping[str, Shop]]:
     """One that captures when the warehouse has accepted, one that charges at once; they share their stock."""
-    hasty: dict[str, Any] = {"http_timeout_seconds": PATIENCE, "reconcile_after_seconds": 0}
+    hasty: dict[str, Any] = {
+        "http_timeout_seconds": PATIENCE,
+        "reconcile_after_seconds": 0,
+        "step_execution": request.param,
+    }
     async with (
         copy_database(postgres) as url,
         open_shop(url, temporal, **hasty) as manual,

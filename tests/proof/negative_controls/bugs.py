@@ -413,4 +413,17 @@ BUGS: Final = (
         ),
         (BEHAVIOR,),
     ),
+    Bug(
+        "local_failure_is_final",
+        "a step that fails inside the workflow task is not made again as a regular activity",
+        (
+            Patch(
+                "saga/execution.py",
+                "    if error is None:\n        return await attempt\n",
+                "    if error is None or error:\n        return await attempt\n",
+            ),
+        ),
+        ("saga/tests/test_local_first.py::test_a_failed_attempt_is_made_again_as_a_regular_activity",),
+        because="no hotel|WorkflowFailureError",
+    ),
 )

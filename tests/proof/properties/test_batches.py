@@ -18,7 +18,7 @@ from tests.support.activity_bench import ActivityBench, open_activity_bench, ope
 from tests.support.servers import copy_database
 from tests.support.shop import settings_for
 
-BATCHES: Final = int(os.environ.get("SEQUENCES", "1000"))
+BATCHES: Final = int(os.environ.get("SEQUENCES", "500"))
 SEED: Final = int(os.environ.get("SEED", "1"))
 STOCK: Final = "UPDATE inventory SET quantity = $1, reserved = 0, sold = 0"
 UNITS: Final = "SELECT product_id, quantity, reserved FROM inventory ORDER BY product_id"

@@ -1,0 +1,140 @@
+"""How fast is it, and beside what? `python -m benchmarks run`, `hot`, `scale`, `report`: see docs/performance.md."""
+
+import asyncio
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from benchmarks.arms.arm import Rules
+from benchmarks.arms.registry import ARMS, missing
+from benchmarks.cells import PROFILES, Cell, Profile
+from benchmarks.header import read_header
+from benchmarks.invariants import WrongRun, check_orders
+from benchmarks.report import report as tables
+from benchmarks.results import CellResult, read, write
+from benchmarks.run import Run, open_run
+from benchmarks.servers import Engine, Servers, open_servers
+from config.temporal import leave
+from deploy.local.data import DATA_DIR
+from deploy.local.process import StackError
+from deploy.local.stack import until_signaled
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+console: Final = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@app.callback()
+def _main() -> None:
+    """How fast is it, and beside what? See docs/performance.md."""
+
+
+@app.command()
+def run(  # noqa: PLR0913, PLR0917 (one for each option)
+    profile: Annotated[str, typer.Option(help=f"One of: {', '.join(PROFILES)}.")] = "quick",
+    arm: Annotated[list[str] | None, typer.Option(help="Only this arm; may be repeated.")] = None,
+    customers: Annotated[list[int] | None, typer.Option(help="Only cells with so many; may be repeated.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How often each cell is measured.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.5, help="How long each cell is measured.")] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="Begin no round that would end later; 0: no limit.")] = 0,
+    engine: Annotated[Engine, typer.Option(help="The Temporal: dev, or postgres after `make bench-server`.")] = "dev",
+    process: Annotated[list[str] | None, typer.Option(help="NAME=PID of a given server on this machine.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file of results.")] = None,
+) -> None:
+    """Measure all arms side by side. The result is a file of JSON lines, and tables on standard output."""
+    chosen = _profile(profile, arm)
+    cells = tuple(cell for cell in chosen.cells if not customers or cell.customers in customers)
+    chosen = replace(chosen, cells=cells, rounds=rounds or chosen.rounds, seconds=seconds or chosen.seconds)
+    bench = Bench(chosen, out or _new_file("run"), minutes)
+    pids = {name: int(pid) for name, _, pid in (each.partition("=") for each in process or ())}
+    leave(asyncio.run(until_signaled(bench.run(engine, pids), interrupted=130)))
+
+
+def _profile(name: str, arms: Sequence[str] | None) -> Profile:
+    """The profile of that name, with other arms if any are named. Raises BadParameter."""
+    if name not in PROFILES:
+        raise typer.BadParameter(f"no profile {name}; there are: {', '.join(PROFILES)}")
+    names = [arm.name for arm in ARMS]
+    if unknown := {*(arms or ())} - {*names}:
+        raise typer.BadParameter(f"no arm {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
+    return replace(PROFILES[name], arms=tuple(arms)) if arms else PROFILES[name]
+
+
+def _new_file(name: str) -> Path:
+    return DATA_DIR / "benchmarks" / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}.jsonl"
+
+
+class Bench:
+    """One run, from its servers to its tables."""
+
+    def __init__(self, profile: Profile, out: Path, minutes: float) -> None:
+        self._profile = profile
+        self._out = out
+        self._deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
+
+    async def run(self, engine: Engine, pids: dict[str, int]) -> int:
+        """Exit status 1: it could not run, or its orders are wrong."""
+        try:
+            async with open_servers(engine, pids) as servers:
+                await self._measure(servers)
+        except (StackError, WrongRun) as error:
+            console.print(f"No result: {error}", style="red", markup=False)
+            self._out.unlink(missing_ok=True)
+            return 1
+        sys.stdout.write(f"{tables(*read(self._out))}\n")
+        console.print(f"Results: {self._out}")
+        return 0
+
+    async def _measure(self, servers: Servers) -> None:
+        wanted = [arm for arm in ARMS if self._profile.arms is None or arm.name in self._profile.arms]
+        skipped = {arm.name: why for arm in wanted if (why := missing(arm))}
+        arms = [arm for arm in wanted if arm.name not in skipped]
+        write(self._out, [await read_header(self._profile, servers, arms, skipped)])
+        for name, why in skipped.items():
+            console.print(f"Skipped: {name}, because {why}.")
+        console.print(f"Starting and warming up: {', '.join(arm.name for arm in arms)} …")
+        async with open_run(self._profile, arms, servers) as running:
+            await running.warm_up()
+            await self._rounds(running)
+            console.print("Checking all orders …")
+            await check_orders(servers, _orders(running))
+
+    async def _rounds(self, running: Run) -> None:
+        rounds = list(running.rounds())
+        total = sum(map(len, rounds))
+        done, began = 0, time.monotonic()
+        for number, pairs in enumerate(rounds):
+            pace = (time.monotonic() - began) / done if done else 0
+            if time.monotonic() + pace * len(pairs) > self._deadline:
+                console.print(f"The time is over after {number} of {len(rounds)} rounds.")
+                return
+            for runner, cell in pairs:
+                result = await running.measure(runner, cell, number)
+                write(self._out, [result])
+                done += 1
+                left = (time.monotonic() - began) / done * (total - done)
+                console.print(f"{done}/{total}, {left / 60:.0f} min left: {_line(result, cell)}")
+
+
+def _orders(running: Run) -> dict[Rules, list[str]]:
+    found: dict[Rules, list[str]] = defaultdict(list)
+    for runner in running.runners:
+        found[runner.arm.rules] += runner.orders
+    return found
+
+
+def _line(result: CellResult, cell: Cell) -> str:
+    flag = f", disturbed by {result.foreign:.1f} cores of other programs" if result.is_flagged else ""
+    return f"{result.arm}, {cell.name}: {result.rate:.1f} orders/s, first answer in {result.answer.p50:.0f} ms{flag}"
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,38 @@
+"""A benchmark from its servers to its table, as small as it can be."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report import report
+from benchmarks.results import CellResult, read
+from deploy.local.process import ROOT
+
+pytestmark = pytest.mark.prove
+
+
+@pytest.mark.timeout(300)
+async def test_two_arms_beside_each_other(tmp_path: Path) -> None:
+    """The orders obey the invariants, or there is no file. Counts are those of the runs; times are not asserted."""
+    out = tmp_path / "results.jsonl"
+    arms = ("--arm=naive", "--arm=product")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks", "run", *arms, "--customers=1", "--rounds=1", "--seconds=1"),
+        f"--out={out}",
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    said, problems = await process.communicate()
+    assert process.returncode == 0, problems.decode()
+    header, results = read(out)
+    assert said.decode() == f"{report(header, results)}\n"
+    found = {each.arm: each for each in results if isinstance(each, CellResult)}
+    assert found["naive"].events in {104, 107, 110, 113}
+    assert found["product"].events in {47, 50}
+    for each in found.values():
+        assert min(each.cpu[name] for name in ("worker", "temporal", "shop postgres", "sandbox")) > 0
+        assert each.postgres["shop"].wal_bytes > 0
+        assert each.answer.p50 <= each.done.p50
