@@ -19,7 +19,8 @@ from config.temporal import connect
 from deploy.local.process import Command, running
 from orders.errors import NoAnswer
 from sandbox.server import serve
-from tests.support.frontend import COUNT, OPERATOR, Certificates, Frontend, StatusCode
+from tests.support.certificates import Certificates
+from tests.support.frontend import COUNT, OPERATOR, Frontend, StatusCode, credentials, settings
 from tests.support.shop import an_order, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -41,12 +42,12 @@ def certificates(tmp_path: Path) -> Certificates:
     return Certificates(tmp_path)
 
 
-def environment(address: str, **settings: str) -> dict[str, str]:
-    return {"TEMPORAL_ADDRESS": address, "TEMPORAL_CONFIG_FILE": os.devnull, **settings}
+def environment(address: str, **more: str) -> dict[str, str]:
+    return {"TEMPORAL_ADDRESS": address, "TEMPORAL_CONFIG_FILE": os.devnull, **more}
 
 
-def use(monkeypatch: pytest.MonkeyPatch, settings: Mapping[str, str]) -> None:
-    for name, value in settings.items():
+def use(monkeypatch: pytest.MonkeyPatch, given: Mapping[str, str]) -> None:
+    for name, value in given.items():
         monkeypatch.setenv(name, value)
 
 
@@ -89,11 +90,11 @@ async def test_what_cannot_be_asked_is_said_and_the_program_goes_on(
 
 async def test_a_client_by_tls(monkeypatch: pytest.MonkeyPatch, target: str, certificates: Certificates) -> None:
     """The CA is enough; without TLS nothing is answered."""
-    async with Frontend(target).serve(certificates.credentials(ask_client=False)) as address:
+    async with Frontend(target).serve(credentials(certificates, ask_client=False)) as address:
         use(monkeypatch, environment(address))
         with pytest.raises(NoAnswer, match="set TEMPORAL_TLS=true if the server uses TLS"):
             await connect()
-        use(monkeypatch, certificates.settings())
+        use(monkeypatch, settings(certificates))
         await require(TEMPORAL_CHECKS, await connect())
 
 
@@ -101,12 +102,12 @@ async def test_a_client_with_a_certificate(
     monkeypatch: pytest.MonkeyPatch, target: str, certificates: Certificates
 ) -> None:
     """Without one, or with one of another CA, the sentence names the settings of the certificate."""
-    async with Frontend(target).serve(certificates.credentials(ask_client=True)) as address:
+    async with Frontend(target).serve(credentials(certificates, ask_client=True)) as address:
         for client in (None, "stranger"):
-            use(monkeypatch, environment(address, **certificates.settings(client)))
+            use(monkeypatch, environment(address, **settings(certificates, client)))
             with pytest.raises(NoAnswer, match="TEMPORAL_TLS_CLIENT_CERT_PATH"):
                 await connect()
-        use(monkeypatch, certificates.settings("client"))
+        use(monkeypatch, settings(certificates, "client"))
         await require(TEMPORAL_CHECKS, await connect())
 
 
@@ -114,8 +115,8 @@ async def test_a_client_with_an_api_key(
     monkeypatch: pytest.MonkeyPatch, target: str, certificates: Certificates
 ) -> None:
     """A key alone turns TLS on. A wrong one is refused, and not quoted."""
-    async with Frontend(target, api_key=KEY).serve(certificates.credentials(ask_client=False)) as address:
-        trust = {"TEMPORAL_TLS_SERVER_CA_CERT_PATH": str(certificates.folder / "ca.pem")}
+    async with Frontend(target, api_key=KEY).serve(credentials(certificates, ask_client=False)) as address:
+        trust = {"TEMPORAL_TLS_SERVER_CA_CERT_PATH": str(certificates.ca_file)}
         use(monkeypatch, environment(address, **trust, TEMPORAL_API_KEY="wrong-canary"))
         with pytest.raises(NoAnswer, match="refuses the login: check TEMPORAL_API_KEY") as refusal:
             await connect()
@@ -130,8 +131,10 @@ async def test_an_order_by_tls_with_certificate_and_key(
 ) -> None:
     """Worker and command line, from their settings alone; doctor names the way, and no key."""
     frontend = Frontend(target, {OPERATOR: StatusCode.PERMISSION_DENIED}, api_key=KEY)
-    async with serve() as sandbox, frontend.serve(certificates.credentials(ask_client=True)) as address:
-        given = environment(address, **certificates.settings("client"), TEMPORAL_API_KEY=KEY, DATABASE_URL=database_url)
+    async with serve() as sandbox, frontend.serve(credentials(certificates, ask_client=True)) as address:
+        given = environment(
+            address, **settings(certificates, "client"), TEMPORAL_API_KEY=KEY, DATABASE_URL=database_url
+        )
         given |= sandbox_addresses(sandbox.url)
         log, order = tmp_path / "worker.log", tmp_path / "order.json"
         order.write_text(json.dumps(an_order()))

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import grpc  # type: ignore[import-untyped]
-import trustme
+
+from tests.support.certificates import Certificates
 
 StatusCode = grpc.StatusCode
 
@@ -18,34 +18,22 @@ HOST: Final = "127.0.0.1"
 NOT_PASSED_ON: Final = ("authorization", "user-agent", "grpc-", ":")
 
 
-@dataclass
-class Certificates:
-    """A CA with a certificate for the server, one for a client, and one that another CA has issued; as files."""
+def credentials(certificates: Certificates, *, ask_client: bool) -> grpc.ServerCredentials:
+    """Of a server on this machine, which may demand the certificate of a client."""
+    certificate, key = certificates.of_server(HOST)
+    root = certificates.ca_file.read_bytes() if ask_client else None
+    return grpc.ssl_server_credentials(
+        [(key.read_bytes(), certificate.read_bytes())], root, require_client_auth=ask_client
+    )
 
-    folder: Path
-    ca: trustme.CA = field(default_factory=trustme.CA)
 
-    def __post_init__(self) -> None:
-        self.ca.cert_pem.write_to_path(self.folder / "ca.pem")
-        for name, issuer in (("client", self.ca), ("stranger", trustme.CA())):
-            issued = issuer.issue_cert(f"{name}@example.com")
-            issued.cert_chain_pems[0].write_to_path(self.folder / f"{name}.pem")
-            issued.private_key_pem.write_to_path(self.folder / f"{name}.key")
-
-    def credentials(self, *, ask_client: bool) -> grpc.ServerCredentials:
-        issued = self.ca.issue_cert(HOST)
-        pair = (issued.private_key_pem.bytes(), b"".join(each.bytes() for each in issued.cert_chain_pems))
-        root = self.ca.cert_pem.bytes() if ask_client else None
-        return grpc.ssl_server_credentials([pair], root, require_client_auth=ask_client)
-
-    def settings(self, client: str | None = None) -> dict[str, str]:
-        """The settings that trust the server, and show the certificate of `client`."""
-        shown = {
-            "TEMPORAL_TLS_CLIENT_CERT_PATH": str(self.folder / f"{client}.pem"),
-            "TEMPORAL_TLS_CLIENT_KEY_PATH": str(self.folder / f"{client}.key"),
-        }
-        trust = {"TEMPORAL_TLS": "true", "TEMPORAL_TLS_SERVER_CA_CERT_PATH": str(self.folder / "ca.pem")}
-        return trust | (shown if client else {})
+def settings(certificates: Certificates, client: str | None = None) -> dict[str, str]:
+    """The settings that trust the server, and show the certificate of `client`."""
+    trust = {"TEMPORAL_TLS": "true", "TEMPORAL_TLS_SERVER_CA_CERT_PATH": str(certificates.ca_file)}
+    if client is None:
+        return trust
+    certificate, key = certificates.of_client(client)
+    return trust | {"TEMPORAL_TLS_CLIENT_CERT_PATH": str(certificate), "TEMPORAL_TLS_CLIENT_KEY_PATH": str(key)}
 
 
 @dataclass
