@@ -1,6 +1,6 @@
 """make check-kubernetes: a real API server takes the manifests, and refuses what it must refuse.
 
-    CRDS=FOLDER     the CustomResourceDefinitions of KEDA, if the server does not have them
+    CRDS=FOLDER     the CustomResourceDefinitions of KEDA and the worker controller, if the server does not have them
 
 It asks the server that kubectl reaches, in a namespace that it makes and deletes. Without one it starts a
 kube-apiserver with etcd, if they are installed. Every request but the namespace is a dry run.
@@ -23,7 +23,8 @@ from deploy.local.process import free_ports
 
 KUBERNETES: Final = Path(__file__).parents[2] / "deploy" / "kubernetes"
 NAMESPACE: Final = "order-sagas-check"
-SCALED_OBJECTS: Final = "crd/scaledobjects.keda.sh"
+# The overlays, and the kind without which a server cannot judge them.
+OVERLAYS: Final = {"keda": "crd/scaledobjects.keda.sh", "worker-controller": "crd/workerdeployments.temporal.io"}
 START_SECONDS: Final = 90
 
 NAMESPACE_OBJECT: Final = f"""
@@ -82,12 +83,13 @@ def _check(server: Server) -> int:
     ]
     if crds := os.environ.get("CRDS"):
         server.run("apply", "--server-side", "-f", crds)
-        server.run("wait", "--for=condition=Established", "--timeout=30s", SCALED_OBJECTS)
-    if server.run("get", SCALED_OBJECTS).returncode == 0:
-        keda = server.run("kustomize", str(KUBERNETES / "keda")).stdout
-        checks.append(("the overlay keda is taken", _is_taken(server, keda)))
-    else:
-        sys.stdout.write("the overlay keda is skipped: the server lacks KEDA's CRDs; name their folder with CRDS=…\n")
+        server.run("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+    for overlay, crd in OVERLAYS.items():
+        if server.run("get", crd).returncode == 0:
+            rendered = server.run("kustomize", str(KUBERNETES / overlay)).stdout
+            checks.append((f"the overlay {overlay} is taken", _is_taken(server, rendered)))
+        else:
+            sys.stdout.write(f"the overlay {overlay} is skipped: the server lacks {crd}; name a folder by CRDS=…\n")
     for what, holds in checks:
         sys.stdout.write(f"{'ok' if holds else 'FAILED'}: {what}\n")
     return 0 if all(holds for _, holds in checks) else 1

@@ -43,7 +43,7 @@ def _rendered(folder: Path) -> list[str]:
     if not kubectl:
         sys.stdout.write("rendering is skipped: it needs kubectl\n")
         return []
-    for path in (BASE, DEPLOY / "kubernetes" / "keda"):
+    for path in (BASE, BASE.parent / "keda", BASE.parent / "worker-controller"):
         output = subprocess.check_output((kubectl, "kustomize", str(path)), cwd=ROOT)  # noqa: S603 (our own files)
         (folder / f"{path.name}.yaml").write_bytes(output)
     return [str(folder / "base.yaml")]
