@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 REQUIREMENTS := requirements.txt requirements-local.txt requirements-dev.txt
-SOURCES := app workflows activities saga gateways client audit orders config sandbox deploy benchmarks examples worker.py webhooks.py starter.py tests
+SOURCES := app workflows activities saga gateways client audit orders config sandbox deploy benchmarks examples worker.py webhooks.py codec_server.py starter.py tests
 
 # Of the caller's shell, either would make mypy and the programs find modules twice or elsewhere.
 unexport PYTHONPATH MYPYPATH
@@ -10,7 +10,7 @@ unexport PYTHONPATH MYPYPATH
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up migrate test prove check format lock screenshots histories chaos negative-controls shape bench bench-server image check-image check-manifests check-kubernetes clean
+.PHONY: help install demo up observe migrate test prove check format lock screenshots histories chaos negative-controls shape bench bench-peers bench-server image check-image check-manifests dashboards check-monitoring check-kubernetes clean
 
 help: ## show these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ demo: install ## the local stack and eight orders, with their outcomes; KEEP=1 k
 
 up: install ## the local stack, a worker and the web process, until Ctrl-C
 	@$(RUN) deploy.local.stack up
+
+observe: install ## the same with its metrics, and with Prometheus and Alertmanager where they are installed
+	@$(RUN) deploy.local.stack observe
 
 migrate: install ## bring the database at DATABASE_URL to the newest schema
 	@$(RUN) app.migrate
@@ -54,6 +57,8 @@ lock: install ## pin the newest versions that pyproject.toml allows
 	$(COMPILE) --group local -c requirements.txt -o requirements-local.txt
 	$(COMPILE) --group dev -c requirements.txt -c requirements-local.txt -o requirements-dev.txt
 	$(COMPILE) --group manifests -o requirements-manifests.txt
+	$(COMPILE) --group dashboards -o requirements-dashboards.txt
+	$(foreach each,dbos restate plots,$(COMPILE) --group bench-$(each) -c requirements.txt -c requirements-local.txt -o requirements-bench-$(each).txt;)
 
 screenshots: install ## take the pictures in docs/ from the real Web UI and the sandbox; needs Chromium
 	$(RUN) tests.tools.screenshots
@@ -70,8 +75,16 @@ negative-controls: install ## seed bugs on purpose, and see each caught by its t
 shape: install ## show what an order costs: stages, activities, events, time
 	$(RUN) tests.tools.shape
 
+BENCH := $(firstword $(wildcard .venv-bench/bin/python) $(BIN)/python) -m benchmarks
 bench: install ## how fast it is, beside what: at most ten minutes. PROFILE=full ENGINE=postgres ARGS=…; see docs/performance.md
-	@$(RUN) benchmarks run --profile $(or $(PROFILE),quick) --engine $(or $(ENGINE),dev) $(if $(PROFILE),,--minutes 9) $(ARGS)
+	@$(BENCH) run --profile $(or $(PROFILE),quick) --engine $(or $(ENGINE),dev) $(if $(PROFILE),,--minutes 9) $(ARGS)
+
+PEERS := $(foreach each,dbos restate plots,-r requirements-bench-$(each).txt)
+bench-peers: install ## make .venv-bench for the arms of DBOS and Restate, and for the plots; Restate needs npm
+	@$(PYTHON) -m venv .venv-bench
+	@echo "Installing DBOS, Restate and matplotlib into .venv-bench …"
+	@.venv-bench/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt -r requirements-local.txt $(PEERS)
+	@command -v npm >/dev/null && npm ci --silent --ignore-scripts --prefix benchmarks/restate_server || echo "Without npm: no server of Restate."
 
 TEMPORAL := go.temporal.io/server/cmd
 TEMPORAL_VERSION ?= v1.32.1
@@ -95,6 +108,12 @@ check-image: install ## build the image on a base made here, and test it; needs 
 check-manifests: .venv-manifests/installed ## hold deploy/ against linters and schemas, which it installs for itself
 	@$(RUN) tests.deploy.check_manifests
 
+dashboards: .venv-dashboards/installed ## write the Grafana dashboards into .local/dashboards, or FOLDER=…
+	@.venv-dashboards/bin/python -m deploy.monitoring.dashboards $(or $(FOLDER),.local/dashboards)
+
+check-monitoring: .venv-dashboards/installed ## let a real Prometheus and Alertmanager judge metrics, alerts and dashboards
+	@$(RUN) tests.deploy.check_monitoring
+
 check-kubernetes: install ## let an API server judge the manifests: yours, or kube-apiserver and etcd
 	@$(RUN) tests.deploy.check_kubernetes
 
@@ -107,6 +126,12 @@ clean: ## forget the local data and all caches
 	@$(PYTHON) -m venv .venv-manifests
 	@echo "Installing checkov, kubernetes-validate, hadolint and check-jsonschema into .venv-manifests …"
 	@.venv-manifests/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-manifests.txt
+	@touch $@
+
+.venv-dashboards/installed: requirements-dashboards.txt | install
+	@$(PYTHON) -m venv .venv-dashboards
+	@echo "Installing grafana-foundation-sdk into .venv-dashboards …"
+	@.venv-dashboards/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dashboards.txt
 	@touch $@
 
 .venv/installed: $(REQUIREMENTS)

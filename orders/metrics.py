@@ -89,10 +89,8 @@ PARKS: Final = Counter("order_sagas_parks", "Undos that failed for good, and wai
 RESOLUTIONS: Final = Counter(
     "order_sagas_resolutions", "Decisions of operators about parked undos.", ("step", "action")
 )
-ATTENTION: Final = Counter(
-    "order_sagas_attention",
-    "Calls for an operator, parks among them: what is stuck, as NeedsAttention names it.",
-    ("what",),
+KEEPS_FAILING: Final = Counter(
+    "order_sagas_keeps_failing", "Rounds of attempts at what must happen that ended without success.", ("step",)
 )
 NOTIFICATIONS_GIVEN_UP: Final = Counter(
     "order_sagas_notifications_given_up", "E-mails and events that were refused, or not delivered in time.", ("kind",)

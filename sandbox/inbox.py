@@ -2,7 +2,7 @@
 
 import secrets
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -12,6 +12,7 @@ from sandbox.persistence import PersistentDict
 
 # Slack truncates a longer text (api.slack.com/changelog/2018-04-truncating-really-long-messages).
 MAX_ALERT: Final = 40_000
+MAX_ATTACHMENTS: Final = 100  # one more is refused (containrrr/shoutrrr#238)
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -98,8 +99,8 @@ class Inbox:
         """Receive a post to Slack's incoming webhook, which has no idempotency keys."""
         if error := _error_in(call.body):
             return PlainTextResponse(error, 400)
-        text, blocks = call.body.get("text") or "", call.body.get("blocks") or ()
-        self.messages[_receipt()] = Alert(text=text[:MAX_ALERT], blocks=tuple(blocks))
+        blocks = tuple(call.body.get("blocks") or ())
+        self.messages[_receipt()] = Alert(text=_shown(call.body)[:MAX_ALERT], blocks=blocks)
         return PlainTextResponse("ok")
 
     def _deliver(self, call: Call, message: Message) -> Response:
@@ -116,13 +117,26 @@ def _error_in(payload: object) -> str | None:
     """Return the error code that Slack answers to a payload, or None if it is valid."""
     if not isinstance(payload, dict) or not isinstance(payload.get("text"), str | None):
         return "invalid_payload"
-    if not payload.get("text") and not payload.get("blocks"):
+    attachments = payload.get("attachments") or []
+    if not isinstance(attachments, list) or not all(isinstance(each, dict) for each in attachments):
+        return "invalid_payload"
+    if len(attachments) > MAX_ATTACHMENTS:
+        return "too_many_attachments"
+    if not any(payload.get(part) for part in ("text", "blocks", "attachments")):
         return "no_text"
     try:
         _BLOCKS.validate_python(payload.get("blocks") or ())
     except ValidationError:
         return "invalid_blocks"
     return None
+
+
+def _shown(payload: dict[str, Any]) -> str:
+    """What a reader of the channel sees: the text, then each attachment's title and text (docs.slack.dev/messaging)."""
+    lines = [payload.get("text")]
+    for attachment in payload.get("attachments") or ():
+        lines += [attachment.get(part) for part in ("pretext", "title", "text")]
+    return "\n".join(line for line in lines if isinstance(line, str) and line)
 
 
 def _receipt() -> str:

@@ -11,7 +11,7 @@ from temporalio.exceptions import ActivityError, RetryState, is_cancelled_except
 
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import Notifications
-    from orders.metrics import ALERTS_LOST, ATTENTION, STEP_SECONDS
+    from orders.metrics import ALERTS_LOST, KEEPS_FAILING, STEP_SECONDS
     from orders.models import Alert, Attention, Stage
     from orders.names import CUSTOMER_ID, NEEDS_ATTENTION, ORDER_OUTCOME, ORDER_STAGE
     from saga import MAX_DOUBLINGS, SLOW_RETRY, reason, retry_round, run_activity, within
@@ -87,7 +87,6 @@ class OrderTimeline(Timeline):
 
         `text` is a sentence about `what`, `reason` is why, and `command` is what an operator can type about it.
         """
-        ATTENTION.add(what=what)
         before = self.attention.pop(what, None)
         since = before.since if before else workflow.now()
         self.attention[what] = Attention(what=what, reason=reason, since=since, amount=amount)
@@ -134,6 +133,7 @@ class OrderTimeline(Timeline):
                 if is_cancelled_exception(error) or (is_final and may_fail):
                     raise
                 step = error.activity_type
+                KEEPS_FAILING.add(step=step)
                 self.call_for_attention(step, f"{step} keeps failing", reason(error))
                 if is_final:
                     pause = PAUSE_AFTER_FINAL_ERROR * 2 ** min(rounds, MAX_DOUBLINGS)

@@ -1,7 +1,8 @@
 """The local stack: Postgres, Temporal and the sandbox, started together and stopped together.
 
-    python -m deploy.local.stack up      run the stack, the worker and the web process until Ctrl-C
-    python -m deploy.local.stack demo    run the same until `starter.py demo` ends; with --keep until Ctrl-C
+    python -m deploy.local.stack up        run the stack, the worker and the web process until Ctrl-C
+    python -m deploy.local.stack observe   run the same with its metrics, Prometheus and Alertmanager
+    python -m deploy.local.stack demo      run the same until `starter.py demo` ends; with --keep until Ctrl-C
 
 Nothing is restarted: when one of them ends, all are stopped and the error names it.
 """
@@ -9,6 +10,7 @@ Nothing is restarted: when one of them ends, all are stopped and the error names
 import argparse
 import asyncio
 import os
+import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
@@ -36,6 +38,7 @@ from config.settings import (
 )
 from config.streams import flush_streams, open_streams
 from deploy.local.data import DATA_DIR, locked, space_problem
+from deploy.local.monitoring import Monitoring, missing_programs
 from deploy.local.postgres import Postgres
 from deploy.local.process import (
     HOST,
@@ -68,6 +71,7 @@ class Ports(BaseModel):
     ui: int = 8233
     sandbox: int = 8400
     webhooks: int = 8410
+    codec: int = 8430
 
     @classmethod
     def free(cls) -> Self:
@@ -125,6 +129,8 @@ class Stack:
     data_dir: Path = DATA_DIR
     ports: Ports = field(default_factory=Ports)
     fast: bool = False
+    sealed: bool = False  # payloads are encrypted: the Web UI needs a codec server
+    codec_token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
 
     def __post_init__(self) -> None:
         # The children have another working directory than this process.
@@ -140,7 +146,11 @@ class Stack:
 
     @property
     def temporal(self) -> TemporalServer:
-        return TemporalServer(self.data_dir / "temporal.db", self.ports.temporal, self.ports.ui, logs=self.logs)
+        """Its Web UI gets the token in the address of the codec server: nobody logs in to it."""
+        codec = f"http://{HOST}:{self.ports.codec}/{self.codec_token}" if self.sealed else None
+        return TemporalServer(
+            self.data_dir / "temporal.db", self.ports.temporal, self.ports.ui, logs=self.logs, codec=codec
+        )
 
     @property
     def sandbox(self) -> Sandbox:
@@ -163,6 +173,7 @@ class Stack:
         return (
             sandbox
             | {name: value for name, value in given.items() if not name.startswith("TEMPORAL_")}
+            | (self._codec_settings(given) if self.sealed else {})
             | {
                 "DATABASE_URL": self.postgres.url(),
                 "TEMPORAL_ADDRESS": self.temporal.address,
@@ -170,10 +181,18 @@ class Stack:
                 "TEMPORAL_UI_URL": self.temporal.ui_url,
                 "WEBHOOKS_HOST": HOST,
                 "WEBHOOKS_PORT": str(self.ports.webhooks),
-                "HEALTH_ADDRESS": "",  # two programs cannot share it, nor the next
+                "HEALTH_ADDRESS": "",  # two programs cannot share it
                 "METRICS_ADDRESS": "",
             }
         )
+
+    def _codec_settings(self, given: Mapping[str, str]) -> dict[str, str]:
+        tokens = (self.codec_token, given.get("CODEC_TOKENS", "").strip())
+        return {
+            "CODEC_ADDRESS": f"{HOST}:{self.ports.codec}",
+            "CODEC_ORIGINS": f"{self.temporal.ui_url},http://localhost:{self.ports.ui}",
+            "CODEC_TOKENS": ",".join(filter(None, tokens)),
+        }
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[list[Child]]:
@@ -211,10 +230,28 @@ class Stack:
             yield child
 
     @asynccontextmanager
-    async def programs(self, environment: Mapping[str, str]) -> AsyncIterator[list[Child]]:
-        """Run the worker and the web process until the block ends. Raises StackError."""
+    async def codec_server(self, environment: Mapping[str, str]) -> AsyncIterator[Child]:
+        """Run the codec server until the block ends. Raises StackError."""
+        port = self.ports.codec
+        require_free_port(port, "The codec server")
+        argv = (sys.executable, "codec_server.py")
+        command = Command(name="The codec server", argv=argv, log=self.logs / "codec.log", env=environment, grace=40)
+        async with running(command) as child:
+            await _answering(child, f"http://{HOST}:{port}/healthz")
+            yield child
+
+    @asynccontextmanager
+    async def programs(
+        self, environment: Mapping[str, str], metrics: tuple[str, str] = ("", "")
+    ) -> AsyncIterator[list[Child]]:
+        """Run the worker, the web process, and for encrypted payloads the codec server, until the block ends.
+
+        `metrics` are where worker and web process serve them. Raises StackError.
+        """
+        worker, webhooks = ({**environment, "METRICS_ADDRESS": address} for address in metrics)
+        codec = [self.codec_server(environment)] if self.sealed else []
         async with AsyncExitStack() as children:
-            yield await _together(children, (self.worker(environment), self.webhooks(environment)))
+            yield await _together(children, (self.worker(worker), self.webhooks(webhooks), *codec))
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[Child]:
@@ -235,6 +272,24 @@ async def up(stack: Stack) -> Never:
         print_lines("\nReady. In another terminal:", PLACE, "Ctrl-C stops everything.")
         ended = await first_to_end(*services, *programs)
         raise ended.ended()
+
+
+async def observe(stack: Stack) -> Never:
+    """Run everything with its metrics, and with Prometheus and Alertmanager where they are installed, until cancelled.
+
+    Raises StackError when a part ends.
+    """
+    monitoring = Monitoring(data_dir=stack.data_dir / "monitoring", logs=stack.logs, sandbox=stack.sandbox.url)
+    async with AsyncExitStack() as children:
+        services = await children.enter_async_context(stack.running())
+        programs = stack.programs(stack.environment(os.environ), monitoring.metrics)
+        services += await children.enter_async_context(programs)
+        missing = missing_programs()
+        if not missing:
+            services += await children.enter_async_context(monitoring.running())
+        _show(stack, monitoring.places(missing))
+        print_lines("\nReady. In another terminal:", PLACE, "Ctrl-C stops everything.")
+        raise (await first_to_end(*services)).ended()
 
 
 async def demo(stack: Stack, options: Iterable[str], *, keep: bool) -> int:
@@ -261,20 +316,22 @@ async def demo(stack: Stack, options: Iterable[str], *, keep: bool) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.local.stack", description="Run the local stack.")
-    parser.add_argument("verb", choices=("up", "demo"))
+    parser.add_argument("verb", choices=("up", "observe", "demo"))
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR)
     parser.add_argument("--keep", action="store_true", help="keep the stack running after the demo")
     parser.add_argument("--verbose", action="store_true", help="let the demo show every invariant by its text")
     for name, port in Ports():
         parser.add_argument(f"--{name}-port", type=int, default=port)
     given = parser.parse_args()
-    stack = Stack(given.data_dir, Ports(**{name: getattr(given, f"{name}_port") for name in Ports.model_fields}))
+    ports = Ports(**{name: getattr(given, f"{name}_port") for name in Ports.model_fields})
+    stack = Stack(given.data_dir, ports, sealed=bool(os.environ.get("PAYLOAD_KEYS", "").strip()))
     print_lines("Starting Postgres, Temporal, the sandbox, the worker and the web process: about ten seconds …")
     try:
         if given.verb == "demo":
             work = demo(stack, ["--verbose"] if given.verbose else [], keep=given.keep)
             return asyncio.run(until_signaled(work, interrupted=0 if given.keep else 130))
-        return asyncio.run(until_signaled(up(stack), interrupted=0))
+        work = observe(stack) if given.verb == "observe" else up(stack)
+        return asyncio.run(until_signaled(work, interrupted=0))
     except (StackError, OSError) as error:
         text = f"{error.filename or stack.data_dir}: {error.strerror}." if isinstance(error, OSError) else str(error)
         sys.stderr.write(f"{text}{space_problem(stack.data_dir, text)}\n")
@@ -329,14 +386,18 @@ def print_lines(*lines: str) -> None:
     sys.stdout.flush()
 
 
-def _show(stack: Stack) -> None:
+def _show(stack: Stack, more: Iterable[tuple[str, str]] = ()) -> None:
     places = Table.grid(padding=(0, 2))
     places.add_row("Web UI", stack.temporal.ui_url)
     places.add_row("Temporal", stack.temporal.address)
     places.add_row("Postgres", stack.postgres.url())
     places.add_row("Sandbox", stack.sandbox.url)
     places.add_row("Webhooks", f"http://{HOST}:{stack.ports.webhooks}")
+    if stack.sealed:
+        places.add_row("Codec server", f"http://{HOST}:{stack.ports.codec}, for the keys in PAYLOAD_KEYS")
     places.add_row("Logs", str(stack.logs))
+    for place in more:
+        places.add_row(*place)
     Console(soft_wrap=True).print(places)
 
 

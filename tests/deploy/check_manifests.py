@@ -15,6 +15,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 DEPLOY: Final = ROOT / "deploy"
 BASE: Final = DEPLOY / "kubernetes" / "base"
+CODEC: Final = DEPLOY / "kubernetes" / "codec"
 BIN: Final = ROOT / ".venv-manifests" / "bin"
 VERSIONS: Final = (
     "1.32",
@@ -23,13 +24,17 @@ VERSIONS: Final = (
 
 
 def main() -> int:
-    files = [str(path) for path in sorted(BASE.glob("*.yaml")) if path.name != "kustomization.yaml"]
+    found = sorted(path for folder in (BASE, CODEC) for path in folder.glob("*.yaml"))
+    files = [str(path) for path in found if path.name != "kustomization.yaml"]
     with tempfile.TemporaryDirectory() as folder:
         rendered = _rendered(Path(folder))
         checks = [
             ("hadolint", str(DEPLOY / "Containerfile")),
             ("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(DEPLOY / "compose.yaml")),
-            ("checkov", "--config-file", str(DEPLOY / "kubernetes" / "checkov.yaml"), "--directory", str(BASE)),
+            *(
+                ("checkov", "--config-file", str(DEPLOY / "kubernetes" / "checkov.yaml"), "--directory", str(folder))
+                for folder in (BASE, CODEC)
+            ),
             *(("kubernetes-validate", "--strict", "--quiet", "-k", each, *files, *rendered) for each in VERSIONS),
         ]
         failed = [check[0] for check in checks if not _passes(check)]

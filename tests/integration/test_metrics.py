@@ -65,7 +65,6 @@ async def test_what_orders_leave_in_the_metrics(
     assert total(of_worker, "order_sagas_order_seconds_count") == 3
     assert total(of_worker, "order_sagas_undos_total", closing="rejected") == 1
     assert total(of_worker, "order_sagas_parks_total", step="void_payment") == 1
-    assert total(of_worker, "order_sagas_attention_total", what="void_payment") == 1
     for step, done in {"reserve_stock": 3, "authorize_payment": 3, "capture_payment": 2, "release_stock": 1}.items():
         assert total(of_worker, "order_sagas_step_seconds_count", step=step, outcome="done") == done
     assert total(of_worker, "order_sagas_step_seconds_count", step="void_payment", outcome="failed") == 1

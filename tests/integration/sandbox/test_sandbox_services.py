@@ -201,6 +201,17 @@ async def test_slack_accepts_a_message(sandbox: Running, http: httpx.AsyncClient
     assert sandbox.world.provider_records()["alerts"] == alerts
 
 
+async def test_slack_accepts_attachments_without_a_text(sandbox: Running, http: httpx.AsyncClient) -> None:
+    """Such are Alertmanager's messages; the reader sees titles and texts."""
+    attachment = {"title": "FIRING", "title_link": "http://x", "text": "No worker", "fallback": "f", "color": "danger"}
+    for payload in ({"channel": "#ops", "attachments": [attachment]}, {"text": "", "attachments": [attachment] * 100}):
+        answer = await http.post("/slack/webhook", json=payload)
+        assert (answer.status_code, answer.text) == (200, "ok")
+    alerts = sandbox.world.provider_records()["alerts"]
+    assert alerts[0] == {"text": "FIRING\nNo worker"}
+    assert len(alerts) == 2
+
+
 REFUSED: Final = [
     ("hello", "invalid_payload"),
     ([], "invalid_payload"),
@@ -208,6 +219,10 @@ REFUSED: Final = [
     ({}, "no_text"),
     ({"text": "", "blocks": []}, "no_text"),
     ({"text": None, "blocks": None}, "no_text"),
+    ({"attachments": []}, "no_text"),
+    ({"attachments": "FIRING"}, "invalid_payload"),
+    ({"attachments": ["FIRING"]}, "invalid_payload"),
+    ({"attachments": [{"text": "x"}] * 101}, "too_many_attachments"),
     ({"text": "Low stock", "blocks": [DIVIDER] * 51}, "invalid_blocks"),
     ({"text": "Low stock", "blocks": [section("x" * 3001)]}, "invalid_blocks"),
     ({"text": "Low stock", "blocks": [section("")]}, "invalid_blocks"),
