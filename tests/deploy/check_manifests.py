@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tests.deploy.overlays import KUBERNETES, overlay_with_monitoring
+
 ROOT: Final = Path(__file__).parents[2]
 DEPLOY: Final = ROOT / "deploy"
-BASE: Final = DEPLOY / "kubernetes" / "base"
+BASE: Final = KUBERNETES / "base"
 BIN: Final = ROOT / ".venv-manifests" / "bin"
 VERSIONS: Final = (
     "1.32",
@@ -24,6 +26,7 @@ VERSIONS: Final = (
 
 def main() -> int:
     files = [str(path) for path in sorted(BASE.glob("*.yaml")) if path.name != "kustomization.yaml"]
+    files.append(str(KUBERNETES / "monitoring" / "network.yaml"))
     with tempfile.TemporaryDirectory() as folder:
         rendered = _rendered(Path(folder))
         checks = [
@@ -43,7 +46,8 @@ def _rendered(folder: Path) -> list[str]:
     if not kubectl:
         sys.stdout.write("rendering is skipped: it needs kubectl\n")
         return []
-    for path in (BASE, DEPLOY / "kubernetes" / "keda"):
+    (folder / "combined").mkdir()
+    for path in (BASE, KUBERNETES / "keda", overlay_with_monitoring(folder / "combined")):
         output = subprocess.check_output((kubectl, "kustomize", str(path)), cwd=ROOT)  # noqa: S603 (our own files)
         (folder / f"{path.name}.yaml").write_bytes(output)
     return [str(folder / "base.yaml")]
