@@ -235,8 +235,9 @@ async def run_all(rounds: int, seconds: float, other: Path | None) -> list[dict[
             random.shuffle(cells)
             for arm, concurrency, products in cells:
                 cell = ("--cell", arm, str(concurrency), str(products), "--seconds", str(seconds))
+                # -P: beside this file are modules that have the names of our packages.
                 child = await asyncio.create_subprocess_exec(
-                    *(sys.executable, __file__, *cell),
+                    *(sys.executable, "-P", __file__, *cell),
                     cwd=checkouts[arm],
                     env=os.environ | {"PYTHONPATH": str(checkouts[arm]), "HOT_URL": url},
                     stdout=subprocess.PIPE,

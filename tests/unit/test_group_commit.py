@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from random import Random
 
 import pytest
 
@@ -139,3 +140,26 @@ async def test_when_all_are_canceled_nothing_is_left() -> None:
     assert asyncio.all_tasks() == before
     clerk.goes_on.set()
     assert await clerk.ask(4) == ["4"]
+
+
+@pytest.mark.parametrize("seed", range(50))
+async def test_nobody_waits_for_ever(seed: int) -> None:
+    """Whoever comes, is canceled, is refused or makes a transaction fail, in whatever order."""
+    random = Random(seed)  # noqa: S311  (the same seed must draw the same callers)
+    clerk = Clerk()
+    numbers = [random.choice((POISON, *range(1, 100))) for _ in range(60)]
+    clerk.later = {number for number in numbers if random.random() < 0.1}
+    asking = []
+    for number in numbers:
+        asking.append(asyncio.create_task(clerk.commit.ask(number)))
+        for _ in range(random.randint(0, 2)):
+            await asyncio.sleep(0)
+        if random.random() < 0.3:
+            random.choice(asking).cancel()
+    async with asyncio.timeout(10):
+        ends = await asyncio.gather(*asking, return_exceptions=True)
+
+    for number, end in zip(numbers, ends, strict=True):
+        errors = Unavailable if number == POISON else KeyError
+        assert end == str(number) or isinstance(end, (asyncio.CancelledError, errors))
+    assert await clerk.ask(1) == ["1"]
