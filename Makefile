@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 REQUIREMENTS := requirements.txt requirements-local.txt requirements-dev.txt
-SOURCES := app workflows activities saga gateways client audit orders config sandbox deploy benchmarks examples worker.py webhooks.py starter.py tests
+SOURCES := app workflows activities saga gateways client audit orders config sandbox deploy benchmarks examples worker.py webhooks.py codec_server.py starter.py tests
 
 # Of the caller's shell, either would make mypy and the programs find modules twice or elsewhere.
 unexport PYTHONPATH MYPYPATH

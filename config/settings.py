@@ -215,6 +215,15 @@ class Settings(PayloadSettings, DatabaseSettings):
     payloads_must_be_sealed: bool = Field(
         default=False, description="true: an order whose input came to Temporal unencrypted is refused."
     )
+    codec_address: str = Field(default="127.0.0.1:8430", description="host:port where codec_server.py listens.")
+    codec_origins: str = Field(
+        default="",
+        description="Web UIs that it answers, separated by commas. Empty: that of TEMPORAL_UI_URL.",
+    )
+    codec_tokens: SecretStr = Field(
+        default=SecretStr(""),
+        description="Who may decrypt: tokens, separated by commas; several, while they are rotated.",
+    )
     health_address: str = Field(
         default="",
         description="host:port where worker and web process answer probes: `/healthz`, `/readyz`. Empty: nowhere.",
@@ -271,6 +280,17 @@ class Settings(PayloadSettings, DatabaseSettings):
             return self.openai_base_url
         return f"{SANDBOX}/openai/v1" if self.openai_api_key.get_secret_value() == SANDBOX_OPENAI_KEY else OPENAI
 
+    @property
+    def codec_origin_list(self) -> tuple[str, ...]:
+        """The origins of the Web UIs that the codec server answers."""
+        ui = urlsplit(self.temporal_ui_url)
+        return _names(self.codec_origins) or (f"{ui.scheme}://{ui.netloc}",)
+
+    @property
+    def codec_token_list(self) -> tuple[str, ...]:
+        """The tokens of those who may decrypt."""
+        return _listed(self.codec_tokens)
+
     @field_validator("stripe_secret_key")
     @classmethod
     def _is_a_secret_key_of_stripe(cls, key: SecretStr) -> SecretStr:
@@ -320,7 +340,7 @@ class Settings(PayloadSettings, DatabaseSettings):
             raise ValueError("must have the form http://host:port or http://user:password@host:port")
         return url
 
-    @field_validator("health_address")
+    @field_validator("health_address", "codec_address")
     @classmethod
     def _is_a_place(cls, address: str) -> str:
         parts = re.fullmatch(r"(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+):([0-9]{1,5})", address, re.IGNORECASE)
@@ -358,6 +378,33 @@ class Settings(PayloadSettings, DatabaseSettings):
         if not (is_valid and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= MAX_PORT):
             raise ValueError("must have the form ip:port, for example 0.0.0.0:8430 or [::]:8430")
         return address
+
+    @field_validator("codec_address")
+    @classmethod
+    def _is_given_too(cls, address: str) -> str:
+        if not address:
+            raise ValueError("must have the form host:port, for example 0.0.0.0:8430")
+        return address
+
+    @field_validator("codec_origins")
+    @classmethod
+    def _are_origins(cls, origins: str) -> str:
+        if not all(re.fullmatch(r"https?://[a-z0-9_.-]+(:[0-9]{1,5})?", name) for name in _names(origins)):
+            raise ValueError(
+                "must be the exact origins of Web UIs, without path or wildcard, e.g. https://temporal.example.com"
+            )
+        return origins
+
+    @field_validator("codec_tokens")
+    @classmethod
+    def _are_tokens(cls, tokens: SecretStr) -> SecretStr:
+        for number, token in enumerate(_listed(tokens), start=1):
+            if not re.fullmatch(r"[A-Za-z0-9_.~-]{32,}", token):
+                raise ValueError(
+                    f"token {number} must have 32 or more letters, digits, dashes, dots, tildes and underscores: "
+                    "`openssl rand -hex 32` makes one"
+                )
+        return tokens
 
     @field_validator("inner_hosts")
     @classmethod
@@ -480,6 +527,10 @@ def _text(value: str | SecretStr) -> str:
 
 def _names(hosts: str) -> tuple[str, ...]:
     return tuple(name for part in hosts.lower().split(",") if (name := part.strip()))
+
+
+def _listed(secrets: SecretStr) -> tuple[str, ...]:
+    return tuple(each for part in secrets.get_secret_value().split(",") if (each := part.strip()))
 
 
 def _is_here(url: str) -> bool:

@@ -5,17 +5,17 @@ answers. An endpoint checks size, time and signature before it reads anything of
 delivery.
 """
 
-import asyncio
 import time
 from typing import Final
 
 import structlog
 from pydantic import SecretStr, ValidationError
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from app.web.bodies import Refused, read_body
 from app.web.events import Effect, Event, Receiver, is_kept
 from app.web.signatures import BadSignature, verify
 from gateways.postgres import Database
@@ -23,20 +23,11 @@ from orders.errors import Permanent, Unavailable
 from orders.metrics import WEBHOOKS
 
 MAX_BODY: Final = 256 * 1024  # bytes
-BODY_SECONDS: Final = 10  # for a sender to send the body
 RETRY_SECONDS: Final = 30  # until a sender may try again, unless the cause names a time
 
 OTHER_TYPE: Final = "other"  # in metrics: whoever sends an event may invent types
 
 log = structlog.get_logger()
-
-
-class Refused(Exception):
-    """A delivery that is refused: the HTTP status, and why, for the log alone."""
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status = status
 
 
 class Endpoint:
@@ -76,7 +67,7 @@ class Endpoint:
 
     async def _authentic(self, request: Request) -> Event:
         """The event, which is not parsed before its signature is checked."""
-        body = await _read(request)
+        body = await read_body(request, MAX_BODY)
         signature = request.headers.get(self._header, "")
         try:
             verify(signature, body, self._secrets, tolerance=self._tolerance, now=time.time())
@@ -94,21 +85,6 @@ class Endpoint:
         if await is_kept(self._database, self._receiver.source, event):
             return Effect.DUPLICATE
         return await self._receiver.apply(event, event.about)
-
-
-async def _read(request: Request) -> bytes:
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    raise Refused(413, "too large")
-    except TimeoutError:
-        raise Refused(408, "too slow") from None
-    except ClientDisconnect:
-        raise Refused(400, "cut off") from None
-    return bytes(body)
 
 
 async def _healthy(_: Request) -> Response:

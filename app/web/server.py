@@ -22,13 +22,15 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serve(app: Starlette, host: str, port: int) -> AsyncIterator[str]:
+async def serve(app: Starlette, host: str, port: int, *, setting: str = "WEBHOOKS_PORT") -> AsyncIterator[str]:
     """Serve while the block lasts, then finish the requests under way; yields the address. Port 0: a free one.
+
+    `setting` is the one that gives the address, for the error.
 
     Raises:
         CannotStart: the address cannot be used.
     """
-    listener = open_listener("WEBHOOKS_PORT", host, port)
+    listener = open_listener(setting, host, port)
     config = uvicorn.Config(
         app,
         log_config=None,

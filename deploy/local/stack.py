@@ -10,6 +10,7 @@ Nothing is restarted: when one of them ends, all are stopped and the error names
 import argparse
 import asyncio
 import os
+import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
@@ -70,6 +71,7 @@ class Ports(BaseModel):
     ui: int = 8233
     sandbox: int = 8400
     webhooks: int = 8410
+    codec: int = 8430
 
     @classmethod
     def free(cls) -> Self:
@@ -127,6 +129,8 @@ class Stack:
     data_dir: Path = DATA_DIR
     ports: Ports = field(default_factory=Ports)
     fast: bool = False
+    sealed: bool = False  # payloads are encrypted: the Web UI needs a codec server
+    codec_token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
 
     def __post_init__(self) -> None:
         # The children have another working directory than this process.
@@ -142,7 +146,11 @@ class Stack:
 
     @property
     def temporal(self) -> TemporalServer:
-        return TemporalServer(self.data_dir / "temporal.db", self.ports.temporal, self.ports.ui, logs=self.logs)
+        """Its Web UI gets the token in the address of the codec server: nobody logs in to it."""
+        codec = f"http://{HOST}:{self.ports.codec}/{self.codec_token}" if self.sealed else None
+        return TemporalServer(
+            self.data_dir / "temporal.db", self.ports.temporal, self.ports.ui, logs=self.logs, codec=codec
+        )
 
     @property
     def sandbox(self) -> Sandbox:
@@ -165,6 +173,7 @@ class Stack:
         return (
             sandbox
             | {name: value for name, value in given.items() if not name.startswith("TEMPORAL_")}
+            | (self._codec_settings(given) if self.sealed else {})
             | {
                 "DATABASE_URL": self.postgres.url(),
                 "TEMPORAL_ADDRESS": self.temporal.address,
@@ -176,6 +185,14 @@ class Stack:
                 "METRICS_ADDRESS": "",
             }
         )
+
+    def _codec_settings(self, given: Mapping[str, str]) -> dict[str, str]:
+        tokens = (self.codec_token, given.get("CODEC_TOKENS", "").strip())
+        return {
+            "CODEC_ADDRESS": f"{HOST}:{self.ports.codec}",
+            "CODEC_ORIGINS": f"{self.temporal.ui_url},http://localhost:{self.ports.ui}",
+            "CODEC_TOKENS": ",".join(filter(None, tokens)),
+        }
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[list[Child]]:
@@ -213,16 +230,28 @@ class Stack:
             yield child
 
     @asynccontextmanager
+    async def codec_server(self, environment: Mapping[str, str]) -> AsyncIterator[Child]:
+        """Run the codec server until the block ends. Raises StackError."""
+        port = self.ports.codec
+        require_free_port(port, "The codec server")
+        argv = (sys.executable, "codec_server.py")
+        command = Command(name="The codec server", argv=argv, log=self.logs / "codec.log", env=environment, grace=40)
+        async with running(command) as child:
+            await _answering(child, f"http://{HOST}:{port}/healthz")
+            yield child
+
+    @asynccontextmanager
     async def programs(
         self, environment: Mapping[str, str], metrics: tuple[str, str] = ("", "")
     ) -> AsyncIterator[list[Child]]:
-        """Run the worker and the web process until the block ends; `metrics` are where each serves them.
+        """Run the worker, the web process, and for encrypted payloads the codec server, until the block ends.
 
-        Raises StackError.
+        `metrics` are where worker and web process serve them. Raises StackError.
         """
         worker, webhooks = ({**environment, "METRICS_ADDRESS": address} for address in metrics)
+        codec = [self.codec_server(environment)] if self.sealed else []
         async with AsyncExitStack() as children:
-            yield await _together(children, (self.worker(worker), self.webhooks(webhooks)))
+            yield await _together(children, (self.worker(worker), self.webhooks(webhooks), *codec))
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[Child]:
@@ -294,7 +323,8 @@ def main() -> int:
     for name, port in Ports():
         parser.add_argument(f"--{name}-port", type=int, default=port)
     given = parser.parse_args()
-    stack = Stack(given.data_dir, Ports(**{name: getattr(given, f"{name}_port") for name in Ports.model_fields}))
+    ports = Ports(**{name: getattr(given, f"{name}_port") for name in Ports.model_fields})
+    stack = Stack(given.data_dir, ports, sealed=bool(os.environ.get("PAYLOAD_KEYS", "").strip()))
     print_lines("Starting Postgres, Temporal, the sandbox, the worker and the web process: about ten seconds …")
     try:
         if given.verb == "demo":
@@ -363,6 +393,8 @@ def _show(stack: Stack, more: Iterable[tuple[str, str]] = ()) -> None:
     places.add_row("Postgres", stack.postgres.url())
     places.add_row("Sandbox", stack.sandbox.url)
     places.add_row("Webhooks", f"http://{HOST}:{stack.ports.webhooks}")
+    if stack.sealed:
+        places.add_row("Codec server", f"http://{HOST}:{stack.ports.codec}, for the keys in PAYLOAD_KEYS")
     places.add_row("Logs", str(stack.logs))
     for place in more:
         places.add_row(*place)

@@ -22,13 +22,14 @@ NO_PROFILE = ("--disable-config-file", "--disable-config-env")
 
 @dataclass(frozen=True, slots=True)
 class TemporalServer:
-    """A server with its Web UI. Without a `db_file` its runs are lost when it ends."""
+    """A server with its Web UI. Without a `db_file` its runs are lost when it ends. `codec` decrypts for the Web UI."""
 
     db_file: Path | None
     port: int
     ui_port: int
     logs: Path
     search_attributes: Mapping[str, str] = field(default_factory=lambda: SEARCH_ATTRIBUTES)
+    codec: str | None = None
 
     @property
     def address(self) -> str:
@@ -52,6 +53,7 @@ class TemporalServer:
             yield child
 
     def _command(self) -> Command:
+        codec = (f"--ui-codec-endpoint={self.codec}",) if self.codec else ()
         storage = (f"--db-filename={self.db_file}", "--sqlite-pragma=journal_mode=wal") if self.db_file else ()
         return Command(
             name="Temporal",
@@ -60,6 +62,7 @@ class TemporalServer:
                 *(f"--ip={HOST}", f"--port={self.port}", f"--ui-port={self.ui_port}"),
                 *(f"--dynamic-config-value={value}" for value in DYNAMIC_CONFIG),
                 *storage,
+                *codec,
             ),
             log=self.logs / "temporal.log",
             env=os.environ | {"TEMPORAL_VERSION_CHECK_DISABLED": "1"},

@@ -17,6 +17,7 @@ from tests.deploy.overlays import KUBERNETES, overlay_with_monitoring
 ROOT: Final = Path(__file__).parents[2]
 DEPLOY: Final = ROOT / "deploy"
 BASE: Final = KUBERNETES / "base"
+CODEC: Final = KUBERNETES / "codec"
 BIN: Final = ROOT / ".venv-manifests" / "bin"
 VERSIONS: Final = (
     "1.32",
@@ -25,14 +26,18 @@ VERSIONS: Final = (
 
 
 def main() -> int:
-    files = [str(path) for path in sorted(BASE.glob("*.yaml")) if path.name != "kustomization.yaml"]
+    found = sorted(path for folder in (BASE, CODEC) for path in folder.glob("*.yaml"))
+    files = [str(path) for path in found if path.name != "kustomization.yaml"]
     files.append(str(KUBERNETES / "monitoring" / "network.yaml"))
     with tempfile.TemporaryDirectory() as folder:
         rendered = _rendered(Path(folder))
         checks = [
             ("hadolint", str(DEPLOY / "Containerfile")),
             ("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(DEPLOY / "compose.yaml")),
-            ("checkov", "--config-file", str(DEPLOY / "kubernetes" / "checkov.yaml"), "--directory", str(BASE)),
+            *(
+                ("checkov", "--config-file", str(DEPLOY / "kubernetes" / "checkov.yaml"), "--directory", str(folder))
+                for folder in (BASE, CODEC)
+            ),
             *(("kubernetes-validate", "--strict", "--quiet", "-k", each, *files, *rendered) for each in VERSIONS),
         ]
         failed = [check[0] for check in checks if not _passes(check)]

@@ -117,8 +117,8 @@ class Shop:
             return await child.wait()
 
     async def break_once(self, scenario: str) -> None:
-        url = f"{self._stack.sandbox.url}/actions/break"
-        (await self._http.post(url, data={"scenario": scenario})).raise_for_status()
+        fault = {"scenario": scenario}
+        (await self._http.post(f"{self._stack.sandbox.url}/_sandbox/faults", json=fault)).raise_for_status()
 
     async def said(self, status: str, alert: str) -> bool:
         """Whether the sandbox's Slack has this message of Alertmanager."""

@@ -240,6 +240,6 @@ def test_its_files_are_those_of_the_programs(root: Path) -> None:
     """No test, no sandbox, no local stack and no cache is in it."""
     assert {path.name for path in (root / "srv/app").iterdir()} == {
         *("activities", "app", "audit", "client", "config", "gateways", "migrations", "orders", "saga", "workflows"),
-        *("worker.py", "webhooks.py", "starter.py", "__pycache__"),
+        *("worker.py", "webhooks.py", "codec_server.py", "starter.py", "__pycache__"),
     }
     assert not (root / "srv/app/saga/tests").exists()

@@ -23,6 +23,7 @@ from sandbox.server import serve
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 KUBERNETES: Final = DEPLOY / "kubernetes"
 SILENT_SECONDS: Final = 60  # an event loop that says nothing for so long is worth a restart
+DEFAULT: Final = re.compile(r"\$\{\w+:-(.*?)\}")  # of a variable that the caller of compose may set
 OF_TEMPORAL: Final = {"TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE"}
 
 # Imports a program, or a module after -m, where only what requirements.txt names is installed.
@@ -58,8 +59,9 @@ def documents(path: Path) -> list[Any]:
 
 
 def objects(kind: str) -> Iterator[Any]:
-    for path in sorted((KUBERNETES / "base").glob("*.yaml")):
-        yield from (each for each in documents(path) if each["kind"] == kind)
+    for folder in ("base", "codec"):
+        for path in sorted((KUBERNETES / folder).glob("*.yaml")):
+            yield from (each for each in documents(path) if each["kind"] == kind)
 
 
 DEPLOYMENTS: Final = {each["metadata"]["name"].removeprefix("order-sagas-"): each for each in objects("Deployment")}
@@ -67,7 +69,7 @@ PODS: Final = [each["spec"]["template"]["spec"] for kind in ("Deployment", "Job"
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 
 
-@pytest.mark.parametrize("folder", ["base", "keda", "monitoring"])
+@pytest.mark.parametrize("folder", ["base", "codec", "keda", "monitoring"])
 def test_kustomize_finds_every_file(folder: str) -> None:
     """A manifest that no kustomization lists would never be applied."""
     (kustomization,) = documents(KUBERNETES / folder / "kustomization.yaml")
@@ -82,7 +84,8 @@ def test_kustomize_finds_every_file(folder: str) -> None:
 
 
 def settings_of(environment: dict[str, str]) -> Settings:
-    fields: dict[str, Any] = {name.lower(): value for name, value in environment.items() if name not in OF_TEMPORAL}
+    given = {name.lower(): value for name, value in environment.items() if name not in OF_TEMPORAL}
+    fields: dict[str, Any] = {name: DEFAULT.sub(r"\1", value) for name, value in given.items()}
     assert fields.keys() <= Settings.model_fields.keys()
     return Settings(**fields)
 
@@ -94,7 +97,7 @@ def test_every_variable_in_the_cluster_is_a_setting() -> None:
     assert not [name for name in config["data"] if isinstance(getattr(settings, name.lower(), ""), SecretStr)]
 
 
-@pytest.mark.parametrize("service", ["worker", "webhooks", "starter"])
+@pytest.mark.parametrize("service", ["worker", "webhooks", "codec", "starter"])
 def test_every_variable_of_compose_is_a_setting(service: str) -> None:
     """The same for those who have Docker."""
     settings_of(COMPOSE["services"][service]["environment"])
@@ -113,7 +116,9 @@ def test_a_pod_gets_no_variables_that_it_was_not_given() -> None:
     assert [pod["enableServiceLinks"] for pod in PODS] == [False] * len(PODS)
 
 
-@pytest.mark.parametrize(("name", "drain"), [("worker", DRAIN.total_seconds()), ("webhooks", DRAIN_SECONDS)])
+@pytest.mark.parametrize(
+    ("name", "drain"), [("worker", DRAIN.total_seconds()), ("webhooks", DRAIN_SECONDS), ("codec", DRAIN_SECONDS)]
+)
 def test_a_pod_has_the_time_to_drain(name: str, drain: float) -> None:
     """What is under way when the pod must go is finished, not killed."""
     pod = DEPLOYMENTS[name]["spec"]["template"]["spec"]
@@ -124,7 +129,19 @@ def test_a_pod_has_the_time_to_drain(name: str, drain: float) -> None:
     assert float(COMPOSE["services"][name]["stop_grace_period"].removesuffix("s")) > drain
 
 
-@pytest.mark.parametrize("name", ["worker", "webhooks"])
+def test_the_codec_server_gets_its_keys_alone() -> None:
+    """Who breaks into it finds no key of the database or of Stripe."""
+    (container,) = DEPLOYMENTS["codec"]["spec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == [
+        {"configMapRef": {"name": "order-sagas"}},
+        {"secretRef": {"name": "order-sagas-codec"}},
+    ]
+    (address,) = container["env"]
+    assert address["value"].endswith(f":{container['ports'][0]['containerPort']}")
+    assert settings_of({address["name"]: address["value"]}).codec_address == address["value"]
+
+
+@pytest.mark.parametrize("name", ["worker", "webhooks", "codec"])
 def test_probes_ask_the_event_loop(name: str) -> None:
     """Liveness is patient, and every port that is named is the one that the settings open."""
     (container,) = DEPLOYMENTS[name]["spec"]["template"]["spec"]["containers"]
@@ -140,7 +157,7 @@ def test_probes_ask_the_event_loop(name: str) -> None:
     assert {probe["httpGet"]["port"] for probe in probes.values()} == {"health"}
     assert probes["liveness"]["periodSeconds"] * probes["liveness"]["failureThreshold"] >= SILENT_SECONDS
     assert ports["health"] == int(config["data"]["HEALTH_ADDRESS"].rpartition(":")[2])
-    assert ports.get("http", 8410) == int(config["data"]["WEBHOOKS_PORT"])
+    assert name == "codec" or ports.get("http", 8410) == int(config["data"]["WEBHOOKS_PORT"])
 
 
 def test_prometheus_finds_what_the_settings_open() -> None:
