@@ -18,9 +18,11 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from gateways.group_commit import GroupCommit
+from gateways.held_stock import read_held
 from gateways.order_store import actor, existing_row, move_row, read_rows, write_event
 from gateways.postgres import LIMIT_LOCKS, LOCKED, Database
 from orders.errors import Unavailable
+from orders.holds import NO_LIMITS, Held, HoldLimits
 from orders.models import CLOSED, ErrorCode, Line, OrderRow, ReservationRequest, Status, Terms
 from orders.money import MAX_AMOUNT, show
 from saga import Step, StopUndo, local_first
@@ -181,6 +183,7 @@ class Inventory:
         database: Database,
         terms: Terms,
         *,
+        hold_limits: HoldLimits = NO_LIMITS,
         must_be_sealed: bool = False,
         customer_tag: Callable[[str], str] | None = None,
     ) -> None:
@@ -189,11 +192,13 @@ class Inventory:
         Args:
             database: where orders and stock are.
             terms: written on every new order row. A row that exists keeps the terms it has.
+            hold_limits: the most that the unfinished orders of one customer may hold.
             must_be_sealed: whether an order that came to Temporal unencrypted is refused.
             customer_tag: what lists of runs call a customer; None: payloads are not encrypted.
         """
         self._database = database
         self._terms = terms
+        self._hold_limits = hold_limits
         self._must_be_sealed = must_be_sealed
         self._customer_tag = customer_tag
         self._reservations = GroupCommit(self._reserve, lambda asked: len(asked.request.lines))
@@ -291,10 +296,17 @@ class Inventory:
             await connection.execute(LIMIT_LOCKS)
             inserted = await self._insert_orders(connection, first.values())
             new = [asked for order_id, asked in first.items() if order_id in inserted]
+            held = await self._read_held(connection, new)
             products = await _lock_products(connection, _products_of(*new))
-            await _write(connection, decide(new, products))
+            await _write(connection, decide(new, products, self._hold_limits, held))
             rows = await read_rows(connection, first)
         return [rows[asked.request.order_id] for asked in batch]
+
+    async def _read_held(self, connection: "Connection", batch: Sequence[Asked]) -> dict[str, Held]:
+        """What the customers of the batch hold; nobody needs to know it without a limit."""
+        if not self._hold_limits.are_set:
+            return {}
+        return await read_held(connection, {asked.request.customer_id for asked in batch})
 
     async def _find_locked(self, products: frozenset[str]) -> frozenset[str]:
         """Those of the products that somebody else has locked; nobody waits for them again until they are free."""
@@ -321,14 +333,22 @@ class Inventory:
         return {record["id"] for record in records}
 
 
-def decide(batch: Iterable[Asked], products: Mapping[str, Product]) -> list[Decision]:
-    """What becomes of new orders for these products, each by what the ones before it leave."""
-    left, decisions = dict(products), []
+def decide(
+    batch: Iterable[Asked], products: Mapping[str, Product], limits: HoldLimits, held: Mapping[str, Held]
+) -> list[Decision]:
+    """What becomes of new orders for these products, each by what the ones before it leave.
+
+    `held` is what the customers hold already, whom the `limits` allow so much at a time.
+    """
+    left, holding, decisions = dict(products), dict(held), []
     for asked in batch:
-        lines = asked.request.lines
-        if refusal := asked.refusal or refusal_for(asked.request, left):
+        lines, customer = asked.request.lines, asked.request.customer_id
+        units = sum(line.quantity for line in lines)
+        mine = holding.get(customer, Held())
+        if refusal := asked.refusal or refusal_for(asked.request, left) or _beyond(limits, mine, units):
             decisions.append(Decision(asked, refusal))
             continue
+        holding[customer] = Held(mine.orders + 1, mine.units + units)
         prices = [left[line.product_id].price for line in lines]
         decisions.append(Decision(asked, None, lines, prices, total_of(lines, left)))
         for line in lines:
@@ -364,6 +384,11 @@ def refusal_for(request: ReservationRequest, products: Mapping[str, Product]) ->
     if total_of(request.lines, products) > MAX_AMOUNT:
         return Refusal(ErrorCode.ORDER_TOO_LARGE, f"the most in one order is {show(MAX_AMOUNT, request.currency)}")
     return None
+
+
+def _beyond(limits: HoldLimits, held: Held, units: int) -> Refusal | None:
+    excess = limits.excess(held, units)
+    return Refusal(ErrorCode.CUSTOMER_LIMIT, excess) if excess else None
 
 
 def total_of(lines: Sequence[Line], products: Mapping[str, Product]) -> int:

@@ -120,6 +120,9 @@ CREATE INDEX orders_created ON orders (created_at DESC, id);
 CREATE INDEX orders_unfinished ON orders (created_at)
     WHERE status IN ('pending', 'capturing', 'undoing', 'cancelling');
 
+CREATE INDEX orders_unfinished_of_customer ON orders (customer_id)
+    WHERE status IN ('pending', 'capturing', 'undoing', 'cancelling');
+
 CREATE INDEX orders_unchecked ON orders (created_at)
     WHERE payment_intent_id IS NOT NULL AND payment_checked_at IS NULL
       AND status IN ('processing', 'shipped', 'delivered', 'rejected', 'failed', 'cancelled');

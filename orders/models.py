@@ -67,6 +67,7 @@ class ErrorCode(StrEnum):
     OUT_OF_STOCK = "out_of_stock"
     PRICE_CHANGED = "price_changed"
     ORDER_TOO_LARGE = "order_too_large"
+    CUSTOMER_LIMIT = "customer_limit"
     CARD_DECLINED = "card_declined"
     PAYMENT_REFUSED = "payment_refused"
     AUTHENTICATION_FAILED = "authentication_failed"
