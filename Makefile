@@ -17,7 +17,7 @@ help: ## show these verbs
 
 install: .venv/installed ## make .venv with everything the project needs, pinned by hash
 
-demo: install ## the local stack and eight orders, with their outcomes; KEEP=1 keeps it running, VERBOSE=1 shows every rule
+demo: install ## the local stack and orders of every kind, with their outcomes; KEEP=1 keeps it running, VERBOSE=1 shows every rule
 	@$(RUN) deploy.local.stack demo $(if $(KEEP),--keep) $(if $(VERBOSE),--verbose)
 
 up: install ## the local stack, a worker and the web process, until Ctrl-C

@@ -17,7 +17,16 @@ from config.payload_keys import customer_tags
 from gateways.temporal import FoundRun, find_run, find_runs, reaching_temporal
 from orders.errors import NoAnswer, UnknownOrder
 from orders.models import Attention, CancelView, Model, OrderView, Stage
-from orders.names import CANCEL_ORDER, CUSTOMER_ID, NEEDS_ATTENTION, ORDER_STAGE, PROCESS_ORDER, SWEEPS, cancel_order_id
+from orders.names import (
+    CANCEL_ORDER,
+    CUSTOMER_ID,
+    NEEDS_ATTENTION,
+    ORDER_STAGE,
+    PROCESS_ORDER,
+    SWEEPS,
+    cancel_order_id,
+    order_id_of,
+)
 
 QUERY_TIMEOUT: Final = timedelta(seconds=3)
 
@@ -163,9 +172,8 @@ async def _find(client: Client, query: str, limit: int) -> list[Run]:
 
 
 def _run(found: FoundRun) -> Run:
-    is_of_order = found.workflow in (PROCESS_ORDER, CANCEL_ORDER)
     return Run(
-        order_id=found.workflow_id.removeprefix(f"{CANCEL_ORDER}:") if is_of_order else None,
+        order_id=order_id_of(found.workflow, found.workflow_id),
         workflow=found.workflow,
         workflow_id=found.workflow_id,
         run_id=found.run_id,
