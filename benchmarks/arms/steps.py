@@ -22,7 +22,7 @@ from config.settings import Settings
 from gateways.order_store import read_shop_id
 from gateways.spent_keys import SpentKeys
 from gateways.stripe import StripeGateway
-from orders.models import FulfillmentRequest, Notification, NotificationKind, Order, PaymentRequest
+from orders.models import Notification, NotificationKind, Order
 from orders.parsing import parse_order, read_json
 
 FORWARD: Final = ("reserve", "authorize", "fulfill", "capture", "finalize")
@@ -92,13 +92,11 @@ async def _reserve(inventory: Inventory, order: Order) -> str:
 
 
 async def _authorize(payments: Payments, order: Order) -> str:
-    request = PaymentRequest(order_id=order.id, payment_method_id=order.payment_method_id)
-    return (await payments.authorize_payment(request)).state
+    return (await payments.authorize_payment(order.payment)).state
 
 
 async def _fulfill(fulfillment: Fulfillment, order: Order) -> str:
-    request = FulfillmentRequest(order_id=order.id, shipping_address=order.shipping_address, priority=order.priority)
-    return (await fulfillment.request_fulfillment(request)).state
+    return (await fulfillment.request_fulfillment(order.fulfillment)).state
 
 
 async def _capture(payments: Payments, order: Order) -> str:
