@@ -35,6 +35,7 @@ class Runner:
     """An arm whose workers are up. `orders` are all that it has placed."""
 
     arm: Arm
+    task_queue: str
     place: Place
     pids: tuple[int, ...]
     orders: list[str] = field(default_factory=list)
@@ -174,7 +175,7 @@ async def _open_runner(arm: Arm, servers: Servers, http: httpx.AsyncClient, work
             for number in range(workers)
         ]
         entrance = Entrance(servers.client, http, queue, f"http://{HOST}:{port}")
-        yield Runner(arm, arm.client(entrance), tuple(child.pid for child in children))
+        yield Runner(arm, queue, arm.client(entrance), tuple(child.pid for child in children))
 
 
 def _latency(seconds: Sequence[float]) -> Latency:
