@@ -94,7 +94,7 @@ async def connect(*, sandbox: bool = True, metrics_address: str = "") -> Client:
     except (RuntimeError, ValueError, OSError) as error:
         if problem := setting_problem(error):
             raise InvalidInput([problem]) from None
-        raise NoAnswer(connection_problem(error, target)) from None
+        raise NoAnswer(connection_problem(error, target, by_tls=bool(config.get("tls")))) from None
 
 
 def _tracing() -> list[SimplePlugin]:
