@@ -11,8 +11,9 @@ Raises, in all functions: NoAnswer, where Temporal is out of reach or refuses.
 """
 
 import asyncio
+import math
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
@@ -27,20 +28,21 @@ from gateways.worker_versions import (
     IS_PINNED,
     UNVERSIONED,
     Deployment,
+    Replay,
     Version,
     VersionedRun,
+    ask_to_replay,
     describe_versioned,
     find_deployment,
     find_open,
     has_worked_on,
     polled_queues,
-    replay_problem,
     set_current,
     set_ramp,
     start_again,
     unpin,
 )
-from orders.errors import NoAnswer, NotFound
+from orders.errors import InvalidInput, NoAnswer, NotFound
 from orders.models import PAYMENT_REFUSALS, Model, OrderOutcome
 from orders.money import to_decimal
 from orders.names import NEEDS_ATTENTION, PROCESS_ORDER, SCHEDULED, TASK_QUEUE, VERIFY_ORDERS, model_queue
@@ -56,6 +58,8 @@ LOOK_EVERY: Final = 2.0  # seconds
 POLLS_WITHIN: Final = 60.0  # seconds, from the start of the workers of a version
 CANARY_ENDS_WITHIN: Final = timedelta(minutes=2)
 SETTLES_WITHIN: Final = 180.0  # seconds from a rollback until every run goes on; a lost workflow task takes 10 of them
+
+SOMEBODY_ELSE: Final = "somebody else has changed the current or the ramping version"
 
 Tell = Callable[[str], None]
 ResultT = TypeVar("ResultT")
@@ -77,7 +81,7 @@ class Released(Model):
 
     `current` is the build that has the runs now; empty: workers without a version. `reason` says why it was rolled
     back. `started_again` are the runs that the current version could not replay, `failing` those whose workflow tasks
-    still fail.
+    still fail, `unanswered` those of which no worker has answered whether it can replay them.
     """
 
     deployment: str
@@ -86,6 +90,7 @@ class Released(Model):
     reason: str = ""
     started_again: tuple[str, ...] = ()
     failing: tuple[str, ...] = ()
+    unanswered: tuple[str, ...] = ()
 
 
 class VersionView(Model):
@@ -128,7 +133,8 @@ class _Bad(Exception):
 def canary_order(product_id: str, price: int, currency: str) -> dict[str, Any]:
     """An order whose payment is refused: it reserves, asks for the payment, and undoes, so that it holds nothing after.
 
-    Nobody gets an e-mail about it, and the warehouse is not asked. `price` is in minor units.
+    Nobody gets an e-mail about it, and the warehouse is not asked. `price` is in minor units. Each order that is placed
+    from it gets a customer of its own, whom no limit of held stock stops.
     """
     return {
         "customerId": "release-canary",
@@ -145,7 +151,8 @@ async def release(client: Client, plan: Plan, tell: Tell) -> Released:
 
     Raises:
         NotFound: no worker polls as that version.
-        NoAnswer: see above; or another release has changed the routing meanwhile. What was reached stays as it is.
+        NoAnswer: see above; or another release has changed the routing meanwhile; or so many invariants are broken
+            already that nobody can tell which are new. What was reached stays as it is.
     """
     await _await_workers(client, plan, tell)
     before = await _deployment(client, plan.deployment)
@@ -170,9 +177,14 @@ async def roll_back(
 
     Raises:
         NotFound: there is no such deployment or version, or no earlier one.
+        InvalidInput: another version is being ramped beside the current one, and `build_id` is not the current one.
+        NoAnswer: see above; or another release has changed the routing meanwhile.
     """
     now = await _deployment(client, deployment)
     if now.ramping is not None:
+        if build_id not in {None, now.current}:
+            ramping = now.ramping or "the workers without a version"
+            raise InvalidInput([f"{ramping} is being ramped: end that first, by a rollback that names no build"])
         return await _roll_back(client, _WayBack(deployment, now.ramping, now.current, task_queue=task_queue), tell)
     if build_id is None:
         build_id = _earlier(now).build_id
@@ -218,17 +230,31 @@ class _Release:
 
     async def run(self) -> None:
         """Raises _Bad."""
-        build_id = self._plan.build_id
-        self._broken = {(each.subject, each.rule) for each in (await self._verify()).violations}
-        if self._broken:
-            self._tell(f"before the release {len(self._broken)} invariants are broken; only others count")
+        build_id, before = self._plan.build_id, self._before
+        await self._remember_broken()
         await self._place_canaries()
-        self._lost = frozenset([run.run_id async for run, _ in self._unplayable()])
+        self._lost = frozenset([each.run.run_id for each in await self._unplayable()])
+        ramping = before.ramping
         for share in self._plan.ramp:
+            await self._raise_if_changed(before.current, ramping)
             await set_ramp(self._client, self._plan.deployment, build_id, share)
-            await self._watch(self._before.current, build_id, f"{build_id} gets {share:g} % of the orders")
+            ramping = build_id
+            await self._watch(before.current, ramping, f"{build_id} gets {share:g} % of the orders")
+        await self._raise_if_changed(before.current, ramping)
         await set_current(self._client, self._plan.deployment, build_id)
         await self._watch(build_id, None, f"{build_id} is current, and gets all orders")
+
+    async def _remember_broken(self) -> None:
+        """Raises NoAnswer: the report does not list all broken invariants, so what breaks later would not show."""
+        report = await self._verify()
+        if report.count > len(report.violations):
+            raise NoAnswer(
+                f"{report.count} invariants are broken, and verify-orders lists only {len(report.violations)} of them: "
+                "repair them first, because the release cannot tell which ones break later"
+            )
+        self._broken = {(each.subject, each.rule) for each in report.violations}
+        if self._broken:
+            self._tell(f"before the release {len(self._broken)} invariants are broken; only others count")
 
     async def _place_canaries(self) -> None:
         self._tell(f"placing {CANARIES} orders on {self._plan.build_id} whose payment is refused")
@@ -236,8 +262,10 @@ class _Release:
 
     async def _place_canary(self, number: int) -> None:
         build_id = self._plan.build_id.replace("/", "-")[:MAX_NAMED]
-        order_id = f"canary-{build_id}-{uuid.uuid4().hex[:8]}-{number}"
-        payload = read_order(order_id, self._plan.canary).payload
+        name = f"{uuid.uuid4().hex[:8]}-{number}"
+        order_id = f"canary-{build_id}-{name}"
+        customer = {"customerId": f"{self._plan.canary['customerId']}-{name}"}
+        payload = read_order(order_id, {**self._plan.canary, **customer}).payload
         outcome = await self._on_version(PROCESS_ORDER, order_id, OrderOutcome, CANARY_ENDS_WITHIN, payload)
         if outcome.success or outcome.error_code not in PAYMENT_REFUSALS:
             what = "was placed" if outcome.success else f"ended with {outcome.error_code}: {outcome.error}"
@@ -304,30 +332,40 @@ class _Release:
         deadline = asyncio.get_running_loop().time() + self._plan.watch.total_seconds()
         while asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(LOOK_EVERY)
-            now = await _deployment(self._client, self._plan.deployment)
-            if (now.current, now.ramping) != (current, ramping):
-                raise NoAnswer("somebody else has changed the current or the ramping version: this release ends here")
+            await self._raise_if_changed(current, ramping)
             for run in await _find_suspects(self._client, self._plan.task_queue):
                 if run.build_id == self._plan.build_id and run.attempt >= MAX_ATTEMPTS:
                     raise _Bad(f"the workflow task of {run.workflow_id} fails again and again")
-        async for run, problem in self._unplayable():
-            if run.run_id not in self._lost:
-                raise _Bad(f"{run.workflow_id} cannot be replayed: {problem}")
+        for each in await self._unplayable():
+            if each.run.run_id not in self._lost:
+                raise _Bad(f"{each.run.workflow_id} cannot be replayed: {each.problem}")
         report = await self._verify()
-        broken = [each for each in report.violations if (each.subject, each.rule) not in self._broken]
-        if broken:
-            raise _Bad(f"an invariant is broken: {broken[0].text}")
+        broken = [each.text for each in report.violations if (each.subject, each.rule) not in self._broken]
+        if broken or report.count > len(report.violations):
+            raise _Bad(f"an invariant is broken: {broken[0] if broken else 'more of them than are listed'}")
 
-    async def _unplayable(self) -> AsyncIterator[tuple[VersionedRun, str]]:
-        """The open runs that cannot be replayed by the version that gets their next task, and why.
+    async def _raise_if_changed(self, current: str, ramping: str | None) -> None:
+        """Raises NoAnswer: the routing is not as this release has left it."""
+        now = await _deployment(self._client, self._plan.deployment)
+        if (now.current, now.ramping) != (current, ramping):
+            raise NoAnswer(f"{SOMEBODY_ELSE}: this release ends here")
+
+    async def _unplayable(self) -> list[Replay]:
+        """The open runs that cannot be replayed by the version that gets their next task.
 
         What waits for an operator or a customer would else show only days later that the new version cannot go on.
         """
         newest = await find_open(self._client, self._plan.task_queue, limit=WATCHED)
         waiting = await find_open(self._client, self._plan.task_queue, f"{NEEDS_ATTENTION.name} IS NOT NULL")
-        for run in {each.run_id: each for each in (*newest, *waiting) if not each.pinned}.values():
-            if problem := await replay_problem(self._client, run):
-                yield run, problem
+        runs = {each.run_id: each for each in (*newest, *waiting) if not each.pinned}
+        found = await ask_to_replay(self._client, [*runs.values()])
+        failing = [each for each in found if each.state == "fails"]
+        silent = sum(each.state == "silent" for each in found)
+        self._tell(
+            f"looked at {len(found)} open runs, the newest {WATCHED} and those that need attention: "
+            f"{len(failing)} cannot be replayed, {silent} have not answered"
+        )
+        return failing
 
 
 async def _await_workers(client: Client, plan: Plan, tell: Tell) -> None:
@@ -371,37 +409,50 @@ async def _find_suspects(client: Client, task_queue: str) -> list[VersionedRun]:
 
 
 async def _roll_back(client: Client, way: _WayBack, tell: Tell) -> Released:
-    """Give all runs to an earlier version, and wait until they go on there."""
-    now = await _deployment(client, way.deployment)
-    if now.ramping is not None:
-        await set_ramp(client, way.deployment, UNVERSIONED, 0)
-    if now.current != way.back_to:
-        await set_current(client, way.deployment, way.back_to)
+    """Give all runs to an earlier version, and wait until they go on there. Raises NoAnswer."""
+    await _route_back(client, way)
     tell(f"{way.back_to or 'the workers without a version'} has all orders again; waiting until they go on there")
     started_again: list[str] = []
+    asked: set[str] = set()  # runs that have answered
     deadline = asyncio.get_running_loop().time() + SETTLES_WITHIN
     while True:
         await asyncio.sleep(LOOK_EVERY)
         suspects = await _find_suspects(client, way.task_queue)
-        moving = [each for each in suspects if each.build_id == way.build_id and not each.pinned]
-        started_again += await _start_again(client, way, tell)
-        if not moving or asyncio.get_running_loop().time() > deadline:
+        failing = [each.workflow_id for each in suspects if each.build_id == way.build_id and not each.pinned]
+        moved = await find_open(client, way.task_queue, has_worked_on(way.deployment, way.build_id), limit=math.inf)
+        replays = await ask_to_replay(
+            client, [each for each in moved if not each.pinned and each.run_id not in asked], deadline
+        )
+        started_again += await _start_again(client, way, replays, tell)
+        asked |= {each.run.run_id for each in replays if each.state != "silent"}
+        silent = [each.run.workflow_id for each in replays if each.state == "silent"]
+        if not (failing or silent) or asyncio.get_running_loop().time() > deadline:
             return Released(
                 deployment=way.deployment,
                 state="rolled_back",
                 current=way.back_to,
                 reason=way.reason,
                 started_again=tuple(started_again),
-                failing=tuple(each.workflow_id for each in moving),
+                failing=tuple(failing),
+                unanswered=tuple(silent),
             )
 
 
-async def _start_again(client: Client, way: _WayBack, tell: Tell) -> list[str]:
+async def _route_back(client: Client, way: _WayBack) -> None:
+    """Give all runs to the earlier version, unless somebody else has given them to another one. Raises NoAnswer."""
+    now = await _deployment(client, way.deployment)
+    if now.current not in {way.build_id, way.back_to} or now.ramping not in {None, way.build_id}:
+        raise NoAnswer(f"{SOMEBODY_ELSE}, so the rollback from {way.build_id} ends here: look at `release status`")
+    if now.ramping is not None:
+        await set_ramp(client, way.deployment, UNVERSIONED, 0)
+    if now.current != way.back_to:
+        await set_current(client, way.deployment, way.back_to)
+
+
+async def _start_again(client: Client, way: _WayBack, replays: Sequence[Replay], tell: Tell) -> list[str]:
     """Reset the runs that have gone on in the way of the build that is left, and cannot be replayed without it."""
-    found = []
-    for run in await find_open(client, way.task_queue, has_worked_on(way.deployment, way.build_id)):
-        if not run.pinned and await replay_problem(client, run):
-            tell(f"{run.workflow_id} starts again from its first task: no other version can replay it")
-            await start_again(client, run, f"{way.deployment} was rolled back from {way.build_id}")
-            found.append(run.workflow_id)
-    return found
+    unplayable = [each.run for each in replays if each.state == "fails"]
+    for run in unplayable:
+        tell(f"{run.workflow_id} starts again from its first task: no other version can replay it")
+        await start_again(client, run, f"{way.deployment} was rolled back from {way.build_id}")
+    return [run.workflow_id for run in unplayable]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from gateways.order_store import read_charges
 from gateways.warning_store import read_warnings
 from orders.models import BEING_UNDONE, Status
+from orders.money import MAX_AMOUNT, MIN_AMOUNT
 from orders.order_report import (
     KeptResolution,
     KeptWarning,
@@ -50,7 +51,8 @@ READ: Final = f"""
 
 MOST_IN_STOCK: Final = """
     SELECT p.id, p.price, p.currency FROM products p JOIN inventory i ON i.product_id = p.id
-    WHERE i.quantity > 0 ORDER BY i.quantity DESC, p.id LIMIT 1
+    JOIN unnest($1::text[], $2::bigint[]) AS payable (currency, least) ON payable.currency = p.currency
+    WHERE i.quantity >= $4 AND p.price BETWEEN payable.least AND $3 ORDER BY i.quantity DESC, p.id LIMIT 1
 """
 
 READ_REFUNDS: Final = """
@@ -115,14 +117,16 @@ async def find_parked(
     return {each.id: each for each in named}, parked
 
 
-async def find_sellable(database: "Database") -> tuple[str, int, str] | None:
+async def find_sellable(database: "Database", units: int) -> tuple[str, int, str] | None:
     """The product of which most units are in stock, its price in minor units, its currency; None: there is none.
+
+    At least `units` are in stock, and the payment provider takes the price of one.
 
     Raises:
         Unavailable: PostgreSQL.
     """
     async with database.transaction() as connection:
-        row = await connection.fetchrow(MOST_IN_STOCK)
+        row = await connection.fetchrow(MOST_IN_STOCK, [*MIN_AMOUNT], [*MIN_AMOUNT.values()], MAX_AMOUNT, units)
     return (row["id"], row["price"], row["currency"]) if row else None
 
 

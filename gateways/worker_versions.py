@@ -6,10 +6,11 @@ Raises, in all functions: NoAnswer, where Temporal is out of reach or refuses.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from temporalio.api.common.v1 import WorkflowExecution
@@ -29,13 +30,13 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client, WorkflowQueryFailedError, WorkflowQueryRejectedError
 from temporalio.service import RPCError
 
-from gateways.temporal import PAGE, reaching_temporal
+from gateways.temporal import PAGE, is_absent, reaching_temporal
 
 UNVERSIONED: Final = ""
 # Queries for lists of runs. Temporal marks a run whose workflow task has failed five times in a row.
 HAS_PROBLEMS: Final = "TemporalReportedProblems IN ('category=WorkflowTaskFailed', 'category=WorkflowTaskTimedOut')"
 IS_PINNED: Final = "TemporalWorkflowVersioningBehavior = 'Pinned'"
-DESCRIBED_AT_ONCE: Final = 10
+AT_ONCE: Final = 10  # runs that are described or queried
 QUERY_TIMEOUT: Final = timedelta(seconds=5)
 
 
@@ -67,6 +68,17 @@ class VersionedRun(NamedTuple):
     build_id: str
     pinned: bool
     attempt: int
+
+
+class Replay(NamedTuple):
+    """Whether the version that gets the next task of a run can replay its history; `problem` says why it cannot.
+
+    `silent`: no worker has answered in time, so nobody knows.
+    """
+
+    run: VersionedRun
+    state: Literal["replays", "fails", "silent"]
+    problem: str = ""
 
 
 class _Absent(Exception):
@@ -119,19 +131,25 @@ def has_worked_on(deployment: str, build_id: str) -> str:
     return f"TemporalUsedWorkerDeploymentVersions = '{deployment}:{build_id}'"
 
 
-async def find_open(client: Client, task_queue: str, query: str = "", limit: int = PAGE) -> list[VersionedRun]:
-    """The newest open runs of a task queue that match a query."""
+async def find_open(client: Client, task_queue: str, query: str = "", *, limit: float = PAGE) -> list[VersionedRun]:
+    """The newest open runs of a task queue that match a query, at most `limit`."""
     query = " AND ".join(("ExecutionStatus = 'Running'", f"TaskQueue = '{task_queue}'", *([query] if query else [])))
-    request = ListWorkflowExecutionsRequest(namespace=client.namespace, query=query, page_size=limit)
-    with reaching_temporal():
-        listed = await client.workflow_service.list_workflow_executions(request, retry=True)
-    turns = asyncio.Semaphore(DESCRIBED_AT_ONCE)
+    request = ListWorkflowExecutionsRequest(namespace=client.namespace, query=query, page_size=int(min(limit, PAGE)))
+    listed: list[WorkflowExecution] = []
+    while True:
+        with reaching_temporal():
+            page = await client.workflow_service.list_workflow_executions(request, retry=True)
+        listed += [each.execution for each in page.executions]
+        request.next_page_token = page.next_page_token
+        if not page.next_page_token or len(listed) >= limit:
+            break
+    turns = asyncio.Semaphore(AT_ONCE)
 
     async def describe(execution: WorkflowExecution) -> VersionedRun | None:
         async with turns:
             return await describe_versioned(client, execution.workflow_id, execution.run_id)
 
-    found = await asyncio.gather(*(describe(each.execution) for each in listed.executions))
+    found = await asyncio.gather(*(describe(each) for each in listed))
     return [each for each in found if each]
 
 
@@ -153,16 +171,32 @@ async def describe_versioned(client: Client, workflow_id: str, run_id: str = "")
     return None
 
 
-async def replay_problem(client: Client, run: VersionedRun) -> str | None:
-    """Why the version that gets the run's next task cannot replay its history; None: it can, or nobody answers."""
+async def ask_to_replay(client: Client, runs: Sequence[VersionedRun], until: float = math.inf) -> list[Replay]:
+    """Query the runs, a few at a time, which replays their histories.
+
+    Who is not asked before `until`, in the time of the event loop, counts as silent.
+    """
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def ask(run: VersionedRun) -> Replay:
+        async with turns:
+            is_late = asyncio.get_running_loop().time() > until
+            return Replay(run, "silent") if is_late else await _ask_to_replay(client, run)
+
+    return await asyncio.gather(*(ask(run) for run in runs))
+
+
+async def _ask_to_replay(client: Client, run: VersionedRun) -> Replay:
     try:
         handle = client.get_workflow_handle(run.workflow_id, run_id=run.run_id)
         await handle.query("__temporal_workflow_metadata", rpc_timeout=QUERY_TIMEOUT)
     except WorkflowQueryFailedError as failure:
-        return str(failure)
-    except (RPCError, WorkflowQueryRejectedError):
-        return None
-    return None
+        return Replay(run, "fails", str(failure))
+    except WorkflowQueryRejectedError:
+        return Replay(run, "silent")
+    except RPCError as error:
+        return Replay(run, "replays" if is_absent(error) else "silent")  # what is gone needs no worker
+    return Replay(run, "replays")
 
 
 async def unpin(client: Client, run: VersionedRun) -> None:

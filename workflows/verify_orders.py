@@ -27,7 +27,7 @@ ResultT = TypeVar("ResultT")
 PAGE: Final = 20  # orders in one attempt, each with up to five calls
 MAX_ORDERS: Final = 10_000  # of one run: its history must stay below Temporal's limit
 MAX_OUTAGES: Final = 3  # pages in a row; then the rest is not checked
-MAX_LISTED: Final = 100  # violations in the report, each with an alert of its own
+MAX_LISTED: Final = 100  # violations in the report, each with an alert of its own; that there are more must show
 
 
 @workflow.defn(name=VERIFY_ORDERS)
@@ -62,11 +62,11 @@ class VerifyOrders:
         )
 
     async def _check_stock(self) -> None:
-        if result := await self._try(Verification.check_stock, MAX_LISTED, "the stock"):
+        if result := await self._try(Verification.check_stock, MAX_LISTED + 1, "the stock"):
             self._record(result)
 
     async def _check_schedules(self) -> None:
-        if result := await self._try(Verification.check_schedules, MAX_LISTED, "the Schedules"):
+        if result := await self._try(Verification.check_schedules, MAX_LISTED + 1, "the Schedules"):
             self._record(result)
 
     async def _check_orders(self) -> None:

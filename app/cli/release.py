@@ -13,6 +13,7 @@ from app.cli.command import EXIT_CODES, Environment, Exit, NoLongerWaiting, Resu
 from app.cli.layout import Cell, line, show, table, time_of
 from app.cli.standing import from_database
 from client.releases import (
+    CANARIES,
     DeploymentView,
     Plan,
     Released,
@@ -53,14 +54,17 @@ async def to(
     """Release a version: canary orders, a growing share, all; and back by itself if it does badly."""
     shares = _shares(ramp)
     name = _name(environment.settings, deployment)
-    product = await from_database(environment.settings, find_sellable)
+    product = await from_database(environment.settings, lambda database: find_sellable(database, CANARIES))
     if product is None:
-        raise NotFound("no product is in stock, so no canary order can reserve one: restock one first")
+        raise NotFound(
+            f"no product has {CANARIES} units in stock and a price that the payment provider takes, so that canary "
+            "orders could be placed: restock one first"
+        )
     session = await environment.connect()
     plan = Plan(name, build_id, canary_order(*product), shares, timedelta(seconds=watch))
     async with _until_interrupted(name):
         released = await release(session.client, plan, lambda text: line(environment.out, text))
-    return _result(released)
+    return result_of(released)
 
 
 @command(app, "rollback")
@@ -77,7 +81,7 @@ async def rollback(
     session = await environment.connect()
     async with _until_interrupted(name):
         released = await roll_back(session.client, name, build_id, lambda text: line(environment.out, text))
-    return _result(released, Exit.DONE)
+    return result_of(released, Exit.DONE)
 
 
 @command(app, "status")
@@ -117,19 +121,20 @@ async def _until_interrupted(deployment: str) -> AsyncIterator[None]:
         ) from None
 
 
-def _result(released: Released, rolled_back: Exit = Exit.FAILED) -> Result:
+def result_of(released: Released, rolled_back: Exit = Exit.FAILED) -> Result:
     verb = "is released" if released.state == "released" else "has all orders again"
     current = released.current or "the workers without a version"
     facts: dict[str, Cell | None] = {
         "why": released.reason,
         "started again": released.started_again,
         "still failing": released.failing,
+        "no answer": released.unanswered,
     }
     status = Exit.DONE if released.state == "released" else rolled_back
     return Result(
         released.model_dump(mode="json"),
         lambda out: show(out, f"{current} {verb}", facts),
-        Exit.NEEDS_OPERATOR if released.failing else status,
+        Exit.NEEDS_OPERATOR if released.failing or released.unanswered else status,
     )
 
 

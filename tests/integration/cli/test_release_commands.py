@@ -1,7 +1,12 @@
 """starter.py release: what it refuses, and what it shows. tests/proof/releases runs whole releases."""
 
+from typing import Any
+
 import pytest
 
+from app.cli.command import Exit
+from app.cli.release import result_of
+from client.releases import Released
 from tests.integration.cli.conftest import Starter
 
 
@@ -28,3 +33,18 @@ async def test_a_deployment_that_is_not_there(starter: Starter) -> None:
         1,
         "no worker has ever polled as a version of nobody: see TEMPORAL_DEPLOYMENT_NAME\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("found", "to", "by_hand"),
+    [
+        ({"state": "released"}, Exit.DONE, Exit.DONE),
+        ({"state": "rolled_back"}, Exit.FAILED, Exit.DONE),
+        ({"state": "rolled_back", "failing": ("order-1",)}, Exit.NEEDS_OPERATOR, Exit.NEEDS_OPERATOR),
+        ({"state": "rolled_back", "unanswered": ("order-1",)}, Exit.NEEDS_OPERATOR, Exit.NEEDS_OPERATOR),
+    ],
+)
+def test_the_exit_status_tells_whether_runs_were_left_behind(found: dict[str, Any], to: Exit, by_hand: Exit) -> None:
+    """Of a release, and of a rollback by hand."""
+    released = Released.model_validate({"deployment": "d", "current": "1"} | found)
+    assert (result_of(released).status, result_of(released, Exit.DONE).status) == (to, by_hand)

@@ -12,9 +12,11 @@ from temporalio.testing import WorkflowEnvironment
 from app.wiring import open_worker
 from client import releases
 from client.releases import Plan, Released, canary_order, release, roll_back, view_deployment
-from gateways.worker_versions import polled_queues, set_ramp
-from orders.errors import NoAnswer, NotFound
-from tests.support.shop import Shop, eventually, open_shop
+from gateways import worker_versions
+from gateways.worker_versions import find_open, has_worked_on, polled_queues, set_current, set_ramp
+from orders.errors import InvalidInput, NoAnswer, NotFound
+from tests.support.catalogue import Catalogue
+from tests.support.shop import Shop, an_order, eventually, open_shop
 
 CANARY = canary_order("1", 2999, "usd")
 
@@ -26,9 +28,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def shop(database_url: str, temporal: WorkflowEnvironment) -> AsyncIterator[Shop]:
-    """Its worker is version 1 of a deployment; nothing is current."""
-    name = f"deployment-{uuid.uuid4().hex[:8]}"
-    async with open_shop(database_url, temporal, temporal_deployment_name=name, temporal_worker_build_id="1") as opened:
+    """Its worker is version 1 of a deployment; nothing is current. A customer may have one unfinished order."""
+    async with open_shop(
+        database_url,
+        temporal,
+        temporal_deployment_name=f"deployment-{uuid.uuid4().hex[:8]}",
+        temporal_worker_build_id="1",
+        customer_max_held_orders=1,
+    ) as opened:
         yield opened
 
 
@@ -40,6 +47,12 @@ async def another_version(shop: Shop, build_id: str) -> AsyncIterator[None]:
         worker,
     ):
         yield
+
+
+async def is_listed(shop: Shop, workflow_id: str) -> bool:
+    """Whether Temporal lists the run among those that version 2 has worked on."""
+    query = has_worked_on(shop.settings.temporal_deployment_name, "2")
+    return workflow_id in {each.workflow_id for each in await find_open(shop.client, shop.task_queue, query)}
 
 
 def plan(shop: Shop, build_id: str) -> Plan:
@@ -62,7 +75,7 @@ async def test_a_version_gets_the_orders_and_gives_them_back(shop: Shop) -> None
         assert (await release(shop.client, plan(shop, "2"), told.append)).current == "2"
         assert (await shop.place()).success
         back = await roll_back(shop.client, name, None, told.append, task_queue=shop.task_queue)
-        assert (back.state, back.current, back.failing) == ("rolled_back", "1", ())
+        assert (back.state, back.current, back.failing, back.unanswered) == ("rolled_back", "1", (), ())
         with pytest.raises(NotFound, match="no version"):  # a second rollback does not go forward again
             await roll_back(shop.client, name, None, told.append, task_queue=shop.task_queue)
     assert (await shop.place()).success
@@ -99,14 +112,51 @@ async def test_a_broken_invariant_takes_the_orders_back(shop: Shop) -> None:
 
 
 async def test_what_cannot_be_released_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A version that nobody is, and one beside which another is being ramped."""
+    """A version that nobody is; one that may break more than is listed; one beside which another is being ramped."""
     with monkeypatch.context() as soon:
         soon.setattr(releases, "POLLS_WITHIN", 0.1)
         with pytest.raises(NotFound, match="TEMPORAL_WORKER_BUILD_ID=9"):
             await release(shop.client, plan(shop, "9"), lambda _: None)
     name = shop.settings.temporal_deployment_name
+    await Catalogue(shop.pool).sell(*(f"P{number}" for number in range(101)))
+    await shop.pool.execute("UPDATE inventory SET reserved = 1 WHERE starts_with(product_id, 'P')")
     async with another_version(shop, "2"):
-        await eventually(lambda: polled_queues(shop.client, name, "2"), "version 2 polls")
+        with pytest.raises(NoAnswer, match="101 invariants are broken, and verify-orders lists only 100"):
+            await release(shop.client, plan(shop, "2"), lambda _: None)
         await set_ramp(shop.client, name, "2", 5)
         with pytest.raises(NoAnswer, match="2 is being ramped"):
             await release(shop.client, plan(shop, "1"), lambda _: None)
+        with pytest.raises(InvalidInput, match="2 is being ramped"):  # to go back further, end the ramp first
+            await roll_back(shop.client, name, "1", lambda _: None, task_queue=shop.task_queue)
+        assert (await view_deployment(shop.client, name)).ramping == "2"
+
+
+async def test_what_somebody_else_made_current_stays(shop: Shop) -> None:
+    """Another version is made current while the canaries go badly: the rollback must not take its orders away."""
+    name = shop.settings.temporal_deployment_name
+    async with another_version(shop, "2"):
+
+        async def make_another_current() -> None:
+            await shop.set_stock(0)
+            await set_current(shop.client, name, "1")
+
+        shop.hooks.when("reserve_stock", make_another_current)
+        with pytest.raises(NoAnswer, match="somebody else"):
+            await release(shop.client, plan(shop, "2"), lambda _: None)
+    assert (await view_deployment(shop.client, name)).current == "1"
+
+
+async def test_a_run_that_no_worker_answers_for_is_reported(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a rollback nobody knows whether the earlier version can replay it."""
+    name = shop.settings.temporal_deployment_name
+    async with another_version(shop, "2"):
+        await eventually(lambda: polled_queues(shop.client, name, "1"), "version 1 polls")
+        await eventually(lambda: polled_queues(shop.client, name, "2"), "version 2 polls")
+        await set_current(shop.client, name, "2")
+        run = await shop.start(an_order(paymentMethodId="pm_card_authenticationRequired"))
+        await eventually(lambda: is_listed(shop, run.id), "version 2 works on the order")
+        monkeypatch.setattr(releases, "SETTLES_WITHIN", 0.5)
+        with monkeypatch.context() as overloaded:
+            overloaded.setattr(worker_versions, "QUERY_TIMEOUT", timedelta(microseconds=1))
+            back = await roll_back(shop.client, name, "1", lambda _: None, task_queue=shop.task_queue)
+    assert (back.current, back.failing, back.unanswered) == ("1", (), (run.id,))
