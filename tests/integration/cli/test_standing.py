@@ -1,6 +1,7 @@
 """What the command line says of orders: where they stand, which there are, what needs an operator, and how it ends."""
 
 import asyncio
+import json
 import shlex
 from datetime import timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from sandbox.faults import Fault
 from tests.integration.cli.conftest import Said, Starter
 from tests.integration.cli.test_starter import DECLINED, NOBODY, an_empty_namespace
 from tests.support.scenarios import until_marked, until_stuck
-from tests.support.shop import Shop, an_order, eventually, new_order_id
+from tests.support.shop import CHARGES, FREE, Shop, an_order, eventually, new_order_id
 
 NO_DATABASE = {"DATABASE_URL": "postgresql://127.0.0.1:1/nothing"}
 PAGES = "http://127.0.0.1:8233/namespaces/default/workflows"
@@ -128,6 +129,23 @@ async def test_an_order_whose_id_was_used_again_stays_what_it_is(shop: Shop, sta
     assert [each["status"] for each in (await starter("list", "--json")).json if each["id"] == order_id] == [
         "processing"
     ]
+
+
+async def test_what_an_order_costs(shop: Shop, starter: Starter) -> None:
+    """Its total beside the placed order; its charges in its status; a free one has a price, and nothing to pay."""
+    charged, free = new_order_id(), new_order_id()
+    said = await starter("process-order", "-", "--order-id", charged, stdin=json.dumps(an_order(charges=CHARGES)))
+    assert "total 69.84 usd" in lines(said)
+    shown = " ".join(lines(await starter("status", charged)))
+    assert "price 69.84 usd: 59.98 usd products, 12.50 usd shipping (Express), " in shown
+    assert "-10.00 usd discount (WELCOME)" in shown
+
+    said = await starter("process-order", "-", "--order-id", free, "--json", stdin=json.dumps(FREE))
+    assert (said.json["paymentIntent"], said.json["total"], said.json["currency"]) == (None, 0, "usd")
+    assert await shop.status(free) == "processing"
+    assert "money nothing to pay" in lines(await starter("status", free))
+    listed = {each["id"]: each for each in (await starter("list", "--json")).json}
+    assert (listed[free]["total"], listed[free]["priced"]) == (0, True)
 
 
 async def test_an_order_under_way(shop: Shop, starter: Starter) -> None:
