@@ -10,14 +10,14 @@ unexport PYTHONPATH MYPYPATH
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up observe migrate test prove check format lock screenshots histories chaos negative-controls shape bench bench-server image check-image check-manifests dashboards check-monitoring check-kubernetes clean
+.PHONY: help install demo up observe migrate test prove check format lock screenshots histories chaos negative-controls shape bench bench-peers bench-server image check-image check-manifests dashboards check-monitoring check-kubernetes clean
 
 help: ## show these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: .venv/installed ## make .venv with everything the project needs, pinned by hash
 
-demo: install ## the local stack and eight orders, with their outcomes; KEEP=1 keeps it running, VERBOSE=1 shows every rule
+demo: install ## the local stack and orders of every kind, with their outcomes; KEEP=1 keeps it running, VERBOSE=1 shows every rule
 	@$(RUN) deploy.local.stack demo $(if $(KEEP),--keep) $(if $(VERBOSE),--verbose)
 
 up: install ## the local stack, a worker and the web process, until Ctrl-C
@@ -58,6 +58,7 @@ lock: install ## pin the newest versions that pyproject.toml allows
 	$(COMPILE) --group dev -c requirements.txt -c requirements-local.txt -o requirements-dev.txt
 	$(COMPILE) --group manifests -o requirements-manifests.txt
 	$(COMPILE) --group dashboards -o requirements-dashboards.txt
+	$(foreach each,dbos restate plots,$(COMPILE) --group bench-$(each) -c requirements.txt -c requirements-local.txt -o requirements-bench-$(each).txt;)
 
 screenshots: install ## take the pictures in docs/ from the real Web UI and the sandbox; needs Chromium
 	$(RUN) tests.tools.screenshots
@@ -74,8 +75,16 @@ negative-controls: install ## seed bugs on purpose, and see each caught by its t
 shape: install ## show what an order costs: stages, activities, events, time
 	$(RUN) tests.tools.shape
 
+BENCH := $(firstword $(wildcard .venv-bench/bin/python) $(BIN)/python) -m benchmarks
 bench: install ## how fast it is, beside what: at most ten minutes. PROFILE=full ENGINE=postgres ARGS=…; see docs/performance.md
-	@$(RUN) benchmarks run --profile $(or $(PROFILE),quick) --engine $(or $(ENGINE),dev) $(if $(PROFILE),,--minutes 9) $(ARGS)
+	@$(BENCH) run --profile $(or $(PROFILE),quick) --engine $(or $(ENGINE),dev) $(if $(PROFILE),,--minutes 9) $(ARGS)
+
+PEERS := $(foreach each,dbos restate plots,-r requirements-bench-$(each).txt)
+bench-peers: install ## make .venv-bench for the arms of DBOS and Restate, and for the plots; Restate needs npm
+	@$(PYTHON) -m venv .venv-bench
+	@echo "Installing DBOS, Restate and matplotlib into .venv-bench …"
+	@.venv-bench/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt -r requirements-local.txt $(PEERS)
+	@command -v npm >/dev/null && npm ci --silent --ignore-scripts --prefix benchmarks/restate_server || echo "Without npm: no server of Restate."
 
 TEMPORAL := go.temporal.io/server/cmd
 TEMPORAL_VERSION ?= v1.32.1

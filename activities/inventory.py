@@ -18,11 +18,13 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from gateways.group_commit import GroupCommit
+from gateways.held_stock import read_held
 from gateways.order_store import actor, existing_row, move_row, read_rows, write_event
 from gateways.postgres import LIMIT_LOCKS, LOCKED, Database
 from orders.errors import Unavailable
-from orders.models import CLOSED, ErrorCode, Line, OrderRow, ReservationRequest, Status, Terms
-from orders.money import MAX_AMOUNT, show
+from orders.holds import NO_LIMITS, Held, HoldLimits
+from orders.models import CLOSED, ErrorCode, Line, OrderCharge, OrderRow, ReservationRequest, Status, Terms
+from orders.money import MAX_AMOUNT, MIN_AMOUNT, show
 from saga import Step, StopUndo, local_first
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ FIND_LOCKED: Final = """
     SELECT product_id FROM inventory WHERE product_id = ANY($1::text[]) EXCEPT SELECT product_id FROM free
 """
 
-# An order without an error holds its lines; one with an error is rejected, and has none.
+# An order without an error holds its lines; one with an error is rejected, and has neither lines nor charges.
 WRITE_DECISIONS: Final = """
     WITH decided AS (
         SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[])
@@ -71,6 +73,9 @@ WRITE_DECISIONS: Final = """
     ), items AS (
         INSERT INTO order_items (order_id, product_id, quantity, price)
         SELECT order_id, product_id, quantity, price FROM lines
+    ), charges AS (
+        INSERT INTO order_charges (order_id, position, type, name, amount)
+        SELECT * FROM unnest($10::text[], $11::smallint[], $12::text[], $13::text[], $14::bigint[])
     ), holds AS (
         INSERT INTO reservations (order_id, product_id, quantity, state)
         SELECT order_id, product_id, quantity, 'held' FROM lines
@@ -166,6 +171,7 @@ class Decision(NamedTuple):
     refusal: Refusal | None
     lines: Sequence[Line] = ()
     prices: Sequence[int] = ()
+    charges: Sequence[OrderCharge] = ()
     total: int = 0
 
 
@@ -181,6 +187,7 @@ class Inventory:
         database: Database,
         terms: Terms,
         *,
+        hold_limits: HoldLimits = NO_LIMITS,
         must_be_sealed: bool = False,
         customer_tag: Callable[[str], str] | None = None,
     ) -> None:
@@ -189,11 +196,13 @@ class Inventory:
         Args:
             database: where orders and stock are.
             terms: written on every new order row. A row that exists keeps the terms it has.
+            hold_limits: the most that the unfinished orders of one customer may hold.
             must_be_sealed: whether an order that came to Temporal unencrypted is refused.
             customer_tag: what lists of runs call a customer; None: payloads are not encrypted.
         """
         self._database = database
         self._terms = terms
+        self._hold_limits = hold_limits
         self._must_be_sealed = must_be_sealed
         self._customer_tag = customer_tag
         self._reservations = GroupCommit(self._reserve, lambda asked: len(asked.request.lines))
@@ -291,10 +300,17 @@ class Inventory:
             await connection.execute(LIMIT_LOCKS)
             inserted = await self._insert_orders(connection, first.values())
             new = [asked for order_id, asked in first.items() if order_id in inserted]
+            held = await self._read_held(connection, new)
             products = await _lock_products(connection, _products_of(*new))
-            await _write(connection, decide(new, products))
+            await _write(connection, decide(new, products, self._hold_limits, held))
             rows = await read_rows(connection, first)
         return [rows[asked.request.order_id] for asked in batch]
+
+    async def _read_held(self, connection: "Connection", batch: Sequence[Asked]) -> dict[str, Held]:
+        """What the customers of the batch hold; nobody needs to know it without a limit."""
+        if not self._hold_limits.are_set:
+            return {}
+        return await read_held(connection, {asked.request.customer_id for asked in batch})
 
     async def _find_locked(self, products: frozenset[str]) -> frozenset[str]:
         """Those of the products that somebody else has locked; nobody waits for them again until they are free."""
@@ -321,16 +337,24 @@ class Inventory:
         return {record["id"] for record in records}
 
 
-def decide(batch: Iterable[Asked], products: Mapping[str, Product]) -> list[Decision]:
-    """What becomes of new orders for these products, each by what the ones before it leave."""
-    left, decisions = dict(products), []
+def decide(
+    batch: Iterable[Asked], products: Mapping[str, Product], limits: HoldLimits, held: Mapping[str, Held]
+) -> list[Decision]:
+    """What becomes of new orders for these products, each by what the ones before it leave.
+
+    `held` is what the customers hold already, whom the `limits` allow so much at a time.
+    """
+    left, holding, decisions = dict(products), dict(held), []
     for asked in batch:
-        lines = asked.request.lines
-        if refusal := asked.refusal or refusal_for(asked.request, left):
+        lines, customer = asked.request.lines, asked.request.customer_id
+        units = sum(line.quantity for line in lines)
+        mine = holding.get(customer, Held())
+        if refusal := asked.refusal or refusal_for(asked.request, left) or _beyond(limits, mine, units):
             decisions.append(Decision(asked, refusal))
             continue
+        holding[customer] = Held(mine.orders + 1, mine.units + units)
         prices = [left[line.product_id].price for line in lines]
-        decisions.append(Decision(asked, None, lines, prices, total_of(lines, left)))
+        decisions.append(Decision(asked, None, lines, prices, asked.request.charges, total_of(asked.request, left)))
         for line in lines:
             product = left[line.product_id]
             left[product.id] = product._replace(quantity=product.quantity - line.quantity)
@@ -361,14 +385,35 @@ def refusal_for(request: ReservationRequest, products: Mapping[str, Product]) ->
     ]
     if short:
         return Refusal(ErrorCode.OUT_OF_STOCK, "; ".join(short))
-    if total_of(request.lines, products) > MAX_AMOUNT:
-        return Refusal(ErrorCode.ORDER_TOO_LARGE, f"the most in one order is {show(MAX_AMOUNT, request.currency)}")
+    return _refusal_of_total(request, total_of(request, products))
+
+
+def _refusal_of_total(request: ReservationRequest, total: int) -> Refusal | None:
+    """Why nobody can pay this total. Discounts count against all that the order costs, not only its products."""
+    currency = request.currency
+    if total < 0:
+        text = f"the discounts are {show(-total, currency)} more than the products and the other charges"
+        return Refusal(ErrorCode.DISCOUNT_TOO_LARGE, text)
+    if total > MAX_AMOUNT:
+        return Refusal(ErrorCode.ORDER_TOO_LARGE, f"the most in one order is {show(MAX_AMOUNT, currency)}")
+    if 0 < total < (least := MIN_AMOUNT[currency]):
+        text = f"the total is {show(total, currency)}; the least that can be paid is {show(least, currency)}"
+        return Refusal(ErrorCode.AMOUNT_TOO_SMALL, text)
+    if total and not request.has_payment_method:
+        text = f"the total is {show(total, currency)}, and there is no payment method"
+        return Refusal(ErrorCode.PAYMENT_METHOD_REQUIRED, text)
     return None
 
 
-def total_of(lines: Sequence[Line], products: Mapping[str, Product]) -> int:
-    """The price of the cart by the catalogue, in minor units. A client's price is compared, never charged."""
-    return sum(line.quantity * products[line.product_id].price for line in lines)
+def _beyond(limits: HoldLimits, held: Held, units: int) -> Refusal | None:
+    excess = limits.excess(held, units)
+    return Refusal(ErrorCode.CUSTOMER_LIMIT, excess) if excess else None
+
+
+def total_of(request: ReservationRequest, products: Mapping[str, Product]) -> int:
+    """The cart by the catalogue and the charges, in minor units. A client's price is compared, never charged."""
+    lines = sum(line.quantity * products[line.product_id].price for line in request.lines)
+    return lines + sum(charge.amount for charge in request.charges)
 
 
 def _products_of(*batch: Asked) -> frozenset[str]:
@@ -389,6 +434,11 @@ async def _write(connection: "Connection", decisions: Sequence[Decision]) -> Non
         for each in decisions
         for line, price in zip(each.lines, each.prices, strict=True)
     ]
+    charged = [
+        (each.asked.request.order_id, position, charge)
+        for each in decisions
+        for position, charge in enumerate(each.charges, start=1)
+    ]
     await connection.execute(
         WRITE_DECISIONS,
         [each.asked.request.order_id for each in decisions],
@@ -400,6 +450,11 @@ async def _write(connection: "Connection", decisions: Sequence[Decision]) -> Non
         [line.product_id for _, line, _ in held],
         [line.quantity for _, line, _ in held],
         [price for _, _, price in held],
+        [order_id for order_id, _, _ in charged],
+        [position for _, position, _ in charged],
+        [charge.type for _, _, charge in charged],
+        [charge.name for _, _, charge in charged],
+        [charge.amount for _, _, charge in charged],
     )
 
 

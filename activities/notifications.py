@@ -1,7 +1,8 @@
 """Messages about orders: e-mail to customers, events for analytics, alerts to operators."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import httpx
@@ -11,12 +12,12 @@ from temporalio import activity
 
 from gateways import slack
 from gateways.http import post_json, raise_for_refusal, raise_unless_accepted
-from gateways.order_store import read_items, row_as_it_is, write_event
+from gateways.order_store import read_charges, read_items, row_as_it_is, write_event
 from gateways.postgres import FLUSH_LATER, Database
 from gateways.refund_store import read_refunded
 from orders.delivery import BUSINESS_DAYS, estimated_delivery
 from orders.errors import Unavailable
-from orders.models import KEPT, UNFINISHED, Alert, ErrorCode, Notification, NotificationKind, OrderRow
+from orders.models import KEPT, UNFINISHED, Alert, ErrorCode, Notification, NotificationKind, OrderCharge, OrderRow
 from orders.money import to_json_number
 
 if TYPE_CHECKING:
@@ -152,17 +153,41 @@ async def _body(
     connection: "Connection", row: OrderRow, notification: Notification, delivery: Mapping[str, object]
 ) -> dict[str, object]:
     items = await read_items(connection, row)
-    total = to_json_number(row.total, row.currency)
+    charges = await read_charges(connection, row.id)
     if notification.kind is NotificationKind.ANALYTICS:
-        properties = {"orderId": row.id, "total": total, "currency": row.currency, "items": len(items)}
+        properties = {"orderId": row.id, **_price(row, charges), **_sums(row, charges), "items": len(items)}
         return {"event": notification.kind, "userId": row.customer_id, "properties": properties}
     data: dict[str, object] = {"orderNumber": row.id}
     match notification.kind:
         case NotificationKind.CONFIRMATION:
-            data |= {"items": items, "total": total, "currency": row.currency, **delivery}
+            named = [_named(row, each) for each in charges]
+            data |= {"items": items, "charges": named, **_price(row, charges), **delivery}
         case NotificationKind.CANCELLED:
             refunded = to_json_number(await read_refunded(connection, row.id), row.currency)
             data |= {"refundAmount": refunded, "currency": row.currency}
         case NotificationKind.FAILED:
             data["reason"] = WHY_NOT.get(row.error_code, COULD_NOT)
     return {"to": notification.to, "template": notification.kind, "data": data}
+
+
+def _named(row: OrderRow, charge: OrderCharge) -> dict[str, object]:
+    """A charge as the customer reads it."""
+    return charge.model_dump() | {"amount": to_json_number(charge.amount, row.currency), "currency": row.currency}
+
+
+def _price(row: OrderRow, charges: Sequence[OrderCharge]) -> dict[str, object]:
+    """What the products cost, and what the order costs."""
+    subtotal = row.total - sum(each.amount for each in charges)
+    return {
+        "subtotal": to_json_number(subtotal, row.currency),
+        "total": to_json_number(row.total, row.currency),
+        "currency": row.currency,
+    }
+
+
+def _sums(row: OrderRow, charges: Sequence[OrderCharge]) -> dict[str, float]:
+    """The sum of the charges of each type that the order has."""
+    sums: Counter[str] = Counter()
+    for each in charges:
+        sums[each.type] += each.amount
+    return {type_: to_json_number(amount, row.currency) for type_, amount in sums.items()}

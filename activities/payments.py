@@ -68,7 +68,8 @@ class Payments:
     async def capture_payment(self, order_id: str) -> bool:
         """The pivot: claim the row (pending -> capturing), then capture. True: the order is paid.
 
-        False: the order is closed or being undone, and the caller must read its row. After the claim only a lost
+        Of a free order the claim is all of it. False: the order is closed or being undone, and the caller must read its
+        row. After the claim only a lost
         authorization turns the row to undoing: the PaymentIntent is canceled, or all that it took was refunded.
 
         Raises:
@@ -77,7 +78,7 @@ class Payments:
         row = await self._move(order_id, Status.PENDING, Status.CAPTURING, "claimed for capture")
         if row.status is not Status.CAPTURING:
             return row.status in PAID
-        if row.terms.capture_mode == "automatic":
+        if row.terms.capture_mode == "automatic" or row.is_free:
             return True
         intent = await self._gateway.capture(order_id, _intent_id(row))
         if intent.status == "succeeded":
@@ -100,8 +101,7 @@ class Payments:
             Permanent: the payment is lost, refunded, or settled by an operator; an operator must decide.
         """
         row = await self._read(order_id)
-        intent = await self._gateway.retrieve(row.payment_intent_id) if row.payment_intent_id else None
-        if intent is None or not await self._can_be_paid(row, intent):
+        if not row.is_free and not await self._can_be_paid(row):
             raise Permanent("the goods were shipped, but there is no authorization to capture", type="shipped_unpaid")
         async with self._database.transaction() as connection:
             await existing_row(connection, order_id)
@@ -131,8 +131,11 @@ class Payments:
             return await self._refund(order_id, intent)
         return UndoResult(note=f"{intent.id} voided")
 
-    async def _can_be_paid(self, row: OrderRow, intent: Intent) -> bool:
+    async def _can_be_paid(self, row: OrderRow) -> bool:
         """Whether the price can be captured, or was captured and is still there."""
+        if row.payment_intent_id is None:
+            return False
+        intent = await self._gateway.retrieve(row.payment_intent_id)
         if intent.status == "succeeded":
             return left_of(intent, await self._gateway.refunds(intent.id)) == row.total
         return _taken(intent) == row.total

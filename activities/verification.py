@@ -113,7 +113,7 @@ class Verification:
             return await read_snapshot(connection, orders, stock=False)
 
     async def _ask(self, snapshot: DatabaseSnapshot) -> tuple[ProviderRecords, dict[str, str]]:
-        """What the external services say of the orders that have a payment: without a payment nothing is shipped.
+        """What the external services say of the orders that have a payment, or that were to be shipped.
 
         Also the orders of which they say nothing that can be read, with the reasons.
         """
@@ -123,7 +123,7 @@ class Verification:
             async with turn:
                 return await self._payment(order), await self._shipment(order)
 
-        asked = [order for order in snapshot.orders if order.payment_intent_id]
+        asked = [order for order in snapshot.orders if order.payment_intent_id or order.requested]
         answers = await asyncio.gather(*(look(order) for order in asked), return_exceptions=True)
         found = [answer for answer in answers if not isinstance(answer, BaseException)]
         errors = {
@@ -137,8 +137,8 @@ class Verification:
         return records, {order_id: f"the order {order_id}: {reason(error)}" for order_id, error in errors.items()}
 
     async def _payment(self, order: OrderEntry) -> PaymentEntry | None:
-        """The payment with the stored id; None if Stripe does not know it."""
-        intent = await self._gateway.find(order.payment_intent_id or "")
+        """The payment with the stored id; None if there is none, or if Stripe does not know it."""
+        intent = await self._gateway.find(order.payment_intent_id) if order.payment_intent_id else None
         if intent is None:
             return None
         refunds = await self._gateway.refunds(intent.id) if intent.amount_received else []

@@ -42,6 +42,7 @@ from gateways.order_store import read_shop_id
 from gateways.postgres import ATTEMPTS_PER_CONNECTION, Database
 from gateways.spent_keys import SpentKeys
 from gateways.stripe import StripeGateway
+from orders.holds import HoldLimits
 from orders.models import Terms
 from orders.names import TASK_QUEUE, model_queue
 from orders.recommendations import IndexTarget
@@ -197,6 +198,7 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
         Inventory(
             database,
             terms_of(settings),
+            hold_limits=HoldLimits(settings.customer_max_held_orders, settings.customer_max_held_units),
             must_be_sealed=settings.payloads_must_be_sealed,
             customer_tag=lambda customer: customer_tags(client, customer)[0],
         ),

@@ -19,6 +19,9 @@ AT_ONCE: Final = 20  # orders whose runs are read at the same time
 READ_ORDERS: Final = """
     SELECT o.id, o.status, o.total, o.currency, o.payment_intent_id, o.fulfillment_id,
            o.parked_step IS NOT NULL AS parked,
+           o.fulfillment_requested_at IS NOT NULL AS requested,
+           (SELECT coalesce(sum(l.quantity * l.price), 0) FROM order_items l WHERE l.order_id = o.id)
+               + (SELECT coalesce(sum(c.amount), 0) FROM order_charges c WHERE c.order_id = o.id) AS price,
            extract(epoch FROM now() - o.created_at) AS age,
            extract(epoch FROM now() - coalesce(
                (SELECT max(e.at) FROM order_events e WHERE e.order_id = o.id AND e.to_status IS NOT NULL), o.created_at
@@ -79,7 +82,10 @@ class Stock(Model):
 
 
 class OrderEntry(Model):
-    """An order row. `total` is in minor units; `settled` are the steps that an operator skipped or resolved.
+    """An order row. `total` is in minor units, as is `price`, the sum of its items and charges.
+
+    `requested` says that the warehouse may have been asked to ship it; `settled` are the steps that an operator skipped
+    or resolved.
 
     `age` is the time since the order began, `unchanged` the time since its last change of status, both in seconds.
     `moves` are all changes of status; `notifications` are the kinds of messages, each with its state.
@@ -91,6 +97,8 @@ class OrderEntry(Model):
     currency: str
     payment_intent_id: str | None
     fulfillment_id: str | None
+    requested: bool
+    price: int
     parked: bool
     age: float
     unchanged: float

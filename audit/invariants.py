@@ -81,6 +81,14 @@ def settled_orders_hold_nothing(evidence: Evidence) -> Iterator[Finding]:
 # -------------------------------------------------------------------------------------------------------------- money
 
 
+def totals_add_up(evidence: Evidence) -> Iterator[Finding]:
+    """The total of an order is the sum of its items and its charges."""
+    for order in evidence.snapshot.orders:
+        if order.total != order.price:
+            total, price = show(order.total, order.currency), show(order.price, order.currency)
+            yield Finding(order.id, f"its total is {total}, its items and charges are {price}")
+
+
 def charged_in_full_or_not_at_all(evidence: Evidence) -> Iterator[Finding]:
     """An order is charged its total once, or nothing."""
     for order, payment in evidence.payments():
@@ -107,13 +115,13 @@ def only_the_rows_payment_has_money(evidence: Evidence) -> Iterator[Finding]:
 
 
 def paid_orders_are_whole(evidence: Evidence) -> Iterator[Finding]:
-    """A paid order is charged and shipped, and its customer has a confirmation, or operators know why not."""
+    """A paid order is charged, unless it is free; it is shipped; it is confirmed, or operators know why not."""
     charged = {order.id for order, payment in evidence.payments() if payment.net}
     shipped = {shipment.order_id for shipment in evidence.shipments()}
     for order in evidence.snapshot.orders:
         if order.status not in KEPT:
             continue
-        if order.id not in charged:
+        if order.total and order.id not in charged:
             yield Finding(order.id, f"{order.status}, but nothing is charged")
         if order.id not in shipped:
             yield Finding(order.id, f"{order.status}, but the warehouse has no shipment")
@@ -267,6 +275,7 @@ def _drives(workflow_id: str, order: OrderEntry) -> bool:
 IN_OPERATION: Final[tuple[Rule, ...]] = (
     stock_is_what_orders_say,
     settled_orders_hold_nothing,
+    totals_add_up,
     charged_in_full_or_not_at_all,
     refunded_at_most_what_was_charged,
     paid_orders_are_whole,
@@ -282,6 +291,7 @@ IN_OPERATION: Final[tuple[Rule, ...]] = (
 RULES_ABOUT: Final[Mapping[str, tuple[Rule, ...]]] = {
     "stock": (stock_is_conserved, stock_is_what_orders_say, settled_orders_hold_nothing),
     "money": (
+        totals_add_up,
         charged_in_full_or_not_at_all,
         refunded_at_most_what_was_charged,
         only_the_rows_payment_has_money,

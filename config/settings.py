@@ -35,6 +35,7 @@ SecretAddress = Annotated[SecretStr, IS_ADDRESS]
 
 LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
 MAX_PORT: Final = 65535
+MAX_HELD: Final = 1_000_000_000
 STRIPE_KEYS: Final = ("sk_test_", "rk_test_", "sk_live_", "rk_live_")
 
 
@@ -141,6 +142,12 @@ class Settings(PayloadSettings, DatabaseSettings):
 
     authentication_deadline_seconds: int = Field(
         default=15 * 60, ge=1, le=24 * 3600, description="How long a customer has to authenticate a payment (3DS)."
+    )
+    customer_max_held_orders: int = Field(
+        default=0, ge=0, le=MAX_HELD, description="How many unfinished orders one customer may have. 0: no limit."
+    )
+    customer_max_held_units: int = Field(
+        default=0, ge=0, le=MAX_HELD, description="How many units they may hold together. 0: no limit."
     )
     authentication_poll_seconds: int = Field(
         default=30, ge=1, le=3600, description="How often the run reads the payment meanwhile, in case no signal comes."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from temporalio import activity
 
 from orders.errors import Permanent, Unavailable
-from orders.models import CLOSED, GONE, UNFINISHED, ErrorCode, OrderRow, Status, Terms
+from orders.models import CLOSED, GONE, UNFINISHED, ErrorCode, OrderCharge, OrderRow, Status, Terms
 from orders.money import to_json_number
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ UNTIL_SETTLED: Final = timedelta(seconds=15)  # when to look again at an unfinis
 COUNT_RETRIES: Final = "SELECT count(*) FROM resolutions WHERE order_id = $1 AND step = $2 AND action = 'retry'"
 
 READ_LINES: Final = "SELECT product_id, quantity, price FROM order_items WHERE order_id = $1 ORDER BY product_id"
+
+READ_CHARGES: Final = "SELECT type, name, amount FROM order_charges WHERE order_id = $1 ORDER BY position"
 
 # The one statement that changes a status. A parked row waits for an operator: no late attempt moves it.
 MOVE: Final = """
@@ -140,6 +142,11 @@ async def read_items(connection: "Connection", row: OrderRow) -> list[dict[str, 
         }
         for line in await connection.fetch(READ_LINES, row.id)
     ]
+
+
+async def read_charges(connection: "Connection", order_id: str) -> list[OrderCharge]:
+    """What the order costs beside its lines, in the order in which the customer reads it."""
+    return [OrderCharge(**dict(charge)) for charge in await connection.fetch(READ_CHARGES, order_id)]
 
 
 async def move_row(  # noqa: PLR0913 (one transition has that many columns)

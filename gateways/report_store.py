@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from gateways.order_store import read_charges
 from gateways.warning_store import read_warnings
 from orders.models import BEING_UNDONE, Status
 from orders.order_report import (
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = """
     o.id, o.status, o.total, o.currency, o.created_at, o.parked_step, o.parked_reason, o.parked_by,
+    EXISTS (SELECT FROM order_items l WHERE l.order_id = o.id) AS priced,
     (
         SELECT max(e.at) FROM order_events e
         WHERE e.order_id = o.id AND starts_with(e.why, concat('parked at ', o.parked_step, ':'))
@@ -76,6 +78,7 @@ async def read_report(database: "Database", order_id: str) -> OrderReport | None
             **dict(row),
             parked=_parked(row),
             refunds={each["status"]: each["amount"] for each in refunds},
+            charges=tuple(await read_charges(connection, order_id)),
             notifications=tuple(
                 SentNotification(**dict(each)) for each in await connection.fetch(READ_NOTIFICATIONS, order_id)
             ),

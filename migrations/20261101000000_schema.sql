@@ -83,7 +83,7 @@ CREATE TABLE orders (
     status text NOT NULL CHECK (status IN (
         'pending', 'capturing', 'processing', 'shipped', 'delivered', 'undoing', 'cancelling',
         'rejected', 'failed', 'cancelled')),
-    total bigint NOT NULL DEFAULT 0 CHECK (total >= 0),  -- 0: closed before it had a price
+    total bigint NOT NULL DEFAULT 0 CHECK (total >= 0),  -- its items and charges; 0: free, or closed before it had a price
     currency text NOT NULL CONSTRAINT orders_currency_in_lower_case CHECK (currency ~ '^[a-z]{3}$'),
     capture_mode text NOT NULL CHECK (capture_mode IN ('manual', 'automatic')),
     terms jsonb NOT NULL,  -- what the order was promised when it was placed
@@ -107,7 +107,8 @@ CREATE TABLE orders (
 
     CONSTRAINT orders_payment_has_total CHECK (payment_intent_id IS NULL OR total > 0),
     CONSTRAINT orders_with_payment CHECK (
-        status NOT IN ('capturing', 'processing', 'shipped', 'delivered', 'cancelling') OR payment_intent_id IS NOT NULL),
+        status NOT IN ('capturing', 'processing', 'shipped', 'delivered', 'cancelling') OR payment_intent_id IS NOT NULL
+        OR total = 0),
     CONSTRAINT orders_undoing_has_closing CHECK (status <> 'undoing' OR closing IS NOT NULL),
     CONSTRAINT orders_being_undone CHECK (parked_step IS NULL OR status IN ('undoing', 'cancelling')),
     CONSTRAINT orders_cancelled_has_time CHECK ((status = 'cancelled') = (cancelled_at IS NOT NULL))
@@ -118,6 +119,9 @@ CREATE INDEX orders_customer ON orders (customer_id, created_at DESC);
 CREATE INDEX orders_created ON orders (created_at DESC, id);
 
 CREATE INDEX orders_unfinished ON orders (created_at)
+    WHERE status IN ('pending', 'capturing', 'undoing', 'cancelling');
+
+CREATE INDEX orders_unfinished_of_customer ON orders (customer_id)
     WHERE status IN ('pending', 'capturing', 'undoing', 'cancelling');
 
 CREATE INDEX orders_unchecked ON orders (created_at)
@@ -135,6 +139,17 @@ CREATE TABLE order_items (
     quantity integer NOT NULL CHECK (quantity > 0),
     price bigint NOT NULL CHECK (price > 0),
     PRIMARY KEY (order_id, product_id)
+);
+
+-- What an order costs beside its items, in the order in which the customer reads it.
+CREATE TABLE order_charges (
+    order_id text REFERENCES orders,
+    position smallint CHECK (position > 0),
+    type text NOT NULL CHECK (type IN ('shipping', 'tax', 'discount', 'fee')),
+    name text,
+    amount bigint NOT NULL,
+    PRIMARY KEY (order_id, position),
+    CONSTRAINT order_charges_sign CHECK (CASE type WHEN 'discount' THEN amount <= 0 ELSE amount >= 0 END)
 );
 
 CREATE TABLE reservations (
@@ -360,6 +375,6 @@ CREATE TABLE embedding_index (
 -- migrate:down
 
 DROP TABLE erasures, embedding_index, product_embeddings, webhook_events, reminders, notifications, spent_keys, payment_warnings,
-    resolutions, refunds, order_events, reservation_totals, reservations, order_items, orders, order_transitions,
+    resolutions, refunds, order_events, reservation_totals, reservations, order_charges, order_items, orders, order_transitions,
     stock_alerts, inventory, products, shop;
 DROP FUNCTION forget_orders, refuse_change, end_shortage, count_reservation, count_new_reservations;

@@ -20,13 +20,13 @@ END $$;
 
 GRANT USAGE ON SCHEMA public TO orders_app, orders_readonly, orders_catalogue, orders_privacy;
 GRANT SELECT ON
-    shop, products, inventory, stock_alerts, order_transitions, orders, order_items, reservations, reservation_totals,
-    order_events, refunds, resolutions, spent_keys, payment_warnings, notifications, reminders, webhook_events,
+    shop, products, inventory, stock_alerts, order_transitions, orders, order_items, order_charges, reservations,
+    reservation_totals, order_events, refunds, resolutions, spent_keys, payment_warnings, notifications, reminders, webhook_events,
     product_embeddings, embedding_index, schema_migrations
 TO orders_app, orders_readonly;
 
 -- What has happened cannot be changed or deleted.
-GRANT INSERT ON order_events, order_items, resolutions, webhook_events TO orders_app;
+GRANT INSERT ON order_events, order_items, order_charges, resolutions, webhook_events TO orders_app;
 GRANT INSERT, UPDATE ON
     orders, reservations, refunds, spent_keys, payment_warnings, notifications, reminders, stock_alerts, embedding_index
 TO orders_app;
@@ -46,8 +46,8 @@ GRANT EXECUTE ON FUNCTION forget_orders TO orders_privacy;
 -- The roles stay: another database of the cluster may use them.
 REVOKE EXECUTE ON FUNCTION forget_orders FROM orders_privacy;
 REVOKE ALL ON
-    erasures, shop, products, inventory, stock_alerts, order_transitions, orders, order_items, reservations, reservation_totals,
-    order_events, refunds, resolutions, spent_keys, payment_warnings, notifications, reminders, webhook_events,
+    erasures, shop, products, inventory, stock_alerts, order_transitions, orders, order_items, order_charges, reservations,
+    reservation_totals, order_events, refunds, resolutions, spent_keys, payment_warnings, notifications, reminders, webhook_events,
     product_embeddings, embedding_index, schema_migrations
 FROM orders_app, orders_readonly, orders_catalogue, orders_privacy;
 REVOKE USAGE ON SCHEMA public FROM orders_app, orders_readonly, orders_catalogue, orders_privacy;

@@ -11,6 +11,8 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from orders.money import to_json_number
+
 # ------------------------------------------------------------------------------------------------------- vocabulary
 
 
@@ -29,6 +31,15 @@ class Priority(StrEnum):
     STANDARD = "standard"
     EXPRESS = "express"
     OVERNIGHT = "overnight"
+
+
+class ChargeType(StrEnum):
+    """What an order costs beside its products."""
+
+    SHIPPING = "shipping"
+    TAX = "tax"
+    DISCOUNT = "discount"
+    FEE = "fee"
 
 
 class Status(StrEnum):
@@ -55,7 +66,7 @@ PAID: Final = KEPT | {Status.CANCELLING}
 SETTLED: Final = KEPT | CLOSED  # at rest: no run has to drive the order
 UNFINISHED: Final = frozenset(Status) - SETTLED
 BEING_UNDONE: Final = frozenset({Status.UNDOING, Status.CANCELLING})  # only these can be parked
-WITH_PAYMENT: Final = PAID | {Status.CAPTURING}  # the row always has a PaymentIntent
+WITH_PAYMENT: Final = PAID | {Status.CAPTURING}  # the row has a PaymentIntent, unless the order is free
 
 
 class ErrorCode(StrEnum):
@@ -67,6 +78,10 @@ class ErrorCode(StrEnum):
     OUT_OF_STOCK = "out_of_stock"
     PRICE_CHANGED = "price_changed"
     ORDER_TOO_LARGE = "order_too_large"
+    DISCOUNT_TOO_LARGE = "discount_too_large"
+    AMOUNT_TOO_SMALL = "amount_too_small"
+    PAYMENT_METHOD_REQUIRED = "payment_method_required"
+    CUSTOMER_LIMIT = "customer_limit"
     CARD_DECLINED = "card_declined"
     PAYMENT_REFUSED = "payment_refused"
     AUTHENTICATION_FAILED = "authentication_failed"
@@ -152,12 +167,17 @@ class Address(Model):
 
 
 class OrderOutcome(Model):
-    """What process-order answers. `payment_intent` is an id of Stripe, `fulfillment_id` an id of the warehouse."""
+    """What process-order answers. `payment_intent` is an id of Stripe, `fulfillment_id` an id of the warehouse.
+
+    `total` is what a placed order costs, as a JSON number with the decimals of its currency. A free one has no payment.
+    """
 
     success: bool
     order_id: str
     payment_intent: str | None = None
     fulfillment_id: str | None = None
+    total: float | None = None
+    currency: str | None = None
     error: str | None = None
     error_code: ErrorCode | None = None
 
@@ -230,19 +250,36 @@ class Line(Model):
     unit_price: int | None = None
 
 
+class OrderCharge(Model):
+    """What an order costs beside its products, in minor units; that of a discount is negative. `name` is for people."""
+
+    type: ChargeType
+    name: str | None = None
+    amount: int
+
+
 class Order(Model):
-    """A validated order, each product once. `request_hash` identifies its payload: another hash is a conflict."""
+    """A validated order, each product once. `request_hash` identifies its payload: another hash is a conflict.
+
+    `payment_method_id` is None if the caller expects the order to be free.
+    """
 
     id: str
     customer_id: str
     customer_email: str
-    payment_method_id: str
+    payment_method_id: str | None
     currency: str
     lines: tuple[Line, ...]
+    charges: tuple[OrderCharge, ...] = ()
     shipping_address: Address
     priority: Priority
     gift_message: str | None = None
     request_hash: str
+
+    @property
+    def payment(self) -> "PaymentRequest":
+        """What is to be paid with, unless the order is free. A reservation without a payment method is free."""
+        return PaymentRequest(order_id=self.id, payment_method_id=self.payment_method_id or "")
 
     @property
     def fulfillment(self) -> "FulfillmentRequest":
@@ -262,6 +299,8 @@ class Order(Model):
             customer_id=self.customer_id,
             currency=self.currency,
             lines=self.lines,
+            charges=self.charges,
+            has_payment_method=self.payment_method_id is not None,
             request_hash=self.request_hash,
         )
 
@@ -283,6 +322,8 @@ class ReservationRequest(Model):
     customer_id: str
     currency: str
     lines: tuple[Line, ...]
+    charges: tuple[OrderCharge, ...] = ()
+    has_payment_method: bool = True
     request_hash: str
     sealed: bool = False
 
@@ -319,6 +360,11 @@ class OrderRow(Model):
     customer_tag: str | None = None
 
     @property
+    def is_free(self) -> bool:
+        """Nothing is to be paid, so there is no payment. Also of an order that was closed before it had a price."""
+        return self.total == 0
+
+    @property
     def outcome(self) -> OrderOutcome:
         """What process-order answers once the row is paid or closed. It never changes.
 
@@ -329,6 +375,8 @@ class OrderRow(Model):
             order_id=self.id,
             payment_intent=self.payment_intent_id,
             fulfillment_id=self.fulfillment_id if self.placed else None,
+            total=to_json_number(self.total, self.currency) if self.placed else None,
+            currency=self.currency if self.placed else None,
             error=None if self.placed else self.error,
             error_code=None if self.placed else self.error_code,
         )

@@ -13,6 +13,18 @@ DECIMALS: Final = dict.fromkeys(TWO_DECIMALS, 2) | {"jpy": 0}
 # Stripe takes at most eight digits of minor units in one payment (docs.stripe.com/currencies).
 MAX_AMOUNT: Final = 99_999_999
 
+# The least that Stripe takes in one payment, in minor units (docs.stripe.com/currencies, "Minimum and maximum charge
+# amounts"). Where an account is settled in another currency, that one's minimum counts too: Stripe refuses, see
+# payment_refused.
+MIN_AMOUNT: Final = dict.fromkeys(TWO_DECIMALS, 50) | {
+    "dkk": 250,
+    "gbp": 30,
+    "jpy": 50,
+    "nok": 300,
+    "pln": 200,
+    "sek": 300,
+}
+
 MAX_DIGITS: Final = 20  # of an amount as the client writes it; decimal arithmetic rounds beyond 28
 
 
@@ -20,10 +32,11 @@ def to_minor(amount: Decimal, currency: str, field: str) -> int:
     """The amount in minor units, e.g. 29.99 usd -> 2999. `field` is named in errors.
 
     Raises:
-        InvalidInput: the amount has more decimals than the currency, or is not finite, negative or too large.
+        InvalidInput: the amount has more decimals than the currency, or is not finite or too large.
     """
-    if not amount.is_finite() or len(amount.as_tuple().digits) > MAX_DIGITS or not 0 <= amount <= MAX_AMOUNT:
-        raise InvalidInput([f"{field}: must be between 0 and {MAX_AMOUNT} minor units"])
+    digits = len(amount.as_tuple().digits)
+    if not amount.is_finite() or digits > MAX_DIGITS or not -MAX_AMOUNT <= amount <= MAX_AMOUNT:
+        raise InvalidInput([f"{field}: must be at most {MAX_AMOUNT} minor units"])
     minor = amount.scaleb(DECIMALS[currency])
     if minor != minor.to_integral_value():
         raise InvalidInput([f"{field}: {currency} has {DECIMALS[currency]} decimals"])

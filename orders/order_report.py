@@ -6,7 +6,7 @@ Amounts are in minor units; None: the database does not tell.
 from datetime import datetime
 from typing import Any, Final
 
-from orders.models import CLOSED, GONE, KEPT, PAYMENT_REFUSALS, ErrorCode, Model, Status, WarningKind
+from orders.models import CLOSED, GONE, KEPT, PAYMENT_REFUSALS, ErrorCode, Model, OrderCharge, Status, WarningKind
 from orders.money import DECIMALS, show, to_json_number
 from orders.refunds import FAILED, UNDER_WAY
 
@@ -23,18 +23,19 @@ class ParkedStep(Model):
 
 
 class ListedOrder(Model):
-    """An order as a list shows it. Its `total` is 0 if it was closed before it had a price."""
+    """An order as a list shows it. Its `total` is 0 if it is free, or if it was closed before it was `priced`."""
 
     id: str
     status: Status
     total: int
     currency: str
+    priced: bool = True
     created_at: datetime
     parked: ParkedStep | None = None
 
     @property
     def amount(self) -> str:
-        return show(self.total, self.currency) if self.total else "no price"
+        return show(self.total, self.currency) if self.priced else "no price"
 
     def as_json(self) -> dict[str, Any]:
         """For scripts: each amount as a number with decimals, as in the JSON of an order."""
@@ -87,9 +88,26 @@ class OrderReport(ListedOrder):
     error: str | None
     placed_at: datetime | None
     refunds: dict[str, int]
+    charges: tuple[OrderCharge, ...] = ()
     notifications: tuple[SentNotification, ...] = ()
     warnings: tuple[KeptWarning, ...] = ()
     resolutions: tuple[KeptResolution, ...] = ()
+
+    @property
+    def subtotal(self) -> int:
+        """What its products cost."""
+        return self.total - sum(charge.amount for charge in self.charges)
+
+    @property
+    def price(self) -> str | None:
+        """What the total is made of, in one line; None if it is that of the products alone."""
+        if not self.charges:
+            return None
+        parts = [f"{show(self.subtotal, self.currency)} products"]
+        for each in self.charges:
+            named = f" ({each.name})" if each.name else ""
+            parts.append(f"{show(each.amount, self.currency)} {each.type}{named}")
+        return f"{self.amount}: {', '.join(parts)}"
 
     @property
     def refunded(self) -> int:
@@ -126,6 +144,8 @@ class OrderReport(ListedOrder):
     @property
     def money(self) -> str:
         """Where the money is, in one line."""
+        if self.priced and not self.total:
+            return "nothing to pay"
         if self.captured:
             refunds = {
                 "refunded": self.refunded,
@@ -164,8 +184,18 @@ class OrderReport(ListedOrder):
         return f"settled by {said.actor}: {said.reason}" if said else None
 
     def as_json(self) -> dict[str, Any]:
-        warnings = [each.model_dump(mode="json") | {"amount": self._number(each.amount)} for each in self.warnings]
-        return super().as_json() | {"warnings": warnings, "money": self.money, "shipment": self.shipment}
+        """The same of what only the report has."""
+
+        def with_number(each: KeptWarning | OrderCharge) -> dict[str, Any]:
+            return each.model_dump(mode="json") | {"amount": self._number(each.amount)}
+
+        return super().as_json() | {
+            "subtotal": self._number(self.subtotal),
+            "charges": [*map(with_number, self.charges)],
+            "warnings": [*map(with_number, self.warnings)],
+            "money": self.money,
+            "shipment": self.shipment,
+        }
 
 
 def _camel(name: str) -> str:

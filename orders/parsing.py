@@ -24,7 +24,7 @@ from orders import money
 from orders.card_numbers import has_card_number
 from orders.countries import REQUIRED, is_required
 from orders.errors import InvalidInput, Unreadable
-from orders.models import Address, Line, Model, Order, Priority
+from orders.models import Address, ChargeType, Line, Model, Order, OrderCharge, Priority
 from orders.plain_text import has_markup, is_harmful, is_visible
 
 SEALED: Final = b"binary/encrypted"  # the encoding of an encrypted payload
@@ -38,6 +38,7 @@ MAX_INPUT: Final = 64 * 1024  # bytes
 MAX_DEPTH: Final = 20  # levels of nesting
 MAX_LINES: Final = 100
 MAX_UNITS: Final = 10_000  # of one product
+MAX_CHARGES: Final = 20
 ORDER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # no colon: ids of other runs are derived with one
 IDS: Final = {"orderId", "order_id", "customerId", "customer_id", "productId", "product_id"}  # the shop mints them
 PAYMENT_METHOD_IDS: Final = {"paymentMethodId", "payment_method_id"}
@@ -121,7 +122,8 @@ PaymentMethod = Annotated[str, StringConstraints(strict=True, pattern=PAYMENT_ME
 Country = Annotated[str, StringConstraints(strict=True, to_upper=True), AfterValidator(_known_country)]
 Currency = Annotated[str, StringConstraints(strict=True, to_lower=True), AfterValidator(_known_currency)]
 Units = Annotated[int, Field(strict=True, ge=1, le=MAX_UNITS)]
-Price = Annotated[Decimal, BeforeValidator(_number), Field(strict=True, ge=0)]
+Amount = Annotated[Decimal, BeforeValidator(_number), Field(strict=True)]
+Price = Annotated[Amount, Field(ge=0)]
 
 
 class Request(Model):
@@ -135,6 +137,24 @@ class ItemRequest(Request):
     product_id: Id
     quantity: Units
     price: Price | None = None
+
+
+class ChargeRequest(Request):
+    """What an order costs beside its products. The amount of a discount is negative, of anything else positive."""
+
+    type: ChargeType
+    name: OptionalText = None  # what the customer reads, e.g. the code of a coupon
+    amount: Amount
+
+    @field_validator("amount")
+    @classmethod
+    def _has_its_sign(cls, amount: Decimal, info: ValidationInfo) -> Decimal:
+        type_ = info.data.get("type")
+        if type_ is ChargeType.DISCOUNT and amount > 0:
+            raise ValueError("must not be above zero: it is a discount")
+        if type_ not in (None, ChargeType.DISCOUNT) and amount < 0:
+            raise ValueError("must not be below zero: only a discount is")
+        return amount
 
 
 class AddressRequest(Request):
@@ -165,7 +185,8 @@ class OrderRequest(Request):
     customer_email: Email
     # A list: of a tuple pydantic counts only the valid items.
     items: Annotated[list[ItemRequest], Field(min_length=1, max_length=MAX_LINES)]
-    payment_method_id: PaymentMethod
+    charges: Annotated[list[ChargeRequest], Field(default_factory=list, max_length=MAX_CHARGES)]
+    payment_method_id: PaymentMethod | None = None
     shipping_address: AddressRequest
     priority: Priority = Priority.STANDARD
     gift_message: OptionalMessage = None
@@ -256,14 +277,14 @@ def came_sealed(raw: RawValue | None) -> bool:
 
 
 def parse_order(order_id: str, data: object) -> Order:
-    """The order that `data` describes: prices in minor units, each product once.
+    """The order that `data` describes: amounts in minor units, each product once.
 
     Raises:
         InvalidInput: naming every field that is wrong.
     """
-    problems = [*_order_id_problems(order_id), *_card_number_problems(data)]
+    problems = [*_order_id_problems(order_id), *_card_number_problems(data), *_payment_problems(data)]
     request = validate(OrderRequest, data, problems)
-    lines = _merge(request)
+    lines, charges = _merge(request), _charges(request)
     return Order(
         id=order_id,
         customer_id=request.customer_id,
@@ -271,10 +292,11 @@ def parse_order(order_id: str, data: object) -> Order:
         payment_method_id=request.payment_method_id,
         currency=request.currency,
         lines=lines,
+        charges=charges,
         shipping_address=Address(**request.shipping_address.model_dump()),
         priority=request.priority,
         gift_message=request.gift_message,
-        request_hash=_fingerprint(request, lines),
+        request_hash=_fingerprint(request, lines, charges),
     )
 
 
@@ -367,10 +389,24 @@ def _merge(request: OrderRequest) -> tuple[Line, ...]:
     return tuple(lines[product] for product in sorted(lines))
 
 
-def _fingerprint(request: OrderRequest, lines: tuple[Line, ...]) -> str:
+def _charges(request: OrderRequest) -> tuple[OrderCharge, ...]:
+    """The charges in minor units, in the order in which the customer reads them."""
+    return tuple(
+        OrderCharge(
+            type=each.type,
+            name=each.name,
+            amount=money.to_minor(each.amount, request.currency, f"charges[{index}].amount"),
+        )
+        for index, each in enumerate(request.charges)
+    )
+
+
+def _fingerprint(request: OrderRequest, lines: tuple[Line, ...], charges: tuple[OrderCharge, ...]) -> str:
     # Without defaults: a field that a later version adds does not change the hashes of earlier orders.
-    asked = request.model_dump(mode="json", exclude={"items"}, exclude_defaults=True)
+    asked = request.model_dump(mode="json", exclude={"items", "charges"}, exclude_defaults=True)
     meaning = asked | {"lines": [line.model_dump() for line in lines]}
+    if charges:
+        meaning["charges"] = [charge.model_dump() for charge in charges]
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
@@ -378,6 +414,17 @@ def _order_id_problems(order_id: str) -> list[str]:
     if not ORDER_ID.fullmatch(order_id):
         return ["orderId: must be 1 to 64 letters, digits, dots, dashes or underscores, a letter or digit first"]
     return []
+
+
+def _payment_problems(data: object) -> list[str]:
+    """An order without a discount cannot be free. Whether one with a discount is, the catalogue's prices decide."""
+    if not isinstance(data, Mapping) or any(data.get(name) is not None for name in PAYMENT_METHOD_IDS):
+        return []
+    charges = data.get("charges")
+    each_charge = charges if isinstance(charges, list) else []
+    if any(isinstance(each, Mapping) and each.get("type") == ChargeType.DISCOUNT for each in each_charge):
+        return []
+    return ["paymentMethodId: is required, unless discounts make the order free"]
 
 
 def _card_number_problems(data: object) -> list[str]:

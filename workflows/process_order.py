@@ -34,7 +34,6 @@ with workflow.unsafe.imports_passed_through():
         OrderRow,
         OrderView,
         Payment,
-        PaymentRequest,
         PaymentState,
         Stage,
         Status,
@@ -97,7 +96,8 @@ class ProcessOrder:
         row = await self._reserve(order, saga)
         if row.request_hash == order.request_hash and row.status not in PAID | CLOSED:
             if row.status is Status.PENDING:
-                await self._authorize(order, row, saga)
+                if not row.is_free:
+                    await self._authorize(order, row, saga)
                 await self._fulfill(order, row, saga)
             elif row.status is not Status.CAPTURING:
                 raise OrderMoved
@@ -157,8 +157,7 @@ class ProcessOrder:
     async def _authorize(self, order: Order, row: OrderRow, saga: PlacingSaga) -> None:
         amount = show(row.total, row.currency)
         self._timeline.enter(Stage.AUTHORIZING, f"authorizing {amount}")
-        request = PaymentRequest(order_id=order.id, payment_method_id=order.payment_method_id)
-        payment = await saga.do(AUTHORIZE, request, amount)
+        payment = await saga.do(AUTHORIZE, order.payment, amount)
         self._row = row.model_copy(update={"payment_intent_id": payment.payment_intent_id})
         if payment.state is PaymentState.REQUIRES_ACTION:
             payment = await self._await_customer(row, payment, saga)

@@ -16,7 +16,7 @@ async def demo(
     *,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every invariant by its text.")] = False,
 ) -> Result:
-    """Place eight orders on the local stack, and check stock and money afterwards."""
+    """Place orders of every kind on the local stack, and check stock and money afterwards."""
     from deploy.local.demo import run_demo  # noqa: PLC0415 (it needs packages that only the local stack installs)
 
     session = await environment.connect()

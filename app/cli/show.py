@@ -23,6 +23,7 @@ from orders.models import (
     OrderOutcome,
     Status,
 )
+from orders.money import DECIMALS
 from orders.money import show as amount_of
 from orders.order_report import ListedOrder, OrderReport
 from orders.recommendations import IndexProgress, RecommendationsOutcome, Source
@@ -48,11 +49,18 @@ def show_order(out: Console, outcome: OrderOutcome, link: str) -> None:
         {
             "why": outcome.error,
             "another try": another_try(outcome),
+            "total": _total(outcome),
             "payment": outcome.payment_intent,
             "fulfillment": outcome.fulfillment_id,
             "Web UI": link,
         },
     )
+
+
+def _total(outcome: OrderOutcome) -> str | None:
+    if outcome.total is None or outcome.currency is None:
+        return None
+    return f"{outcome.total:.{DECIMALS[outcome.currency]}f} {outcome.currency}"
 
 
 def another_try(outcome: OrderOutcome) -> str | None:
@@ -151,6 +159,7 @@ def _show_report(out: Console, order: OrderReport) -> None:
     facts = {
         "why": order.error,
         "another try": _needs_new_id(order.status) if order.status in CLOSED else None,
+        "price": order.price,
         "money": order.money,
         "payment": order.payment_intent,
         "shipment": order.shipment,

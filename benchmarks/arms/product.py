@@ -33,4 +33,12 @@ def product(name: str, title: str, settings: Mapping[str, str]) -> Arm:
     return Arm(name=name, title=title, engine="temporal", worker=work, client=client, settings=settings)
 
 
+LOCAL_FIRST: Final = {"STEP_EXECUTION": "local-first"}
+
 PRODUCT: Final = product("product", "the product as it is by default", {})
+PRODUCT_LOCAL: Final = product("product-local", "the product, STEP_EXECUTION=local-first", LOCAL_FIRST)
+PRODUCT_FAST: Final = product(
+    "product-fast",
+    "the product, STEP_EXECUTION=local-first and WORKFLOW_SANDBOX=false",
+    LOCAL_FIRST | {"WORKFLOW_SANDBOX": "false"},
+)

@@ -3,12 +3,26 @@
 from typing import Final
 
 from benchmarks.arms.arm import Arm, is_installed
+from benchmarks.arms.dbos import DBOS_7, DBOS_18
 from benchmarks.arms.empty import EMPTY
 from benchmarks.arms.floor import FLOOR, FLOOR_LOCAL
 from benchmarks.arms.naive import NAIVE
-from benchmarks.arms.product import PRODUCT
+from benchmarks.arms.no_engine import HAND_ROLLED, NO_ENGINE
+from benchmarks.arms.product import PRODUCT, PRODUCT_FAST, PRODUCT_LOCAL
 
-ARMS: Final[tuple[Arm, ...]] = (EMPTY, FLOOR, FLOOR_LOCAL, NAIVE, PRODUCT)
+ARMS: Final[tuple[Arm, ...]] = (
+    EMPTY,
+    FLOOR,
+    FLOOR_LOCAL,
+    NAIVE,
+    PRODUCT,
+    PRODUCT_LOCAL,
+    PRODUCT_FAST,
+    NO_ENGINE,
+    HAND_ROLLED,
+    DBOS_7,
+    DBOS_18,
+)
 
 
 def missing(arm: Arm) -> str:

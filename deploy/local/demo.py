@@ -1,4 +1,4 @@
-"""The demo: eight orders with different outcomes on the local stack, the invariants, low stock and recommendations.
+"""The demo: orders with different outcomes on the local stack, the invariants, low stock and recommendations.
 
 It can run any number of times on the same data.
 """
@@ -124,6 +124,8 @@ def demo_orders(run: str) -> list[DemoOrder]:
 
     return [
         order("plain", "a plain order", "placed", plain),
+        order("charges", "with shipping, tax and a discount", "placed, for 63.31 usd", with_charges),
+        order("free", "a voucher pays for all of it", "placed, nothing to pay", free),
         order("stock", "more units than are in stock", "out_of_stock", more_than_in_stock),
         order("declined", "the card is declined", "card_declined", declined),
         order("3ds", "the customer must authenticate the payment, and does", "placed", authenticated),
@@ -216,6 +218,22 @@ class Demo:
 
 async def plain(demo: Demo, order_id: str) -> str:
     return _answer(await demo.submit(order_id))
+
+
+async def with_charges(demo: Demo, order_id: str) -> str:
+    charges = [
+        {"type": "discount", "name": "WELCOME10", "amount": -6.00},
+        {"type": "shipping", "name": "Standard", "amount": 4.95},
+        {"type": "tax", "name": "Sales tax", "amount": 4.38},
+    ]
+    outcome = await demo.submit(order_id, charges=charges)
+    return f"{_answer(outcome)}, for {outcome.total} {outcome.currency}"
+
+
+async def free(demo: Demo, order_id: str) -> str:
+    voucher = {"type": "discount", "name": "VOUCHER", "amount": -59.98}
+    outcome = await demo.submit(order_id, charges=[voucher], paymentMethodId=None)
+    return f"{_answer(outcome)}, {'nothing to pay' if outcome.payment_intent is None else outcome.payment_intent}"
 
 
 async def more_than_in_stock(demo: Demo, order_id: str) -> str:

@@ -302,7 +302,7 @@ async def demo(stack: Stack, options: Iterable[str], *, keep: bool) -> int:
     command = Command(name="The demo", argv=argv, log=None, env=environment)
     async with stack.running() as services, stack.programs(environment) as programs:
         _show(stack)
-        print_lines("\nPlacing eight orders …")
+        print_lines("\nPlacing orders of every kind …")
         async with running(command) as starter:
             if (ended := await first_to_end(*services, *programs, starter)) is not starter:
                 raise ended.ended()

@@ -196,6 +196,12 @@ WORKERS: Final = (
                 "s",
             ),
             Graph(
+                "Activities within workflow tasks (95 %)",
+                quantile(0.95, "temporal_local_activity_execution_latency_seconds", "activity_type"),
+                "{{activity_type}}",
+                "s",
+            ),
+            Graph(
                 "Attempts that failed, in a second",
                 rate("temporal_activity_execution_failed_total", "activity_type"),
                 "{{activity_type}}",

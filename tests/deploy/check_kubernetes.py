@@ -1,11 +1,12 @@
 """make check-kubernetes: a real API server takes the manifests, and refuses what it must refuse.
 
-    CRDS=FOLDER     the CustomResourceDefinitions of KEDA, if the server does not have them
+    CRDS=FOLDER     the CustomResourceDefinitions of KEDA and the Prometheus operator, if the server does not have them
 
 It asks the server that kubectl reaches, in a namespace that it makes and deletes. Without one it starts a
 kube-apiserver with etcd, if they are installed. Every request but the namespace is a dry run.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -20,10 +21,12 @@ from typing import Any, Final
 import yaml
 
 from deploy.local.process import free_ports
+from deploy.monitoring.prometheus_rule import prometheus_rule
+from tests.deploy.overlays import KUBERNETES, overlay_with_monitoring
 
-KUBERNETES: Final = Path(__file__).parents[2] / "deploy" / "kubernetes"
 NAMESPACE: Final = "order-sagas-check"
 SCALED_OBJECTS: Final = "crd/scaledobjects.keda.sh"
+OF_THE_OPERATOR: Final = ("crd/podmonitors.monitoring.coreos.com", "crd/prometheusrules.monitoring.coreos.com")
 START_SECONDS: Final = 90
 
 NAMESPACE_OBJECT: Final = f"""
@@ -82,15 +85,29 @@ def _check(server: Server) -> int:
     ]
     if crds := os.environ.get("CRDS"):
         server.run("apply", "--server-side", "-f", crds)
-        server.run("wait", "--for=condition=Established", "--timeout=30s", SCALED_OBJECTS)
-    if server.run("get", SCALED_OBJECTS).returncode == 0:
+        for each in (SCALED_OBJECTS, *OF_THE_OPERATOR):
+            server.run("wait", "--for=condition=Established", "--timeout=30s", each)
+    has_keda = _has(server, SCALED_OBJECTS)
+    if has_keda:
         keda = server.run("kustomize", str(KUBERNETES / "keda")).stdout
         checks.append(("the overlay keda is taken", _is_taken(server, keda)))
-    else:
-        sys.stdout.write("the overlay keda is skipped: the server lacks KEDA's CRDs; name their folder with CRDS=…\n")
+    if has_keda and _has(server, *OF_THE_OPERATOR):
+        with tempfile.TemporaryDirectory() as folder:
+            combined = server.run("kustomize", str(overlay_with_monitoring(Path(folder)))).stdout
+        checks.append(("keda with monitoring is taken", _is_taken(server, combined)))
+        checks.append(("the alerts are taken", _is_taken(server, json.dumps(prometheus_rule()))))
     for what, holds in checks:
         sys.stdout.write(f"{'ok' if holds else 'FAILED'}: {what}\n")
     return 0 if all(holds for _, holds in checks) else 1
+
+
+def _has(server: Server, *definitions: str) -> bool:
+    lacks = [each for each in definitions if server.run("get", each).returncode]
+    for each in lacks:
+        sys.stdout.write(
+            f"what needs {each} is skipped: the server lacks it; name the folder of the CRDs with CRDS=…\n"
+        )
+    return not lacks
 
 
 def _is_taken(server: Server, manifests: str) -> bool:

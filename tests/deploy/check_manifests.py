@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tests.deploy.overlays import KUBERNETES, overlay_with_monitoring
+
 ROOT: Final = Path(__file__).parents[2]
 DEPLOY: Final = ROOT / "deploy"
-BASE: Final = DEPLOY / "kubernetes" / "base"
-CODEC: Final = DEPLOY / "kubernetes" / "codec"
+BASE: Final = KUBERNETES / "base"
+CODEC: Final = KUBERNETES / "codec"
 BIN: Final = ROOT / ".venv-manifests" / "bin"
 VERSIONS: Final = (
     "1.32",
@@ -26,6 +28,7 @@ VERSIONS: Final = (
 def main() -> int:
     found = sorted(path for folder in (BASE, CODEC) for path in folder.glob("*.yaml"))
     files = [str(path) for path in found if path.name != "kustomization.yaml"]
+    files.append(str(KUBERNETES / "monitoring" / "network.yaml"))
     with tempfile.TemporaryDirectory() as folder:
         rendered = _rendered(Path(folder))
         checks = [
@@ -48,7 +51,8 @@ def _rendered(folder: Path) -> list[str]:
     if not kubectl:
         sys.stdout.write("rendering is skipped: it needs kubectl\n")
         return []
-    for path in (BASE, DEPLOY / "kubernetes" / "keda"):
+    (folder / "combined").mkdir()
+    for path in (BASE, KUBERNETES / "keda", overlay_with_monitoring(folder / "combined")):
         output = subprocess.check_output((kubectl, "kustomize", str(path)), cwd=ROOT)  # noqa: S603 (our own files)
         (folder / f"{path.name}.yaml").write_bytes(output)
     return [str(folder / "base.yaml")]

@@ -69,7 +69,7 @@ PODS: Final = [each["spec"]["template"]["spec"] for kind in ("Deployment", "Job"
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 
 
-@pytest.mark.parametrize("folder", ["base", "codec", "keda"])
+@pytest.mark.parametrize("folder", ["base", "codec", "keda", "monitoring"])
 def test_kustomize_finds_every_file(folder: str) -> None:
     """A manifest that no kustomization lists would never be applied."""
     (kustomization,) = documents(KUBERNETES / folder / "kustomization.yaml")
@@ -79,7 +79,8 @@ def test_kustomize_finds_every_file(folder: str) -> None:
     assert all(path.exists() for path in listed)
     assert files == {path for path in listed if path.is_file()}
     for patch in kustomization.get("patches", []):
-        assert patch["target"]["name"].removeprefix("order-sagas-") in DEPLOYMENTS
+        name = patch["target"].get("name")
+        assert name is None or name in {each["metadata"]["name"] for each in objects(patch["target"]["kind"])}
 
 
 def settings_of(environment: dict[str, str]) -> Settings:
@@ -157,6 +158,24 @@ def test_probes_ask_the_event_loop(name: str) -> None:
     assert probes["liveness"]["periodSeconds"] * probes["liveness"]["failureThreshold"] >= SILENT_SECONDS
     assert ports["health"] == int(config["data"]["HEALTH_ADDRESS"].rpartition(":")[2])
     assert name == "codec" or ports.get("http", 8410) == int(config["data"]["WEBHOOKS_PORT"])
+
+
+def test_prometheus_finds_what_the_settings_open() -> None:
+    """Port, jobs and NetworkPolicy of the component fit each other, and the names that alerts know."""
+    folder = KUBERNETES / "monitoring"
+    config, ports = (yaml.safe_load(each["patch"]) for each in documents(folder / "kustomization.yaml")[0]["patches"])
+    monitors = [each["spec"]["podMetricsEndpoints"] for each in documents(folder / "pod-monitors.yaml")]
+    (policy,) = documents(folder / "network.yaml")
+    jobs = yaml.safe_load((DEPLOY / "monitoring" / "prometheus.yml").read_text())["scrape_configs"]
+
+    assert config[0]["path"] == "/data/METRICS_ADDRESS"
+    address = Settings(metrics_address=config[0]["value"]).metrics_address
+    port = ports[0]["value"]
+    assert address == f"0.0.0.0:{port['containerPort']}"
+    assert policy["spec"]["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port["containerPort"]}]
+    assert [endpoint["port"] for (endpoint,) in monitors] == [port["name"]] * len(jobs)
+    named = [endpoint["relabelings"][0]["replacement"] for (endpoint,) in monitors]
+    assert named == [each["job_name"] for each in jobs]
 
 
 def test_the_autoscaler_watches_our_task_queues() -> None:

@@ -44,7 +44,8 @@ MISCOUNTED: Final = """
 
 READ_ORDERS: Final = """
     SELECT o.id, o.status,
-           coalesce((SELECT sum(l.quantity * l.price) FROM order_items l WHERE l.order_id = o.id), 0)::bigint AS price,
+           (coalesce((SELECT sum(l.quantity * l.price) FROM order_items l WHERE l.order_id = o.id), 0)
+               + coalesce((SELECT sum(c.amount) FROM order_charges c WHERE c.order_id = o.id), 0))::bigint AS price,
            EXISTS (SELECT FROM reminders m WHERE m.key = 'unconfirmed:' || o.id) OR EXISTS (
                SELECT FROM notifications n
                WHERE n.order_id = o.id AND n.kind = 'order_confirmation' AND n.state IN ('given_up', 'dropped')

@@ -12,7 +12,7 @@ from tests.proof import second_opinion as module
 from tests.proof.second_opinion import count_units, second_opinion
 from tests.support.manual_actions import refund_by_hand
 from tests.support.scenarios import REFUSED_ADDRESS
-from tests.support.shop import Shop, an_order
+from tests.support.shop import CHARGES, FREE, Shop, an_order
 
 OTHERS: Final = {"asyncpg", "collections", "httpx", "typing"}
 
@@ -31,6 +31,8 @@ async def test_four_tamperings_are_four_findings(shop: Shop, sandbox: httpx.Asyn
     for order_id in ("placed", "refunded", "called-off", "told-twice", "returned"):
         await shop.place(order_id=order_id)
     await shop.cancel("returned")
+    await shop.place(an_order(charges=CHARGES), "charged")
+    await shop.place(FREE, "free")
     await shop.place(an_order(paymentMethodId="pm_card_chargeDeclined"), "declined")
     await shop.place(an_order(shippingAddress=REFUSED_ADDRESS), "refused")
     assert await second_opinion(shop.pool, sandbox, units) == []

@@ -43,6 +43,17 @@ def an_order(**changes: Any) -> Payload:
     } | changes
 
 
+# What an order may cost beside its products: of `an_order`, 9.86 in all. And an order that is free.
+CHARGES: list[Payload] = [
+    {"type": "shipping", "name": "Express", "amount": 12.5},
+    {"type": "tax", "name": "Sales tax", "amount": 5.12},
+    {"type": "fee", "name": "Gift wrapping", "amount": 2.24},
+    {"type": "discount", "name": "WELCOME", "amount": -10},
+]
+VOUCHER: Payload = {"type": "discount", "name": "VOUCHER", "amount": -59.98}
+FREE: Payload = an_order(charges=[VOUCHER], paymentMethodId=None)
+
+
 @dataclass
 class Shop(Rows):
     """What a test does with the shop, and what it sees of it."""

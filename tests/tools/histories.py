@@ -30,7 +30,7 @@ from orders.parsing import parse_order, read_json
 from orders.recommendations import RecommendationsOutcome, Source
 from saga import Resolution
 from sandbox.faults import Fault
-from tests.support.shop import Shop, an_order, eventually, open_everything
+from tests.support.shop import FREE, Shop, an_order, eventually, open_everything
 
 FOLDER = Path(__file__).parent.parent / "histories"
 
@@ -106,6 +106,13 @@ async def authenticated(shop: Shop, order_id: str) -> list[str]:
     shop.world.stripe.account.authenticate((await shop.row(order_id))["payment_intent_id"], succeeds=True)
     await handle.signal("payment-updated")
     await handle.result()
+    return [order_id]
+
+
+@scenario
+async def given_away(shop: Shop, order_id: str) -> list[str]:
+    """An order that costs nothing has no payment."""
+    await shop.place(FREE, order_id)
     return [order_id]
 
 

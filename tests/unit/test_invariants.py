@@ -21,7 +21,7 @@ from sandbox.world import World
 from tests.support.invariants import SEEDED
 from tests.support.scenarios import REFUSED_ADDRESS, final_error, until_stage, until_stuck
 from tests.support.servers import copy_database
-from tests.support.shop import Shop, an_order, eventually, open_shop
+from tests.support.shop import CHARGES, FREE, Shop, an_order, eventually, open_shop
 
 NEEDS_3DS: Final = an_order(paymentMethodId="pm_card_authenticationRequired")
 
@@ -81,6 +81,11 @@ async def orders_of_every_kind(shop: Shop) -> tuple[str, ...]:
     await shop.cancel("returned")
     await shop.place(an_order(paymentMethodId="pm_card_pendingRefund"), "refund-pending")
     await shop.cancel("refund-pending")
+    await shop.place(an_order(charges=CHARGES), "charged")
+    await shop.place(FREE, "free")
+    await shop.place(FREE | {"shippingAddress": REFUSED_ADDRESS}, "free-refused")
+    await shop.place(FREE, "free-returned")
+    await shop.cancel("free-returned")
     halfway = await shop.start(NEEDS_3DS, "cancelled-halfway")
     await until_stage(halfway, Stage.AWAITING_CUSTOMER)
     await shop.cancel("cancelled-halfway")
@@ -119,7 +124,7 @@ def found(evidence: Evidence) -> set[tuple[str, str]]:
 async def test_orders_of_every_kind_break_no_rule(mixed: Mixed) -> None:
     """Placed, refused, undone, cancelled, parked, waiting, resolved by an operator, with a goodwill refund."""
     statuses = {order.id: order.status for order in (await mixed.evidence()).snapshot.orders}
-    assert len(statuses) == 12
+    assert len(statuses) == 16
     assert (statuses["parked"], statuses["authenticating"], statuses["settled-by-hand"]) == (
         *("cancelling", "pending"),
         "rejected",
@@ -145,7 +150,16 @@ IN_DATABASE: Final = [
         """UPDATE reservations SET state = 'held' WHERE order_id = 'refused';
         UPDATE inventory SET reserved = reserved + 2, quantity = quantity - 2 WHERE product_id = '1'""",
     ),
-    ("charged_in_full_or_not_at_all", "placed", "UPDATE orders SET total = total + 1 WHERE id = 'placed'"),
+    ("totals_add_up", "refused", "UPDATE orders SET total = total + 1 WHERE id = 'refused'"),
+    ("totals_add_up", "charged", "UPDATE order_charges SET amount = amount + 1 WHERE type = 'tax'"),
+    ("totals_add_up", "charged", "DELETE FROM order_charges WHERE (order_id, position) = ('charged', 3)"),
+    ("totals_add_up", "free", "DELETE FROM order_charges WHERE order_id = 'free'"),
+    (
+        "charged_in_full_or_not_at_all",
+        "placed",
+        """UPDATE orders SET total = total + 1 WHERE id = 'placed';
+        INSERT INTO order_charges VALUES ('placed', 1, 'fee', NULL, 1)""",
+    ),
     ("charged_in_full_or_not_at_all", "placed", "UPDATE orders SET currency = 'eur' WHERE id = 'placed'"),
     (
         "paid_orders_are_whole",
@@ -268,6 +282,19 @@ def forget_a_payment(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
     patch.delitem(mixed.world.stripe.account.intents, mixed.intent("declined").id)
 
 
+def charge_for_nothing(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    payment = replace(mixed.intent("placed"), id="pi_free", metadata={"order_id": "free"})
+    patch.setitem(mixed.world.stripe.account.intents, payment.id, payment)
+
+
+def lose_a_free_shipment(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    ship(mixed, patch, "free", "free", status="cancelled")
+
+
+def ship_a_free_closed_order(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    ship(mixed, patch, "free-returned", "free-returned", status="shipped")
+
+
 def ship_twice(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
     ship(mixed, patch, "again", "placed")
 
@@ -297,6 +324,9 @@ AT_THE_EXTERNAL_SERVICES: Final[list[tuple[str, str, Plant]]] = [
     ("charged_in_full_or_not_at_all", "placed", charge_more),
     ("refunded_at_most_what_was_charged", "returned", refund_too_much),
     ("only_the_rows_payment_has_money", "placed", charge_twice),
+    ("only_the_rows_payment_has_money", "free", charge_for_nothing),
+    ("paid_orders_are_whole", "free", lose_a_free_shipment),
+    ("closed_orders_are_empty", "free-returned", ship_a_free_closed_order),
     ("paid_orders_are_whole", "placed", lose_the_charge),
     ("paid_orders_are_whole", "goodwill", refund_a_paid_order),
     ("paid_orders_are_whole", "placed", lose_the_shipment),

@@ -46,6 +46,8 @@ def settled(step: str, action: str = "resolved") -> dict[str, Any]:
         ("capturing", BEFORE, "59.98 usd authorized, being captured"),
         ("pending", BEFORE | {"capture_mode": "automatic"}, "59.98 usd captured"),
         ("processing", PAID, "59.98 usd captured"),
+        ("processing", PAID | {"total": 0, "payment_intent": None}, "nothing to pay"),
+        ("rejected", {"total": 0, "priced": False}, "nothing charged"),
         ("failed", BEFORE | {"refunds": {"succeeded": 3000}}, "30.00 usd captured, 30.00 usd refunded"),
         (
             "undoing",
@@ -101,3 +103,18 @@ def test_amounts_for_scripts() -> None:
     names = ("total", "authorized", "captured", "refunded", "refundPending", "refundFailed")
     assert [found[name] for name in names] == [59.98, None, 0.0, 0.0, 0.0, 0.0]
     assert report("pending", currency="jpy").as_json()["total"] == 5998
+
+
+def test_what_a_total_is_made_of() -> None:
+    """The products and each charge, which make up the total; nothing is said of an order without charges."""
+    charges = [{"type": "shipping", "name": "Express", "amount": 500}, {"type": "discount", "amount": -1000}]
+    text = "54.98 usd: 59.98 usd products, 5.00 usd shipping (Express), -10.00 usd discount"
+    priced = report("pending", total=5498, charges=charges)
+
+    assert (priced.price, report("pending").price) == (text, None)
+    shown = priced.as_json()
+    assert (shown["total"], shown["subtotal"], [each["amount"] for each in shown["charges"]]) == (
+        54.98,
+        59.98,
+        [5, -10],
+    )

@@ -9,11 +9,13 @@ import pytest
 from client.orders import read_order
 from orders.errors import InvalidInput
 from orders.models import Line, Order
-from orders.parsing import MAX_INPUT, MAX_LINES, MAX_UNITS, parse_cancel, parse_order, read_json
+from orders.parsing import MAX_CHARGES, MAX_INPUT, MAX_LINES, MAX_UNITS, parse_cancel, parse_order, read_json
 from tests.support.shop import an_order
 
 ITEM = {"productId": "1", "quantity": 2, "price": 29.99}
 ADDRESS = an_order()["shippingAddress"]
+SHIPPING = {"type": "shipping", "name": "Express", "amount": 5}
+DISCOUNT = {"type": "discount", "amount": -10.5}
 
 
 def parse(data: Any, order_id: str = "o1") -> Order:
@@ -72,6 +74,25 @@ def test_the_references_payload() -> None:
         ({"giftMessage": "x" * 501}, "giftMessage"),
         ({"giftMessage": "<b>x</b>"}, "giftMessage"),
         ({"giftMessage": "4242-4242-4242-4242"}, "giftMessage"),
+        ({"charges": 5}, "charges"),
+        ({"charges": None}, "charges"),
+        ({"charges": [SHIPPING] * (MAX_CHARGES + 1)}, "charges"),
+        ({"charges": [5]}, "charges[0]"),
+        ({"charges": [{"type": "shipping"}]}, "charges[0].amount"),
+        ({"charges": [{"amount": 5}]}, "charges[0].type"),
+        ({"charges": [SHIPPING, SHIPPING | {"type": "gift"}]}, "charges[1].type"),
+        ({"charges": [SHIPPING | {"amount": -0.01}]}, "charges[0].amount"),
+        ({"charges": [SHIPPING | {"amount": 5.001}]}, "charges[0].amount"),
+        ({"charges": [SHIPPING | {"amount": "5"}]}, "charges[0].amount"),
+        ({"charges": [SHIPPING | {"amount": True}]}, "charges[0].amount"),
+        ({"charges": [SHIPPING | {"amount": 100_000_000}]}, "charges[0].amount"),
+        ({"charges": [DISCOUNT | {"amount": 0.01}]}, "charges[0].amount"),
+        ({"charges": [DISCOUNT | {"amount": -100_000_000}]}, "charges[0].amount"),
+        ({"charges": [DISCOUNT | {"name": "a\nb"}]}, "charges[0].name"),
+        ({"charges": [DISCOUNT | {"name": "4242424242424242"}]}, "charges[0].name"),
+        ({"charges": [DISCOUNT | {"percent": 10}]}, "charges[0].percent"),
+        ({"charges": [SHIPPING], "paymentMethodId": None}, "paymentMethodId"),
+        ({"charges": 5, "paymentMethodId": None}, "paymentMethodId"),
         ({"priority": "now"}, "priority"),
         ({"currency": "xxx"}, "currency"),
         ({"currency": "jpy"}, "items[0].price"),
@@ -85,6 +106,33 @@ def test_each_wrong_field_is_named(changes: dict[str, Any], field: str) -> None:
 
     assert any(problem.startswith(f"{field}: ") for problem in problems), problems
     assert "4242" not in "".join(problems)
+
+
+def test_charges_in_minor_units() -> None:
+    """In their order; nothing is rounded, and zero is an amount of either sign."""
+    free = {"type": "tax", "amount": 0}
+    order = parse(an_order(charges=[SHIPPING, DISCOUNT, free, DISCOUNT | {"amount": -0.0}]))
+
+    assert [(each.type, each.name, each.amount) for each in order.charges] == [
+        ("shipping", "Express", 500),
+        ("discount", None, -1050),
+        ("tax", None, 0),
+        ("discount", None, 0),
+    ]
+
+
+@pytest.mark.parametrize("method", [{}, {"paymentMethodId": None}])
+def test_an_order_with_a_discount_needs_no_payment_method(method: dict[str, Any]) -> None:
+    """Whether it is free, the catalogue's prices decide."""
+    payload = {name: value for name, value in an_order().items() if name != "paymentMethodId"}
+    assert parse(payload | method | {"charges": [DISCOUNT]}).payment_method_id is None
+
+
+def test_an_order_without_charges_has_its_old_fingerprint() -> None:
+    """A client that repeats an order after an update must not get a conflict."""
+    known = "824f608f"
+    assert parse(an_order()).request_hash.startswith(known)
+    assert parse(an_order(charges=[])).request_hash.startswith(known)
 
 
 def test_all_problems_are_named_at_once() -> None:
@@ -212,6 +260,7 @@ def test_the_same_meaning_has_the_same_fingerprint(one: dict[str, Any], other: d
         {"shippingAddress": ADDRESS | {"company": "Analytical Engines"}},
         {"shippingAddress": ADDRESS | {"phone": "+1 415 555 0123"}},
         {"giftMessage": "Happy birthday"},
+        {"charges": [SHIPPING]},
         {"shippingAddress": ADDRESS | {"country": "CA"}},
         {"priority": "express"},
     ],
@@ -219,6 +268,20 @@ def test_the_same_meaning_has_the_same_fingerprint(one: dict[str, Any], other: d
 def test_another_meaning_has_another_fingerprint(change: dict[str, Any]) -> None:
     """Each field changes the hash."""
     assert parse(an_order(**change)).request_hash != parse(an_order()).request_hash
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"type": "fee"}, {"name": "Standard"}, {"amount": 5.01}],
+)
+def test_another_charge_has_another_fingerprint(change: dict[str, Any]) -> None:
+    """Each field of a charge changes the hash, and so does the order of the charges; its spelling does not."""
+    hashes = [
+        parse(an_order(charges=charges)).request_hash
+        for charges in ([SHIPPING, DISCOUNT], [SHIPPING | change, DISCOUNT], [DISCOUNT, SHIPPING])
+    ]
+    assert len({*hashes}) == 3
+    assert parse(an_order(charges=[SHIPPING | {"amount": 5.0}, DISCOUNT])).request_hash == hashes[0]
 
 
 def test_a_request_to_cancel() -> None:

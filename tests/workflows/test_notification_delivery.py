@@ -25,7 +25,7 @@ from tests.support.scenarios import (
     outage,
     until_marked,
 )
-from tests.support.shop import Payload, Shop, an_order, eventually, open_shop
+from tests.support.shop import CHARGES, Payload, Shop, an_order, eventually, open_shop
 
 O = "o1"  # noqa: E741 (the one order of each test)
 
@@ -179,7 +179,13 @@ async def test_amounts_are_exact_json_numbers(shop: Shop) -> None:
     confirmation = shop.world.inbox.emails[0].data
     assert confirmation["total"] == 104.47
     assert [item["price"] for item in confirmation["items"]] == [29.99, 14.5]  # type: ignore[union-attr,call-overload,index]
-    assert shop.world.inbox.events[0].properties == {"orderId": O, "total": 104.47, "currency": "usd", "items": 2}
+    assert shop.world.inbox.events[0].properties == {
+        "orderId": O,
+        "subtotal": 104.47,
+        "total": 104.47,
+        "currency": "usd",
+        "items": 2,
+    }
 
     await shop.cancel(O)
     assert shop.world.inbox.emails[-1].data == {"orderNumber": O, "refundAmount": 104.47, "currency": "usd"}
@@ -188,7 +194,7 @@ async def test_amounts_are_exact_json_numbers(shop: Shop) -> None:
 async def test_every_amount_has_its_currency(shop: Shop) -> None:
     """Beside it, in each JSON object that an external service gets: 29.99 says nothing by itself."""
     await shop.pool.execute("UPDATE products SET currency = 'jpy' WHERE id = '4'")
-    await shop.place(order_id=O)
+    await shop.place(an_order(charges=CHARGES), O)
     await shop.place(an_order(items=[{"productId": "4", "quantity": 2}], currency="JPY"), "in-yen")
     for order_id in (O, "in-yen"):
         await shop.cancel(order_id)
@@ -200,7 +206,7 @@ async def test_every_amount_has_its_currency(shop: Shop) -> None:
     assert not [each for each in others if any(isinstance(value, float) for value in each.values())]
 
 
-AMOUNTS = {"price", "total", "refundAmount"}
+AMOUNTS = {"price", "amount", "subtotal", "total", "refundAmount"}
 
 
 def objects_of(body: Any) -> Iterator[dict[str, Any]]:
@@ -215,7 +221,8 @@ async def test_analytics_is_told_in_the_reference_shape(shop: Shop) -> None:
     await shop.place(order_id=O)
     [event] = shop.world.inbox.events
     assert (event.event, event.user_id) == ("order_placed", "cus_123")
-    assert event.properties == {"orderId": O, "total": 59.98, "currency": "usd", "items": 1}
+    price = {"subtotal": 59.98, "total": 59.98, "currency": "usd"}
+    assert event.properties == {"orderId": O, **price, "items": 1}
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ async def test_lists_show_where_an_order_stands(shop: Shop) -> None:
     ("payload", "shown", "told"),
     [
         (an_order(), "placed", "the order is placed"),
-        ({"customerId": "cus_123"}, "rejected: invalid_order", "rejected: customerEmail: is required"),
+        ({"customerId": "cus_123"}, "rejected: invalid_order", "rejected: paymentMethodId: is required"),
         (
             an_order(items=[{"productId": "5", "quantity": 2}]),
             "rejected: out_of_stock",

@@ -37,7 +37,7 @@ from orders.verification import VerifyReport, Violation
 from sandbox.faults import Fault
 from tests.support.scenarios import REFUSED_ADDRESS, final_error, until_attempts, until_stage, until_stuck
 from tests.support.schedules import passing_schedules
-from tests.support.shop import Shop, an_order, eventually
+from tests.support.shop import FREE, Shop, an_order, eventually
 from workflows.verify_orders import MAX_OUTAGES, PAGE
 
 NEEDS_3DS = an_order(paymentMethodId="pm_card_authenticationRequired")
@@ -46,6 +46,9 @@ NEEDS_3DS = an_order(paymentMethodId="pm_card_authenticationRequired")
 async def test_a_shop_in_order(shop: Shop) -> None:
     """Orders of every kind, settled and under way; no alert is sent."""
     await shop.place(order_id="placed")
+    await shop.place(FREE, "free")
+    await shop.place(FREE, "free-returned")
+    await shop.cancel("free-returned")
     await shop.place(an_order(items=[{"productId": "5", "quantity": 2}]), "too-many")
     await shop.place(an_order(paymentMethodId="pm_card_chargeDeclined"), "declined")
     await shop.place(an_order(shippingAddress=REFUSED_ADDRESS), "refused")
@@ -59,7 +62,7 @@ async def test_a_shop_in_order(shop: Shop) -> None:
     run = await start(shop)
 
     assert await report_of(run) == VerifyReport(
-        checked=7, count=0, violations=(), rules={rule.__name__: rule.__doc__ or "" for rule in IN_OPERATION}
+        checked=9, count=0, violations=(), rules={rule.__name__: rule.__doc__ or "" for rule in IN_OPERATION}
     )
     assert len(shop.world.inbox.alerts) == alerts
     assert await attention(run) is None

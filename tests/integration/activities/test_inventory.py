@@ -12,7 +12,10 @@ from activities.order_state import OrderState
 from gateways.order_store import move_row
 from orders.errors import Permanent, Unavailable
 from orders.models import Line, Park, Status
+from orders.money import DECIMALS, MIN_AMOUNT
+from sandbox import stripe_params
 from tests.support.activity_bench import ActivityBench, order_of
+from tests.support.shop import CHARGES
 
 ONE, TWO, GLOBES = ({"productId": id_, "quantity": 2} for id_ in ("1", "2", "5"))
 
@@ -43,7 +46,11 @@ async def test_a_cart_of_fifty_costs_as_many_statements_as_a_cart_of_one(bench: 
     await bench.pool.execute("INSERT INTO inventory SELECT 'p' || n, 'P', 9, 0, 0 FROM generate_series(1, 50) n")
     counts = []
     for n, size in enumerate((1, 1, 50)):  # a connection's first time also looks types up
-        order = order_of(f"o{n}", items=[{"productId": f"p{i + 1}", "quantity": 1} for i in range(size)])
+        order = order_of(
+            f"o{n}",
+            items=[{"productId": f"p{i + 1}", "quantity": 1} for i in range(size)],
+            charges=CHARGES[: size // 10],
+        )
         bench.database.statements.clear()
         await bench.reserve(order)
         reserved = len(bench.database.statements)
@@ -84,6 +91,54 @@ async def test_a_rejection_names_every_problem_and_holds_nothing(
     assert await bench.reserve(order) == row
     assert await bench.stock() == (10100, 0)
     assert not await bench.pool.fetchval("SELECT count(*) FROM reservations")
+
+
+async def test_a_total_is_the_cart_and_its_charges(bench: ActivityBench) -> None:
+    """The charges are kept in their order, and a second attempt adds none."""
+    order = order_of(charges=CHARGES)
+    row = await bench.reserve(order)
+
+    assert await bench.reserve(order) == row
+    assert row.total == 5998 + 986
+    kept = await bench.pool.fetch("SELECT type, name, amount FROM order_charges ORDER BY position")
+    assert [tuple(each) for each in kept] == [(each.type, each.name, each.amount) for each in order.charges]
+
+
+DISCOUNT = {"type": "discount", "amount": -59.98}
+SHIPPING = {"type": "shipping", "amount": 10}
+
+
+@pytest.mark.parametrize(
+    ("charges", "method", "code", "text"),
+    [
+        ([DISCOUNT], None, None, ""),
+        ([DISCOUNT], "pm_123", None, ""),
+        ([DISCOUNT, SHIPPING | {"amount": 0.5}], "pm_123", None, ""),
+        ([DISCOUNT | {"amount": -69.98}, SHIPPING], None, None, ""),
+        ([DISCOUNT | {"amount": -59.99}], "pm_123", "discount_too_large", "the discounts are 0.01 usd more"),
+        ([DISCOUNT | {"amount": -69.99}, SHIPPING], None, "discount_too_large", "0.01 usd more"),
+        ([DISCOUNT | {"amount": -59.97}], "pm_123", "amount_too_small", "0.01 usd; the least that can be paid is 0.50"),
+        ([DISCOUNT | {"amount": -59.49}], "pm_123", "amount_too_small", "the total is 0.49 usd"),
+        ([DISCOUNT | {"amount": -10}], None, "payment_method_required", "the total is 49.98 usd"),
+        ([SHIPPING | {"amount": 99_999_999 - 59}], "pm_123", "order_too_large", "999999.99 usd"),
+    ],
+)
+async def test_which_totals_can_be_paid(
+    bench: ActivityBench, charges: list[dict[str, Any]], method: str | None, code: str | None, text: str
+) -> None:
+    """Discounts count against products and charges. What cannot be paid is refused by name, and holds nothing."""
+    row = await bench.reserve(order_of(charges=charges, paymentMethodId=method))
+
+    assert row.error_code == code
+    assert text in (row.error or "")
+    assert await bench.stock() == ((98, 2) if code is None else (100, 0))
+    assert bool(await bench.pool.fetchval("SELECT count(*) FROM order_charges")) == (code is None)
+
+
+def test_the_least_amounts_are_stripes() -> None:
+    """The sandbox has the same table from the same page, for itself."""
+    assert MIN_AMOUNT == stripe_params.MIN_AMOUNT
+    assert MIN_AMOUNT.keys() == DECIMALS.keys()
 
 
 async def test_an_order_beyond_stripes_largest_amount_is_refused(bench: ActivityBench) -> None:
@@ -242,7 +297,8 @@ async def test_the_terms_of_an_order_are_those_of_its_first_reservation(bench: A
 
 async def test_nothing_of_the_cart_is_quoted_when_postgres_refuses(bench: ActivityBench) -> None:
     """The error names the constraint, not the values."""
-    request = order_of().reservation.model_copy(update={"lines": (Line(product_id="1", quantity=-5),)})
+    request = order_of(charges=[SHIPPING | {"amount": 200}]).reservation
+    request = request.model_copy(update={"lines": (Line(product_id="1", quantity=-5),)})
     with pytest.raises(Unavailable) as refusal:
         await bench.do(Inventory.reserve_stock, request)
 

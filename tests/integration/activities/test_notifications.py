@@ -14,6 +14,7 @@ from orders.errors import Permanent, Unavailable
 from orders.models import Alert, Delivery, ErrorCode, Notification, NotificationKind, Park, Priority
 from tests.support.activity_bench import ActivityBench, order_of
 from tests.support.invariants import collect_evidence
+from tests.support.shop import CHARGES
 
 CONFIRMATION = Notification(
     order_id="o1",
@@ -28,7 +29,7 @@ FAILED = Notification(order_id="o1", kind=NotificationKind.FAILED, to="customer@
 
 async def test_the_confirmation_is_sent_once(bench: ActivityBench) -> None:
     """In the names of the reference, under the order's key; the second attempt makes no call."""
-    await bench.bring(order_of(), "finalize")
+    await bench.bring(order_of(charges=CHARGES), "finalize")
     answers = [await bench.do(Notifications.send_email, CONFIRMATION) for _ in range(2)]
 
     assert answers == ["sent", "sent"]
@@ -41,7 +42,9 @@ async def test_the_confirmation_is_sent_once(bench: ActivityBench) -> None:
         "data": {
             "orderNumber": "o1",
             "items": [{"productId": "1", "quantity": 2, "price": 29.99, "currency": "usd"}],
-            "total": 59.98,
+            "charges": [charge | {"currency": "usd"} for charge in CHARGES],
+            "subtotal": 59.98,
+            "total": 69.84,
             "currency": "usd",
             "estimatedDelivery": "2026-11-27",
             "businessDays": 5,
@@ -61,7 +64,8 @@ async def test_a_confirmation_without_a_date(bench: ActivityBench) -> None:
 
 async def test_analytics_get_the_order_once(bench: ActivityBench) -> None:
     """One event, without an e-mail address."""
-    await bench.bring(order_of(), "finalize")
+    tips = {"type": "fee", "amount": 1.01}
+    await bench.bring(order_of(charges=[*CHARGES, tips]), "finalize")
     for _ in range(2):
         assert await bench.do(Notifications.track_order, ANALYTICS) == "sent"
 
@@ -69,7 +73,17 @@ async def test_analytics_get_the_order_once(bench: ActivityBench) -> None:
     assert event == {
         "event": "order_placed",
         "userId": "cus_123",
-        "properties": {"orderId": "o1", "total": 59.98, "currency": "usd", "items": 1},
+        "properties": {
+            "orderId": "o1",
+            "subtotal": 59.98,
+            "shipping": 12.5,
+            "tax": 5.12,
+            "fee": 3.25,
+            "discount": -10,
+            "total": 70.85,
+            "currency": "usd",
+            "items": 1,
+        },
     }
 
 

@@ -17,6 +17,7 @@ from orders.models import Order, Park
 from saga import Resolution
 from sandbox.stripe_params import CaptureIntent, CreateRefund
 from tests.support.activity_bench import ActivityBench, Gate, order_of, payment
+from tests.support.shop import FREE
 
 CREATE, CONFIRM, CAPTURE = "POST /v1/payment_intents", "POST */confirm", "POST */capture"
 VOID, REFUND = "POST */cancel", "POST /v1/refunds"
@@ -503,6 +504,23 @@ async def test_shipped_before_the_undo_goes_forward(bench: ActivityBench) -> Non
 
     assert await bench.capture(order)
     assert await bench.events(order.id) == ["pending", "undoing", "capturing"]
+
+
+async def test_a_free_order_asks_stripe_nothing(bench: ActivityBench) -> None:
+    """Its capture is the claim alone; there is nothing to void; goods that have left go forward without a payment."""
+    placed, left = order_of("placed", **FREE), order_of("left", **FREE)
+    await bench.bring(placed, "finalize")
+    assert await bench.capture(placed)
+    assert (await bench.status("placed"), (await bench.row("placed"))["payment_intent_id"]) == ("processing", None)
+    await bench.do(OrderState.claim_cancellation, placed.id)
+    assert await void(bench, placed) == "no payment was made"
+
+    await bench.bring(left, "fulfill")
+    await undone(bench, left)
+    for _ in range(2):
+        assert (await bench.do(Payments.resume_capture, left.id)).status == "capturing"
+    assert await bench.capture(left)
+    assert bench.calls("stripe") == []
 
 
 async def test_shipped_but_the_authorization_is_lost(bench: ActivityBench) -> None:

@@ -10,7 +10,7 @@ import pytest
 from activities.inventory import Inventory
 from gateways.postgres import LOCKED, REFUSED
 from orders.errors import Unavailable
-from orders.models import Order, OrderRow
+from orders.models import ChargeType, Order, OrderCharge, OrderRow
 from tests.support.activity_bench import ActivityBench, Gate, open_activity_bench, open_clients, order_of
 from tests.support.invariants import SEEDED, check_stock
 from tests.support.shop import settings_for
@@ -29,7 +29,8 @@ def one_of(product: str, order_id: str, quantity: int = 1, **changes: Any) -> Or
 def spoiled(order: Order, **changes: Any) -> Order:
     """The order with a line or a field that no parser lets through, and that PostgreSQL refuses."""
     line = order.lines[0].model_copy(update={"quantity": changes.pop("quantity", 1)})
-    return order.model_copy(update={"lines": (line,), **changes})
+    fee = OrderCharge(type=ChargeType.FEE, amount=100_000)  # that the total is not below zero
+    return order.model_copy(update={"lines": (line,), "charges": (fee,), **changes})
 
 
 async def together(bench: ActivityBench, *orders: Order) -> list[Any]:

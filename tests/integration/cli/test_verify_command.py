@@ -21,12 +21,12 @@ async def test_all_is_well(shop: Shop, starter: Starter) -> None:
 async def test_a_broken_rule(shop: Shop, starter: Starter) -> None:
     """It has a cross, with the order and what is wrong; scripts get the same, and exit status 1."""
     await shop.place(order_id="o1")
-    await shop.pool.execute("UPDATE orders SET total = 6000")
+    await shop.pool.execute("UPDATE order_items SET price = 3000")
     shown, listed = await starter("verify"), await starter("verify", "--json")
 
     assert (shown.status, listed.status) == (1, 1)
     [broken] = listed.json["violations"]
-    assert (broken["subject"], broken["rule"]) == ("o1", "charged_in_full_or_not_at_all")
+    assert (broken["subject"], broken["rule"]) == ("o1", "totals_add_up")
     assert (listed.json["count"], listed.json["checked"], listed.json["unverified"]) == (1, 1, [])
     crossed = [line for line in shown.out.splitlines() if line.startswith("✗")]
     assert [line[2:].strip() for line in crossed] == [listed.json["rules"][broken["rule"]]]

@@ -11,6 +11,7 @@ from activities.order_recovery import FIND_UNCONFIRMED, FIND_UNFINISHED
 from activities.reconciliation import FIND_UNCHECKED
 from activities.shipments import ASKED_ABOUT, FIND_DUE
 from activities.verification import FIND_ORDERS
+from gateways.held_stock import READ_HELD
 from orders.models import BEING_UNDONE, CLOSED, KEPT, SETTLED, UNFINISHED, WITH_PAYMENT, Status
 from tests.support.activity_bench import ActivityBench, order_of
 
@@ -21,6 +22,7 @@ LISTS: Final = {
     "orders_with_payment": WITH_PAYMENT,
     "orders_being_undone": BEING_UNDONE,
     "orders_unfinished": UNFINISHED,
+    "orders_unfinished_of_customer": UNFINISHED,
     "orders_unchecked": SETTLED,
     "orders_requested": ASKED_ABOUT,
     "orders_placed": KEPT,
@@ -43,6 +45,7 @@ ADD_SETTLED: Final = """
 
 HOUR: Final = timedelta(hours=1)
 SWEEPS: Final[dict[str, tuple[str, tuple[Any, ...]]]] = {
+    "orders_unfinished_of_customer": (READ_HELD, (["somebody"], UNFINISHED)),
     "orders_unfinished": (FIND_UNFINISHED, (HOUR, datetime(1970, 1, 1, tzinfo=UTC), "", 100, UNFINISHED)),
     "orders_unchecked": (FIND_UNCHECKED, (HOUR, "", 20, SETTLED)),
     "orders_created": (FIND_ORDERS, (HOUR, 10_001, UNFINISHED)),

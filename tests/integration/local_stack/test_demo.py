@@ -53,7 +53,7 @@ async def test_the_demo_twice_on_the_same_data(folder: Path) -> None:
             assert status == 0, shown
             assert report["passed"]
             assert [order["got"] for order in report["orders"]] == [order["expected"] for order in report["orders"]]
-            assert len({order["orderId"] for order in report["orders"]}) == 8
+            assert len({order["orderId"] for order in report["orders"]}) == len(report["orders"])
             assert all(order["link"] in shown for order in report["orders"])
             assert report["violations"] == []
             assert "✗" not in shown

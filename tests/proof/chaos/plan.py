@@ -5,6 +5,7 @@ A fault begins when a certain order begins, not at a time of day, so that a slow
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from functools import cached_property
 from hashlib import sha256
 from random import Random
@@ -38,6 +39,8 @@ CARDS: Final = {
     "pm_card_pendingRefund": 8,
 }
 STREETS: Final = {"123 Main St": 94, "1 Refuse Street": 6}
+PRICES: Final = {"1": "29.99", "2": "89", "3": "14.5", "4": "19", "5": "450"}  # deploy/local/seed.sql
+CHARGES: Final = {"none": 50, "charges": 35, "free": 15}
 
 
 class PlannedOrder(Model):
@@ -48,6 +51,7 @@ class PlannedOrder(Model):
     street: str
     product: str
     quantity: int
+    charges: str
     customer: Customer
     submits: int
     cancels: tuple[float, ...] = ()
@@ -55,12 +59,19 @@ class PlannedOrder(Model):
 
     @property
     def payload(self) -> dict[str, Any]:
-        """The order as a client sends it."""
+        """The order as a client sends it. A free one has no payment method."""
+        price = self.quantity * Decimal(PRICES[self.product])
+        charges = {
+            "none": [],
+            "charges": [("shipping", Decimal("5.95")), ("tax", Decimal("2.47")), ("discount", -price / 2)],
+            "free": [("shipping", Decimal("5.95")), ("discount", -price - Decimal("5.95"))],
+        }[self.charges]
         return {
             "customerId": f"cus_{self.order_id}",
             "customerEmail": f"{self.order_id}@example.com",
             "items": [{"productId": self.product, "quantity": self.quantity}],
-            "paymentMethodId": self.card,
+            "charges": [{"type": type_, "amount": round(amount, 2)} for type_, amount in charges],
+            **({} if self.charges == "free" else {"paymentMethodId": self.card}),
             "shippingAddress": {"street": self.street, "city": "San Francisco", "state": "CA", "zip": "94102"},
         }
 
@@ -133,6 +144,7 @@ def _order(random: Random, order_id: str, rush: float) -> PlannedOrder:
         street=_drawn(random, STREETS),
         product=HOT if hot else RUSH if rushed else random.choice("1234"),
         quantity=1 if hot else random.randint(1, 3),
+        charges=_drawn(random, CHARGES),
         customer=_drawn(random, {"authenticates": 7, "fails": 1, "leaves": 2}),
         submits=_drawn(random, {1: 85, 2: 10, 4: 5}),
         cancels=tuple(round(max(0, random.uniform(-1, 4)), 2) for _ in range(cancels)),  # a fifth before it begins

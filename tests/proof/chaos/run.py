@@ -157,7 +157,7 @@ class Run:
 
 def _answers(load: Load) -> Counter[str]:
     orders = Counter(
-        "placed" if outcome.success else str(outcome.error_code)
+        str(outcome.error_code) if not outcome.success else "placed" if outcome.total else "placed for nothing"
         for outcomes in load.orders.values()
         for outcome in outcomes
     )

@@ -12,9 +12,11 @@ from temporalio.client import WorkflowHandle
 from orders.models import CancelOutcome, CancelReason, ErrorCode, OrderOutcome
 from sandbox.faults import Fault
 from tests.support.scenarios import REFUSED_ADDRESS, ending_of, resolve, until_marked
-from tests.support.shop import PATIENCE, Shop, an_order, eventually
+from tests.support.shop import PATIENCE, VOUCHER, Shop, an_order, eventually
 
 Scenario = Callable[[Shop, str], Awaitable[None]]
+
+FREE: dict[str, Any] = {"charges": [VOUCHER], "paymentMethodId": None}
 
 # What a worker was told just before its death is told again when this is over; by default it is ten seconds.
 TASK_TIMEOUT = timedelta(seconds=3)
@@ -42,6 +44,24 @@ async def refused(shop: Shop, order_id: str) -> None:
     await _ends_with(await _start(shop, order_id, shippingAddress=REFUSED_ADDRESS), ErrorCode.FULFILLMENT_REFUSED)
 
 
+async def given_away(shop: Shop, order_id: str) -> None:
+    """An order that costs nothing, and has no payment."""
+    await _is_placed(await _start(shop, order_id, **FREE))
+
+
+async def given_and_refused(shop: Shop, order_id: str) -> None:
+    """The warehouse refuses the address of an order that costs nothing."""
+    run = await _start(shop, order_id, **FREE, shippingAddress=REFUSED_ADDRESS)
+    await _ends_with(run, ErrorCode.FULFILLMENT_REFUSED)
+
+
+async def given_and_cancelled(shop: Shop, order_id: str) -> None:
+    """An order that costs nothing is called off."""
+    await given_away(shop, order_id)
+    answer = await _cancel(shop, order_id)
+    assert (answer.cancelled, answer.reason) == (True, CancelReason.NOT_CHARGED)
+
+
 async def authenticated(shop: Shop, order_id: str) -> None:
     """The customer authenticates the payment first."""
     run, payment = await is_asked(shop, order_id)
@@ -66,9 +86,18 @@ async def expired(shop: Shop, order_id: str) -> None:
 
 async def shipped_meanwhile(shop: Shop, order_id: str) -> None:
     """The warehouse ships an order that it never said it had accepted, and an operator's cancel comes too late."""
+    await _ships_meanwhile(shop, order_id)
+
+
+async def given_meanwhile(shop: Shop, order_id: str) -> None:
+    """The same of an order that costs nothing."""
+    await _ships_meanwhile(shop, order_id, **FREE)
+
+
+async def _ships_meanwhile(shop: Shop, order_id: str, **changes: Any) -> None:
     deaf = Fault(service="fulfillment", route="POST /orders", kind="status", after_effect=True, times=None)
     shop.world.faults.add(deaf)
-    run = await _start(shop, order_id)
+    run = await _start(shop, order_id, **changes)
 
     async def accepted() -> bool:
         return bool(shop.world.provider_records()["fulfillment"])

@@ -92,6 +92,12 @@ TABLE: Final = [
     *cells(scenarios.authenticated, "read_payment", ()),
     Cell(scenarios.expired, "capture_payment:effect:3"),  # claimed, not captured, given up
     *cells(scenarios.shipped_meanwhile, "resume_capture", ONE),
+    *cells(scenarios.given_away, "reserve_stock", ONE),
+    *cells(scenarios.given_away, "request_fulfillment", THREE),
+    *cells(scenarios.given_away, "capture_payment", ONE),  # claimed
+    *cells(scenarios.given_and_refused, "void_payment", ()),
+    *cells(scenarios.given_and_cancelled, "release_stock", ONE),
+    *cells(scenarios.given_meanwhile, "resume_capture", ONE),
     *cells(scenarios.parked, "park_order", ONE),
     *cells(scenarios.parked, "record_resolution", ONE),
     *cells(scenarios.unwritten, "give_up_notification", ONE),
@@ -136,6 +142,8 @@ TABLE: Final = [
     Cell(scenarios.refused, "release_stock:begin", "automatic"),
     Cell(scenarios.placed, "capture_payment:effect:1", "automatic"),  # claimed
     Cell(scenarios.placed, "capture_payment:end", "automatic"),
+    Cell(scenarios.given_away, "capture_payment:effect:1", "automatic"),  # claimed
+    *cells(scenarios.given_and_refused, "void_payment", (), "automatic"),
     # Inside the one workflow task of all steps: the next worker begins with the first of them again.
     *cells(scenarios.placed, "reserve_stock", ONE, execution="local-first"),
     *cells(scenarios.placed, "authorize_payment", THREE, execution="local-first"),
@@ -143,6 +151,7 @@ TABLE: Final = [
     *cells(scenarios.placed, "capture_payment", TWO, execution="local-first"),
     *cells(scenarios.placed, "finalize_order", ONE, execution="local-first"),
     *cells(scenarios.refused, "request_fulfillment", ONE, execution="local-first"),
+    *cells(scenarios.given_away, "capture_payment", ONE, execution="local-first"),
 ]
 
 # Of each activity that moves an order: where its first effect has happened.

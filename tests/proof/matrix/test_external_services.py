@@ -26,7 +26,7 @@ from tests.support.scenarios import (
     until_stuck,
 )
 from tests.support.servers import copy_database
-from tests.support.shop import Payload, Shop, an_order, open_shop
+from tests.support.shop import FREE, Payload, Shop, an_order, open_shop
 
 PATIENCE: Final = 1  # seconds that the shops wait for an answer: every hang costs as much
 
@@ -37,6 +37,10 @@ FAILED_AND_REFUNDED = replace(FAILED, captured=TOTAL, refunded=TOTAL)
 UNPAID = End("completed", "card_declined", "rejected")
 
 REFUSED = an_order(shippingAddress=REFUSED_ADDRESS)
+GIVEN = {
+    "placed": (FREE, replace(PLACED, captured=0)),
+    "refused": (FREE | {"shippingAddress": REFUSED_ADDRESS}, VOIDED),
+}
 THREE_D_SECURE = an_order(paymentMethodId="pm_card_authenticationRequired")
 
 
@@ -134,6 +138,18 @@ async def test_stripe_lets_a_call_down(shops: Mapping[str, Shop], call: Call, fa
     assert not shop.world.faults.pending()
     refunds = await shop.pool.fetch("SELECT status, amount, attempt FROM refunds WHERE order_id = $1", O)
     assert [tuple(each) for each in refunds] == [("succeeded", TOTAL, 1)] * (call.route == REFUND)
+
+
+@pytest.mark.parametrize("capture", ["manual", "automatic"])
+@pytest.mark.parametrize(("payload", "end"), GIVEN.values(), ids=GIVEN)
+async def test_stripe_is_out_for_an_order_that_costs_nothing(
+    shops: Mapping[str, Shop], capture: str, payload: Payload, end: End
+) -> None:
+    """It is placed, or undone, all the same: nobody asks Stripe."""
+    shop = await opened(shops, capture)
+    strike(shop, "stripe", "*", {"kind": "reset_before", "times": None})
+    await check_end(shop, await shop.start(payload, O), end)
+    assert [entry for entry in shop.world.journal.about(O) if entry["service"] == "stripe"] == []
 
 
 @pytest.mark.parametrize("call", sampled(CALLS.values(), lambda call: call is CALLS["confirm"]), ids=CALLS)

@@ -41,7 +41,8 @@ class Activities:
         def insert_order(s: State) -> Iterable[Outcome]:
             row = s.row
             if row.status == "absent":
-                held = row._replace(status="pending", owner=payload, reservation="held")
+                price = int(not self._configuration.free)
+                held = row._replace(status="pending", owner=payload, price=price, reservation="held")
                 yield s._replace(row=_stock(held, available=-1, reserved=1)), ("pending", payload)
                 rejected = row._replace(status="rejected", owner=payload, closing="rejected")
                 yield s._replace(row=rejected), ("rejected", payload)
@@ -137,7 +138,7 @@ class Activities:
         status, intent = yield self._claim_capture()
         if status not in ("capturing", "pending"):
             return status in PAID
-        if self._configuration.automatic:
+        if self._configuration.automatic or (self._configuration.free and self._has(Rule.FREE_IS_CLAIMED)):
             return True
         state = yield self._capture(intent)
         if state == "taken":
@@ -156,7 +157,7 @@ class Activities:
 
     def _capture(self, intent: int) -> Do:
         def capture(s: State) -> Iterable[Outcome]:
-            stands = s.world.intents[intent - 1]
+            stands = s.world.intents[intent - 1] if intent else ""
             captured = _intent(s, intent, "taken") if stands == "authorized" else s
             yield captured, captured.world.intents[intent - 1]
             if not self._has(Rule.UNDO_WHEN_CANCELED):
@@ -165,6 +166,8 @@ class Activities:
         return Do(f"capture PaymentIntent {intent}", capture)
 
     def resume_capture(self) -> Script:
+        if self._configuration.free and self._has(Rule.FREE_GOES_FORWARD):
+            return (yield Do("move undoing -> capturing", self._resume))
         state = yield Do("retrieve", lambda s: [(s, s.world.intents[s.row.intent - 1] if s.row.intent else "")])
         if state not in ("authorized", "taken"):
             return PERMANENT

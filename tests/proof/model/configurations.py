@@ -2,6 +2,7 @@
 
 from typing import Final, NamedTuple
 
+from tests.proof.model.explorer import LIVENESS
 from tests.proof.model.state import Configuration, Left, Rule
 
 CONFIGURATIONS: Final = {
@@ -29,6 +30,11 @@ CONFIGURATIONS: Final = {
         Configuration("terminated, shipping, calling off is refused", Left(kills=1, refusals=1), ships=True),
         Configuration("terminated, the warehouse forgets", Left(kills=1, archived=1), ships=True),
         Configuration("terminated, refunds fail", Left(kills=1, bounces=1), automatic=True, cancels=False),
+        Configuration("free, the run itself is cancelled", Left(late=1), free=True, operator_cancels=True),
+        Configuration("free, automatic capture, terminated", Left(kills=1), free=True, automatic=True),
+        Configuration(
+            "free, terminated, shipping, calling off is refused", Left(kills=1, refusals=1), free=True, ships=True
+        ),
         Configuration("shipping, calling off is refused, refunds fail", Left(bounces=1, refusals=1), ships=True),
     )
 }
@@ -56,6 +62,9 @@ DETECTIONS: Final = {
     Rule.PARK_BLOCKS: Detection("a late attempt, shipping, expiry", "constraints_hold"),
     Rule.REGISTER_FIRST: Detection("3DS, the run itself is cancelled", "closed_orders_are_empty"),
     Rule.SHIPPED_GOES_FORWARD: Detection("a late attempt, shipping, expiry", "closed_orders_are_empty"),
+    Rule.FREE_IS_NOT_PAID: Detection("free, the run itself is cancelled", "constraints_hold"),
+    Rule.FREE_IS_CLAIMED: Detection("free, the run itself is cancelled", LIVENESS),
+    Rule.FREE_GOES_FORWARD: Detection("free, terminated, shipping, calling off is refused", "nothing_to_pay_is_paid"),
     Rule.MARK_BEFORE_ASKING: Detection("3DS, the run itself is cancelled", "closed_orders_are_empty"),
     Rule.CONTRADICTION_PARKS: Detection("terminated, the warehouse forgets", "closed_orders_are_empty"),
     Rule.REMEMBER_OR_WAIT: Detection("a late attempt, a warehouse that forgets cancels", "closed_orders_are_empty"),

@@ -42,6 +42,9 @@ from tests.support.shop import settings_for
 PRODUCT: Final = "1"
 TRANSACTION: Final = "transaction"
 
+ONE: Final[dict[str, Any]] = {"items": [{"productId": PRODUCT, "quantity": 1}]}
+FREE: Final[dict[str, Any]] = ONE | {"charges": [{"type": "discount", "amount": -29.99}], "paymentMethodId": None}
+
 # With which transaction or request a statement or call of the model begins, where it is not the first of its attempt.
 BEGINNINGS: Final = {
     "create": "POST .*/payment_intents",
@@ -158,7 +161,7 @@ class Driver:
         self._bench = bench
         self._protocol = protocol
         self._id = f"path-{number}"
-        one = {"items": [{"productId": PRODUCT, "quantity": 1}]}
+        one = FREE if protocol.configuration.free else ONE
         self._orders = {"ours": order_of(self._id, **one), "another": order_of(self._id, **one, priority="express")}
         self._lives: dict[str, Live] = {}
         self._resolutions = 0
@@ -370,6 +373,7 @@ class Driver:
             status=row["status"] or "absent",
             owner=self._owner(row["request_hash"]),
             closing=row["closing"] or "",
+            price=int(bool(row["total"])),
             intent=self._number(row["payment_intent_id"]),
             requested=row["fulfillment_requested_at"] is not None,
             shipment=row["fulfillment_id"] is not None,

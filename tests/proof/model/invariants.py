@@ -34,7 +34,7 @@ def charged_once(s: State) -> str:
     """An order is charged its total once, or nothing, and given back once."""
     if s.world.intents.count("taken") > 1:
         return "two PaymentIntents are captured"
-    if s.world.net not in (0, 1) or (s.world.by_hand and not s.world.net):
+    if s.world.net not in (0, s.row.price) or (s.world.by_hand and not s.world.net):
         return "given back twice"
     return ""
 
@@ -62,11 +62,11 @@ def closed_orders_are_empty(s: State) -> str:
 
 
 def paid_orders_are_whole(s: State) -> str:
-    """A paid order is charged in full, and the warehouse has it."""
+    """A paid order is charged in full, which is nothing if it is free, and the warehouse has it."""
     if s.row.status not in ("processing", "shipped"):
         return ""
-    if s.world.net != 1:
-        return f"{s.row.status}, but nothing is charged"
+    if s.world.net != s.row.price:
+        return f"{s.row.status}, but {s.world.net or 'nothing'} is charged instead of {s.row.price}"
     if s.world.warehouse not in SENT and "cancel_fulfillment" not in s.row.settled:
         return f"{s.row.status}, but the warehouse has {s.world.warehouse} it"
     return ""
@@ -77,8 +77,10 @@ def constraints_hold(s: State) -> str:
     row = s.row
     if row.parked and row.status not in ("undoing", "cancelling"):
         return f"parked while {row.status}"
-    if row.status in ("capturing", *PAID) and not row.intent:
+    if row.status in ("capturing", *PAID) and row.price and not row.intent:
         return f"{row.status} without a PaymentIntent"
+    if row.intent and not row.price:
+        return "a PaymentIntent for nothing"
     return "undoing, but to what end?" if row.status == "undoing" and not row.closing else ""
 
 
@@ -98,7 +100,8 @@ def shipped_is_paid(s: State) -> str:
     """At rest, a shipped order is paid, parked, or resolved by an operator."""
     settled = "cancel_fulfillment" in s.row.settled or "void_payment" in s.row.settled
     called = s.row.parked or settled or "waiting" in (s.placing.phase, s.cancelling.phase)
-    return "shipped, but not paid" if s.world.warehouse == "shipped" and not called and s.world.net != 1 else ""
+    unpaid = s.world.warehouse == "shipped" and s.row.status != "absent" and s.world.net != s.row.price
+    return "shipped, but not paid" if unpaid and not called else ""
 
 
 def refunds_are_known(s: State) -> str:
@@ -124,6 +127,16 @@ def no_refund_fails_in_silence(before: State, step: Step) -> str:
         goes_on = run.attempt != after.attempt == Attempt("release_stock")
         if run.attempt.activity == "void_payment" and goes_on and ("failed",) in run.attempt.seen[3:]:
             return "the order is about to close, but the refund has failed"
+    return ""
+
+
+def nothing_to_pay_is_paid(before: State, step: Step) -> str:
+    """No order is parked for want of a payment when nothing is to be paid."""
+    runs = ((before.placing, step.after.placing), (before.cancelling, step.after.cancelling))
+    for run, after in runs:
+        is_parked = run.attempt.activity == "resume_capture" and after.attempt.activity == "park_order"
+        if is_parked and not before.row.price and "void_payment" not in before.row.settled:
+            return "it has shipped and is free, and an operator must decide"
     return ""
 
 
@@ -154,5 +167,6 @@ AT_REST: Final[tuple[Callable[[State], str], ...]] = (shipped_is_paid, refunds_a
 ACROSS: Final[tuple[Callable[[State, Step], str], ...]] = (
     another_payload_changes_nothing,
     no_refund_fails_in_silence,
+    nothing_to_pay_is_paid,
     cancel_order_finishes,
 )

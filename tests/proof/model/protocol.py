@@ -43,14 +43,14 @@ class Protocol:
     """`without` are the rules that are taken away."""
 
     def __init__(self, configuration: Configuration, without: frozenset[Rule] = frozenset()) -> None:
-        self._configuration = configuration
+        self.configuration = configuration
         self._without = without
         self._activities = Activities(configuration, without)
         self._next: dict[Attempt, Do | tuple[Any]] = {}
 
     @property
     def start(self) -> State:
-        return State(left=self._configuration.left)
+        return State(left=self.configuration.left)
 
     def steps(self, s: State) -> Iterator[Step]:
         for who in NAMES:
@@ -72,11 +72,11 @@ class Protocol:
             return
         if who == "cancelling":
             left_behind = s.row.status == "cancelling" and not s.row.parked
-            if self._configuration.cancels and (run.phase != "closed" or left_behind):
+            if self.configuration.cancels and (run.phase != "closed" or left_behind):
                 started = Run("running", Attempt("claim_cancellation"), undos=UNDOS)
                 yield Step("cancel-order starts", s.with_run(who, started))
             return
-        for payload in ("ours", "another") if self._configuration.other_payload else ("ours",):
+        for payload in ("ours", "another") if self.configuration.other_payload else ("ours",):
             left_behind = s.row.status in ("pending", "undoing", "capturing") and s.row.owner == payload
             if run.phase != "closed" or left_behind or payload != run.payload:
                 undos = UNDOS if Rule.REGISTER_FIRST not in self._without else ()
@@ -104,7 +104,7 @@ class Protocol:
         activity = run.attempt.activity
         again = s.with_run(who, run._replace(attempt=run.attempt._replace(seen=())))
         undo = [("failed", self._claims_undo(s, run, "failed"))] if activity in FORWARD and who == "placing" else []
-        if undo and self._configuration.operator_cancels:
+        if undo and self.configuration.operator_cancels:
             undo.append(("cancelled", self._claims_undo(s, run, "cancelled")))
         yield from _lives_on(f"{activity} of {NAMES[who]} times out", run.attempt, again)
         for closing, undoing in undo:
@@ -168,7 +168,9 @@ class Protocol:
             case ("reserve_stock", (_, owner)) if owner != run.payload:
                 return s.with_run("placing", _closed(run))  # order_id_conflict
             case ("reserve_stock", ("pending", _)):
-                return self._then(s, self._registers(run, "release_stock"), "authorize_payment")
+                run = self._registers(run, "release_stock")
+                free = self.configuration.free and Rule.FREE_IS_NOT_PAID not in self._without
+                return self._then(s, run, "request_fulfillment" if free else "authorize_payment")
             case ("reserve_stock", ("capturing", _)):
                 return self._then(s, run, "capture_payment")
             case ("reserve_stock", ("undoing", _)):
@@ -313,7 +315,7 @@ class Protocol:
         if s.left.archived and row.shipment and world.warehouse in ("accepted", "shipped"):
             left = s.left._replace(archived=s.left.archived - 1)
             yield Step("the warehouse forgets", s._replace(world=world._replace(warehouse="forgotten"), left=left))
-        if self._configuration.ships and world.warehouse == "accepted":
+        if self.configuration.ships and world.warehouse == "accepted":
             yield Step("the warehouse ships", s._replace(world=world._replace(warehouse="shipped")))
         if row.status == "processing" and world.warehouse == "shipped":
             yield Step("the warehouse reports the shipment", s._replace(row=row._replace(status="shipped")))
@@ -321,7 +323,7 @@ class Protocol:
 
     def _intent_moves(self, s: State, intent: str) -> Iterator[tuple[str, str]]:
         if intent == "action":
-            yield "the customer authenticates", "taken" if self._configuration.automatic else "authorized"
+            yield "the customer authenticates", "taken" if self.configuration.automatic else "authorized"
             yield "the customer fails to authenticate", "declined"
         if intent == "authorized" and s.left.expiries:
             yield "the authorization expires", "canceled"

@@ -18,6 +18,7 @@ class Row(NamedTuple):
     status: str = "absent"
     owner: str = ""  # whose payload it is: request_hash
     closing: str = ""
+    price: int = 0  # 1: the total, 0: free, or no total yet
     intent: int = 0  # payment_intent_id, 0 is NULL
     requested: bool = False  # fulfillment_requested_at
     shipment: bool = False  # fulfillment_id
@@ -113,6 +114,7 @@ class Configuration(NamedTuple):
 
     name: str
     left: Left = Left()
+    free: bool = False  # discounts make the total zero
     automatic: bool = False  # PAYMENT_CAPTURE
     remembers_cancels: bool = True  # FULFILLMENT_REMEMBERS_CANCELS
     authenticates: bool = False  # 3DS
@@ -139,6 +141,9 @@ class Rule(StrEnum):
     PARK_BLOCKS = "no attempt moves a parked row"
     REGISTER_FIRST = "all undos are registered before the first step"
     SHIPPED_GOES_FORWARD = "what has shipped is paid for, not undone"
+    FREE_IS_NOT_PAID = "a free order has no payment"
+    FREE_IS_CLAIMED = "the capture of a free order is its claim alone"
+    FREE_GOES_FORWARD = "a free order whose goods have left needs no payment to go forward"
     MARK_BEFORE_ASKING = "the row is marked before the warehouse is asked"
     CONTRADICTION_PARKS = "a warehouse that forgot what it accepted is not believed"
     REMEMBER_OR_WAIT = "the warehouse remembers a cancel, or the request is waited out"

@@ -414,6 +414,25 @@ BUGS: Final = (
         (BEHAVIOR,),
     ),
     Bug(
+        "charges_not_charged",
+        "the charges of an order are left out of its total",
+        (
+            Patch(
+                "activities/inventory.py",
+                "return lines + sum(charge.amount for charge in request.charges)",
+                "return lines",
+            ),
+        ),
+        (f"{INVENTORY}::test_a_total_is_the_cart_and_its_charges", f"{INVENTORY}::test_which_totals_can_be_paid"),
+    ),
+    Bug(
+        "free_order_captured",
+        "a free order has something to capture: it waits for a payment that nobody makes",
+        (Patch("activities/payments.py", ' == "automatic" or row.is_free:', ' == "automatic":'),),
+        (f"{PAYMENTS}::test_a_free_order_asks_stripe_nothing",),
+        because="payment_absent",
+    ),
+    Bug(
         "local_failure_is_final",
         "a step that fails inside the workflow task is not made again as a regular activity",
         (

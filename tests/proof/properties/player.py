@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STOCK: Final = "1"
+PRICE: Final = 29.99
 SHELVE: Final = "UPDATE inventory SET quantity = $2 WHERE product_id = $1"
 A_WHILE: Final = 3600  # seconds that an order may be under way: a script takes a fraction of one
 UNDISTURBED: Final = Step("done", order=0, cancels=False, seam=1)
@@ -79,10 +80,17 @@ class Player:
         self._sleepers: list[Sleeper] = []
         self._parts = [
             Part(
-                order_of(f"s{number}-{n}", items=[{"productId": STOCK, "quantity": wants}], paymentMethodId=card),
+                order_of(
+                    f"s{number}-{n}",
+                    items=[{"productId": STOCK, "quantity": wants}],
+                    charges=_charges(costs, wants),
+                    paymentMethodId=card,
+                ),
                 prompt,
             )
-            for n, (wants, card, prompt) in enumerate(zip(script.wants, script.cards, script.prompt, strict=True))
+            for n, (wants, costs, card, prompt) in enumerate(
+                zip(script.wants, script.costs, script.cards, script.prompt, strict=True)
+            )
         ]
 
     async def play(self) -> None:
@@ -275,3 +283,9 @@ def _argument(activity: str, order: Order) -> Any:
         "claim_undo": undo,
     }
     return made[activity](order) if activity in made else order.id
+
+
+def _charges(costs: str, wants: int) -> list[dict[str, Any]]:
+    shipping = {"type": "shipping", "amount": 5}
+    discount = {"type": "discount", "amount": -round(wants * PRICE + 5, 2)}
+    return {"the price": [], "with charges": [shipping], "nothing": [shipping, discount]}[costs]

@@ -30,7 +30,7 @@ class Run:
             self._status = answer.status
         match self.next, answer:
             case "reserve_stock", OrderRow(status=Status.PENDING):
-                self.next = "authorize_payment"
+                self.next = "request_fulfillment" if answer.is_free else "authorize_payment"
             case _, OrderRow() | None:
                 self.next = self._by_status(answer)
             case _, Payment(state=PaymentState.AUTHORIZED):

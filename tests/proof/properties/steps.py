@@ -26,14 +26,15 @@ class Step(NamedTuple):
 
 
 class Script(NamedTuple):
-    """`units` are available; each order wants `wants` of them, and has made `begun` attempts undisturbed.
+    """`units` are available; each order wants `wants` of them for what it `costs`.
 
-    Then the customers of `regretted` orders cancel, whose runs have made so many attempts less one; 0: they do not. The
-    goods of `prompt` orders leave as soon as they may.
+    It has made `begun` attempts undisturbed. Then the customers of `regretted` orders cancel, whose runs have made so
+    many attempts less one; 0: they do not. The goods of `prompt` orders leave as soon as they may.
     """
 
     units: int
     wants: tuple[int, ...]
+    costs: tuple[str, ...]
     cards: tuple[str, ...]
     begun: tuple[int, ...]
     regretted: tuple[int, ...]
@@ -54,6 +55,7 @@ scripts = st.builds(
     Script,
     st.integers(1, 4),
     st.tuples(*[st.integers(1, 2)] * ORDERS),
+    st.tuples(*[st.sampled_from(["the price"] * 4 + ["with charges"] * 2 + ["nothing"])] * ORDERS),
     st.tuples(*[_cards] * ORDERS),
     st.tuples(*[st.sampled_from([0, 1, 2, 3, 3, 4, 5, 5])] * ORDERS),
     st.tuples(*[st.sampled_from([0, 0, 0, 1, 2, 3, 3])] * ORDERS),
