@@ -4,7 +4,9 @@ Only a program whose environment has OTEL_EXPORTER_OTLP_ENDPOINT loads this modu
 of OpenTelemetry reads its other variables itself, e.g. OTEL_EXPORTER_OTLP_HEADERS and OTEL_TRACES_SAMPLER.
 """
 
+import logging
 from functools import cache
+from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -13,6 +15,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from temporalio.contrib.opentelemetry import OpenTelemetryPlugin, create_tracer_provider
 
 from orders.tracing import trace_with
+
+# A collector that is out holds up the end of a program for so long, and nothing else.
+EXPORT_SECONDS: Final = 3
 
 
 @cache
@@ -23,7 +28,10 @@ def tracing_plugin(service_name: str) -> OpenTelemetryPlugin:
     random numbers stay as they are.
     """
     provider = create_tracer_provider(resource=Resource.create({SERVICE_NAME: service_name}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=EXPORT_SECONDS)))
     trace.set_tracer_provider(provider)
+    logging.getLogger("opentelemetry.exporter").setLevel(
+        logging.ERROR
+    )  # one line for a batch, not one for each attempt
     trace_with(provider.get_tracer("order-sagas"))
     return OpenTelemetryPlugin(add_temporal_spans=True)
