@@ -101,6 +101,7 @@ async def test_what_services_answer(shop: Shop, starter: Starter) -> None:
     assert "canary" not in said.out + said.err
 
 
+@pytest.mark.prove
 async def test_what_temporal_lacks(shop: Shop, starter: Starter) -> None:
     """Schedules that are not there, paused, or of other settings; each with its command."""
     environment = addresses(shop)
