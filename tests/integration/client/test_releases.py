@@ -73,7 +73,9 @@ async def test_a_version_gets_the_orders_and_gives_them_back(shop: Shop) -> None
 async def test_a_canary_that_ends_otherwise_stops_the_release(shop: Shop) -> None:
     """It should fail at its payment: here it does not come so far. No other order has met that version."""
     await shop.set_stock(0)
-    stopped = await release(shop.client, plan(shop, "1"), lambda _: None)
+    longest = "long/" + "1" * 123
+    async with another_version(shop, longest):
+        stopped = await release(shop.client, plan(shop, longest), lambda _: None)
     assert (stopped.state, stopped.current) == ("rolled_back", "")
     assert "should be refused by the payment provider, and ended with out_of_stock" in stopped.reason
     assert (await view_deployment(shop.client, shop.settings.temporal_deployment_name)).ramping is None
