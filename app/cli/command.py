@@ -70,7 +70,9 @@ MEANINGS: Final[Mapping[Exit, str]] = {
         "no answer: Temporal, a worker or PostgreSQL is out of reach, or it takes too long; or not everything was "
         "verified"
     ),
-    Exit.NEEDS_OPERATOR: "an operator is needed: an undo is parked, an alert could not be posted, or a run did not go on after a rollback",
+    Exit.NEEDS_OPERATOR: (
+        "an operator is needed: an undo is parked, an alert could not be posted, or a run did not go on after a rollback"
+    ),
     Exit.NOT_WRITTEN: "done, but the result could not be written to standard output; it is on standard error",
     Exit.INTERRUPTED: "Ctrl-C: the command no longer waits; what it started goes on",
 }
