@@ -220,9 +220,8 @@ class Inventory:
         """
         is_refused = self._must_be_sealed and not request.sealed
         row = await self._reservations.ask(Asked(request, actor(), NOT_SEALED if is_refused else None))
-        if self._customer_tag and request.sealed:
-            return row.model_copy(update={"customer_tag": self._customer_tag(request.customer_id)})
-        return row
+        tag = self._customer_tag(request.customer_id) if self._customer_tag and request.sealed else None
+        return row.model_copy(update={"customer_tag": tag, "after_reset": request.after_reset})
 
     @local_first
     @activity.defn

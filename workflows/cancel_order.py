@@ -81,7 +81,8 @@ class CancelOrder:
         self._timeline.enter(Stage.CANCELLING, "claiming the order")
         row = await self._claim(request.order_id)
         is_first_run = workflow.info().continued_run_id is None
-        asked_too_late = is_first_run and row is not None and row.status is Status.CANCELLED
+        # A run that was reset may have closed the row itself, and its e-mail may be missing.
+        asked_too_late = is_first_run and row is not None and row.status is Status.CANCELLED and not row.after_reset
         if row is None:
             row = await self._claim_unreserved(request.order_id)
         while row is not None and not await self._is_settled(row):

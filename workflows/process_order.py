@@ -65,6 +65,7 @@ class ProcessOrder:
         self._row: OrderRow | None = None  # as this run last saw it
         self._saga: PlacingSaga | None = None
         self._captured = False
+        self._after_reset = False
         self._cancel_requested = False
         self._payment_updated = False
         self._outcome: OrderOutcome | None = None
@@ -114,14 +115,18 @@ class ProcessOrder:
         self._answer(row.outcome, _stage(row))
         if self._captured or row.status in PAID:
             self._notify_of_placing(order, row.terms)
-        elif not saga.committed and self._should_email_customer(row):
+        elif self._may_have_closed(row, saga) and self._should_email_customer(row):
             kind = NotificationKind.CANCELLED if row.status is Status.CANCELLED else NotificationKind.FAILED
             notification = Notification(order_id=order.id, kind=kind, to=order.customer_email)
             self._notify(Notifications.send_email, notification, row.terms)
         await self._drain()
-        if not saga.committed:
+        if self._may_have_closed(row, saga):
             _raise_if_failed(row, saga)
         return row.outcome
+
+    def _may_have_closed(self, row: OrderRow, saga: PlacingSaga) -> bool:
+        """Whether the order is closed by the undo of this run, or of what it was before a reset."""
+        return not saga.committed or (self._after_reset and not row.placed)
 
     async def _drive(self, order: Order) -> OrderRow:
         """Drive the order until its row is paid or closed."""
@@ -149,8 +154,11 @@ class ProcessOrder:
         sealed = came_sealed(self._raw)
         # What came encrypted must not stand in a list in plain text: workers with the key know the customer's tag.
         self._timeline.enter(Stage.RESERVING, f"reserving {what}", customer=None if sealed else order.customer_id)
-        request = order.reservation.model_copy(update={"sealed": sealed})
+        info = workflow.info()
+        after_reset = info.run_id != info.original_execution_run_id
+        request = order.reservation.model_copy(update={"sealed": sealed, "after_reset": after_reset})
         row = self._row = await saga.do(RESERVE, request, what)
+        self._after_reset = row.after_reset
         self._timeline.name_customer(row.customer_tag)
         return row
 

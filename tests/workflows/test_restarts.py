@@ -11,7 +11,9 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 
 from client.orders import resolve
-from orders.models import OrderOutcome
+from gateways.worker_versions import describe_versioned, start_again
+from orders.models import CancelOutcome, OrderOutcome
+from orders.names import cancel_order_id
 from saga import Resolution
 from tests.support.activity_hooks import Moment
 from tests.support.invariants import assert_invariants
@@ -256,6 +258,37 @@ async def test_the_answer_of_a_technical_failure_is_recorded(shop: Shop) -> None
     await assert_invariants(shop, O)
 
 
+async def test_a_cancel_that_is_reset_while_its_e_mail_is_on_its_way(shop: Shop) -> None:
+    """The run finds the order cancelled by itself: it answers so, and its customer gets the e-mail."""
+    await shop.place(order_id=O)
+    held = shop.hooks.hold("send_email", workflow_id=cancel_order_id(O))
+    run = await shop.start_cancel(O)
+    await held.reached.wait()
+    await reset_to_start(shop, run)
+
+    outcome = await shop.client.get_workflow_handle(run.id, result_type=CancelOutcome).result()
+    assert (outcome.cancelled, outcome.refunded, outcome.reason) == (True, True, None)
+    assert [email.template for email in shop.world.inbox.emails] == ["order_confirmation", "order_cancelled"]
+    assert (await shop.cancel(O)).reason == "already_cancelled"
+    held.let_go()
+
+
+async def test_a_failed_order_that_is_reset_while_its_e_mail_is_on_its_way(shop: Shop) -> None:
+    """The run finds the order closed by itself: it fails as it would have, and the customer gets the e-mail."""
+    shop.hooks.fail("request_fulfillment", ApplicationError("scripted", non_retryable=True), "after")
+    held = shop.hooks.hold("send_email")
+    run = await shop.start(order_id=O)
+    await held.reached.wait()
+    await reset_to_start(shop, run)
+
+    with pytest.raises(WorkflowFailureError) as failed:
+        await shop.client.get_workflow_handle(O).result()
+    assert isinstance(failed.value.cause, ApplicationError)
+    assert (failed.value.cause.type, await shop.status(O)) == ("order_failed", "failed")
+    assert [email.template for email in shop.world.inbox.emails] == ["order_failed"]
+    held.let_go()
+
+
 # ------------------------------------------------------------------------------------------------------------- helpers
 
 
@@ -295,6 +328,13 @@ async def reset(shop: Shop, handle: WorkflowHandle[Any, OrderOutcome], task: int
         )
     )
     return shop.client.get_workflow_handle(O, run_id=answer.run_id, result_type=OrderOutcome)
+
+
+async def reset_to_start(shop: Shop, handle: WorkflowHandle[Any, Any]) -> None:
+    """As a rollback does it."""
+    run = await describe_versioned(shop.client, handle.id)
+    assert run is not None
+    await start_again(shop.client, run, "test")
 
 
 async def waits_for_the_customer(handle: WorkflowHandle[Any, OrderOutcome]) -> None:
