@@ -1,6 +1,5 @@
 """The fault matrix, another card: everything that can come between a refused payment and the end of its order."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -104,7 +103,7 @@ def authorizations(shop: Shop) -> list[tuple[str, int]]:
 
 
 async def test_another_card_pays(shop: Shop) -> None:
-    """The stock stays held, `submit` says what is missing and why, and the second card pays on the same PaymentIntent."""
+    """The stock stays held, `submit` says what is missing, and the second card pays on the same PaymentIntent."""
     run = await wait_for_card(shop)
     assert await shop.stock() == (98, 2)
     said = await submit(run)
@@ -197,7 +196,15 @@ async def test_the_deadline_comes_while_a_card_is_tried(shop: Shop) -> None:
 async def test_who_may_pay(shop: Shop) -> None:
     """Nobody before the order waits or after it has ended, and one at a time; what is no payment method is named."""
     run = await wait_for_card(shop)
-    for arguments in ([], [None], ["pm_card_visa"], [{}], [{"paymentMethodId": 7}], [{"paymentMethodId": GOOD}, 1]):
+    wrong: tuple[list[Any], ...] = (
+        [],
+        [None],
+        ["pm_card_visa"],
+        [{}],
+        [{"paymentMethodId": 7}],
+        [{"paymentMethodId": GOOD}, 1],
+    )
+    for arguments in wrong:
         assert await refusal(run.execute_update("pay", args=arguments)) == "invalid_payment"
     numbered = run.execute_update("pay", {"paymentMethodId": "4242424242424242"})
     assert await refusal(numbered) == "invalid_payment"
