@@ -10,7 +10,7 @@ unexport PYTHONPATH MYPYPATH
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up observe migrate test prove check format lock screenshots histories chaos negative-controls shape bench bench-peers bench-server image check-image check-manifests dashboards check-monitoring check-kubernetes clean
+.PHONY: help install demo up observe migrate test prove check format lock screenshots histories chaos negative-controls shape bench bench-hot bench-peers bench-server image check-image check-manifests dashboards check-monitoring check-kubernetes check-tls clean
 
 help: ## show these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ BENCH := $(firstword $(wildcard .venv-bench/bin/python) $(BIN)/python) -m benchm
 bench: install ## how fast it is, beside what: at most ten minutes. PROFILE=full ENGINE=postgres ARGS=…; see docs/performance.md
 	@$(BENCH) run --profile $(or $(PROFILE),quick) --engine $(or $(ENGINE),dev) $(if $(PROFILE),,--minutes 9) $(ARGS)
 
+bench-hot: install ## reservations alone, of one product that everybody wants: about three minutes
+	@$(BENCH) hot $(ARGS)
+
 PEERS := $(foreach each,dbos restate plots,-r requirements-bench-$(each).txt)
 bench-peers: install ## make .venv-bench for the arms of DBOS and Restate, and for the plots; Restate needs npm
 	@$(PYTHON) -m venv .venv-bench
@@ -116,6 +119,9 @@ check-monitoring: .venv-dashboards/installed ## let a real Prometheus and Alertm
 
 check-kubernetes: install ## let an API server judge the manifests: yours, or kube-apiserver and etcd
 	@$(RUN) tests.deploy.check_kubernetes
+
+check-tls: install ## real servers with TLS, and a pgbouncer: PGBOUNCER=… for another than the system's
+	@PGBOUNCER=$(PGBOUNCER) $(RUN) pytest -q -p no:xdist -rs tests/deploy/check_tls.py
 
 clean: ## forget the local data and all caches
 	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m deploy.local.data

@@ -36,6 +36,10 @@ SENTENCES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (asyncpg.TooManyConnectionsError, "it has no connection left: raise max_connections or lower DATABASE_POOL_SIZE"),
     (asyncpg.CannotConnectNowError, "it is starting or stopping: try again"),
     (
+        asyncpg.ConnectionDoesNotExistError,
+        "it ends the connection: it may demand a client certificate (sslcert, sslkey), or be stopping; look at its log",
+    ),
+    (
         asyncpg.ClientConfigurationError,
         "correct sslmode, sslrootcert and ssl_…: verify-full needs e.g. sslrootcert=system",
     ),

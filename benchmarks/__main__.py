@@ -4,7 +4,7 @@ import asyncio
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +16,13 @@ from rich.console import Console
 from benchmarks.arms.arm import Rules
 from benchmarks.arms.registry import ARMS, missing
 from benchmarks.cells import PROFILES, Cell, Profile
+from benchmarks.docs import write_into_docs
 from benchmarks.header import read_header
+from benchmarks.hot import measure_hot
 from benchmarks.invariants import WrongRun, check_orders
+from benchmarks.plots import draw_all
 from benchmarks.report import report as tables
-from benchmarks.results import CellResult, read, write
+from benchmarks.results import CellResult, Header, Result, read, write
 from benchmarks.run import Run, open_run
 from benchmarks.servers import Engine, Servers, open_servers
 from config.temporal import leave
@@ -58,6 +61,55 @@ def run(  # noqa: PLR0913, PLR0917 (one for each option)
     leave(asyncio.run(until_signaled(bench.run(engine, pids), interrupted=130)))
 
 
+@app.command()
+def hot(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each cell is measured.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.5, help="For each cell; a quarter of it is warm-up.")] = 4,
+    out: Annotated[Path | None, typer.Option(help="The file of results.")] = None,
+) -> None:
+    """Measure reservations alone, of one product that everybody wants and of a thousand: about three minutes."""
+    leave(asyncio.run(until_signaled(_keep(measure_hot(rounds, seconds), out or _new_file("hot")), interrupted=130)))
+
+
+@app.command()
+def report(
+    files: Annotated[list[Path], typer.Argument(help="Files of results.")],
+    *,
+    docs: Annotated[bool, typer.Option("--docs", help="Write tables and plots into docs/performance.md.")] = False,
+) -> None:
+    """Show the tables of files of results."""
+    found = [read(file) for file in files]
+    text = "\n\n".join(tables(header, results) for header, results in found)
+    if docs:
+        draw_all([result for _, results in found for result in results])
+        write_into_docs(text)
+    else:
+        sys.stdout.write(f"{text}\n")
+
+
+async def _keep(lines: AsyncIterator[Header | Result], out: Path) -> int:
+    """Write the lines of a run, and show them as they come. Exit status 1: it could not run, or its stock is wrong."""
+    try:
+        async for line in lines:
+            write(out, [line])
+            console.print(line.model_dump_json(exclude={"kind"}), markup=False)
+    except (StackError, WrongRun) as error:
+        _discard(out, error)
+        return 1
+    return _show(out)
+
+
+def _discard(out: Path, error: Exception) -> None:
+    console.print(f"No result: {error}", style="red", markup=False)
+    out.unlink(missing_ok=True)
+
+
+def _show(out: Path) -> int:
+    sys.stdout.write(f"{tables(*read(out))}\n")
+    console.print(f"Results: {out}")
+    return 0
+
+
 def _profile(name: str, arms: Sequence[str] | None) -> Profile:
     """The profile of that name, with other arms if any are named. Raises BadParameter."""
     if name not in PROFILES:
@@ -86,12 +138,9 @@ class Bench:
             async with open_servers(engine, pids) as servers:
                 await self._measure(servers)
         except (StackError, WrongRun) as error:
-            console.print(f"No result: {error}", style="red", markup=False)
-            self._out.unlink(missing_ok=True)
+            _discard(self._out, error)
             return 1
-        sys.stdout.write(f"{tables(*read(self._out))}\n")
-        console.print(f"Results: {self._out}")
-        return 0
+        return _show(self._out)
 
     async def _measure(self, servers: Servers) -> None:
         wanted = [arm for arm in ARMS if self._profile.arms is None or arm.name in self._profile.arms]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
@@ -22,14 +22,17 @@ PACKAGES: Final = ("temporalio", "asyncpg", "uvloop", "dbos", "restate-sdk")
 
 
 async def read_header(profile: Profile, servers: Servers, arms: Sequence[Arm], skipped: Mapping[str, str]) -> Header:
-    return Header(
-        when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        commit=_commit(),
-        profile=profile.name,
-        engine=servers.engine,
-        cores=os.cpu_count() or 0,
-        processor=_processor(),
-        versions=await _versions(servers),
+    """The header of a run of arms."""
+    info = await servers.client.workflow_service.get_system_info(GetSystemInfoRequest())
+    versions = {
+        "Temporal server": info.server_version,
+        "PostgreSQL of the shop": await _postgres(servers.database),
+        "PostgreSQL of the engine": await _postgres(servers.engine_database),
+    }
+    return _header(
+        profile.name,
+        servers.engine,
+        versions,
         arms={arm.name: arm.title for arm in arms},
         skipped=skipped,
         seconds=profile.seconds,
@@ -37,15 +40,26 @@ async def read_header(profile: Profile, servers: Servers, arms: Sequence[Arm], s
     )
 
 
-async def _versions(servers: Servers) -> dict[str, str]:
-    info = await servers.client.workflow_service.get_system_info(GetSystemInfoRequest())
-    return {
-        "Python": platform.python_version(),
-        "Temporal server": info.server_version,
-        "PostgreSQL of the shop": await _postgres(servers.database),
-        "PostgreSQL of the engine": await _postgres(servers.engine_database),
-        **{package: found for package in PACKAGES if (found := _package(package))},
-    }
+async def read_database_header(what: str, url: str) -> Header:
+    """The header of a run with a database alone."""
+    return _header(what, "none", {"PostgreSQL": await _postgres(url)}, arms={}, skipped={}, seconds=0, seed=0)
+
+
+def _header(profile: str, engine: str, versions: Mapping[str, str], **rest: Any) -> Header:  # noqa: ANN401 (fields)
+    return Header(
+        when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        commit=_commit(),
+        profile=profile,
+        engine=engine,
+        cores=os.cpu_count() or 0,
+        processor=_processor(),
+        versions={
+            "Python": platform.python_version(),
+            **versions,
+            **{package: found for package in PACKAGES if (found := _package(package))},
+        },
+        **rest,
+    )
 
 
 async def _postgres(url: str) -> str:

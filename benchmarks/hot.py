@@ -1,34 +1,37 @@
-"""Reservations per second, of one product that everybody wants, and of a thousand: `python -m benchmarks.hot`.
+"""Reservations per second, of one product that everybody wants, and of a thousand.
 
-Arms, interleaved in random order on one PostgreSQL with fsync on, each cell in a process of its own:
+Two arms, side by side on one PostgreSQL with fsync on, each cell in a process of its own:
 
-    for_update   the usual way, written fairly: one transaction for each order, SELECT … FOR UPDATE for each item
-    product      this checkout: activities/inventory.py
-    other        the same file of another checkout, if one is named by --other
+    for-update   the usual way, written fairly: one transaction for each order, SELECT … FOR UPDATE for each item
+    product      activities/inventory.py
 
-It uses a PostgreSQL of its own, or the server at DATABASE_URL, in a database that it creates and drops. A cell whose
-stock is wrong in the end has no result.
+A cell whose stock is wrong in the end has no result.
 """
 
-import argparse
 import asyncio
 import json
 import os
 import random
-import secrets
-import statistics
-import subprocess
+import shutil
 import sys
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
+from itertools import product as product_of
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
 from activities.inventory import Inventory
+from app.migrate import migrate
+from benchmarks.header import read_database_header
+from benchmarks.invariants import WrongRun
+from benchmarks.measure.statistics import percentile
+from benchmarks.measure.window import Window, mark
+from benchmarks.results import Header, HotResult
+from deploy.local.data import DATA_DIR, locked
+from deploy.local.postgres import Postgres
+from deploy.local.process import ROOT, free_ports
 from gateways.postgres import Database, open_pool
 from orders.errors import Unavailable
 from orders.models import Line, ReservationRequest, Terms
@@ -36,7 +39,6 @@ from orders.models import Line, ReservationRequest, Terms
 if TYPE_CHECKING:
     from gateways.postgres import Pool
 
-ROOT: Final = Path(__file__).parents[1]
 CONCURRENCY: Final = (1, 16, 64)
 PRODUCTS: Final = (1, 1000)
 POOL: Final = 16  # connections of each arm
@@ -124,13 +126,13 @@ def product(pool: "Pool") -> Reserve:
     return reserve
 
 
-ARMS: Final = {"for_update": for_update, "product": product, "other": product}
+ARMS: Final = {"for-update": for_update, "product": product}
 
 
 # ------------------------------------------------------------------------------------------------------------ one cell
 
 
-async def run_cell(arm: str, url: str, concurrency: int, products: int, seconds: float) -> dict[str, Any]:
+async def run_cell(arm: str, url: str, customers: int, products: int, seconds: float) -> dict[str, Any]:
     """So many customers, each of whom orders one unit again and again."""
     async with await open_pool(url, POOL) as pool:
         for statement in RESET:
@@ -155,20 +157,18 @@ async def run_cell(arm: str, url: str, concurrency: int, products: int, seconds:
                 if start >= counted_from:
                     latencies.append(time.perf_counter() - start)
 
-        await asyncio.gather(*(customer(number) for number in range(concurrency)))
+        await asyncio.gather(*(customer(number) for number in range(customers)))
         spent = time.process_time() - cpu[0]
         elapsed = time.perf_counter() - counted_from
         if await pool.fetchval(HELD) != orders or await pool.fetchval(WRONG, timeout=60):
-            raise AssertionError(f"{arm}, c={concurrency}, {products} products: the stock is wrong")
-    latencies.sort()
+            raise AssertionError(f"{arm}, {customers} customers, {products} products: the stock is wrong")
     return {
         "arm": arm,
-        "concurrency": concurrency,
+        "customers": customers,
         "products": products,
-        "per_second": len(latencies) / elapsed,
-        "p50_ms": latencies[len(latencies) // 2] * 1000,
-        "p99_ms": latencies[int(len(latencies) * 0.99)] * 1000,
-        "worker_cpu_ms": spent / len(latencies) * 1000,
+        "rate": len(latencies) / elapsed,
+        "latency": {"p50": 1000 * percentile(latencies, 0.5), "p99": 1000 * percentile(latencies, 0.99)},
+        "cpu": 1000 * spent / len(latencies),
     }
 
 
@@ -186,115 +186,51 @@ def a_request(order_id: str, product_id: str) -> ReservationRequest:
 
 
 @asynccontextmanager
-async def a_database() -> AsyncIterator[str]:
-    """A migrated database with a thousand products, dropped at the end."""
-    # Only the main process has these modules: a cell may run in another checkout.
-    from app.migrate import migrate  # noqa: PLC0415
-    from deploy.local.postgres import Postgres, temporary_folder  # noqa: PLC0415
-    from deploy.local.process import free_ports  # noqa: PLC0415
-
-    if server := os.environ.get("DATABASE_URL"):
-        name = f"hot_{secrets.token_hex(4)}"
-        await execute(server, f"CREATE DATABASE {name}")
-        try:
-            head, _, rest = server.partition("://")
-            address, _, options = rest.partition("?")
-            url = f"{head}://{address.split('/')[0]}/{name}" + (f"?{options}" if options else "")
-            yield await filled(url, migrate)
-        finally:
-            await execute(server, f"DROP DATABASE {name} WITH (FORCE)")
-        return
-    with temporary_folder() as folder:
-        postgres = Postgres(folder / "data", free_ports(1)[0], logs=folder / "logs")
+async def open_database() -> AsyncIterator[str]:
+    """A migrated database with a thousand products, on a server of its own."""
+    folder = DATA_DIR / f"bench-hot-{os.getpid()}"
+    with locked(folder):
+        postgres = Postgres(folder / "postgres", free_ports(1)[0], logs=folder / "logs")
         async with postgres.running():
-            yield await filled(postgres.url(), migrate)
+            await migrate(postgres.url())
+            connection = await asyncpg.connect(postgres.url())
+            for statement in FILL:
+                await connection.execute(statement)
+            await connection.close()
+            yield postgres.url()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-async def filled(url: str, migrate: Callable[[str], Awaitable[object]]) -> str:
-    await migrate(url)
-    await execute(url, *FILL)
-    return url
+async def measure_hot(rounds: int, seconds: float) -> AsyncIterator[Header | HotResult]:
+    """A header, then every cell once in each round, shuffled.
 
-
-async def execute(url: str, *statements: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        for statement in statements:
-            await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
-async def run_all(rounds: int, seconds: float, other: Path | None) -> list[dict[str, Any]]:
-    """Every cell once in each round; a line of JSON for each."""
-    checkouts = {"for_update": ROOT, "product": ROOT} | ({"other": other} if other else {})
-    cells = [(arm, c, n) for arm in checkouts for c in CONCURRENCY for n in PRODUCTS]
-    results = []
-    async with a_database() as url:
-        for _ in range(rounds):
+    Raises:
+        WrongRun: a cell failed, or left the stock wrong.
+    """
+    cells = list(product_of(ARMS, CONCURRENCY, PRODUCTS))
+    async with open_database() as url:
+        yield await read_database_header("hot", url)
+        for number in range(rounds):
             random.shuffle(cells)
-            for arm, concurrency, products in cells:
-                cell = ("--cell", arm, str(concurrency), str(products), "--seconds", str(seconds))
-                # -P: beside this file are modules that have the names of our packages.
-                child = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", __file__, *cell),
-                    cwd=checkouts[arm],
-                    env=os.environ | {"PYTHONPATH": str(checkouts[arm]), "HOT_URL": url},
-                    stdout=subprocess.PIPE,
-                )
-                answer, _ = await child.communicate()
-                if child.returncode:
-                    raise SystemExit(f"{arm}, c={concurrency}, {products} products: it failed")
-                results.append(json.loads(answer))
-                sys.stdout.write(answer.decode())
-                sys.stdout.flush()
-    return results
+            for arm, customers, products in cells:
+                yield await _measure(url, number, arm, customers, products, seconds)
 
 
-def table(results: Iterable[dict[str, Any]]) -> str:
-    """Medians, with the ratio to for_update in the same round as median and range."""
-    cells: dict[tuple[int, int, str], list[dict[str, Any]]] = defaultdict(list)
-    for each in results:
-        cells[each["products"], each["concurrency"], each["arm"]].append(each)
-    lines = [
-        "| products | c | arm | reservations/s | ratio | p50 / p99 ms | ratio of p99 | CPU ms of the worker |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for (products, concurrency, arm), found in sorted(cells.items()):
-        usual = cells[products, concurrency, "for_update"]
-        lines.append(
-            f"| {products} | {concurrency} | {arm} "
-            f"| {median(found, 'per_second'):.0f} | {ratio(found, usual, 'per_second')} "
-            f"| {median(found, 'p50_ms'):.1f} / {median(found, 'p99_ms'):.1f} | {ratio(found, usual, 'p99_ms')} "
-            f"| {median(found, 'worker_cpu_ms'):.2f} |"
-        )
-    return "\n".join(lines)
-
-
-def median(cells: list[dict[str, Any]], name: str) -> float:
-    return float(statistics.median(each[name] for each in cells))
-
-
-def ratio(cells: list[dict[str, Any]], usual: list[dict[str, Any]], name: str) -> str:
-    each = sorted(mine[name] / theirs[name] for mine, theirs in zip(cells, usual, strict=True))
-    return f"{statistics.median(each):.2f} ({each[0]:.2f} to {each[-1]:.2f})"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="how often each cell is measured")
-    parser.add_argument("--seconds", type=float, default=4, help="for each cell; a quarter is warm-up")
-    parser.add_argument("--other", type=Path, help="another checkout, to compare with")
-    parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.cell:
-        arm, concurrency, products = given.cell
-        cell = run_cell(arm, os.environ["HOT_URL"], int(concurrency), int(products), given.seconds)
-        sys.stdout.write(f"{json.dumps(asyncio.run(cell))}\n")
-        return
-    results = asyncio.run(run_all(given.rounds, given.seconds, given.other))
-    sys.stdout.write(f"\n{table(results)}\n")
+async def _measure(url: str, number: int, arm: str, customers: int, products: int, seconds: float) -> HotResult:  # noqa: PLR0913, PLR0917 (a cell)
+    begin = await mark({}, {})
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.hot", url, arm, str(customers), str(products), str(seconds)),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    answer, _ = await child.communicate()
+    if child.returncode:
+        raise WrongRun(f"{arm}, {customers} customers, {products} products: it failed")
+    window = Window(begin, await mark({}, {}))
+    return HotResult.model_validate({**json.loads(answer), "round": number, "foreign": window.foreign})
 
 
 if __name__ == "__main__":
-    main()
+    given_url, given_arm, *numbers = sys.argv[1:]
+    cell = run_cell(given_arm, given_url, int(numbers[0]), int(numbers[1]), float(numbers[2]))
+    sys.stdout.write(f"{json.dumps(asyncio.run(cell))}\n")

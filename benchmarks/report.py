@@ -16,6 +16,7 @@ ENGINES: Final = {
     "dev": "the development server",
     "postgres": "the server on PostgreSQL",
     "given": "a server that was given by address",
+    "none": "not used",
 }
 DATABASES: Final = ("engine", "shop")
 PROCESSES: Final = ("worker", "temporal", "restate", "engine postgres", "shop postgres", "sandbox")
@@ -134,24 +135,24 @@ def _cell_table(cell: Cell, header: Header, results: Sequence[CellResult]) -> st
 
 def _cell_row(cell: Cell, arm: str, results: Sequence[CellResult], processes: Sequence[str]) -> list[str]:
     def shown(figure: Figure, digits: int = 0) -> str:
-        found = _usual(results, figure)
+        found = usual(results, figure)
         return NOTHING if found is None else f"{found.median:.{digits}f}"
 
     kilobytes = shown(lambda each: each.history_bytes and each.history_bytes / 1000, 1)
     return [
         arm,
-        _with_range(_usual(results, rate), 1) + (DISTURBED if all(each.is_flagged for each in results) else ""),
+        _with_range(usual(results, rate), 1) + (DISTURBED if all(each.is_flagged for each in results) else ""),
         *((shown(lambda each: each.offered, 1),) if cell.is_open else ()),
         f"{shown(answer)} / {shown(lambda each: each.answer.p99)}",
         f"{shown(done)} / {shown(lambda each: each.done.p99)}",
-        f"{shown(cpu)}; {', '.join(shown(_cpu_of(name)) for name in processes)}",
+        f"{shown(cpu)}; {', '.join(shown(cpu_of(name)) for name in processes)}",
         "; ".join(shown(_fsyncs_of(name), 1) for name in DATABASES),
         "; ".join(shown(_wal_of(name), 1) for name in DATABASES),
         f"{shown(events)}; {shown(lambda each: each.workflow_tasks)}; {kilobytes}",
     ]
 
 
-def _cpu_of(process: str) -> Figure:
+def cpu_of(process: str) -> Figure:
     return lambda result: result.cpu.get(process)
 
 
@@ -163,7 +164,7 @@ def _wal_of(database: str) -> Figure:
     return lambda result: result.postgres[database].wal_bytes / 1000
 
 
-def _usual(results: Iterable[CellResult], figure: Figure) -> Spread | None:
+def usual(results: Iterable[CellResult], figure: Figure) -> Spread | None:
     """Of the rounds that nobody disturbed; of all rounds if there is none."""
     found = [*results]
     calm = spread(figures(found, figure).values())
@@ -188,11 +189,54 @@ def _ratio(results: Sequence[CellResult], arm: str, ratio: Ratio) -> Spread | No
 
 
 def _hot_table(results: Sequence[HotResult]) -> str:
-    raise NotImplementedError
+    cells = sorted({(each.products, each.customers) for each in results})
+    heads = ("products", "customers", "arm", "reservations/s", "ratio", "p50 / p99 ms", "ratio of p99", "CPU ms")
+    rows = [
+        _hot_row(products, customers, arm, [e for e in results if (e.products, e.customers) == (products, customers)])
+        for products, customers in cells
+        for arm in ("for-update", "product")
+    ]
+    return "\n".join(("### Reservations alone", "", *_markdown(heads, rows)))
+
+
+def _hot_row(products: int, customers: int, arm: str, results: Sequence[HotResult]) -> list[str]:
+    mine = [each for each in results if each.arm == arm]
+    usual = [each for each in results if each.arm == "for-update"]
+
+    def shown(figure: Callable[[HotResult], float], digits: int) -> str:
+        calm = spread(_hot_figures(mine, figure).values())
+        found = calm or spread(figure(each) for each in mine)
+        return f"{found.median:.{digits}f}" if found else NOTHING
+
+    def ratio(figure: Callable[[HotResult], float]) -> str:
+        return _with_range(ratios(_hot_figures(mine, figure), _hot_figures(usual, figure)), 2, "x")
+
+    return [
+        str(products),
+        str(customers),
+        arm,
+        shown(lambda each: each.rate, 0) + (DISTURBED if all(each.is_flagged for each in mine) else ""),
+        ratio(lambda each: each.rate),
+        f"{shown(lambda each: each.latency.p50, 1)} / {shown(lambda each: each.latency.p99, 1)}",
+        ratio(lambda each: each.latency.p99),
+        shown(lambda each: each.cpu, 2),
+    ]
+
+
+def _hot_figures(results: Iterable[HotResult], figure: Callable[[HotResult], float]) -> dict[int, float]:
+    return {each.round: figure(each) for each in results if not each.is_flagged}
 
 
 def _scale_table(results: Sequence[ScaleResult]) -> str:
-    raise NotImplementedError
+    sizes = sorted({each.orders for each in results})
+    found = {(each.what, each.orders): each for each in results}
+    rows = []
+    for what in dict.fromkeys(each.what for each in results):
+        each = [found.get((what, size)) for size in sizes]
+        unit = next(one.unit for one in each if one)
+        shown = (NOTHING if one is None else " ".join(filter(None, (f"{one.value:.4g}", one.note))) for one in each)
+        rows.append([what, unit, *shown])
+    return "\n".join(("### Scale", "", *_markdown(("what", "unit", *(f"{size:,} orders" for size in sizes)), rows)))
 
 
 def _with_range(found: Spread | None, digits: int, unit: str = "") -> str:

@@ -82,7 +82,7 @@ class CellResult(Line):
 
 
 class HotResult(Line):
-    """Reservations alone: `customers` at a time, over so many products."""
+    """Reservations alone: `customers` at a time, over so many products. `cpu` is the worker's, in ms for each."""
 
     kind: Literal["hot"] = "hot"
     arm: str
@@ -91,6 +91,7 @@ class HotResult(Line):
     products: int
     rate: float
     latency: Latency
+    cpu: float
     foreign: float
 
     @property

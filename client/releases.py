@@ -47,6 +47,7 @@ from orders.names import NEEDS_ATTENTION, PROCESS_ORDER, SCHEDULED, TASK_QUEUE, 
 from orders.verification import VerifyReport
 
 CANARIES: Final = 3
+MAX_NAMED: Final = 32  # characters of a build id in the id of an order, which has 64
 NO_PAYMENT: Final = "pm_release_canary"  # no payment method of anybody's: the provider refuses it
 
 MAX_ATTEMPTS: Final = 3  # of a workflow task: a worker may die once
@@ -234,7 +235,8 @@ class _Release:
         await asyncio.gather(*(self._place_canary(number) for number in range(1, CANARIES + 1)))
 
     async def _place_canary(self, number: int) -> None:
-        order_id = f"canary-{self._plan.build_id.replace('/', '-')}-{uuid.uuid4().hex[:8]}-{number}"
+        build_id = self._plan.build_id.replace("/", "-")[:MAX_NAMED]
+        order_id = f"canary-{build_id}-{uuid.uuid4().hex[:8]}-{number}"
         payload = read_order(order_id, self._plan.canary).payload
         outcome = await self._on_version(PROCESS_ORDER, order_id, OrderOutcome, CANARY_ENDS_WITHIN, payload)
         if outcome.success or outcome.error_code not in PAYMENT_REFUSALS:
@@ -348,13 +350,10 @@ async def _deployment(client: Client, name: str) -> Deployment:
     raise NotFound(f"no worker has ever polled as a version of {name}: see TEMPORAL_DEPLOYMENT_NAME")
 
 
-_NEVER: Final = datetime.max.replace(tzinfo=UTC)
-
-
 def _earlier(now: Deployment) -> Version:
     """The latest of the versions that are older than the current one and were current themselves. Raises NotFound."""
-    created = {each.build_id: each.created for each in now.versions}
-    found = [each for each in now.versions if each.last_current and each.created < created.get(now.current, _NEVER)]
+    current = next((each.created for each in now.versions if each.build_id == now.current), datetime.now(UTC))
+    found = [each for each in now.versions if each.last_current and each.created < current]
     if not found:
         raise NotFound(
             f"no version of {now.name} was current before {now.current or 'now'}: name the one to go back to"

@@ -4,6 +4,7 @@ Raises, in all functions: NoAnswer, where Temporal is out of reach.
 """
 
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
@@ -16,11 +17,22 @@ from config.payload_keys import customer_tags
 from gateways.temporal import FoundRun, find_run, find_runs, reaching_temporal
 from orders.errors import NoAnswer, UnknownOrder
 from orders.models import Attention, CancelView, Model, OrderView, Stage
-from orders.names import CANCEL_ORDER, CUSTOMER_ID, NEEDS_ATTENTION, ORDER_STAGE, PROCESS_ORDER, SWEEPS, cancel_order_id
+from orders.names import (
+    CANCEL_ORDER,
+    CUSTOMER_ID,
+    NEEDS_ATTENTION,
+    ORDER_STAGE,
+    PROCESS_ORDER,
+    SWEEPS,
+    cancel_order_id,
+    order_id_of,
+)
 
 QUERY_TIMEOUT: Final = timedelta(seconds=3)
 
 ABOUT_ORDERS: Final = f"WorkflowType IN ('{PROCESS_ORDER}', '{CANCEL_ORDER}')"
+
+MARKED: Final = f"{ABOUT_ORDERS} AND {NEEDS_ATTENTION.name} IS NOT NULL"
 
 ResultT = TypeVar("ResultT")
 
@@ -132,12 +144,27 @@ def of_the_customer(client: Client, customer: str) -> str:
 
 
 async def stuck_runs(client: Client, *, limit: int = 50) -> list[StuckRun]:
-    """The runs that are marked for an operator. Of each sweep only its last run counts: it looked at everything."""
-    marked = f"{ABOUT_ORDERS} AND {NEEDS_ATTENTION.name} IS NOT NULL AND ExecutionStatus"
-    of_orders = [run for state in ("=", "!=") for run in await _find(client, f"{marked} {state} 'Running'", limit)]
+    """The runs that are marked for an operator: the newest `limit` of the open ones, and as many of the closed ones.
+
+    Of each sweep only its last run counts: it looked at everything.
+    """
+    of_orders = [
+        run
+        for state in ("=", "!=")
+        for run in await _find(client, f"{MARKED} AND ExecutionStatus {state} 'Running'", limit)
+    ]
     sweeps = [await _find(client, f"WorkflowType = '{each}' AND ExecutionStatus = 'Completed'", 1) for each in SWEEPS]
     latest = [run for runs in sweeps for run in runs if run.needs_attention]
     return [await _stuck(client, run) for run in [*latest, *of_orders]]
+
+
+async def count_unlisted(client: Client, found: Iterable[StuckRun], limit: int) -> int:
+    """How many runs of orders are marked beside those that `stuck_runs` has found, for which `limit` had no room."""
+    listed = sum(each.run.order_id is not None for each in found)
+    if listed < limit:
+        return 0
+    with reaching_temporal():
+        return max(0, (await client.count_workflows(MARKED)).count - listed)
 
 
 async def _find(client: Client, query: str, limit: int) -> list[Run]:
@@ -145,9 +172,8 @@ async def _find(client: Client, query: str, limit: int) -> list[Run]:
 
 
 def _run(found: FoundRun) -> Run:
-    is_of_order = found.workflow in (PROCESS_ORDER, CANCEL_ORDER)
     return Run(
-        order_id=found.workflow_id.removeprefix(f"{CANCEL_ORDER}:") if is_of_order else None,
+        order_id=order_id_of(found.workflow, found.workflow_id),
         workflow=found.workflow,
         workflow_id=found.workflow_id,
         run_id=found.run_id,

@@ -68,6 +68,22 @@ class PayloadSettings(Environment):
         return keys
 
 
+class TraceSettings(Environment):
+    """Where traces are sent; the other variables of OpenTelemetry are read by its SDK."""
+
+    otel_exporter_otlp_endpoint: str = Field(
+        default="", description="Base URL of a collector that takes traces by OTLP over HTTP. Empty: none are sent."
+    )
+    otel_service_name: str = Field(default="order-sagas", description="The name of this program in traces.")
+
+    @field_validator("otel_exporter_otlp_endpoint")
+    @classmethod
+    def _is_a_collector(cls, url: str) -> str:
+        if not re.fullmatch(r"(https?://[^\s/?#@]+(/[^\s?#]*)?)?", url):
+            raise ValueError("must have the form http://host:port or https://host/path, e.g. http://127.0.0.1:4318")
+        return url
+
+
 class DatabaseSettings(Environment):
     """Where PostgreSQL is: all that the migrations need."""
 
@@ -86,7 +102,7 @@ class DatabaseSettings(Environment):
 SettingsT = TypeVar("SettingsT", bound=Environment)
 
 
-class Settings(PayloadSettings, DatabaseSettings):
+class Settings(PayloadSettings, TraceSettings, DatabaseSettings):
     """Each program reads them once and passes them on; workflows never read them."""
 
     database_pool_size: int = Field(default=8, ge=1, le=200, description="Connections per worker process.")
@@ -510,6 +526,11 @@ def read_database_settings() -> DatabaseSettings:
 def read_payload_keys() -> tuple[Key, ...]:
     """The keys of the environment; none: payloads are not encrypted. Raises InvalidInput."""
     return parse_payload_keys(_read(PayloadSettings).payload_keys.get_secret_value())
+
+
+def read_trace_settings() -> TraceSettings:
+    """Where the traces of a program go. Raises InvalidInput."""
+    return _read(TraceSettings)
 
 
 def _read(kind: type[SettingsT]) -> SettingsT:

@@ -18,7 +18,7 @@ from temporalio.workflow import SandboxImportNotificationPolicy
 from config.payload_converter import converter
 from config.payload_keys import Key
 from config.replay_guard import Runner, UnsandboxedRunner
-from config.settings import read_payload_keys
+from config.settings import read_payload_keys, read_trace_settings
 from config.streams import flush_streams
 from config.temporal_problems import address_problem, connection_problem, profile_problem, setting_problem
 from orders.errors import InvalidInput, NoAnswer
@@ -64,14 +64,15 @@ def plugin(*, sandbox: bool = True, keys: Sequence[Key] = ()) -> SimplePlugin:
 async def connect(*, sandbox: bool = True, metrics_address: str = "") -> Client:
     """A client for the environment and profile that the `temporal` command reads too (TEMPORAL_ADDRESS, …).
 
-    With PAYLOAD_KEYS in the environment, it encrypts. `sandbox` is for the workflows of a worker with this client;
-    `metrics_address` is where this process serves its metrics. Spaces around a value are ignored, as in our settings.
+    With PAYLOAD_KEYS in the environment, it encrypts; with OTEL_EXPORTER_OTLP_ENDPOINT, its calls are traced.
+    `sandbox` is for the workflows of a worker with this client; `metrics_address` is where this process serves its
+    metrics. Spaces around a value are ignored, as in our settings.
 
     Raises:
-        InvalidInput: a variable, the profile or PAYLOAD_KEYS is wrong, or the metrics cannot be served there.
+        InvalidInput: a variable, the profile or another one is wrong, or the metrics cannot be served there.
         NoAnswer: Temporal is out of reach.
     """
-    keys = read_payload_keys()
+    plugins = [plugin(sandbox=sandbox, keys=read_payload_keys()), *_tracing()]
     environment = {name: value.strip() for name, value in os.environ.items()}
     try:
         config = ClientConfig.load_client_connect_config(override_env_vars=environment)
@@ -84,7 +85,7 @@ async def connect(*, sandbox: bool = True, metrics_address: str = "") -> Client:
         _serve_metrics(metrics_address)
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            return await Client.connect(**config, plugins=[plugin(sandbox=sandbox, keys=keys)])
+            return await Client.connect(**config, plugins=plugins)
     except TimeoutError:
         raise NoAnswer(
             f"Temporal is out of reach: {target} gives no answer within {CONNECT_SECONDS} seconds: "
@@ -93,7 +94,17 @@ async def connect(*, sandbox: bool = True, metrics_address: str = "") -> Client:
     except (RuntimeError, ValueError, OSError) as error:
         if problem := setting_problem(error):
             raise InvalidInput([problem]) from None
-        raise NoAnswer(connection_problem(error, target)) from None
+        raise NoAnswer(connection_problem(error, target, by_tls=bool(config.get("tls")))) from None
+
+
+def _tracing() -> list[SimplePlugin]:
+    """The plugin that traces, if the environment says where traces go: no other program loads OpenTelemetry."""
+    settings = read_trace_settings()
+    if not settings.otel_exporter_otlp_endpoint:
+        return []
+    from config.tracing import tracing_plugin  # noqa: PLC0415 (for those programs only)
+
+    return [tracing_plugin(settings.otel_service_name)]
 
 
 def _serve_metrics(address: str) -> None:

@@ -12,6 +12,12 @@ NOT_TEMPORAL: Final = (
     "TEMPORAL_TLS=true if the server uses TLS"
 )
 
+# A server that refuses a client's certificate, or the lack of one, often says no more than that it hangs up.
+HUNG_UP: Final = (
+    "what answers at {target} ends the connection: it may demand a client certificate of a CA that it trusts "
+    "(TEMPORAL_TLS_CLIENT_CERT_PATH, TEMPORAL_TLS_CLIENT_KEY_PATH); or it is not Temporal"
+)
+
 # What the SDK's message contains, and what is wrong. The first match counts.
 SETTINGS: Final = {
     "Must have both": "TEMPORAL_TLS_CLIENT_CERT_PATH and TEMPORAL_TLS_CLIENT_KEY_PATH: set both, or neither",
@@ -67,9 +73,10 @@ def setting_problem(error: Exception) -> str | None:
     return _first(SETTINGS, error)
 
 
-def connection_problem(error: Exception, target: str) -> str:
+def connection_problem(error: Exception, target: str, *, by_tls: bool) -> str:
     """Why the connection to an address fails."""
-    return f"Temporal is out of reach: {(_first(CONNECTION, error) or NOT_TEMPORAL).format(target=target)}"
+    sentence = _first(CONNECTION, error) or (HUNG_UP if by_tls else NOT_TEMPORAL)
+    return f"Temporal is out of reach: {sentence.format(target=target)}"
 
 
 def _first(sentences: Mapping[str, str], error: Exception) -> str | None:

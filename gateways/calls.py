@@ -1,4 +1,4 @@
-"""The calls of external services, counted and measured."""
+"""The calls of external services, counted, measured and traced."""
 
 import time
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Final
 
 from orders.metrics import EXTERNAL_CALL_SECONDS
+from orders.tracing import span
 
 KNOWN: Final = frozenset(map(int, HTTPStatus))
 
@@ -23,10 +24,15 @@ class Call:
 
 
 @contextmanager
-def watch_call(service: str) -> Iterator[Call]:
-    """Make one request in this block, and say what was answered."""
+def watch_call(service: str, what: str = "") -> Iterator[Call]:
+    """Make one request in this block, and say what was answered. `what` is for its trace, and holds no secret."""
     call, start = Call(), time.monotonic()
+    attributes = {"request": what} if what else {}
     try:
-        yield call
+        with span(f"call {service}", attributes):
+            try:
+                yield call
+            finally:
+                attributes["status"] = call.status
     finally:
         EXTERNAL_CALL_SECONDS.observe(time.monotonic() - start, service=service, status=call.status)

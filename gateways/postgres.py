@@ -1,5 +1,6 @@
 """PostgreSQL: one pool, one way to run a transaction, and its errors as Unavailable."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
@@ -7,8 +8,10 @@ from typing import TYPE_CHECKING, Final
 import asyncpg
 
 from orders.errors import Unavailable
+from orders.tracing import is_traced, record_span
 
 if TYPE_CHECKING:
+    from asyncpg.connection import LoggedQuery
     from asyncpg.pool import PoolConnectionProxy
 
     Connection = PoolConnectionProxy[asyncpg.Record]
@@ -28,6 +31,8 @@ FLUSH_LATER: Final = "SET LOCAL synchronous_commit = off"
 
 # As many attempts as get a connection in time even if each waits for two locks, the order's and the product's.
 ATTEMPTS_PER_CONNECTION: Final = int(ACQUIRE_SECONDS / (2 * LOCK_SECONDS))
+
+NANOSECONDS: Final = 1e9  # in a second
 
 OUTAGE: Final = "database_unavailable"
 LOCKED: Final = "database_locked"
@@ -56,6 +61,23 @@ async def _keep_as_it_is(_connection: asyncpg.Connection) -> None:
     """Replaces the pool's reset query: we leave no session state behind, so it would be a round trip for nothing."""
 
 
+async def _trace_statements(connection: asyncpg.Connection) -> None:
+    """Each statement of an order becomes a part of its trace: its text, which holds no values, and never its values."""
+    if is_traced():
+        connection.add_query_logger(_record_statement)
+
+
+def _record_statement(statement: "LoggedQuery") -> None:
+    end = time.time_ns()
+    text = " ".join(statement.query.split())
+    record_span(
+        f"sql {text.partition(' ')[0].rstrip(';')}",
+        end - int(statement.elapsed * NANOSECONDS),
+        end,
+        {"statement": text, "error": type(statement.exception).__name__ if statement.exception else ""},
+    )
+
+
 async def open_pool(url: str, size: int, *, keep_statements: bool = True) -> "Pool":
     """A pool of `size` connections.
 
@@ -71,6 +93,7 @@ async def open_pool(url: str, size: int, *, keep_statements: bool = True) -> "Po
         timeout=ACQUIRE_SECONDS,
         command_timeout=COMMAND_SECONDS,
         statement_cache_size=STATEMENTS if keep_statements else 0,
+        init=_trace_statements,
         reset=_keep_as_it_is,
         server_settings={"application_name": "order-sagas"},
     )

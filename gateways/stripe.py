@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Final, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 import stripe
@@ -59,7 +60,7 @@ class _Transport(stripe.HTTPClient):
         self, method: str, url: str, headers: Mapping[str, str], post_data: str | None = None
     ) -> tuple[bytes, int, Mapping[str, str]]:
         try:
-            with watch_call("stripe") as call:
+            with watch_call("stripe", f"{method.upper()} {urlsplit(url).path}") as call:
                 response = await self._http.request(method, url, headers=headers, content=post_data)
                 call.answered(response.status_code)
         except (httpx.HTTPError, httpx.InvalidURL) as error:

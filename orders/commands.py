@@ -1,11 +1,13 @@
 """The commands that operators are told to type, ready to paste: one line, with the real order id and step."""
 
 import shlex
+import sys
 from typing import Final
 
 from orders.models import Attention
 
-PROGRAM: Final = ".venv/bin/python starter.py"
+# As who runs this program would type it: on a laptop from the folder of the project, in the image from its own.
+PROGRAM: Final = f"{'.venv/bin/python' if sys.prefix.endswith('/.venv') else 'python'} starter.py"
 
 
 def command_line(*words: str) -> str:

@@ -52,3 +52,8 @@ def model_queue(task_queue: str) -> str:
 def cancel_order_id(order_id: str) -> str:
     """The workflow id of the run that cancels an order."""
     return f"{CANCEL_ORDER}:{order_id}"
+
+
+def order_id_of(workflow: str, workflow_id: str) -> str | None:
+    """The order that a run is about; None: it is about no single one."""
+    return workflow_id.removeprefix(f"{CANCEL_ORDER}:") if workflow in {PROCESS_ORDER, CANCEL_ORDER} else None

@@ -50,10 +50,13 @@ async def test_every_activity_is_registered(database_url: str, temporal: Workflo
 @pytest.mark.parametrize(
     ("program", "unwanted"),
     [
-        ("webhooks", {"workflows", "activities", "openai", "sandbox", "deploy", "typer"}),
-        ("starter", {"workflows", "activities", "openai", "stripe", "httpx", "sandbox", "deploy", "starlette"}),
+        ("webhooks", {"workflows", "activities", "openai", "sandbox", "deploy", "typer", "opentelemetry"}),
+        (
+            "starter",
+            {"workflows", "activities", "openai", "stripe", "httpx", "sandbox", "deploy", "starlette", "opentelemetry"},
+        ),
         ("client.orders", {"workflows", "activities", "openai", "stripe", "httpx", "asyncpg", "structlog"}),
-        ("worker", {"client", "sandbox", "deploy", "starlette", "typer"}),
+        ("worker", {"client", "sandbox", "deploy", "starlette", "typer", "opentelemetry"}),
     ],
 )
 def test_a_program_loads_only_what_it_needs(program: str, unwanted: set[str]) -> None:

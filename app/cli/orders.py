@@ -10,7 +10,7 @@ import typer
 from temporalio.client import Client
 
 from app.cli.command import Environment, Exit, Result, command, progress
-from app.cli.layout import show
+from app.cli.layout import count_of, show
 from app.cli.show import (
     TECHNICAL,
     humanize,
@@ -27,16 +27,17 @@ from app.cli.show import (
 from app.cli.standing import Needs, StandingRun, from_database, needs_of, standing_run, standing_runs
 from app.startup_checks import CannotStart
 from client.orders import cancel_order, follow_retry, pay_order, read_order, read_resolution, resolve, submit
-from client.runs import list_runs, order_runs, stuck_runs, view_run
+from client.runs import count_unlisted, list_runs, order_runs, stuck_runs, view_run
 from gateways.report_store import find_parked, list_orders, read_report
 from orders.commands import command_line, resolve_command
 from orders.errors import InvalidInput, UnknownOrder
 from orders.models import CancelOutcome, CancelReason, ErrorCode, OrderOutcome, Stage, Status
-from orders.names import SWEEPS, cancel_order_id
+from orders.names import NEEDS_ATTENTION, SWEEPS, cancel_order_id
 from orders.order_report import ListedOrder, OrderReport
 from orders.parsing import MAX_INPUT, parse_cancel, parse_customer, parse_pay
 
 FOLLOWED_FOR: Final = timedelta(minutes=1)
+MAX_STUCK: Final = 50  # marked runs that `stuck` lists: so many open ones, and so many closed ones
 MAX_PARKED: Final = 50  # orders that `stuck` lists of those that are parked without a run
 AFTER_RETRY: Final = {
     "done": Exit.DONE,
@@ -159,7 +160,10 @@ async def list_(  # noqa: PLR0913 (one argument for each option)
 async def stuck(environment: Environment) -> Result:
     """List what needs an operator: at which step and why, since when, over which amount, and what to do."""
     session = await environment.connect()
-    found = await stuck_runs(session.client)
+    found = await stuck_runs(session.client, limit=MAX_STUCK)
+    if unlisted := await count_unlisted(session.client, found, MAX_STUCK):
+        text = f"{count_of(unlisted, 'more run')} {'is' if unlisted == 1 else 'are'} marked, and not listed"
+        sys.stderr.write(f"{text}: {NEEDS_ATTENTION.name} IS NOT NULL lists all in the Web UI.\n")
     ids = [each.run.order_id for each in found if each.run.order_id]
     named: dict[str, ListedOrder] = {}
     parked: list[ListedOrder] = []

@@ -38,6 +38,7 @@ SOURCES: Final[Mapping[Source, str]] = {
     Source.POPULAR: "what is popular with other customers",
 }
 UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))  # of time, in seconds
+PLACED: Final = "placed"  # the outcome of a run that has placed its order
 TECHNICAL: Final = frozenset({ErrorCode.FAILED, ErrorCode.AUTHORIZATION_EXPIRED})  # no business refusals
 
 # ------------------------------------------------------------------------------------------------------------- orders
@@ -119,6 +120,9 @@ def show_status(  # noqa: PLR0913, PLR0917 (what the database says, what Tempora
         _show_report(out, order)
     elif missing:
         line(out, f"{missing}. Only the runs are shown; what became of the order, PostgreSQL knows.")
+    elif any(each.run.outcome == PLACED for each in found):
+        why = "it is another database, or was restored to an earlier time (docs/production.md, Backup)"
+        line(out, f"There is no row of this order at DATABASE_URL, but its run has placed it, so it is charged: {why}.")
     else:
         what = "nothing is reserved, charged or sent"
         line(out, f"There is no row of this order at DATABASE_URL. If that is the database of its shop, {what}.")

@@ -82,7 +82,7 @@ class Monitoring:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[list[Child]]:
         """Run both until the block ends. Raises StackError."""
-        self._write_files()
+        self.write_files()
         program = next(filter(None, map(shutil.which, ALERTMANAGERS)), ALERTMANAGERS[0])
         async with AsyncExitStack() as children:
             yield [
@@ -123,7 +123,7 @@ class Monitoring:
             await child.ready(is_ready)
             yield child
 
-    def _write_files(self) -> None:
+    def write_files(self) -> None:
         """The files of deploy/monitoring, with these addresses."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         changes = {

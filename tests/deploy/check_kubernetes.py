@@ -1,6 +1,7 @@
 """make check-kubernetes: a real API server takes the manifests, and refuses what it must refuse.
 
-    CRDS=FOLDER     the CustomResourceDefinitions of KEDA and the Prometheus operator, if the server does not have them
+    CRDS=FOLDER     the CustomResourceDefinitions of KEDA, the Prometheus operator and the worker controller, if the
+                    server does not have them
 
 It asks the server that kubectl reaches, in a namespace that it makes and deletes. Without one it starts a
 kube-apiserver with etcd, if they are installed. Every request but the namespace is a dry run.
@@ -26,6 +27,7 @@ from tests.deploy.overlays import KUBERNETES, overlay_with_monitoring
 
 NAMESPACE: Final = "order-sagas-check"
 SCALED_OBJECTS: Final = "crd/scaledobjects.keda.sh"
+WORKER_DEPLOYMENTS: Final = "crd/workerdeployments.temporal.io"
 OF_THE_OPERATOR: Final = ("crd/podmonitors.monitoring.coreos.com", "crd/prometheusrules.monitoring.coreos.com")
 START_SECONDS: Final = 90
 
@@ -85,12 +87,15 @@ def _check(server: Server) -> int:
     ]
     if crds := os.environ.get("CRDS"):
         server.run("apply", "--server-side", "-f", crds)
-        for each in (SCALED_OBJECTS, *OF_THE_OPERATOR):
+        for each in (SCALED_OBJECTS, WORKER_DEPLOYMENTS, *OF_THE_OPERATOR):
             server.run("wait", "--for=condition=Established", "--timeout=30s", each)
     has_keda = _has(server, SCALED_OBJECTS)
     if has_keda:
         keda = server.run("kustomize", str(KUBERNETES / "keda")).stdout
         checks.append(("the overlay keda is taken", _is_taken(server, keda)))
+    if _has(server, WORKER_DEPLOYMENTS):
+        versions = server.run("kustomize", str(KUBERNETES / "worker-controller")).stdout
+        checks.append(("the overlay worker-controller is taken", _is_taken(server, versions)))
     if has_keda and _has(server, *OF_THE_OPERATOR):
         with tempfile.TemporaryDirectory() as folder:
             combined = server.run("kustomize", str(overlay_with_monitoring(Path(folder)))).stdout

@@ -52,7 +52,12 @@ def _rendered(folder: Path) -> list[str]:
         sys.stdout.write("rendering is skipped: it needs kubectl\n")
         return []
     (folder / "combined").mkdir()
-    for path in (BASE, KUBERNETES / "keda", overlay_with_monitoring(folder / "combined")):
+    for path in (
+        BASE,
+        KUBERNETES / "keda",
+        KUBERNETES / "worker-controller",
+        overlay_with_monitoring(folder / "combined"),
+    ):
         output = subprocess.check_output((kubectl, "kustomize", str(path)), cwd=ROOT)  # noqa: S603 (our own files)
         (folder / f"{path.name}.yaml").write_bytes(output)
     return [str(folder / "base.yaml")]

@@ -117,8 +117,9 @@ class Shop:
             return await child.wait()
 
     async def break_once(self, scenario: str) -> None:
-        fault = {"scenario": scenario}
-        (await self._http.post(f"{self._stack.sandbox.url}/_sandbox/faults", json=fault)).raise_for_status()
+        answer = await self._http.post(f"{self._stack.sandbox.url}/actions/break", data={"scenario": scenario})
+        if answer.is_error:
+            raise SystemExit(answer.text)
 
     async def said(self, status: str, alert: str) -> bool:
         """Whether the sandbox's Slack has this message of Alertmanager."""

@@ -69,7 +69,9 @@ PODS: Final = [each["spec"]["template"]["spec"] for kind in ("Deployment", "Job"
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 
 
-@pytest.mark.parametrize("folder", ["base", "codec", "keda", "monitoring"])
+@pytest.mark.parametrize(
+    "folder", ["base", "codec", "keda", "monitoring", "worker-controller", "worker-controller/template"]
+)
 def test_kustomize_finds_every_file(folder: str) -> None:
     """A manifest that no kustomization lists would never be applied."""
     (kustomization,) = documents(KUBERNETES / folder / "kustomization.yaml")
@@ -181,9 +183,20 @@ def test_prometheus_finds_what_the_settings_open() -> None:
 def test_the_autoscaler_watches_our_task_queues() -> None:
     """Another queue has no backlog, and the workers would never become more."""
     (scaled,) = documents(KUBERNETES / "keda" / "scaled-object.yaml")
-    queues = [trigger["metadata"]["taskQueue"] for trigger in scaled["spec"]["triggers"]]
-    assert queues == [TASK_QUEUE, model_queue(TASK_QUEUE)]
-    assert scaled["spec"]["minReplicaCount"] >= 2
+    (of_build,) = documents(KUBERNETES / "worker-controller" / "template" / "scaled-object.yaml")
+    for each in (scaled["spec"], of_build["spec"]["template"]["spec"]):
+        assert [trigger["metadata"]["taskQueue"] for trigger in each["triggers"]] == [
+            TASK_QUEUE,
+            model_queue(TASK_QUEUE),
+        ]
+        assert each["minReplicaCount"] >= 2
+
+
+def test_the_controller_leaves_routing_and_replicas_to_others() -> None:
+    """`starter.py release` gives orders to a build, an autoscaler sets its replicas: two masters would disagree."""
+    deployment, _ = documents(KUBERNETES / "worker-controller" / "template" / "worker-deployment.yaml")
+    assert deployment["spec"]["rollout"] == {"strategy": "Manual"}
+    assert "replicas" not in deployment["spec"]
 
 
 @pytest.mark.parametrize("file", ["deploy/compose.yaml", "docs/production.md"])

@@ -10,35 +10,76 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import pytest
 from temporalio.testing import WorkflowEnvironment
 
+from app.web.gauges import show_numbers
 from client.schedules import apply_schedules
 from config.settings import Settings
 from deploy.local.process import Command, free_ports, running
-from orders.metrics import ALL
+from gateways.postgres import Database
+from orders.metrics import ALL, Counter, Gauge, Histogram, Metric
 from orders.names import CANCEL_ORDER, PROCESS_ORDER, SCHEDULED, TASK_QUEUE, VERIFY_ORDERS, cancel_order_id
 from sandbox.scenarios import SCENARIOS
 from sandbox.server import serve
 from tests.integration.test_worker import a_worker, addresses
 from tests.support.scraping import OF_THE_SDK, Sample, scrape, total
-from tests.support.shop import an_order, eventually
+from tests.support.shop import Shop, an_order, eventually
 from tests.support.web import SECRETS, an_event, signature
 
+DECLINED: Final = "pm_card_chargeDeclined"
 CALLS: Final = "order_sagas_external_call_seconds_count"
 LABELS: Final = {label for metric in ALL for label in metric.labels}
 
 
-async def test_what_orders_leave_in_the_metrics(
-    temporal: WorkflowEnvironment, database_url: str, tmp_path: Path
-) -> None:
-    """One is placed, one declined, one is parked in its cancel; and no label names any of them."""
+async def test_what_orders_count(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is placed, one declined, one is parked in its cancel, and the state of the shop says so."""
+    counted: list[tuple[str, dict[str, str]]] = []
+    shown: dict[tuple[str, ...], float] = {}
+
+    def count(metric: Metric, *_: float, **labels: str) -> None:
+        counted.append((metric.name, labels))
+
+    def show(metric: Metric, value: float, **labels: str) -> None:
+        shown[metric.name, *labels.values()] = value
+
+    async def parked() -> bool:
+        return counted.count(("order_sagas_parks", {"step": "void_payment"})) == 1
+
+    monkeypatch.setattr(Counter, "add", count)
+    monkeypatch.setattr(Histogram, "observe", count)
+    monkeypatch.setattr(Gauge, "show", show)
+    shop.world.faults.add(SCENARIOS["refund-refused"][1].model_copy(update={"order": "order-parked"}))
+    for order_id, card in (("order-placed", "pm_123"), ("order-declined", DECLINED), ("order-parked", "pm_123")):
+        await shop.place(an_order(paymentMethodId=card), order_id)
+    await shop.start_cancel("order-parked")
+    await eventually(parked, "the cancel is parked")
+    await show_numbers(Database(shop.pool))
+
+    assert counted.count(("order_sagas_orders", {"outcome": "placed", "error_code": "none"})) == 2
+    assert counted.count(("order_sagas_orders", {"outcome": "rejected", "error_code": "card_declined"})) == 1
+    assert counted.count(("order_sagas_undos", {"closing": "rejected"})) == 1
+    for step, done in {"reserve_stock": 3, "authorize_payment": 3, "capture_payment": 2, "release_stock": 1}.items():
+        assert counted.count(("order_sagas_step_seconds", {"step": step, "outcome": "done"})) == done
+    assert counted.count(("order_sagas_step_seconds", {"step": "void_payment", "outcome": "failed"})) == 1
+    assert counted.count(("order_sagas_external_call_seconds", {"service": "stripe", "status": "402"})) == 1
+    assert shown["order_sagas_open_orders", "processing"] == 1
+    assert shown["order_sagas_open_orders", "cancelling"] == 1
+    assert shown["order_sagas_parked_orders",] == 1
+    assert shown["order_sagas_failed_refunds",] == 0
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(240)
+async def test_what_programs_tell_prometheus(temporal: WorkflowEnvironment, database_url: str, tmp_path: Path) -> None:
+    """A worker counts the same orders, and a web process reads the shop; no label of either names an order."""
     client = temporal.client
     metrics, for_web, web = free_ports(3)
     async with serve() as sandbox:
         environment = addresses(temporal, database_url, sandbox) | {"FULFILLMENT_REMEMBERS_CANCELS": "true"}
         sandbox.world.faults.add(SCENARIOS["refund-refused"][1].model_copy(update={"order": "counted-parked"}))
         async with a_worker(tmp_path / "worker.log", **environment, METRICS_ADDRESS=f"127.0.0.1:{metrics}"):
-            for order_id, card in (("placed", "pm_123"), ("declined", "pm_card_chargeDeclined"), ("parked", "pm_123")):
+            for order_id, card in (("placed", "pm_123"), ("declined", DECLINED), ("parked", "pm_123")):
                 payload = an_order(paymentMethodId=card)
                 await client.execute_workflow(PROCESS_ORDER, payload, id=f"counted-{order_id}", task_queue=TASK_QUEUE)
             cancel = await client.start_workflow(

@@ -1,6 +1,9 @@
 """What `stuck` and `status` say to do about a run that is marked."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,7 @@ from orders.models import Attention, Status
 from orders.names import CHECK_INVENTORY, PAYMENT_WARNING, PROCESS_ORDER, RECONCILE_ORDERS
 from orders.order_report import ListedOrder, ParkedStep
 
+ROOT = Path(__file__).parents[2]
 NOW = datetime.now(UTC)
 PARK = ParkedStep(step="void_payment", reason="no", run="o1", since=NOW)
 
@@ -112,3 +116,13 @@ def test_a_step_that_the_row_does_not_tell_of_outlives_its_run() -> None:
     assert not standing_run(
         run.model_copy(update={"needs_attention": "void_payment"}), None, an_order(Status.REJECTED)
     ).needs
+
+
+@pytest.mark.parametrize(
+    ("prefix", "said"), [("/a/.venv", ".venv/bin/python starter.py"), ("/srv/venv", "python starter.py")]
+)
+def test_a_command_begins_as_the_program_was_started(prefix: str, said: str) -> None:
+    """On a laptop with the project's own Python, in the image with the one that is on its path."""
+    code = f"import sys; sys.prefix = {prefix!r}; from orders.commands import command_line; print(command_line('list'))"
+    shown = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)  # noqa: S603 (our own code)
+    assert shown == f"{said} list\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from config.settings import SANDBOX, STRIPE, Settings, read_settings
+from config.settings import SANDBOX, STRIPE, Settings, read_settings, read_trace_settings
 from orders.errors import InvalidInput
 
 
@@ -101,6 +101,19 @@ def test_metrics_are_served_at_a_number(monkeypatch: pytest.MonkeyPatch, address
             read_settings()
     for good in ("", "0.0.0.0:8430", "[::]:8430"):
         assert Settings(metrics_address=good).metrics_address == good
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:4318", "grpc://a:4317", "http://", "http://user:canary@a:4318", "http://a b"]
+)
+def test_traces_go_to_an_address(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """The error names one that works; credentials go into OTEL_EXPORTER_OTLP_HEADERS."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    with pytest.raises(InvalidInput, match=r"OTEL_EXPORTER_OTLP_ENDPOINT: must have the form") as refusal:
+        read_trace_settings()
+    assert "canary" not in str(refusal.value)
+    for good in ("", "http://127.0.0.1:4318", "https://collector.example.com/otlp"):
+        assert Settings(otel_exporter_otlp_endpoint=good).otel_exporter_otlp_endpoint == good
 
 
 SECRETS = {

@@ -1,21 +1,24 @@
 """What the command line says of orders: where they stand, which there are, what needs an operator, and how it ends."""
 
 import asyncio
+import json
 import shlex
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.testing import WorkflowEnvironment
 
 import app.cli.orders
 from orders.commands import PROGRAM
 from orders.errors import Permanent, Unavailable
+from orders.names import NEEDS_ATTENTION, PROCESS_ORDER
 from sandbox.faults import Fault
 from tests.integration.cli.conftest import Said, Starter
 from tests.integration.cli.test_starter import DECLINED, NOBODY, an_empty_namespace
 from tests.support.scenarios import until_marked, until_stuck
-from tests.support.shop import Shop, an_order, eventually, new_order_id
+from tests.support.shop import CHARGES, FREE, Shop, an_order, eventually, new_order_id
 
 NO_DATABASE = {"DATABASE_URL": "postgresql://127.0.0.1:1/nothing"}
 PAGES = "http://127.0.0.1:8233/namespaces/default/workflows"
@@ -126,6 +129,23 @@ async def test_an_order_whose_id_was_used_again_stays_what_it_is(shop: Shop, sta
     assert [each["status"] for each in (await starter("list", "--json")).json if each["id"] == order_id] == [
         "processing"
     ]
+
+
+async def test_what_an_order_costs(shop: Shop, starter: Starter) -> None:
+    """Its total beside the placed order; its charges in its status; a free one has a price, and nothing to pay."""
+    charged, free = new_order_id(), new_order_id()
+    said = await starter("process-order", "-", "--order-id", charged, stdin=json.dumps(an_order(charges=CHARGES)))
+    assert "total 69.84 usd" in lines(said)
+    shown = " ".join(lines(await starter("status", charged)))
+    assert "price 69.84 usd: 59.98 usd products, 12.50 usd shipping (Express), " in shown
+    assert "-10.00 usd discount (WELCOME)" in shown
+
+    said = await starter("process-order", "-", "--order-id", free, "--json", stdin=json.dumps(FREE))
+    assert (said.json["paymentIntent"], said.json["total"], said.json["currency"]) == (None, 0, "usd")
+    assert await shop.status(free) == "processing"
+    assert "money nothing to pay" in lines(await starter("status", free))
+    listed = {each["id"]: each for each in (await starter("list", "--json")).json}
+    assert (listed[free]["total"], listed[free]["priced"]) == (0, True)
 
 
 async def test_an_order_under_way(shop: Shop, starter: Starter) -> None:
@@ -470,3 +490,38 @@ async def test_a_message_that_was_given_up_says_why(shop: Shop, starter: Starter
     assert "why email: HTTP 422: unknown_template: There is no such template." in lines(said)
     assert "reach its addressee by other means" in said.out
     assert "order_confirmation given up" in said.out
+
+
+async def test_more_marked_runs_than_are_listed(
+    temporal: WorkflowEnvironment, starter: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list says that there are more, and how to see them."""
+    monkeypatch.setattr(app.cli.orders, "MAX_STUCK", 1)
+    marked = TypedSearchAttributes([SearchAttributePair(NEEDS_ATTENTION, "void_payment")])
+    orders = [new_order_id() for _ in range(3)]
+    runs = [
+        await temporal.client.start_workflow(
+            PROCESS_ORDER, id=order, task_queue="polled-by-nobody", search_attributes=marked
+        )
+        for order in orders
+    ]
+
+    async def are_listed() -> bool:
+        return (await temporal.client.count_workflows("TaskQueue = 'polled-by-nobody'")).count == len(runs)
+
+    await eventually(are_listed, "the runs are listed")
+    said = await starter("stuck", "--json")
+    for run in runs:
+        await run.terminate()
+    told = "more runs are marked, and not listed: NeedsAttention IS NOT NULL lists all in the Web UI."
+    assert int(said.err.partition(told)[0]) >= 2, "and those that other tests have left"
+
+
+async def test_who_only_reads_needs_no_more_than_that_role(shop: Shop, starter: Starter) -> None:
+    """`status`, `list` and `stuck` work with orders_readonly, and nothing that writes does."""
+    order_id = await parked(shop)
+    reading = {"DATABASE_URL": f"{shop.database_url}?role=orders_readonly"}
+    assert "is undoing, parked at void_payment" in (await starter("status", order_id, **reading)).out
+    assert order_id in (await starter("list", **reading)).out
+    assert order_id in (await starter("stuck", **reading)).out
+    assert "GRANT orders_app" in (await starter("restock", "5", "1", **reading)).err

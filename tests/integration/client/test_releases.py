@@ -1,5 +1,6 @@
 """client/releases.py on the real server: a version gets the orders step by step, and gives them back."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -46,6 +47,7 @@ def plan(shop: Shop, build_id: str) -> Plan:
     return Plan(name, build_id, CANARY, (50,), timedelta(seconds=0.1), shop.task_queue)
 
 
+@pytest.mark.prove
 async def test_a_version_gets_the_orders_and_gives_them_back(shop: Shop) -> None:
     """First to workers with versions, then to the next one, and back; the canaries hold no stock and no money."""
     told: list[str] = []
@@ -71,10 +73,29 @@ async def test_a_version_gets_the_orders_and_gives_them_back(shop: Shop) -> None
 async def test_a_canary_that_ends_otherwise_stops_the_release(shop: Shop) -> None:
     """It should fail at its payment: here it does not come so far. No other order has met that version."""
     await shop.set_stock(0)
-    stopped = await release(shop.client, plan(shop, "1"), lambda _: None)
+    longest = "long/" + "1" * 123
+    async with another_version(shop, longest):
+        stopped = await release(shop.client, plan(shop, longest), lambda _: None)
     assert (stopped.state, stopped.current) == ("rolled_back", "")
     assert "should be refused by the payment provider, and ended with out_of_stock" in stopped.reason
     assert (await view_deployment(shop.client, shop.settings.temporal_deployment_name)).ramping is None
+
+
+async def test_a_broken_invariant_takes_the_orders_back(shop: Shop) -> None:
+    """What was broken before does not count; what breaks while the new version has orders does."""
+    name = shop.settings.temporal_deployment_name
+    await shop.pool.execute("UPDATE inventory SET reserved = reserved + 1 WHERE product_id = '2'")
+    breaking: list[asyncio.Task[str]] = []
+
+    def tell(text: str) -> None:
+        if "gets 50 %" in text:
+            statement = "UPDATE inventory SET reserved = reserved + 1 WHERE product_id = '3'"
+            breaking.append(asyncio.create_task(shop.pool.execute(statement)))
+
+    back = await release(shop.client, plan(shop, "1"), tell)
+    assert (back.state, back.current, len(breaking)) == ("rolled_back", "", 1)
+    assert back.reason.startswith("an invariant is broken: product 3")
+    assert (await view_deployment(shop.client, name)).ramping is None
 
 
 async def test_what_cannot_be_released_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
-"""Secrets, addresses and card numbers are planted, and looked for in every log, history and metric afterwards."""
+"""Secrets, addresses and card numbers are planted, and looked for in all logs, histories, metrics and traces."""
 
 import base64
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from tests.integration.e2e.test_killed_worker import a_stack
 from tests.support.scenarios import REFUSED_ADDRESS
 from tests.support.scraping import scrape, total
 from tests.support.shop import an_order, eventually
+from tests.support.traces import Collector, collecting
 
 SECRETS: Final = {
     "STRIPE_SECRET_KEY": "sk_test_canarystripe",
@@ -58,10 +59,16 @@ KEYS: Final = f"canary:{base64.b64encode(b'a canary among all of the keys..').de
 STREET: Final = an_order()["shippingAddress"]["street"]
 
 
+@pytest.fixture
+def traces() -> Iterator[tuple[str, Collector]]:
+    with collecting() as opened:
+        yield opened
+
+
 @pytest.mark.prove
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("keys", ["", KEYS], ids=["plain", "sealed"])
-async def test_nothing_secret_is_written_down(keys: str) -> None:
+async def test_nothing_secret_is_written_down(keys: str, traces: tuple[str, Collector]) -> None:
     """Not when all goes well, not when external services fail, and not at the most talkative log level.
 
     With keys, the whole database of Temporal holds no address either.
@@ -71,6 +78,7 @@ async def test_nothing_secret_is_written_down(keys: str) -> None:
         environment |= {"SLACK_WEBHOOK": f"{stack.sandbox.url}/slack/webhook?{SLACK}", "LOG_LEVEL": "DEBUG"}
         metrics = f"127.0.0.1:{free_ports(1)[0]}"
         environment |= {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": traces[0],
             "METRICS_ADDRESS": metrics,
             "STRIPE_API_BASE": f"{stack.sandbox.url}/stripe",
             "OPENAI_BASE_URL": f"{stack.sandbox.url}/openai/v1",
@@ -103,6 +111,11 @@ async def test_nothing_secret_is_written_down(keys: str) -> None:
     assert total(samples, "order_sagas_orders_total") == len(ORDERS)
     in_no_label = [*SECRETS.values(), SLACK, ADDRESS, CARD, PHONE, GIFT, "cus_123", *ORDERS]
     assert found_in(repr(samples).encode(), in_no_label) == []
+    exported = b"".join(traces[1].raw)
+    assert {"canary-placed", "canary-declined"} <= {
+        each.attributes.get("temporalWorkflowID") for each in traces[1].spans
+    }
+    assert found_in(exported, [*SECRETS.values(), SLACK, ADDRESS, CARD, PHONE, GIFT, STREET]) == []
     for run_id, events in histories.items():
         everything = b"".join(event.SerializeToString() for event in events)
         assert found_in(everything, [*SECRETS.values(), SLACK]) == [], run_id

@@ -62,10 +62,23 @@ async def see_to_the_end(shop: Shop, run: Run) -> Ending:
 
 
 async def is_paused(run: Run) -> bool:
-    """An activity of the run waits for its next attempt."""
-    pending = (await run.describe()).raw_description.pending_activities
+    """An activity of the run waits for its next attempt, which after a local one is a timer."""
+    found = (await run.describe()).raw_description
     scheduled = PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
-    return any(each.attempt > 1 and each.state == scheduled for each in pending)
+    if any(each.attempt > 1 and each.state == scheduled for each in found.pending_activities):
+        return True
+    is_idle = not found.pending_activities and not found.HasField("pending_workflow_task")
+    return is_idle and await _waits_to_retry(run)
+
+
+async def _waits_to_retry(run: Run) -> bool:
+    events = (await run.fetch_history()).events
+    fired = {each.timer_fired_event_attributes.timer_id for each in events}
+    return any(
+        each.timer_started_event_attributes.timer_id not in fired
+        for each in events
+        if each.HasField("timer_started_event_attributes") and each.user_metadata.summary.data.startswith(b'"retry ')
+    )
 
 
 async def has_looked(shop: Shop, cancel: Run) -> bool:
