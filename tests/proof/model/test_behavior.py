@@ -50,7 +50,7 @@ async def test_the_code_goes_the_paths_of_the_model(postgres: Postgres, shop: Ki
 
 async def go_the_paths(postgres: Postgres, configurations: Sequence[Configuration]) -> None:
     paths = choose_paths(map(Protocol, configurations))
-    assert len(paths) > 50
+    assert len(paths) > 20
     async with open_stoppable_bench(postgres, configurations[0]) as bench:
         for number, (protocol, path) in enumerate(paths):
             await Driver(bench, protocol, number).drive(path)
