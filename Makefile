@@ -10,7 +10,7 @@ unexport PYTHONPATH MYPYPATH
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up observe migrate test prove check format lock screenshots histories chaos negative-controls shape bench bench-hot bench-peers bench-server image check-image check-manifests dashboards check-monitoring check-kubernetes check-tls clean
+.PHONY: help install demo up observe migrate test prove check format lock screenshots histories chaos negative-controls shape bench bench-hot bench-scale bench-peers bench-server image check-image check-manifests dashboards check-monitoring check-kubernetes check-tls clean
 
 help: ## show these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ bench: install ## how fast it is, beside what: at most ten minutes. PROFILE=full
 
 bench-hot: install ## reservations alone, of one product that everybody wants: about three minutes
 	@$(BENCH) hot $(ARGS)
+
+bench-scale: install ## a shop of a million orders, 5000 open runs, several workers: about half an hour
+	@$(BENCH) scale $(ARGS)
 
 PEERS := $(foreach each,dbos restate plots,-r requirements-bench-$(each).txt)
 bench-peers: install ## make .venv-bench for the arms of DBOS and Restate, and for the plots; Restate needs npm

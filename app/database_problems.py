@@ -15,6 +15,7 @@ CONNECT_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError,
 FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 APP_ROLE: Final = "orders_app"  # of the programs
 CATALOGUE_ROLE: Final = "orders_catalogue"  # of who imports products
+PRIVACY_ROLE: Final = "orders_privacy"  # of who answers requests for erasure
 READER_ROLE: Final = "orders_readonly"  # of who only reads
 GRANT: Final = "run GRANT {role} TO {login} as an administrator"
 

@@ -10,7 +10,15 @@ from urllib.parse import urlsplit
 import structlog
 from temporalio.client import Client
 
-from app.database_problems import APP_ROLE, CATALOGUE_ROLE, CONNECT_ERRORS, READER_ROLE, missing_grant, problem_of
+from app.database_problems import (
+    APP_ROLE,
+    CATALOGUE_ROLE,
+    CONNECT_ERRORS,
+    PRIVACY_ROLE,
+    READER_ROLE,
+    missing_grant,
+    problem_of,
+)
 from config.settings import (
     LOOPBACK,
     SANDBOX_FULFILLMENT_WEBHOOK_SECRET,
@@ -148,6 +156,10 @@ READER_CHECKS: Final = (  # for commands that only read
 )
 CATALOGUE_CHECKS: Final = (  # for the import of the catalogue
     Check("rights", partial(check_rights, role=CATALOGUE_ROLE)),
+    *SCHEMA_CHECKS,
+)
+PRIVACY_CHECKS: Final = (  # for the erasure of personal data
+    Check("rights", partial(check_rights, role=PRIVACY_ROLE)),
     *SCHEMA_CHECKS,
 )
 TEMPORAL_CHECKS: Final = (Check("search attributes", check_search_attributes),)

@@ -24,6 +24,7 @@ from benchmarks.plots import draw_all
 from benchmarks.report import report as tables
 from benchmarks.results import CellResult, Header, Result, read, write
 from benchmarks.run import Run, open_run
+from benchmarks.scale import measure_scale
 from benchmarks.servers import Engine, Servers, open_servers
 from config.temporal import leave
 from deploy.local.data import DATA_DIR
@@ -69,6 +70,17 @@ def hot(
 ) -> None:
     """Measure reservations alone, of one product that everybody wants and of a thousand: about three minutes."""
     leave(asyncio.run(until_signaled(_keep(measure_hot(rounds, seconds), out or _new_file("hot")), interrupted=130)))
+
+
+@app.command()
+def scale(
+    orders: Annotated[int, typer.Option(min=2000, help="How many orders the shop has had in the end.")] = 1_000_000,
+    open_runs: Annotated[int, typer.Option(min=0, help="How many runs wait for their customers.")] = 5000,
+    out: Annotated[Path | None, typer.Option(help="The file of results.")] = None,
+) -> None:
+    """Measure a shop of a million orders, thousands of open runs, and several workers: about half an hour."""
+    lines = measure_scale(orders, open_runs)
+    leave(asyncio.run(until_signaled(_keep(lines, out or _new_file("scale")), interrupted=130)))
 
 
 @app.command()

@@ -228,15 +228,17 @@ def _hot_figures(results: Iterable[HotResult], figure: Callable[[HotResult], flo
 
 
 def _scale_table(results: Sequence[ScaleResult]) -> str:
-    sizes = sorted({each.orders for each in results})
-    found = {(each.what, each.orders): each for each in results}
+    sizes = [*dict.fromkeys(each.size for each in results)]
+    found = {(each.what, each.size): each for each in results}
     rows = []
     for what in dict.fromkeys(each.what for each in results):
-        each = [found.get((what, size)) for size in sizes]
-        unit = next(one.unit for one in each if one)
-        shown = (NOTHING if one is None else " ".join(filter(None, (f"{one.value:.4g}", one.note))) for one in each)
-        rows.append([what, unit, *shown])
-    return "\n".join(("### Scale", "", *_markdown(("what", "unit", *(f"{size:,} orders" for size in sizes)), rows)))
+        row = [found.get((what, size)) for size in sizes]
+        rows.append([what, *(_scaled(each) if each else NOTHING for each in row)])
+    return "\n".join(("### Size", "", *_markdown(("", *sizes), rows)))
+
+
+def _scaled(result: ScaleResult) -> str:
+    return f"{result.value:.1f} {result.unit}{f', {result.note}' if result.note else ''}"
 
 
 def _with_range(found: Spread | None, digits: int, unit: str = "") -> str:

@@ -100,11 +100,11 @@ class HotResult(Line):
 
 
 class ScaleResult(Line):
-    """A figure of a shop of so many orders: the milliseconds of a query, say, and whether its plan scans a table."""
+    """How long something takes, or how often it happens, in a shop of some size."""
 
     kind: Literal["scale"] = "scale"
     what: str
-    orders: int
+    size: str
     unit: str
     value: float
     note: str = ""

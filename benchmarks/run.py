@@ -32,11 +32,12 @@ SAMPLED_HISTORIES: Final = 6
 
 @dataclass
 class Runner:
-    """An arm whose workers are up. `orders` are all that it has placed."""
+    """An arm whose workers are up, with the process ids of all that is its own. `orders` are all that it has placed."""
 
     arm: Arm
+    task_queue: str
     place: Place
-    pids: tuple[int, ...]
+    processes: Mapping[str, tuple[int, ...]]
     orders: list[str] = field(default_factory=list)
 
 
@@ -137,7 +138,7 @@ class Run:
         await _patiently(load.until_done(enough))
 
     async def _mark(self, runner: Runner) -> Mark:
-        return await mark({**self._servers.processes, "worker": runner.pids}, self._databases)
+        return await mark({**self._servers.processes, **runner.processes}, self._databases)
 
     async def _history(self, runner: Runner, samples: Sequence[Sample]) -> History | None:
         if runner.arm.engine != "temporal":
@@ -167,14 +168,21 @@ async def open_run(profile: Profile, arms: Sequence[Arm], servers: Servers, work
 async def _open_runner(arm: Arm, servers: Servers, http: httpx.AsyncClient, workers: int) -> AsyncIterator[Runner]:
     port = free_ports(1)[0]
     queue = f"bench-{servers.seed:x}-{arm.name}-{workers}"
-    options = {"task-queue": queue, "port": str(port), "engine-url": servers.engine_database}
+    engine_url, url = servers.engine_database, f"http://{HOST}:{port}"
+    processes: dict[str, tuple[int, ...]] = {}
     async with AsyncExitStack() as stack:
+        if arm.server:
+            own = await stack.enter_async_context(arm.server(servers.folder / arm.name))
+            engine_url, url = own.worker_url, own.client_url
+            processes[arm.engine] = (own.pid,)
+        options = {"task-queue": queue, "port": str(port), "engine-url": engine_url}
         children = [
             await stack.enter_async_context(open_worker(servers, arm, f"{arm.name}-{workers}.{number}", options))
             for number in range(workers)
         ]
-        entrance = Entrance(servers.client, http, queue, f"http://{HOST}:{port}")
-        yield Runner(arm, arm.client(entrance), tuple(child.pid for child in children))
+        place = arm.client(Entrance(servers.client, http, queue, url))
+        processes["worker"] = tuple(child.pid for child in children)
+        yield Runner(arm, queue, place, processes)
 
 
 def _latency(seconds: Sequence[float]) -> Latency:

@@ -15,6 +15,7 @@ from temporalio.api.enums.v1 import WorkflowExecutionStatus
 from temporalio.api.schedule.v1 import ScheduleInfo
 from temporalio.api.workflow.v1 import WorkflowExecutionInfo
 from temporalio.api.workflowservice.v1 import (
+    DeleteWorkflowExecutionRequest,
     DescribeScheduleRequest,
     DescribeWorkflowExecutionRequest,
     ListWorkflowExecutionsRequest,
@@ -166,6 +167,18 @@ async def is_open(client: Client, workflow_id: str) -> bool:
     """
     found = await find_run(client, workflow_id)
     return found is not None and found.is_open
+
+
+async def delete_run(client: Client, workflow_id: str, run_id: str) -> None:
+    """Delete a closed run with its history; one that is gone already is no error. An open one would be terminated.
+
+    Raises:
+        NoAnswer: Temporal is out of reach, or this client may not delete.
+    """
+    execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
+    request = DeleteWorkflowExecutionRequest(namespace=client.namespace, workflow_execution=execution)
+    with suppress(_Absent), reaching_temporal(_Absent()):
+        await client.workflow_service.delete_workflow_execution(request, retry=True)
 
 
 class FoundSchedule(NamedTuple):

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.enums.v1 import TaskQueueType, WorkerVersioningMode
 from temporalio.api.taskqueue.v1 import PollerInfo, TaskQueue
 from temporalio.api.workflowservice.v1 import (
     CountWorkflowExecutionsRequest,
@@ -79,13 +79,17 @@ async def retention(client: Client) -> timedelta:
 
 
 async def workflow_pollers(client: Client, task_queue: str) -> list[str]:
-    """The identities of those who polled for workflow tasks within the last minutes. Raises NoAnswer."""
-    return [each.identity for each in await _pollers(client, task_queue, TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW)]
+    """The build of each worker that polled for workflow tasks within the last minutes; empty: it has no version.
+
+    Raises:
+        NoAnswer: Temporal is out of reach.
+    """
+    return list(map(_build_of, await _pollers(client, task_queue, TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW)))
 
 
 async def activity_pollers(client: Client, task_queue: str) -> list[str]:
-    """The identities of those who polled for activities within the last minutes. Raises NoAnswer."""
-    return [each.identity for each in await _pollers(client, task_queue, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY)]
+    """The same of those who polled for activities. Raises NoAnswer."""
+    return list(map(_build_of, await _pollers(client, task_queue, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY)))
 
 
 async def server_time(client: Client, task_queue: str) -> datetime:
@@ -121,6 +125,13 @@ async def _polling(client: Client, task_queue: str) -> AsyncIterator[None]:
         poll.cancel()
         with suppress(asyncio.CancelledError, RPCError):
             await poll
+
+
+def _build_of(poller: PollerInfo) -> str:
+    is_version = (
+        poller.deployment_options.worker_versioning_mode == WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED
+    )
+    return poller.deployment_options.build_id if is_version else ""
 
 
 async def _pollers(client: Client, task_queue: str, kind: "TaskQueueType.ValueType") -> list[PollerInfo]:

@@ -222,8 +222,9 @@ BEGIN
     RAISE EXCEPTION '% is append-only', TG_TABLE_NAME;
 END $$;
 
-CREATE TRIGGER order_events_append_only BEFORE UPDATE OR DELETE ON order_events
-    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+-- Only forget_orders sets this, for its own transaction.
+CREATE TRIGGER order_events_append_only BEFORE UPDATE OR DELETE ON order_events FOR EACH STATEMENT
+    WHEN (current_setting('order_sagas.forgetting', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION refuse_change();
 
 -- ---------------------------------------------------------------------------------- refunds, resolutions and messages
 
@@ -299,6 +300,46 @@ CREATE TABLE notifications (
     PRIMARY KEY (order_id, kind)
 );
 
+-- When personal data was erased, by whom, and of how many orders; not whose.
+CREATE TABLE erasures (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    at timestamptz NOT NULL DEFAULT now(),
+    actor text NOT NULL,
+    orders integer NOT NULL CHECK (orders > 0)
+);
+
+-- Erases what is personal of those of the orders that are the customer's and over: who it was, and every text that may
+-- quote something. Money, stock, states and times stay. Returns the ids of the orders.
+--
+-- As the owner of the tables: nobody else may change what has happened, and this changes nothing else.
+CREATE FUNCTION forget_orders(customer text, ids text[], by_whom text) RETURNS text[]
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    erasure uuid;
+    closed text[];
+BEGIN
+    SELECT coalesce(array_agg(id), '{}') INTO closed FROM (
+        SELECT id FROM orders
+        WHERE customer_id = customer AND id = ANY(ids)
+          AND status IN ('shipped', 'delivered', 'rejected', 'failed', 'cancelled')
+        ORDER BY id FOR UPDATE
+    ) AS o;
+    IF closed = '{}' THEN
+        RETURN closed;
+    END IF;
+    INSERT INTO erasures (actor, orders) VALUES (by_whom, cardinality(closed)) RETURNING id INTO erasure;
+    UPDATE orders SET customer_id = 'forgotten-' || erasure, error = '(erased)' || left(error, 0) WHERE id = ANY(closed);
+    UPDATE resolutions SET reason = '(erased)' WHERE order_id = ANY(closed);
+    UPDATE notifications SET detail = '(erased)' WHERE order_id = ANY(closed) AND detail <> '';
+    PERFORM set_config('order_sagas.forgetting', 'on', true);
+    UPDATE order_events SET why = '(erased)' WHERE order_id = ANY(closed);
+    PERFORM set_config('order_sagas.forgetting', 'off', true);
+    INSERT INTO order_events (order_id, actor, why) SELECT unnest(closed), by_whom, 'personal data was erased';
+    RETURN closed;
+END $$;
+
+REVOKE EXECUTE ON FUNCTION forget_orders FROM PUBLIC;
+
 -- When operators were last alerted of each problem: a problem that lasts is reported once a day.
 CREATE TABLE reminders (
     key text PRIMARY KEY,
@@ -343,7 +384,7 @@ CREATE TABLE embedding_index (
 
 -- migrate:down
 
-DROP TABLE embedding_index, product_embeddings, webhook_events, reminders, notifications, payment_tries, spent_keys,
-    payment_warnings, resolutions, refunds, order_events, reservation_totals, reservations, order_charges, order_items, orders, order_transitions,
-    stock_alerts, inventory, products, shop;
-DROP FUNCTION refuse_change, end_shortage, count_reservation, count_new_reservations;
+DROP TABLE erasures, embedding_index, product_embeddings, webhook_events, reminders, notifications, payment_tries, spent_keys,
+    payment_warnings, resolutions, refunds, order_events, reservation_totals, reservations, order_charges, order_items, orders,
+    order_transitions, stock_alerts, inventory, products, shop;
+DROP FUNCTION forget_orders, refuse_change, end_shortage, count_reservation, count_new_reservations;

@@ -13,9 +13,12 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'orders_catalogue') THEN
         CREATE ROLE orders_catalogue NOLOGIN;
     END IF;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'orders_privacy') THEN
+        CREATE ROLE orders_privacy NOLOGIN;
+    END IF;
 END $$;
 
-GRANT USAGE ON SCHEMA public TO orders_app, orders_readonly, orders_catalogue;
+GRANT USAGE ON SCHEMA public TO orders_app, orders_readonly, orders_catalogue, orders_privacy;
 GRANT SELECT ON
     shop, products, inventory, stock_alerts, order_transitions, orders, order_items, order_charges, reservations,
     reservation_totals, order_events, refunds, resolutions, spent_keys, payment_tries, payment_warnings, notifications,
@@ -34,12 +37,17 @@ GRANT UPDATE ON inventory TO orders_app;
 GRANT SELECT ON schema_migrations TO orders_catalogue;
 GRANT SELECT, INSERT, UPDATE ON products, inventory TO orders_catalogue;
 
+-- Who answers requests for erasure finds the orders of a customer, and can change nothing but by the function.
+GRANT SELECT ON orders, erasures, schema_migrations TO orders_privacy;
+GRANT EXECUTE ON FUNCTION forget_orders TO orders_privacy;
+
 -- migrate:down
 
 -- The roles stay: another database of the cluster may use them.
+REVOKE EXECUTE ON FUNCTION forget_orders FROM orders_privacy;
 REVOKE ALL ON
-    shop, products, inventory, stock_alerts, order_transitions, orders, order_items, order_charges, reservations,
+    erasures, shop, products, inventory, stock_alerts, order_transitions, orders, order_items, order_charges, reservations,
     reservation_totals, order_events, refunds, resolutions, spent_keys, payment_tries, payment_warnings, notifications,
     reminders, webhook_events, product_embeddings, embedding_index, schema_migrations
-FROM orders_app, orders_readonly, orders_catalogue;
-REVOKE USAGE ON SCHEMA public FROM orders_app, orders_readonly, orders_catalogue;
+FROM orders_app, orders_readonly, orders_catalogue, orders_privacy;
+REVOKE USAGE ON SCHEMA public FROM orders_app, orders_readonly, orders_catalogue, orders_privacy;

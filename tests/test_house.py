@@ -53,7 +53,12 @@ async def test_every_activity_is_registered(database_url: str, temporal: Workflo
         ("webhooks", {"workflows", "activities", "openai", "sandbox", "deploy", "typer", "opentelemetry"}),
         (
             "starter",
-            {"workflows", "activities", "openai", "stripe", "httpx", "sandbox", "deploy", "starlette", "opentelemetry"},
+            {"workflows", "activities", "openai", "stripe", "httpx", "sandbox", "deploy", "starlette", "opentelemetry"}
+            | {"cryptography"},
+        ),
+        (
+            "codec_server",
+            {"workflows", "activities", "openai", "stripe", "client", "sandbox", "deploy", "opentelemetry"},
         ),
         ("client.orders", {"workflows", "activities", "openai", "stripe", "httpx", "asyncpg", "structlog"}),
         ("worker", {"client", "sandbox", "deploy", "starlette", "typer", "opentelemetry"}),

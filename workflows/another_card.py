@@ -41,12 +41,15 @@ class AnotherCard:
         self.asked: Try | None = None
 
     def open(self, payment: Payment, deadline: datetime) -> None:
-        """Wait for a `pay`, because this is what the payment has come to; answer the one that was under way."""
+        """Wait for a `pay`, because this is what the payment has come to."""
         answer = _answer(self._order_id, payment, deadline)
         self.required = answer if answer.error_code is ErrorCode.PAYMENT_REQUIRED else None
         self._is_open = True
-        if self.asked:
-            self.asked.answer, self.asked = answer, None
+
+    def answer(self, payment: Payment, deadline: datetime) -> None:
+        """Answer the `pay` that was tried, unless its payment settles the order."""
+        if self.asked and refusal_of(payment):
+            self.asked.answer, self.asked = _answer(self._order_id, payment, deadline), None
 
     def close(self) -> None:
         """Take no `pay` while one is under way."""

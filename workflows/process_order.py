@@ -209,7 +209,7 @@ class ProcessOrder:
         amount = show(row.total, row.currency)
         first_poll = poll = timedelta(seconds=row.terms.authentication_poll)
         try:
-            while refusal_of(payment) and not timer.done():
+            while refusal_of(payment) and (self._another_card.asked or not timer.done()):
                 self._another_card.open(payment, deadline)
                 self._show_wait(payment, until)
                 await self._wait_for_payment(saga, timer, poll if _is_asked_to_authenticate(payment) else None)
@@ -219,6 +219,9 @@ class ProcessOrder:
                     poll = first_poll
                     self._timeline.enter(Stage.AUTHORIZING, f"authorizing {amount} with another payment method")
                     payment = await self._try_payment(asked.request, row, saga, f"{amount}, another payment method")
+                    if timer.done():
+                        return payment  # a `pay` that is refused now gets the outcome of the order
+                    self._another_card.answer(payment, deadline)
                 elif payment.payment_intent_id:
                     found = await saga.run(Payments.read_payment, row.id, READ_PAYMENT, "paid meanwhile?")
                     payment = latest(payment, found)

@@ -62,7 +62,7 @@ MEANINGS: Final[Mapping[Exit, str]] = {
     Exit.DONE: "done",
     Exit.NO: (
         "a business refusal: not placed, not cancelled, unknown, not parked, already running; or a broken invariant; "
-        "or a problem that doctor found"
+        "or a problem that doctor found; or an order that cannot be forgotten yet"
     ),
     Exit.BAD_INPUT: "bad input or a wrong setting; nothing was started",
     Exit.FAILED: "a technical failure: an order was undone, or a release was rolled back",

@@ -2,7 +2,7 @@
 
 import typer
 
-from app.cli import catalogue, demo, doctor, orders, products, release, schedules, verification
+from app.cli import catalogue, demo, doctor, orders, privacy, products, release, schedules, verification
 from app.cli.command import EXIT_CODES, MEANINGS, Environment, Exit, Result, command
 from app.cli.layout import table
 from config.streams import open_streams
@@ -15,7 +15,7 @@ app = typer.Typer(
     help="Place, cancel, show and resolve orders; check stock; recommend products; verify invariants.",
     epilog=EXIT_CODES,
 )
-for part in (orders, products, verification, doctor, demo):
+for part in (orders, products, verification, privacy, doctor, demo):
     app.add_typer(part.app)
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(catalogue.app, name="catalogue")

@@ -13,6 +13,7 @@ from app.startup_checks import TEMPORAL_CHECKS, CannotAsk, CannotStart, Check
 from client.schedules import SCHEDULES, list_schedules
 from config.settings import Settings
 from gateways import temporal_facts
+from gateways.worker_versions import find_deployment
 from orders.commands import command_line
 from orders.names import TASK_QUEUE, model_queue
 
@@ -27,6 +28,7 @@ def temporal_checks(settings: Settings) -> Sequence[Check[Client]]:
         Check("clock", check_clock),
         Check("Schedules", partial(check_schedules, settings=settings)),
         Check("workers", check_workers),
+        Check("worker version", partial(check_version, deployment=settings.temporal_deployment_name)),
     )
 
 
@@ -83,3 +85,18 @@ async def check_workers(client: Client) -> str:
     if idle := [queue for queue, number in pollers.items() if not number]:
         raise CannotStart(f"no worker polls {', '.join(idle)}: start worker.py, and read its log if it ends")
     return ", ".join(f"{number} on {queue}" for queue, number in pollers.items())
+
+
+async def check_version(client: Client, *, deployment: str, task_queue: str = TASK_QUEUE) -> str:
+    """A version gets nothing until it is released, and nobody gets anything while the current one has no worker."""
+    if not deployment:
+        return "workers have none"
+    found = await find_deployment(client, deployment)
+    if found is None:
+        raise CannotStart(f"no worker has polled as a version of TEMPORAL_DEPLOYMENT_NAME, {deployment}: start one")
+    current = found.current or "workers without a version"
+    polling = (await temporal_facts.workflow_pollers(client, task_queue)).count(found.current)
+    if not polling:
+        release = command_line("release", "to", found.versions[-1].build_id if found.versions else "BUILD_ID")
+        raise CannotStart(f"orders go to {current}, and none of them polls: start some, or run `{release}`")
+    return f"orders go to {current}, {polling} of which poll"

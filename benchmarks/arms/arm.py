@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import httpx
@@ -29,8 +30,17 @@ class Entrance:
 
 
 @dataclass(frozen=True)
+class Server:
+    """A server that an arm has for itself: the process, where its workers reach it, and where its clients do."""
+
+    pid: int
+    worker_url: str
+    client_url: str
+
+
+@dataclass(frozen=True)
 class Post:
-    """Where a worker works: the same, from its side. `engine_url` is a PostgreSQL for an engine that needs one."""
+    """Where a worker works: the same, from its side. `engine_url` is the arm's own server, or else a PostgreSQL."""
 
     task_queue: str
     port: int
@@ -52,6 +62,8 @@ class Arm:
         client: makes the function that places an order.
         settings: environment variables of its worker.
         package: the Python package without which it is skipped.
+        server: runs its own server on a folder, if it has one.
+        lacks: says why it cannot run for another reason; empty: it can.
         cart: whether the number of items matters to it.
         rules: which invariants its orders must obey.
     """
@@ -63,6 +75,8 @@ class Arm:
     client: Callable[[Entrance], Place]
     settings: Mapping[str, str] = field(default_factory=dict)
     package: str = ""
+    server: Callable[[Path], AbstractAsyncContextManager[Server]] | None = None
+    lacks: Callable[[], str] = str
     cart: bool = True
     rules: Rules = "product"
 

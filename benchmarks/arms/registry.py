@@ -9,6 +9,7 @@ from benchmarks.arms.floor import FLOOR, FLOOR_LOCAL
 from benchmarks.arms.naive import NAIVE
 from benchmarks.arms.no_engine import HAND_ROLLED, NO_ENGINE
 from benchmarks.arms.product import PRODUCT, PRODUCT_FAST, PRODUCT_LOCAL
+from benchmarks.arms.restate import RESTATE_7
 
 ARMS: Final[tuple[Arm, ...]] = (
     EMPTY,
@@ -22,9 +23,12 @@ ARMS: Final[tuple[Arm, ...]] = (
     HAND_ROLLED,
     DBOS_7,
     DBOS_18,
+    RESTATE_7,
 )
 
 
 def missing(arm: Arm) -> str:
     """Why an arm cannot run; empty: it can."""
-    return "" if not arm.package or is_installed(arm.package) else f"the package {arm.package} is not installed"
+    if arm.package and not is_installed(arm.package):
+        return f"the package {arm.package} is not installed: `make bench-peers`"
+    return arm.lacks()

@@ -21,6 +21,7 @@ from orders.errors import NoAnswer
 from sandbox.server import serve
 from tests.support.certificates import Certificates
 from tests.support.frontend import COUNT, OPERATOR, Frontend, StatusCode, credentials, settings
+from tests.support.sample import one_in
 from tests.support.shop import an_order, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +55,7 @@ def use(monkeypatch: pytest.MonkeyPatch, given: Mapping[str, str]) -> None:
 # ------------------------------------------------------------------------------------------------- without an operator
 
 
-@pytest.mark.parametrize("status", [StatusCode.PERMISSION_DENIED, StatusCode.UNIMPLEMENTED])
+@pytest.mark.parametrize("status", one_in(2, [StatusCode.PERMISSION_DENIED, StatusCode.UNIMPLEMENTED]))
 async def test_a_program_starts_without_the_rights_of_an_operator(
     monkeypatch: pytest.MonkeyPatch, target: str, status: StatusCode
 ) -> None:
@@ -70,7 +71,7 @@ async def test_a_program_starts_without_the_rights_of_an_operator(
             await client.operator_service.list_search_attributes(ListSearchAttributesRequest(namespace="default"))
 
 
-@pytest.mark.parametrize("status", [StatusCode.PERMISSION_DENIED, StatusCode.UNIMPLEMENTED])
+@pytest.mark.parametrize("status", one_in(2, [StatusCode.PERMISSION_DENIED, StatusCode.UNIMPLEMENTED]))
 async def test_what_cannot_be_asked_is_said_and_the_program_goes_on(
     monkeypatch: pytest.MonkeyPatch, target: str, status: StatusCode
 ) -> None:

@@ -1,21 +1,29 @@
 """starter.py doctor: every area is asked, each problem says what to do, nothing is changed, no secret is shown."""
 
+import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from typing import Any
 
 import asyncpg
 import pytest
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker, WorkerDeploymentConfig
 
+from app.doctor.temporal import check_version
+from app.startup_checks import CannotStart
 from config.settings import sandbox_addresses
+from gateways.worker_versions import set_current
 from orders.names import RECONCILE_ORDERS
 from sandbox.faults import Fault
 from tests.integration.cli.conftest import Said, Starter
 from tests.integration.cli.test_starter import NOBODY
 from tests.support.schedules import passing_schedules
-from tests.support.shop import Shop
+from tests.support.shop import Shop, eventually
+from workflows.check_inventory import CheckInventory
 
 pytestmark = pytest.mark.usefixtures("no_schedules")
 
@@ -93,6 +101,7 @@ async def test_what_services_answer(shop: Shop, starter: Starter) -> None:
     assert "canary" not in said.out + said.err
 
 
+@pytest.mark.prove
 async def test_what_temporal_lacks(shop: Shop, starter: Starter) -> None:
     """Schedules that are not there, paused, or of other settings; each with its command."""
     environment = addresses(shop)
@@ -161,3 +170,29 @@ async def test_what_a_login_lacks(database_url: str, starter: Starter) -> None:
     assert "CREATE EXTENSION vector" in problems["PostgreSQL: pgvector"]
     assert problems["PostgreSQL: connections"].endswith("raise max_connections or lower DATABASE_POOL_SIZE")
     assert found(said, "ok")["PostgreSQL: least privilege"] == "the login cannot rewrite what has happened"
+
+
+async def test_workers_whose_version_is_not_released(temporal: WorkflowEnvironment) -> None:
+    """They poll, and get no order: doctor names the release that is missing, and is content after it."""
+    name = f"doctor-{uuid.uuid4().hex[:8]}"
+    version = WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(deployment_name=name, build_id="b1"),
+        use_worker_versioning=True,
+        default_versioning_behavior=VersioningBehavior.AUTO_UPGRADE,
+    )
+
+    async def said() -> str:
+        try:
+            return await check_version(temporal.client, deployment=name, task_queue=name)
+        except CannotStart as problem:
+            return str(problem)
+
+    async def knows(what: str) -> bool:
+        return what in await said()
+
+    assert f"no worker has polled as a version of TEMPORAL_DEPLOYMENT_NAME, {name}" in await said()
+    async with Worker(temporal.client, task_queue=name, workflows=[CheckInventory], deployment_config=version):
+        await eventually(partial(knows, "release to b1`"), "the version is not released")
+        assert (await said()).startswith("orders go to workers without a version, and none of them polls")
+        await set_current(temporal.client, name, "b1")
+        await eventually(partial(knows, "orders go to b1, 1 of which poll"), "it is released")

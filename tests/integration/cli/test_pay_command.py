@@ -30,7 +30,7 @@ async def test_an_order_is_paid_with_another_card(shop: Shop, starter: Starter) 
     assert "insufficient_funds" in said.out
 
     refused = await starter("pay", order_id, "--payment-method", "pm_card_chargeDeclinedExpiredCard", "--json")
-    assert (refused.status, refused.json["error_code"]) == (1, "payment_required")
+    assert (refused.status, refused.json["errorCode"]) == (1, "payment_required")
     again = await starter("process-order", "-", "--order-id", order_id, "--json", stdin=order)
     assert again.json["error"] == refused.json["error"]
     status = await starter("status", order_id, DATABASE_URL=shop.database_url)

@@ -48,10 +48,13 @@ async def client_with(temporal: WorkflowEnvironment, *keys: Key) -> Client:
     return await Client.connect(temporal.client.service_client.config.target_host, plugins=[plugin(keys=keys)])
 
 
-@pytest.fixture(scope="module")
-async def sealed(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Shop]:
-    """A shop that takes encrypted orders only."""
+@pytest.fixture(scope="module", params=["regular", pytest.param("local-first", marks=pytest.mark.prove)])
+async def sealed(
+    request: pytest.FixtureRequest, postgres: Postgres, temporal: WorkflowEnvironment
+) -> AsyncIterator[Shop]:
+    """A shop that takes encrypted orders only, however its steps are executed."""
     keys: dict[str, Any] = {"payload_keys": f"k1:{base64_of(OLD)}", "payloads_must_be_sealed": True}
+    keys["step_execution"] = request.param
     client = await client_with(temporal, OLD)
     async with copy_database(postgres) as url, open_shop(url, temporal, client=client, **keys) as opened:
         yield opened

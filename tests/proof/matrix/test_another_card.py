@@ -228,6 +228,18 @@ async def test_who_may_pay(shop: Shop) -> None:
     await check_end(shop, run, PLACED)
 
 
+async def test_a_card_comes_while_the_payment_is_read(shop: Shop) -> None:
+    """A signal made the run look: the `pay` is tried afterwards."""
+    run = await wait_for_card(shop)
+    held = shop.hooks.hold("read_payment", "after", O)
+    await run.signal("payment-updated")
+    await held.reached.wait()
+    asked = await begin(run, GOOD)
+    held.let_go()
+    assert (await asked.result()).success
+    await check_end(shop, run, PLACED)
+
+
 MOMENTS: Final[tuple[Moment, ...]] = ("before", "after")
 
 
