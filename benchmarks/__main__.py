@@ -93,8 +93,8 @@ def report(
     found = [read(file) for file in files]
     text = "\n\n".join(tables(header, results) for header, results in found)
     if docs:
-        draw_all([result for _, results in found for result in results])
-        write_into_docs(text)
+        plots = draw_all([result for _, results in found for result in results])
+        write_into_docs("\n\n".join(("## The last run", text, *plots)))
     else:
         sys.stdout.write(f"{text}\n")
 

@@ -11,7 +11,7 @@ END: Final = "<!-- benchmarks: end -->"
 
 
 def write_into_docs(text: str) -> None:
-    """Replace what is between the two marks of the page."""
+    """Replace what is between the two marks of the page; without marks it is added at the end."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    PAGE.write_text(f"{before.rstrip()}\n\n{BEGIN}\n\n{text}\n\n{END}\n{after.lstrip()}")

@@ -20,29 +20,34 @@ BUSY: Final = Cell(16)
 ALONE: Final = Cell(1)
 
 
-def draw_all(results: Sequence[Result]) -> None:
-    """Draw every plot that the results fill, in docs/images/."""
+def draw_all(results: Sequence[Result]) -> list[str]:
+    """Draw every plot that the results fill, in docs/images/. Returns the lines of Markdown that show them."""
     import matplotlib as mpl  # noqa: PLC0415 (an optional package)
 
     mpl.use("svg")
     names = [arm.name for arm in ARMS]
     cells = sorted((each for each in results if isinstance(each, CellResult)), key=lambda each: names.index(each.arm))
     hot = [each for each in results if isinstance(each, HotResult)]
+    shown = []
     with mpl.rc_context(STYLE):
         if cells:
-            _draw("bench-cpu", lambda axes: _cpu(axes, cells))
-            _draw("bench-rate", lambda axes: _rate(axes, cells))
-            _draw("bench-latency", lambda axes: _latency(axes, cells))
+            shown += [
+                _draw("bench-rate", "Orders a second over customers at a time", lambda axes: _rate(axes, cells)),
+                _draw("bench-latency", "First answer and completion of one order", lambda axes: _latency(axes, cells)),
+                _draw("bench-cpu", "CPU of an order, by process", lambda axes: _cpu(axes, cells)),
+            ]
         if hot:
-            _draw("bench-hot", lambda axes: _hot(axes, hot))
+            shown.append(_draw("bench-hot", "Reservations a second over customers", lambda axes: _hot(axes, hot)))
+    return shown
 
 
-def _draw(name: str, fill: Callable[[Any], None]) -> None:
+def _draw(name: str, title: str, fill: Callable[[Any], None]) -> str:
     from matplotlib.figure import Figure as Canvas  # noqa: PLC0415
 
     canvas = Canvas(figsize=(7.5, 4), layout="constrained")
     fill(canvas.subplots())
     canvas.savefig(IMAGES / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    return f"![{title}](images/{name}.svg)"
 
 
 def _cpu(axes: Any, results: Sequence[CellResult]) -> None:  # noqa: ANN401 (matplotlib's)

@@ -48,24 +48,33 @@ WAITS_FOR_DISK = """
 
 
 class CountingDatabase(Database):
-    """Counts the commits that wait for the disk, by activity."""
+    """Counts the commits that wait for the disk, by activity, and the statements, without BEGIN and COMMIT."""
 
     waited: ClassVar[Counter[str]] = Counter()
+    statements: ClassVar[Counter[str]] = Counter()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["Connection"]:
         async with super().transaction() as connection:
-            yield connection
-            if await connection.fetchval(WAITS_FOR_DISK) and activity.in_activity():
-                self.waited[activity.info().activity_type] += 1
+            asked: list[object] = []
+            with connection.query_logger(asked.append):
+                yield connection
+            waits = await connection.fetchval(WAITS_FOR_DISK)  # the logger is called by now
+            if activity.in_activity():
+                self.statements[activity.info().activity_type] += len(asked)
+                self.waited.update([activity.info().activity_type] if waits else [])
 
 
 async def test_a_happy_order_waits_six_times_for_the_disk(
     database_url: str, temporal: WorkflowEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once for each thing that must be known before the next may happen; reads and records of deliveries wait not."""
+    """Once for each thing that must be known before the next may happen; reads and records of deliveries wait not.
+
+    The number of statements is that of one product, too.
+    """
     monkeypatch.setattr("app.wiring.Database", CountingDatabase)
     CountingDatabase.waited.clear()
+    CountingDatabase.statements.clear()
     async with asyncpg.create_pool(database_url, min_size=1, max_size=1) as pool:
         name = await pool.fetchval("SELECT current_database()")
         await pool.execute(f"ALTER DATABASE {name} SET synchronous_commit = on")  # the tests' server has it off
@@ -78,4 +87,13 @@ async def test_a_happy_order_waits_six_times_for_the_disk(
         "request_fulfillment": 2,
         "capture_payment": 1,
         "finalize_order": 1,
+    }
+    assert CountingDatabase.statements == {
+        "reserve_stock": 8,
+        "authorize_payment": 3,
+        "request_fulfillment": 4,
+        "capture_payment": 2,
+        "finalize_order": 7,
+        "send_email": 6,
+        "track_order": 6,
     }

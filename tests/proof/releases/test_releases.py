@@ -88,6 +88,11 @@ class Drill:
     async def act(self, action: str, **form: str) -> None:
         assert not (await self.sandbox.post(f"/actions/{action}", data=form)).is_error
 
+    async def authenticate(self, order_id: str) -> None:
+        """The customer authenticates the payment, and the run hears of it, as from the web process."""
+        await self.act("authenticate", order=order_id, outcome="succeed")
+        await self.client.get_workflow_handle(order_id).signal("payment-updated")
+
     async def place(self, order_id: str, **changes: Any) -> OrderOutcome:
         outcome = self.answers[order_id] = await submit_order(self.client, order_id, an_order(**changes))
         return outcome
@@ -181,7 +186,7 @@ async def test_builds_come_and_go_under_orders(drill: Drill) -> None:
     assert (await drill.release("1"))[0] == 0
     await drill.stop("")
     ordering = asyncio.create_task(drill.keep_ordering())
-    await drill.act("authenticate", order="in-flight-1", outcome="succeed")
+    await drill.authenticate("in-flight-1")
     assert (await waiting[0]).success
 
     # A good build, which is then the old one.
@@ -205,13 +210,13 @@ async def test_builds_come_and_go_under_orders(drill: Drill) -> None:
     # The same, released by hand, so that an order goes on in its way; only its customer is missing.
     await set_current(drill.client, DEPLOYMENT, "diverge")
     waiting += await drill.await_customer("on-diverge")
-    await drill.act("authenticate", order="in-flight-2", outcome="succeed")  # its workflow task fails from now on
+    await drill.authenticate("in-flight-2")  # its workflow task fails from now on
     status, said = await drill.starter("release", "rollback", "2", "--deployment", DEPLOYMENT)
     assert (status, said["current"], said["failing"]) == (0, "2", [])
     assert "on-diverge" in said["startedAgain"]
     await drill.stop("diverge")
     for order_id in ("in-flight-3", "on-diverge"):
-        await drill.act("authenticate", order=order_id, outcome="succeed")
+        await drill.authenticate(order_id)
     assert all(outcome.success for outcome in await asyncio.gather(*waiting))
 
     ordering.cancel()
