@@ -261,7 +261,7 @@ async def test_while_a_card_is_tried(shop: Shop, who: str, moment: Moment) -> No
         return
     await call_off(shop, run, who)
     held.let_go()
-    # The undo of a run that is canceled waits for the attempt in flight; a customer's cancel has claimed the row already.
+    # The undo of a canceled run waits for the attempt in flight; a customer's cancel has claimed the row already.
     end = charged(shop, CANCELLED) if moment == "after" or who == "operator" else CANCELLED
     await check_end(shop, run, replace(end, how="cancelled", code=None) if who == "operator" else end)
     assert not (await asked.result()).success
