@@ -8,6 +8,7 @@ and only briefly. The others wait for their turn without a connection, or give u
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from gateways.postgres import Connection
 
 MAX_TURNS: Final = 2  # attempts of one worker that sell or release the stock of one product at the same time
+REMEMBER_SECONDS: Final = 1.0  # how long a worker does not wait for a row that was locked for long
 TURN_SECONDS: Final = 0.5  # how long an attempt waits for its turn
 
 INSERT_ORDERS: Final = """
@@ -206,7 +208,7 @@ class Inventory:
         self._must_be_sealed = must_be_sealed
         self._customer_tag = customer_tag
         self._reservations = GroupCommit(self._reserve, lambda asked: len(asked.request.lines))
-        self._locked: frozenset[str] = frozenset()  # products whose row was locked for long when it was last tried
+        self._locked: dict[str, float] = {}  # products whose row was locked for long: until when nobody waits for it
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # those in use, by product
 
     @local_first
@@ -283,7 +285,7 @@ class Inventory:
     async def _reserve(self, batch: Sequence[Asked]) -> Sequence[OrderRow | Unavailable | None]:
         """Decide all orders of a batch; only those for a locked product, if there is one (None for the others)."""
         wanted = _products_of(*batch)
-        locked = await self._find_locked(self._locked & wanted)
+        locked = await self._find_locked(wanted & self._remembered())
         if not locked:
             try:
                 return await self._reserve_together(batch)
@@ -312,14 +314,24 @@ class Inventory:
             return {}
         return await read_held(connection, {asked.request.customer_id for asked in batch})
 
+    def _remembered(self) -> frozenset[str]:
+        """The products that nobody waits for now.
+
+        It ends by itself: at a row that others wait for there is no free moment, so whoever only looks never gets it.
+        """
+        now = time.monotonic()
+        self._locked = {product: until for product, until in self._locked.items() if until > now}
+        return frozenset(self._locked)
+
     async def _find_locked(self, products: frozenset[str]) -> frozenset[str]:
-        """Those of the products that somebody else has locked; nobody waits for them again until they are free."""
+        """Those of the products that somebody else has locked. Nobody waits for them until they are free, or soon."""
         if not products:
             return products
         async with self._database.transaction() as connection:
             records = await connection.fetch(FIND_LOCKED, [*products])
         found = frozenset(record["product_id"] for record in records)
-        self._locked = (self._locked - products) | found
+        until = time.monotonic() + REMEMBER_SECONDS
+        self._locked = {each: self._locked.get(each, until) for each in (self._locked.keys() - products) | found}
         return found
 
     async def _insert_orders(self, connection: "Connection", batch: Iterable[Asked]) -> set[str]:

@@ -69,8 +69,8 @@ class Payments:
         """The pivot: claim the row (pending -> capturing), then capture. True: the order is paid.
 
         Of a free order the claim is all of it. False: the order is closed or being undone, and the caller must read its
-        row. After the claim only a lost
-        authorization turns the row to undoing: the PaymentIntent is canceled, or all that it took was refunded.
+        row. After the claim only a lost authorization turns the row to undoing: the PaymentIntent is canceled, or all
+        that it took was refunded.
 
         Raises:
             Permanent: somebody captured another amount; an operator must refund it.

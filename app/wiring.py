@@ -149,7 +149,10 @@ async def open_worker(
                 deployment_config=version_of(settings),
             )
         )
+        is_local_first = settings.step_execution == "local-first"
         attempts = settings.database_pool_size * ATTEMPTS_PER_CONNECTION
+        # Runs that began local-first at another worker are few.
+        local = attempts // 2 if is_local_first else settings.database_pool_size
         # It has the model's activities too, for runs whose tasks an earlier version has put into this queue.
         yield Worker(
             client,
@@ -157,9 +160,9 @@ async def open_worker(
             workflows=WORKFLOWS,
             activities=activities,
             interceptors=interceptors,
-            max_concurrent_activities=attempts,
-            max_concurrent_local_activities=attempts,
-            patch_activation_callback=activates_patches(offered=settings.step_execution == "local-first"),
+            max_concurrent_activities=attempts - local,
+            max_concurrent_local_activities=local,
+            patch_activation_callback=activates_patches(offered=is_local_first),
             graceful_shutdown_timeout=DRAIN,
             deployment_config=version_of(settings),
         )

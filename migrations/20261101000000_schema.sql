@@ -319,6 +319,7 @@ BEGIN
     END IF;
     INSERT INTO erasures (actor, orders) VALUES (by_whom, cardinality(closed)) RETURNING id INTO erasure;
     UPDATE orders SET customer_id = 'forgotten-' || erasure, error = '(erased)' || left(error, 0) WHERE id = ANY(closed);
+    UPDATE order_charges SET name = '(erased)' WHERE order_id = ANY(closed) AND name IS NOT NULL;
     UPDATE resolutions SET reason = '(erased)' WHERE order_id = ANY(closed);
     UPDATE notifications SET detail = '(erased)' WHERE order_id = ANY(closed) AND detail <> '';
     PERFORM set_config('order_sagas.forgetting', 'on', true);

@@ -35,9 +35,11 @@ def to_minor(amount: Decimal, currency: str, field: str) -> int:
         InvalidInput: the amount has more decimals than the currency, or is not finite or too large.
     """
     digits = len(amount.as_tuple().digits)
-    if not amount.is_finite() or digits > MAX_DIGITS or not -MAX_AMOUNT <= amount <= MAX_AMOUNT:
-        raise InvalidInput([f"{field}: must be at most {MAX_AMOUNT} minor units"])
+    if not amount.is_finite() or digits > MAX_DIGITS:
+        raise InvalidInput([f"{field}: must be a number of at most {MAX_DIGITS} digits"])
     minor = amount.scaleb(DECIMALS[currency])
+    if not -MAX_AMOUNT <= minor <= MAX_AMOUNT:
+        raise InvalidInput([f"{field}: must be at most {show(MAX_AMOUNT, currency)}"])
     if minor != minor.to_integral_value():
         raise InvalidInput([f"{field}: {currency} has {DECIMALS[currency]} decimals"])
     return int(minor)

@@ -10,7 +10,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 from temporalio.workflow import ActivityCancellationType, ActivityHandle
 
-from saga.local_attempts import local_timeout
+from saga.local_attempts import LOCAL_TIMEOUT, local_timeout
 
 ArgT = TypeVar("ArgT")
 ResultT = TypeVar("ResultT")
@@ -92,15 +92,18 @@ async def _try_locally(
     attempt = workflow.start_local_activity_method(
         activity, arg, schedule_to_close_timeout=timeout, retry_policy=ONCE, summary=_fitting(summary)
     )
+    began = workflow.now()
     # A cancel waits for the attempt, which is short: an undo finds its effect.
     error = await shielded(_failure_of(attempt))
     if (task := asyncio.current_task()) and task.cancelling():
         raise asyncio.CancelledError from error
     if error is None:
         return await attempt
+    limit = options["schedule_to_close_timeout"]
     if delay := _asked_delay(error):
-        await workflow.sleep(delay, summary=f"retry {activity.__name__}")
-    return await _start_regular(activity, arg, options, summary)
+        await workflow.sleep(min(delay, limit or delay), summary=f"retry {activity.__name__}")
+    left = limit and max(limit - (workflow.now() - began), LOCAL_TIMEOUT)
+    return await _start_regular(activity, arg, {**options, "schedule_to_close_timeout": left}, summary)
 
 
 async def _failure_of(attempt: ActivityHandle[Any]) -> FailureError | None:

@@ -21,6 +21,8 @@ ActivityT = TypeVar("ActivityT", bound=Callable[..., Any])
 LOCAL_FIRST: Final = "local-first"  # the patch that a run's history keeps if its steps are tried locally first
 
 # Temporal's default time-out of a workflow task is 10 s. At 8 s the worker asks for another task to keep it going.
+# A replay decides by these values, and by which activities are marked, what ran locally. To change either while runs
+# are open, ask for another patch: runs that have LOCAL_FIRST keep what it means here.
 TASK_BUDGET: Final = timedelta(seconds=3)
 LOCAL_TIMEOUT: Final = timedelta(seconds=2)
 MIN_LOCAL_TIMEOUT: Final = timedelta(milliseconds=500)

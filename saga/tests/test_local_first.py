@@ -12,7 +12,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer
 
 from saga import activates_patches, local_attempts
-from saga.tests.agency import BOOKED, Agency, eventually, timer_runs
+from saga.tests.agency import BOOKED, PATIENCE, Agency, eventually, fails, timer_runs
 from saga.tests.conftest import plugin
 from saga.tests.trip import Trip
 
@@ -64,19 +64,42 @@ async def test_a_failed_attempt_is_made_again_as_a_regular_activity(agency: Agen
 
 
 async def test_the_regular_activity_waits_as_long_as_the_service_asks(agency: Agency) -> None:
-    """A service that asks for an hour is not called again at once."""
-    agency.desk.errors["hotel"] = ApplicationError("too many requests", next_retry_delay=timedelta(hours=1))
+    """The pause is part of the step's deadline, a minute, as it would be between two regular attempts."""
+    agency.desk.errors["hotel"] = ApplicationError("too many requests", next_retry_delay=timedelta(seconds=40))
     run = await agency.start(then="commit")
     await eventually(lambda: timer_runs(run), "the run pauses")
     assert agency.desk.attempts["hotel"] == 1
-    await agency.advance(run, timedelta(hours=1))
+    await agency.advance(run, timedelta(seconds=40))
     await run.result()
     assert await regular_steps(run) == ["hotel"]
+    assert await time_for(run) <= timedelta(seconds=20)
 
 
-async def test_an_attempt_that_takes_too_long_is_ended(agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The workflow task goes on without it; the regular activity has its whole deadline."""
-    monkeypatch.setattr(local_attempts, "LOCAL_TIMEOUT", local_attempts.MIN_LOCAL_TIMEOUT)
+async def test_a_service_that_asks_for_longer_than_the_deadline_ends_the_step(agency: Agency) -> None:
+    """It has one attempt more when the deadline is over."""
+    agency.desk.errors["hotel"] = ApplicationError("too many requests", next_retry_delay=timedelta(hours=1))
+    agency.desk.out.add("hotel")
+    run = await agency.start(then="commit")
+    await eventually(lambda: timer_runs(run), "the run pauses")
+    await agency.advance(run, timedelta(minutes=1))
+    await eventually(lambda: tried_twice(agency, "hotel"), "the hotel is asked once more")
+    await agency.advance(run, timedelta(seconds=5))
+    await fails(run)
+    agency.assert_undone("ActivityError", booked=["flight"])
+
+
+async def time_for(run: WorkflowHandle[Any, Any]) -> timedelta:
+    """How long the one regular activity may take with all its attempts."""
+    (scheduled,) = [
+        event.activity_task_scheduled_event_attributes
+        async for event in run.fetch_history_events()
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
+    ]
+    return scheduled.schedule_to_close_timeout.ToTimedelta()
+
+
+async def test_an_attempt_that_takes_too_long_is_ended(agency: Agency) -> None:
+    """The workflow task goes on without it."""
     hotel = agency.hold("hotel")
     run = await agency.start(then="commit")
     await eventually(lambda: tried_twice(agency, "hotel"), "the regular activity has begun")
@@ -88,8 +111,9 @@ async def test_an_attempt_that_takes_too_long_is_ended(agency: Agency, monkeypat
 
 async def test_a_workflow_task_has_a_budget(agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the earlier steps took is missing for the later ones; the next task has the whole budget again."""
-    budget = local_attempts.MIN_LOCAL_TIMEOUT + timedelta(milliseconds=100)
-    monkeypatch.setattr(local_attempts, "TASK_BUDGET", budget)
+    for name in ("LOCAL_TIMEOUT", "MIN_LOCAL_TIMEOUT"):
+        monkeypatch.setattr(local_attempts, name, timedelta(seconds=PATIENCE))
+    monkeypatch.setattr(local_attempts, "TASK_BUDGET", timedelta(seconds=PATIENCE + 0.1))
     agency.desk.seconds["flight"] = 0.2
     run = await agency.start(then="commit")
     await run.result()

@@ -25,8 +25,9 @@ from config.settings import Settings
 from gateways.http import open_http
 from gateways.openai import MAX_ANSWER, openai_client
 from gateways.order_store import read_shop_id
-from gateways.postgres import Database, open_pool
+from gateways.postgres import LOCKED, Database, open_pool
 from gateways.stripe import stripe_client
+from orders.errors import Unavailable
 from orders.models import (
     ErrorCode,
     FulfillmentAnswer,
@@ -148,6 +149,16 @@ class ActivityBench(Rows):
 
     async def reserve(self, order: Order) -> OrderRow:
         return await self.do(Inventory.reserve_stock, order.reservation)
+
+    async def insist(self, order: Order) -> OrderRow:
+        """Reserve as Temporal does: an attempt that waits too long for a lock is repeated. A deadlock is an error."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    return await self.reserve(order)
+                except Unavailable as error:
+                    if error.type not in {"stock_busy", LOCKED}:
+                        raise
 
     async def authorize(self, order: Order) -> Payment:
         return await self.do(Payments.authorize_payment, payment(order))

@@ -11,7 +11,7 @@ from temporalio.common import WorkflowIDConflictPolicy
 
 from activities.inventory import Inventory
 from orders.errors import Unavailable
-from orders.models import Order, OrderRow
+from orders.models import OrderRow
 from sandbox.server import Running
 from sandbox.world import World
 from tests.support.activity_bench import ActivityBench, open_activity_bench, open_clients, order_of
@@ -33,16 +33,6 @@ async def bench(database_url: str) -> AsyncIterator[ActivityBench]:
         yield opened
 
 
-async def insist(bench: ActivityBench, order: Order) -> OrderRow:
-    """Reserve as Temporal does: an attempt that waits too long is repeated. A deadlock is an error."""
-    while True:
-        try:
-            return await bench.reserve(order)
-        except Unavailable as error:
-            if error.type != "stock_busy" and "LockNotAvailable" not in error.message:
-                raise
-
-
 @asynccontextmanager
 async def locked(rows: Rows, product_id: str = "1") -> AsyncIterator[None]:
     """Another session holds the product's row, and does not commit."""
@@ -54,7 +44,7 @@ async def locked(rows: Rows, product_id: str = "1") -> AsyncIterator[None]:
 async def test_two_hundred_reservations_of_ten_units_hold_exactly_ten(bench: ActivityBench) -> None:
     """Ten orders hold one unit each, and the others are out of stock."""
     await bench.set_stock(10)
-    rows = await asyncio.gather(*(insist(bench, order_of(f"o{n}", items=ONE_UNIT)) for n in range(200)))
+    rows = await asyncio.gather(*(bench.insist(order_of(f"o{n}", items=ONE_UNIT)) for n in range(200)))
 
     assert Counter((row.status, row.error_code) for row in rows) == {
         ("pending", None): 10,
@@ -68,7 +58,7 @@ async def test_carts_in_opposite_order_do_not_deadlock(bench: ActivityBench) -> 
     """Rows are locked in product order, whatever the order of the cart."""
     cart = [{"productId": product, "quantity": 1} for product in ("1", "2", "3", "4")]
     orders = [order_of(f"o{n}", items=cart if n % 2 else cart[::-1]) for n in range(30)]
-    rows = await asyncio.gather(*(insist(bench, order) for order in orders))
+    rows = await asyncio.gather(*(bench.insist(order) for order in orders))
     await asyncio.gather(*(bench.claim_undo(order) for order in orders[::2]))
 
     assert {row.status for row in rows} == {"pending"}
@@ -100,7 +90,7 @@ async def test_an_order_that_ends_waits_for_a_locked_product_without_a_connectio
 ) -> None:
     """As many attempts as the worker has slots for wait to sell or to release; another product is reserved at once."""
     orders = [order_of(f"o{n}", items=ONE_UNIT) for n in range(64)]
-    await asyncio.gather(*(insist(bench, order) for order in orders))
+    await asyncio.gather(*(bench.insist(order) for order in orders))
     await bench.pool.execute(f"UPDATE orders SET {change}")  # noqa: S608 (a constant)
     async with locked(bench):
         ends = asyncio.gather(*(bench.do(activity, order.id) for order in orders), return_exceptions=True)

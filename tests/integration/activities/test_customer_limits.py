@@ -83,11 +83,7 @@ async def test_many_at_once_keep_the_limit(limited: ActivityBench) -> None:
     """Orders of two customers at two workers, decided in batches: each has exactly as many as it may."""
     orders = [an_order_of(customer, f"{customer}-{number}") for number in range(12) for customer in ("ann", "bob")]
     workers = [limited, limited.another_worker()]
-    attempts = [
-        workers[number // 2 % 2].do(Inventory.reserve_stock, order.reservation, run=order.id)
-        for number, order in enumerate(orders)
-    ]
-    rows = await asyncio.gather(*attempts)
+    rows = await asyncio.gather(*(workers[number // 2 % 2].insist(order) for number, order in enumerate(orders)))
     held = Counter(row.customer_id for row in rows if row.status is Status.PENDING)
     assert held == {"ann": 3, "bob": 3}
     assert {row.error_code for row in rows} == {None, ErrorCode.CUSTOMER_LIMIT}

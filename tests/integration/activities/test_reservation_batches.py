@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from activities import inventory
 from activities.inventory import Inventory
 from gateways.postgres import LOCKED, REFUSED
 from orders.errors import Unavailable
 from orders.models import ChargeType, Order, OrderCharge, OrderRow
 from tests.support.activity_bench import ActivityBench, Gate, open_activity_bench, open_clients, order_of
 from tests.support.invariants import SEEDED, check_stock
-from tests.support.shop import settings_for
+from tests.support.shop import PATIENCE, eventually, settings_for
 
 FIRST = order_of("first", items=[{"productId": "4", "quantity": 1}])
 INSERT_OTHERS = """
@@ -112,8 +113,11 @@ async def test_an_order_that_postgres_refuses_fails_alone(bench: ActivityBench, 
     await check_stock(bench, SEEDED | {"1": 1000})
 
 
-async def test_a_locked_product_holds_up_its_own_orders_only(bench: ActivityBench) -> None:
+async def test_a_locked_product_holds_up_its_own_orders_only(
+    bench: ActivityBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And only the first batch waits for it: the next ones look first whether it is free."""
+    monkeypatch.setattr(inventory, "REMEMBER_SECONDS", PATIENCE)
     await bench.reserve(FIRST)
     async with bench.pool.acquire() as other, other.transaction():
         await other.execute("SELECT 1 FROM inventory WHERE product_id = '1' FOR UPDATE")
@@ -129,6 +133,28 @@ async def test_a_locked_product_holds_up_its_own_orders_only(bench: ActivityBenc
 
     assert (await bench.reserve(one_of("1", "o1"))).status == "pending"
     await check_stock(bench)
+
+
+async def test_a_product_that_was_locked_is_waited_for_again(
+    bench: ActivityBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that only looked whether it is free would never get a row that others wait for."""
+    monkeypatch.setattr(inventory, "REMEMBER_SECONDS", 0)
+    monkeypatch.setattr(inventory, "LIMIT_LOCKS", f"SET LOCAL lock_timeout = '{PATIENCE}s'")
+    async with bench.pool.acquire() as other, other.transaction():
+        await other.execute("SELECT 1 FROM inventory WHERE product_id = '1' FOR UPDATE")
+        with monkeypatch.context() as soon:
+            soon.setattr(inventory, "LIMIT_LOCKS", "SET LOCAL lock_timeout = '10ms'")
+            with pytest.raises(Unavailable, match="stock_busy"):
+                await bench.reserve(one_of("1", "o1"))
+        attempt = asyncio.create_task(bench.reserve(one_of("1", "o1")))
+        await eventually(lambda: waits_for_a_lock(bench), "the order waits for the product")
+    assert (await attempt).status == "pending"
+
+
+async def waits_for_a_lock(bench: ActivityBench) -> bool:
+    found: bool = await bench.pool.fetchval("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
+    return found
 
 
 async def test_an_order_that_another_session_writes_holds_up_no_other(bench: ActivityBench) -> None:
@@ -184,7 +210,7 @@ async def test_two_workers_sell_exactly_what_is_there(workers: list[ActivityBenc
     ends = await asyncio.gather(
         *(worker.reserve(order) for order in asked for worker in workers), return_exceptions=True
     )
-    ends += await asyncio.gather(*(reserved_at_last(workers[0], order) for order in orders if order.id not in poison))
+    ends += await asyncio.gather(*(workers[0].insist(order) for order in orders if order.id not in poison))
 
     errors = [end for end in ends if not isinstance(end, OrderRow)]
     assert {(type(error), getattr(error, "type", "")) for error in errors} <= {
@@ -196,12 +222,3 @@ async def test_two_workers_sell_exactly_what_is_there(workers: list[ActivityBenc
     assert Counter(status for _, status in outcomes) == {"pending": 60, "rejected": 132}
     assert await workers[0].stock() == (0, 60)
     await check_stock(workers[0], SEEDED | {"1": 60, "2": 10_000})
-
-
-async def reserved_at_last(bench: ActivityBench, order: Order) -> OrderRow:
-    while True:
-        try:
-            return await bench.reserve(order)
-        except Unavailable as error:
-            if error.type not in {"stock_busy", LOCKED}:
-                raise

@@ -28,7 +28,7 @@ LOGINS = """
     CREATE ROLE counter LOGIN PASSWORD 'canary' IN ROLE orders_app;
 """
 ALL = "SELECT * FROM {}"
-TABLES = ("orders", "order_items", "reservations", "order_events", "resolutions", "notifications", "refunds")
+TABLES = ("orders", "order_items", "order_charges", "reservations", "order_events", "resolutions", "notifications", "refunds")
 
 
 @pytest.fixture
@@ -49,6 +49,7 @@ async def money_and_stock(shop: Shop) -> list[str]:
     queries = (
         "SELECT id, status, total, currency, payment_intent_id, fulfillment_id, error_code FROM orders ORDER BY id",
         "SELECT * FROM order_items ORDER BY order_id",
+        "SELECT order_id, position, type, amount FROM order_charges ORDER BY order_id, position",
         "SELECT * FROM reservations ORDER BY order_id",
         "SELECT id, amount, status FROM refunds ORDER BY id",
         "SELECT * FROM inventory ORDER BY product_id",
@@ -61,7 +62,7 @@ async def test_a_customer_is_forgotten(shop: Shop, starter: Starter, login: str)
     """Orders that are over, and nobody else's; a second time there is nothing left but what is not over."""
     cancelled, declined, failed, paid, others = ids = [new_order_id() for _ in range(5)]
     mine = an_order(customerId=CUSTOMER, customerEmail=ADDRESS)
-    await shop.place(mine, cancelled)
+    await shop.place(mine | {"charges": [{"type": "fee", "name": QUOTE, "amount": 1}]}, cancelled)
     await shop.cancel(cancelled, ADDRESS)
     await shop.place(mine | {"paymentMethodId": "pm_card_chargeDeclined"}, declined)
     shop.hooks.fail("request_fulfillment", Permanent(QUOTE, type="fulfillment_refuses_us"), workflow_id=failed)
