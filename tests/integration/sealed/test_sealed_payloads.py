@@ -156,7 +156,10 @@ async def test_what_no_key_can_decrypt_stops_no_order(sealed: Shop) -> None:
 
     await plain.start_workflow(PROCESS_ORDER, RawValue(JUNK[-1]), id=invalid, task_queue=sealed.task_queue)
     outcome = await outcome_of(sealed.client, invalid)
-    assert (outcome.error_code, "input: is marked as encrypted" in str(outcome.error)) == (ErrorCode.INVALID_ORDER, True)
+    assert (outcome.error_code, "input: is marked as encrypted" in str(outcome.error)) == (
+        ErrorCode.INVALID_ORDER,
+        True,
+    )
     for order_id in (waits, invalid):
         assert await why_its_task_failed(sealed.client, order_id) == ""
     await assert_invariants(sealed, waits)
