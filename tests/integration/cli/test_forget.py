@@ -28,7 +28,10 @@ LOGINS = """
     CREATE ROLE counter LOGIN PASSWORD 'canary' IN ROLE orders_app;
 """
 ALL = "SELECT * FROM {}"
-TABLES = ("orders", "order_items", "order_charges", "reservations", "order_events", "resolutions", "notifications", "refunds")
+TABLES = (
+    *("orders", "order_items", "order_charges", "reservations"),
+    *("order_events", "resolutions", "notifications", "refunds"),
+)
 
 
 @pytest.fixture
