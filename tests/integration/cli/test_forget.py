@@ -29,8 +29,14 @@ LOGINS = """
 """
 ALL = "SELECT * FROM {}"
 TABLES = (
-    *("orders", "order_items", "order_charges", "reservations"),
-    *("order_events", "resolutions", "notifications", "refunds"),
+    "orders",
+    "order_items",
+    "order_charges",
+    "reservations",
+    "order_events",
+    "resolutions",
+    "notifications",
+    "refunds",
 )
 
 

@@ -12,7 +12,7 @@ MAX_SEAMS: Final = 5  # transactions and requests of one attempt
 # one of its transactions or requests, which its run takes for a time-out: it tries again, or has the step abandoned; or
 # the run gives up before it. What is given up before the pivot is undone. A sleeper wakes, and nobody waits for it.
 # process-order is terminated, or started again; the customer cancels, or authenticates the payment; the goods leave.
-ATTEMPTS: Final = {"done": 6, "lost": 2, "cut_off": 2, "asleep": 3, "abandoned": 4, "given_up": 1}
+ATTEMPTS: Final = {"done": 6, "lost": 2, "cut_off": 4, "asleep": 3, "abandoned": 4, "given_up": 2}
 EVENTS: Final = {"wake": 3, "terminate": 2, "start": 2, "cancel": 1, "ship": 2, "authenticate": 3}
 
 
