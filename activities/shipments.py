@@ -14,18 +14,18 @@ from orders.errors import Permanent, Unavailable
 from orders.models import CLOSED, OrderRow, Status, UndoResult
 from orders.reconciliation import StrayShipment, StrayShipments
 
-ASKED_ABOUT: Final = CLOSED | {Status.PROCESSING}
-
 # A paid order is asked about every hour until it has shipped, a closed one every day for a week: a request to ship it
-# may have been on its way for long.
+# may have been on its way for long. Materialized: else PostgreSQL reads all orders by id until it has a page.
 FIND_DUE: Final = """
-    SELECT id FROM orders
-    WHERE status = ANY($4::text[]) AND fulfillment_requested_at < now() - $1::interval AND id > $2
-      AND (status = 'processing' OR fulfillment_requested_at > now() - interval '7 days')
-      AND coalesce(
-          shipment_checked_at < now() - CASE status WHEN 'processing' THEN interval '1 hour' ELSE interval '1 day' END,
-          true
-      )
+    WITH asked_about AS MATERIALIZED (
+        SELECT id, shipment_checked_at, interval '1 hour' AS every FROM orders
+        WHERE status = 'processing' AND fulfillment_requested_at < now() - $1::interval
+        UNION ALL
+        SELECT id, shipment_checked_at, interval '1 day' FROM orders
+        WHERE status = ANY($4::text[])
+          AND fulfillment_requested_at BETWEEN now() - interval '7 days' AND now() - $1::interval
+    )
+    SELECT id FROM asked_about WHERE id > $2 AND coalesce(shipment_checked_at < now() - every, true)
     ORDER BY id LIMIT $3
 """
 
@@ -53,7 +53,7 @@ class Shipments:
     async def check_shipments(self, after: str) -> StrayShipments:
         """Compare a page of orders with their shipments. Orders whose goods have left are moved on."""
         async with self._database.transaction() as connection:
-            due = await connection.fetch(FIND_DUE, self._after, after, order_checks.PAGE, ASKED_ABOUT)
+            due = await connection.fetch(FIND_DUE, self._after, after, order_checks.PAGE, CLOSED)
             rows = await read_rows(connection, [row["id"] for row in due])
         followed: list[str] = []
 

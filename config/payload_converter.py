@@ -10,21 +10,25 @@ from temporalio.converter import DataConverter, EncodingPayloadConverter
 
 from config.payload_keys import Key
 from orders.errors import Unreadable
-from orders.parsing import NO_KEYS, SEALED
+from orders.parsing import NO_KEYS, NOT_OPENED, SEALED, UNOPENED
 
 
 class SealedPayloadConverter(EncodingPayloadConverter):
-    """Says what is missing where the SDK would say that it does not know the encoding."""
+    """Says what is wrong where the SDK would say that it does not know the encoding."""
+
+    def __init__(self, encoding: bytes, problem: str) -> None:
+        self._encoding = encoding.decode()
+        self._problem = problem
 
     @property
     def encoding(self) -> str:
-        return SEALED.decode()
+        return self._encoding
 
     def to_payload(self, value: Any) -> Payload | None:  # noqa: ANN401, ARG002 (the SDK's signature)
         return None
 
     def from_payload(self, payload: Payload, type_hint: type | None = None) -> NoReturn:  # noqa: ARG002
-        raise Unreadable(NO_KEYS)
+        raise Unreadable(self._problem)
 
 
 class PlainPayloadConverter(PydanticPayloadConverter):
@@ -32,7 +36,10 @@ class PlainPayloadConverter(PydanticPayloadConverter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.converters = {**self.converters, SEALED: SealedPayloadConverter()}
+        self.converters = {**self.converters} | {
+            encoding: SealedPayloadConverter(encoding, problem)
+            for encoding, problem in ((SEALED, NO_KEYS), (UNOPENED, f"this {NOT_OPENED}"))
+        }
 
 
 def converter(keys: Sequence[Key]) -> DataConverter:

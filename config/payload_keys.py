@@ -49,11 +49,16 @@ def parse_payload_keys(text: str) -> tuple[Key, ...]:
     return keys
 
 
+def is_key_id(text: str) -> bool:
+    """Whether a key can have this id."""
+    return re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text) is not None
+
+
 def _parse(number: int, part: str) -> Key:
     key_id, colon, encoded = part.partition(":")
     if not part or not colon:
         raise ValueError(f"key {number} has no colon: {FORM}")
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", key_id):
+    if not is_key_id(key_id):
         raise ValueError(f"key {number}: its id must be 1 to 64 letters, digits, dots, dashes and underscores")
     try:
         secret = base64.b64decode(encoded.strip(), validate=True)

@@ -14,9 +14,9 @@ from google.protobuf.message import DecodeError
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes, PayloadCodec
 
-from config.payload_keys import Key
+from config.payload_keys import Key, is_key_id
 from orders.errors import Unreadable
-from orders.parsing import SEALED, SEALED_WITH
+from orders.parsing import SEALED, SEALED_WITH, UNOPENED
 
 KEY_ID: Final = "encryption-key-id"
 NONCE_BYTES: Final = 12
@@ -40,8 +40,11 @@ class Seal(PayloadCodec):
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Decrypt each payload that is encrypted.
 
+        What no key can ever decrypt passes through, marked as UNOPENED: any client can send it, and an error here would
+        fail the workflow task for ever. Whoever reads such a payload refuses it.
+
         Raises:
-            Unreadable: one names a key that is not here, or is not what was encrypted with it.
+            Unreadable: one names a key that is not here. It may come later.
         """
         return [self._open(each) for each in payloads]
 
@@ -57,6 +60,8 @@ class Seal(PayloadCodec):
         if not _is_sealed(payload):
             return _marked(payload, None)
         key_id = payload.metadata.get(KEY_ID, b"").decode(errors="replace")
+        if not is_key_id(key_id):
+            return _unopened(payload)
         if key_id not in self._ciphers:
             raise Unreadable(
                 f"this is encrypted with the key {key_id!r}, which PAYLOAD_KEYS lacks: add it, after the first one"
@@ -65,9 +70,7 @@ class Seal(PayloadCodec):
         try:
             plain = Payload.FromString(self._ciphers[key_id].decrypt(nonce, data, key_id.encode()))
         except (InvalidTag, ValueError, DecodeError):
-            raise Unreadable(
-                f"this is encrypted with another key of the id {key_id!r} than PAYLOAD_KEYS has, or was changed since"
-            ) from None
+            return _unopened(payload)
         return _marked(plain, key_id.encode())
 
 
@@ -79,6 +82,11 @@ def sealed_converter(plain: DataConverter, keys: Sequence[Key]) -> DataConverter
 
 def _is_sealed(payload: Payload) -> bool:
     return payload.metadata.get("encoding") == SEALED
+
+
+def _unopened(payload: Payload) -> Payload:
+    """The payload as it is, but for its encoding."""
+    return Payload(metadata={**payload.metadata, "encoding": UNOPENED}, data=payload.data)
 
 
 def _marked(payload: Payload, key_id: bytes | None) -> Payload:

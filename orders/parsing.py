@@ -28,11 +28,13 @@ from orders.models import Address, ChargeType, Line, Model, Order, OrderCharge, 
 from orders.plain_text import has_markup, is_harmful, is_visible
 
 SEALED: Final = b"binary/encrypted"  # the encoding of an encrypted payload
+UNOPENED: Final = b"binary/unopened"  # that of one which is marked as encrypted, and which no key can decrypt
 SEALED_WITH: Final = "sealed-with"  # the metadata of one that is decrypted: the id of its key
 NO_KEYS: Final = (
     "this is encrypted, and the program has no keys: set PAYLOAD_KEYS as the workers have it. "
     "What was asked for may be under way; with the keys, ask again"
 )
+NOT_OPENED: Final = "is marked as encrypted, and is not what a key of PAYLOAD_KEYS encrypted"
 SEVERAL: Final = b"several arguments"  # the encoding of an input that is none, see config.replay_guard
 MAX_INPUT: Final = 64 * 1024  # bytes
 MAX_DEPTH: Final = 20  # levels of nesting
@@ -200,6 +202,12 @@ class CancelRequest(Request):
     customer_email: Email | None = None
 
 
+class PayRequest(Request):
+    """The argument of the update `pay`: another payment method for an order that waits for one."""
+
+    payment_method_id: PaymentMethod
+
+
 class CustomerRequest(Request):
     """The input of product-recommendations."""
 
@@ -256,7 +264,7 @@ def read_payload(raw: RawValue | None) -> object:
     """What a Temporal client sent as the workflow's input; None if it sent nothing.
 
     Raises:
-        InvalidInput: the input is several arguments, too large, or not JSON.
+        InvalidInput: the input is several arguments, too large, not JSON, or cannot be decrypted by any key.
         Unreadable: it is encrypted, and this program has no keys.
     """
     encoding = raw.payload.metadata.get("encoding") if raw else None
@@ -266,6 +274,8 @@ def read_payload(raw: RawValue | None) -> object:
         raise InvalidInput(["input: must be one argument, not several"])
     if encoding == SEALED:
         raise Unreadable(NO_KEYS)
+    if encoding == UNOPENED:
+        raise InvalidInput([f"input: {NOT_OPENED}"])
     if encoding != b"json/plain":
         raise InvalidInput(["input: must be JSON"])
     return read_json(raw.payload.data)
@@ -310,6 +320,17 @@ def parse_cancel(data: object) -> CancelRequest:
     if isinstance(data, Mapping) and isinstance(data.get("orderId"), str):
         problems += _order_id_problems(data["orderId"])
     return validate(CancelRequest, data, problems)
+
+
+def parse_pay(*arguments: object) -> PayRequest:
+    """The payment method that the arguments of a `pay` name.
+
+    Raises:
+        InvalidInput: naming every field that is wrong.
+    """
+    if len(arguments) != 1:
+        raise InvalidInput([f"pay takes one object with paymentMethodId, not {len(arguments)} arguments"])
+    return validate(PayRequest, arguments[0], _card_number_problems(arguments[0]))
 
 
 def parse_customer(data: object) -> CustomerRequest:

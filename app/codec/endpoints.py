@@ -22,7 +22,7 @@ from temporalio.api.common.v1 import Payload, Payloads
 from app.web.bodies import Refused, read_body
 from config.sealing import Seal
 from orders.errors import Unreadable
-from orders.parsing import SEALED_WITH
+from orders.parsing import SEALED_WITH, UNOPENED
 
 MAX_BODY: Final = 8 * 2**20  # bytes: Temporal takes payloads of 2 MiB, and JSON has them in base64
 HEADERS: Final = ("authorization", "content-type", "x-namespace")
@@ -80,13 +80,19 @@ def application(seal: Seal, tokens: Sequence[str], origins: Sequence[str]) -> St
     """The codec server for these keys. `tokens` are all valid, `origins` are those of the Web UIs."""
 
     async def decode(payloads: Sequence[Payload]) -> list[Payload]:
+        return [await opened(each) for each in payloads]
+
+    async def opened(payload: Payload) -> Payload:
+        """As it is, if it cannot be decrypted: the others of its page still can."""
         try:
-            opened = await seal.decode(payloads)
+            [plain] = await seal.decode([payload])
         except Unreadable as error:
-            raise Refused(400, str(error)) from None
-        for payload in opened:
-            payload.metadata.pop(SEALED_WITH, None)  # it is for workflows
-        return opened
+            log.warning("codec cannot decrypt a payload", why=str(error))
+            return payload
+        if plain.metadata.get("encoding") == UNOPENED:
+            return payload
+        plain.metadata.pop(SEALED_WITH, None)  # it is for workflows
+        return plain
 
     async def encode(payloads: Sequence[Payload]) -> list[Payload]:
         return await seal.encode(payloads)

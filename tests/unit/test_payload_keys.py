@@ -7,11 +7,12 @@ import pytest
 from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
 
+from config.payload_converter import converter
 from config.payload_keys import Key, parse_payload_keys
 from config.sealing import Seal
 from config.settings import read_payload_keys, read_settings
 from orders.errors import InvalidInput, Unreadable
-from orders.parsing import SEALED_WITH, came_sealed
+from orders.parsing import SEALED_WITH, came_sealed, read_payload
 
 GOOD: Final = base64.b64encode(bytes(range(32))).decode()
 SHORT: Final = base64.b64encode(bytes(16)).decode()
@@ -72,8 +73,8 @@ async def test_a_payload_is_unreadable_without_its_key() -> None:
         await Seal([OLD]).decode([first])
 
 
-async def test_a_changed_payload_is_refused() -> None:
-    """Its data, its key under another id, or another key under its id."""
+async def test_a_changed_payload_passes_unopened_and_is_refused() -> None:
+    """Its data, its key under another id, or another key under its id; as an input, and as any other value."""
     [sealed] = await Seal([OLD]).encode([PLAIN])
     renamed = Payload(metadata={**sealed.metadata, "encryption-key-id": b"k2"}, data=sealed.data)
     for changed, keys in (
@@ -82,8 +83,12 @@ async def test_a_changed_payload_is_refused() -> None:
         (renamed, [Key("k2", OLD.secret)]),
         (sealed, [Key("k1", NEW.secret)]),
     ):
-        with pytest.raises(Unreadable, match="another key of the id"):
-            await Seal(keys).decode([changed])
+        [unopened] = await Seal(keys).decode([changed])
+        assert unopened.data == changed.data
+        with pytest.raises(InvalidInput, match="input: is marked as encrypted, and is not what a key"):
+            read_payload(RawValue(unopened))
+        with pytest.raises(Unreadable, match="this is marked as encrypted, and is not what a key"):
+            await converter(keys).decode([changed])
 
 
 async def test_only_what_came_encrypted_says_so() -> None:

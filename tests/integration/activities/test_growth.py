@@ -25,7 +25,7 @@ from tests.support.shop import settings_for
 if TYPE_CHECKING:
     from gateways.postgres import Connection
 
-PAST: Final = 5_000  # orders of the last weeks
+PAST: Final = 5_000  # orders of the last months
 MAX_READ: Final = 1_000  # rows that one activity may read
 OFTEN: Final = 8  # a prepared statement that was executed five times may get a plan that knows no parameter
 
@@ -37,15 +37,17 @@ ROWS_READ: Final = """
 
 ADD_PAST: Final = """
     INSERT INTO orders (id, customer_id, request_hash, status, total, currency, capture_mode, terms, payment_intent_id,
-        payment_checked_at, cancelled_at, fulfillment_requested_at, created_at)
+        payment_checked_at, shipment_checked_at, cancelled_at, fulfillment_requested_at, created_at)
     SELECT 'o' || n, 'c' || n, '', CASE n % 2 WHEN 0 THEN 'cancelled' ELSE 'delivered' END, 100, 'usd', 'manual', '{}',
-        'pi_' || n, now(), CASE n % 2 WHEN 0 THEN now() END, now() - interval '20 days',
-        now() - interval '20 days'
-    FROM generate_series(1, $1::integer) n;
+        'pi_' || n, now(), now(), CASE n % 2 WHEN 0 THEN now() END, at, at
+    FROM generate_series(1, $1::integer) n,
+        LATERAL (SELECT now() - interval '3 days' - n * interval '25 minutes') t (at);
 """
 ADD_RECENT: Final = """
-    INSERT INTO orders (id, customer_id, request_hash, status, total, currency, capture_mode, terms, created_at)
-    SELECT 'recent' || n, 'c' || n, '', 'rejected', 100, 'usd', 'manual', '{}', now() - interval '2 hours'
+    INSERT INTO orders (id, customer_id, request_hash, status, total, currency, capture_mode, terms, created_at,
+        fulfillment_requested_at, shipment_checked_at)
+    SELECT 'recent' || n, 'c' || n, '', 'rejected', 100, 'usd', 'manual', '{}', now() - interval '2 hours',
+        now() - interval '2 hours', now()
     FROM generate_series(1, 30) n
 """
 ADD_DETAILS: Final = (

@@ -9,8 +9,10 @@ from functools import partial
 from typing import Any, Final
 
 import pytest
+from temporalio.api.common.v1 import Payload
 from temporalio.api.history.v1 import HistoryEvent
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client, WorkflowHandle, WorkflowQueryFailedError, WorkflowUpdateFailedError
+from temporalio.common import RawValue
 from temporalio.testing import WorkflowEnvironment
 
 from app.wiring import open_worker
@@ -123,6 +125,44 @@ async def test_a_client_without_keys_is_told_before_anything_is_placed(sealed: S
     await submit(sealed, placed)
     with pytest.raises(Unreadable, match="set PAYLOAD_KEYS"):
         await submit_order(sealed.env.client, placed, a_canary(), task_queue=sealed.task_queue)
+
+
+JUNK: Final = (
+    Payload(metadata={"encoding": b"binary/encrypted"}, data=b"junk"),
+    Payload(metadata={"encoding": b"binary/encrypted", "encryption-key-id": b""}, data=b"junk"),
+    Payload(metadata={"encoding": b"binary/encrypted", "encryption-key-id": b"no id \xff"}, data=b"junk"),
+    Payload(metadata={"encoding": b"binary/encrypted", "encryption-key-id": b"k1"}, data=b""),
+    Payload(metadata={"encoding": b"binary/encrypted", "encryption-key-id": b"k1"}, data=bytes(64)),
+)
+
+
+async def test_what_no_key_can_decrypt_stops_no_order(sealed: Shop) -> None:
+    """As the argument of a signal, an update or a query, and as an input: it is refused, and no workflow task fails."""
+    plain, waits, invalid = sealed.env.client, new_order_id(), new_order_id()
+    await until_stage(await sealed.start(a_canary(**WAITS), waits), Stage.AWAITING_CUSTOMER)
+    run = plain.get_workflow_handle(waits)
+    for each in JUNK:
+        await run.signal("payment-updated", RawValue(each))
+        await run.signal("no such signal", RawValue(each))
+    for update in ("submit", "resolve"):
+        with pytest.raises(WorkflowUpdateFailedError):
+            await run.execute_update(update, RawValue(JUNK[0]))
+    with pytest.raises(WorkflowQueryFailedError):
+        await run.query("status", RawValue(JUNK[-1]))
+    [payment_intent] = sealed.world.provider_records()["orders"][waits]["payment_intents"]
+    sealed.world.stripe.account.authenticate(payment_intent, succeeds=True)
+    await sealed.client.get_workflow_handle(waits).signal("payment-updated")
+    assert (await outcome_of(sealed.client, waits)).success
+
+    await plain.start_workflow(PROCESS_ORDER, RawValue(JUNK[-1]), id=invalid, task_queue=sealed.task_queue)
+    outcome = await outcome_of(sealed.client, invalid)
+    assert (outcome.error_code, "input: is marked as encrypted" in str(outcome.error)) == (
+        ErrorCode.INVALID_ORDER,
+        True,
+    )
+    for order_id in (waits, invalid):
+        assert await why_its_task_failed(sealed.client, order_id) == ""
+    await assert_invariants(sealed, waits)
 
 
 @dataclass
