@@ -451,8 +451,9 @@ async def _route_back(client: Client, way: _WayBack) -> None:
 
 async def _start_again(client: Client, way: _WayBack, replays: Sequence[Replay], tell: Tell) -> list[str]:
     """Reset the runs that have gone on in the way of the build that is left, and cannot be replayed without it."""
-    unplayable = [each.run for each in replays if each.state == "fails"]
-    for run in unplayable:
-        tell(f"{run.workflow_id} starts again from its first task: no other version can replay it")
-        await start_again(client, run, f"{way.deployment} was rolled back from {way.build_id}")
-    return [run.workflow_id for run in unplayable]
+    found = []
+    for run in (each.run for each in replays if each.state == "fails"):
+        if await start_again(client, run, f"{way.deployment} was rolled back from {way.build_id}"):
+            tell(f"{run.workflow_id} has started again from its first task: no other version can replay it")
+            found.append(run.workflow_id)
+    return found

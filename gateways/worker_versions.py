@@ -68,6 +68,7 @@ class VersionedRun(NamedTuple):
     build_id: str
     pinned: bool
     attempt: int
+    closed: bool
 
 
 class Replay(NamedTuple):
@@ -167,6 +168,7 @@ async def describe_versioned(client: Client, workflow_id: str, run_id: str = "")
             build_id=_build_id(info.versioning_info),
             pinned=_is_pinned(info.versioning_info),
             attempt=found.pending_workflow_task.attempt,
+            closed=info.HasField("close_time"),
         )
     return None
 
@@ -213,8 +215,11 @@ async def unpin(client: Client, run: VersionedRun) -> None:
         await client.workflow_service.update_workflow_execution_options(request, retry=True)
 
 
-async def start_again(client: Client, run: VersionedRun, reason: str) -> None:
-    """Reset a run to its first workflow task, with its signals and updates. A run that has closed stays."""
+async def start_again(client: Client, run: VersionedRun, reason: str) -> bool:
+    """Reset a run to its first workflow task, with its signals and updates. False: it has closed, and stays so."""
+    now = await describe_versioned(client, run.workflow_id, run.run_id)
+    if now is None or now.closed:  # Temporal would start it again all the same
+        return False
     async for event_id in _first_workflow_tasks(client, run):
         request = ResetWorkflowExecutionRequest(
             namespace=client.namespace,
@@ -226,7 +231,9 @@ async def start_again(client: Client, run: VersionedRun, reason: str) -> None:
         )
         with suppress(_Absent), reaching_temporal(_Absent()):
             await client.workflow_service.reset_workflow_execution(request, retry=True)
-        return
+            return True
+        break
+    return False
 
 
 async def _first_workflow_tasks(client: Client, run: VersionedRun) -> AsyncIterator[int]:

@@ -289,6 +289,15 @@ async def test_a_failed_order_that_is_reset_while_its_e_mail_is_on_its_way(shop:
     held.let_go()
 
 
+async def test_a_rollback_leaves_a_run_that_has_closed(shop: Shop) -> None:
+    """It was open when it was listed; Temporal would reset it all the same."""
+    await shop.place(order_id=O)
+    before = await describe_versioned(shop.client, O)
+    assert before is not None
+    assert not await start_again(shop.client, before, "test")
+    assert await describe_versioned(shop.client, O) == before
+
+
 # ------------------------------------------------------------------------------------------------------------- helpers
 
 
@@ -334,7 +343,7 @@ async def reset_to_start(shop: Shop, handle: WorkflowHandle[Any, Any]) -> None:
     """As a rollback does it."""
     run = await describe_versioned(shop.client, handle.id)
     assert run is not None
-    await start_again(shop.client, run, "test")
+    assert await start_again(shop.client, run, "test")
 
 
 async def waits_for_the_customer(handle: WorkflowHandle[Any, OrderOutcome]) -> None:
