@@ -7,6 +7,7 @@ import stripe
 from temporalio import activity
 
 from gateways.order_store import count_retries, existing_row, move_row, read_resolution, row_as_it_is
+from gateways.payment_tries import FIRST_TRY, begin_try
 from gateways.postgres import Database
 from gateways.refund_store import keep_refunds, left_of, next_attempt, refund_failed
 from gateways.stripe import Intent, PaymentRefused, StripeGateway
@@ -26,6 +27,9 @@ KEEP_INTENT: Final = """
 SILENT_DECLINES: Final = {"fraudulent", "lost_card", "stolen_card", "merchant_blacklist", "pickup_card"}
 
 
+REFUSED: Final = "the payment method was refused"
+
+
 class Payments:
     """Authorize, capture, void and refund. No attempt charges or refunds a second time.
 
@@ -41,19 +45,30 @@ class Payments:
     @local_first
     @activity.defn
     async def authorize_payment(self, request: PaymentRequest) -> Payment:
-        """Create the PaymentIntent, write its id on the order row, and only then confirm it."""
+        """Create the PaymentIntent, write its id on the order row, and only then confirm it.
+
+        Another payment method is tried on the same PaymentIntent, unless that holds money by now. An attempt of an
+        earlier try than the latest one changes nothing: it answers what the payment has come to.
+        """
         row = await self._read(request.order_id)
+        number: int | None = FIRST_TRY
+        if row.terms.payment_retry:
+            row, number = await self._begin_try(request)
         if row.status is not Status.PENDING:
             return Payment(state=PaymentState.ORDER_CLOSED)
+        if number is None or (number != FIRST_TRY and row.payment_intent_id):
+            payment = await self._look(row)
+            if number is None or payment.state not in {PaymentState.DECLINED, PaymentState.REQUIRES_ACTION}:
+                return payment
         try:
-            created = row.payment_intent_id or await self._create(row, request.payment_method_id)
+            created = row.payment_intent_id or await self._create(row, request.payment_method_id, number)
         except PaymentRefused as refused:
             return _refused(refused)
         kept = await self._keep_intent(row.id, created)
         if kept is None:
             return Payment(state=PaymentState.ORDER_CLOSED)
         try:
-            return _state(row, await self._gateway.confirm(row.id, kept))
+            return _state(row, await self._confirm(row.id, kept, request, number))
         except PaymentRefused as refused:
             return _refused(refused, kept)
 
@@ -157,11 +172,29 @@ class Payments:
         async with self._database.transaction() as connection:
             await keep_refunds(connection, await existing_row(connection, order_id), intent_id, refunds)
 
-    async def _create(self, row: OrderRow, payment_method_id: str) -> str:
+    async def _begin_try(self, request: PaymentRequest) -> tuple[OrderRow, int | None]:
+        """The row, and the number of the try; None: a later one has begun."""
+        async with self._database.transaction() as connection:
+            row = await existing_row(connection, request.order_id)
+            is_pending = row.status is Status.PENDING
+            return row, await begin_try(connection, row.id, request.pay) if is_pending else None
+
+    async def _look(self, row: OrderRow) -> Payment:
+        """What the payment has come to, without any change of it."""
+        if row.payment_intent_id is None:
+            return _declined(ErrorCode.PAYMENT_REFUSED, REFUSED)
+        return _state(row, await self._gateway.retrieve(row.payment_intent_id))
+
+    async def _confirm(self, order_id: str, intent_id: str, request: PaymentRequest, number: int) -> Intent:
+        if number == FIRST_TRY:
+            return await self._gateway.confirm(order_id, intent_id)
+        return await self._gateway.confirm_with(order_id, intent_id, request.payment_method_id, number=number)
+
+    async def _create(self, row: OrderRow, payment_method_id: str, number: int) -> str:
         async def is_kept(intent_id: str) -> bool:
             return (await self._read(row.id)).payment_intent_id == intent_id
 
-        return (await self._gateway.create(row, payment_method_id, is_kept)).id
+        return (await self._gateway.create(row, payment_method_id, is_kept, number=number)).id
 
     async def _keep_intent(self, order_id: str, intent_id: str) -> str | None:
         """The id that the row has now, this one or an earlier one; None if the order is no longer pending."""
@@ -212,6 +245,8 @@ def _state(row: OrderRow, intent: Intent) -> Payment:
             return Payment(state=PaymentState.AUTHORIZED, payment_intent_id=intent.id)
         case "requires_action" | "processing":
             return Payment(state=PaymentState.REQUIRES_ACTION, payment_intent_id=intent.id)
+        case "requires_confirmation":  # Stripe refused to ask the bank
+            return _declined(ErrorCode.PAYMENT_REFUSED, REFUSED, intent.id)
         case "requires_payment_method":
             return _declined(*_decline(intent.last_payment_error), intent.id)
         case "canceled":
@@ -241,7 +276,7 @@ def _decline(error: "stripe.PaymentIntent.LastPaymentError | None") -> tuple[Err
 
 def _refused(refused: PaymentRefused, intent_id: str | None = None) -> Payment:
     activity.logger.info("Stripe refuses the payment", extra={"code": str(refused)})
-    return _declined(ErrorCode.PAYMENT_REFUSED, "the payment method was refused", intent_id)
+    return _declined(ErrorCode.PAYMENT_REFUSED, REFUSED, intent_id)
 
 
 def _declined(code: ErrorCode, error: str, intent_id: str | None = None) -> Payment:

@@ -251,6 +251,7 @@ def terms_of(settings: Settings) -> Terms:
         capture_mode=settings.payment_capture,
         authentication_deadline=settings.authentication_deadline_seconds,
         authentication_poll=settings.authentication_poll_seconds,
+        payment_retry=settings.payment_retry_seconds,
         fulfillment_deadline=settings.fulfillment_deadline_seconds,
         notification_deadline=settings.notification_deadline_seconds,
     )

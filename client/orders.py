@@ -1,4 +1,4 @@
-"""What a program does with orders: submit, cancel, resolve.
+"""What a program does with orders: submit, pay, cancel, resolve.
 
     client = await connect()
     outcome = await submit_order(client, "order-1", {"customerId": "cus_123", …})
@@ -9,6 +9,7 @@ of their types.
 
 import asyncio
 import json
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -38,7 +39,7 @@ from client.runs import order_runs, view_run
 from client.waiting import PATIENCE, answer
 from config.payload_keys import customer_tags
 from gateways.temporal import find_run, is_absent, last_failure, reaching_temporal, request_of
-from orders.errors import InvalidInput, NoAnswer, NotParked, UnknownOrder
+from orders.errors import InvalidInput, NoAnswer, NotParked, NotPayable, UnknownOrder
 from orders.models import (
     Attention,
     CancelOutcome,
@@ -48,11 +49,21 @@ from orders.models import (
     Model,
     Order,
     OrderOutcome,
+    OrderView,
     Stage,
     View,
 )
 from orders.names import CANCEL_ORDER, CUSTOMER_ID, ORDER_STAGE, PROCESS_ORDER, TASK_QUEUE, cancel_order_id
-from orders.parsing import CancelRequest, as_utf8, check_operator_texts, parse_cancel, parse_order, read_json
+from orders.parsing import (
+    CancelRequest,
+    PayRequest,
+    as_utf8,
+    check_operator_texts,
+    parse_cancel,
+    parse_order,
+    parse_pay,
+    read_json,
+)
 from saga import NOT_FINISHED, RESOLVE, Resolution
 
 MAX_RUNS: Final = 3  # that one submit starts, where the latest run cannot answer
@@ -140,6 +151,36 @@ async def cancel_order(
         client,
         lambda: _cancel(client, request, task_queue),
         what=f"the cancellation of {order_id}",
+        task_queue=task_queue,
+        patience=patience,
+    )
+
+
+async def pay_order(
+    client: Client,
+    order_id: str,
+    payment_method_id: str,
+    *,
+    task_queue: str = TASK_QUEUE,
+    patience: timedelta = PATIENCE,
+) -> OrderOutcome:
+    """Pay an order that waits for another payment method, and wait for the answer.
+
+    That is the outcome of the order; or `payment_required`, this payment method is refused too; or
+    `authentication_required`, the customer must authenticate the payment.
+
+    Raises:
+        InvalidInput: it is no payment method.
+        NotPayable: the order does not wait for one, or one is being tried, or too many were.
+        UnknownOrder: Temporal has no run of the order.
+        NoAnswer: Temporal is out of reach, no worker polls, or `patience` is over.
+    """
+    request = parse_pay({"paymentMethodId": payment_method_id})
+    update_id = uuid.uuid4().hex
+    return await answer(
+        client,
+        lambda: _pay(client, order_id, request, update_id),
+        what=f"order {order_id}",
         task_queue=task_queue,
         patience=patience,
     )
@@ -287,12 +328,46 @@ async def _submit_once(client: Client, submission: Submission, task_queue: str, 
         if not _is_over(error):
             raise
         return await _follow(client, order)
+    if outcome.error_code is ErrorCode.PAYMENT_REQUIRED:
+        return await _submit_again(client, order)
     if outcome.error_code is ErrorCode.UNDO_PARKED:
         # Temporal keeps the first answer of an update for ever; an operator may have resolved the park since.
         view = await view_run(client, order.id)
         if view is None or not view.stuck:
             return await _follow(client, order)
     return outcome
+
+
+async def _submit_again(client: Client, order: Order) -> OrderOutcome:
+    """The answer of now: Temporal keeps the first one for ever, and another payment method may have been tried since.
+
+    While the order waits for one, its view has the answer: updates of a run are limited.
+    """
+    view = await view_run(client, order.id)
+    if isinstance(view, OrderView) and view.payment_required:
+        return view.payment_required
+    handle: WorkflowHandle[Any, OrderOutcome] = client.get_workflow_handle(order.id)
+    try:
+        answer: OrderOutcome = await handle.execute_update("submit", order.request_hash, result_type=OrderOutcome)
+    except TemporalError as error:
+        if not _is_over(error):
+            raise
+        return await _follow(client, order)
+    return answer
+
+
+async def _pay(client: Client, order_id: str, request: PayRequest, update_id: str) -> OrderOutcome:
+    handle: WorkflowHandle[Any, OrderOutcome] = client.get_workflow_handle(order_id)
+    try:
+        paid: OrderOutcome = await handle.execute_update("pay", request, id=update_id, result_type=OrderOutcome)
+    except WorkflowUpdateFailedError as refused:
+        raise NotPayable(f"{order_id} takes no payment method now: {refused.cause}") from None
+    except TemporalError as error:
+        run = await find_run(client, order_id) if is_absent(error) else None
+        if run is None:
+            raise
+        raise NotPayable(f"{order_id} takes no payment method any more: its run is {run.state}") from None
+    return paid
 
 
 def _is_over(error: TemporalError) -> bool:

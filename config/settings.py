@@ -168,6 +168,12 @@ class Settings(PayloadSettings, TraceSettings, DatabaseSettings):
     authentication_poll_seconds: int = Field(
         default=30, ge=1, le=3600, description="How often the run reads the payment meanwhile, in case no signal comes."
     )
+    payment_retry_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=24 * 3600,
+        description="How long an order keeps its stock after a refused payment, for another card. 0: it is rejected.",
+    )
     fulfillment_deadline_seconds: int = Field(
         default=10 * 60, ge=1, le=24 * 3600, description="How long the warehouse may be out before the order is undone."
     )

@@ -15,6 +15,7 @@ from stripe.params import PaymentIntentListParams
 
 from gateways.calls import watch_call
 from gateways.http import header
+from gateways.payment_tries import FIRST_TRY
 from gateways.spent_keys import SpentKeys
 from gateways.stripe_errors import REPLAYED, code_of, is_customers_choice, is_saved, is_transient, translate
 from orders.errors import Unavailable
@@ -31,6 +32,7 @@ FRAUD_WARNING_PREFIX: Final = "issfr_"
 
 # Statuses of a PaymentIntent that a void can change; `processing` allows neither a void nor a refund.
 VOIDABLE: Final = frozenset({"requires_payment_method", "requires_confirmation", "requires_action", "requires_capture"})
+CONFIRMABLE: Final = VOIDABLE - {"requires_capture"}  # another payment method can be tried, and nothing is held
 FINAL: Final = frozenset({"canceled", "succeeded"})
 UNCONFIRMED: Final = "requires_confirmation"
 
@@ -99,11 +101,17 @@ class StripeGateway:
         self._reviews = client.v1.reviews
 
     async def create(
-        self, order: OrderRow, payment_method_id: str, is_kept: Callable[[str], Awaitable[bool]]
+        self,
+        order: OrderRow,
+        payment_method_id: str,
+        is_kept: Callable[[str], Awaitable[bool]],
+        *,
+        number: int = FIRST_TRY,
     ) -> Intent:
         """Create a PaymentIntent for the order, unconfirmed: it holds no money.
 
-        `is_kept` says whether the order's row has this id by now: then another attempt has confirmed it.
+        `is_kept` says whether the order's row has this id by now: then another attempt has confirmed it. `number` is
+        that of the try: those before it were refused, and created none.
 
         Raises:
             PaymentRefused: Stripe refuses what the customer chose.
@@ -130,7 +138,8 @@ class StripeGateway:
             ours = (order.id, self.shop_id, UNCONFIRMED)
             return next((each for each in recent.data if (order_of(each), shop_id_of(each), each.status) == ours), None)
 
-        return await self._post(f"{order.id}:create", post, find, is_choice=True)
+        call = f"{order.id}:create" if number == FIRST_TRY else f"{order.id}:create:{number}"
+        return await self._post(call, post, find, is_choice=True)
 
     async def _ours(self, created: Intent, is_kept: Callable[[str], Awaitable[bool]]) -> Intent:
         """The PaymentIntent, unless somebody has confirmed it whose row is not ours.
@@ -208,6 +217,26 @@ class StripeGateway:
         return await self._drive(
             f"{order_id}:{intent_id}:confirm", intent_id, post, before={UNCONFIRMED}, is_choice=True
         )
+
+    async def confirm_with(self, order_id: str, intent_id: str, payment_method_id: str, *, number: int) -> Intent:
+        """Ask the bank of another payment method, which is the try `number`. See confirm.
+
+        After a saved error the bank may be asked once more: a PaymentIntent that can be confirmed holds no money.
+
+        Raises:
+            PaymentRefused: Stripe refuses what the customer chose.
+        """
+
+        async def post(key: str) -> Intent:
+            try:
+                return await self._intents.confirm_async(
+                    intent_id, {"payment_method": payment_method_id}, {"idempotency_key": key}
+                )
+            except stripe.CardError:  # declined: the PaymentIntent says why, and whether another try came after it
+                return await self._intents.retrieve_async(intent_id)
+
+        call = f"{order_id}:{intent_id}:confirm:{number}"
+        return await self._drive(call, intent_id, post, before=CONFIRMABLE, is_choice=True)
 
     async def capture(self, order_id: str, intent_id: str) -> Intent:
         async def post(key: str) -> Intent:

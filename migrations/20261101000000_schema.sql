@@ -280,6 +280,16 @@ CREATE TABLE spent_keys (
     spent integer NOT NULL CHECK (spent > 0)
 );
 
+-- The payment methods that were tried after the order's own, which is number 1. A `pay` that is sent twice is one try.
+CREATE TABLE payment_tries (
+    order_id text REFERENCES orders,
+    number integer CHECK (number > 1),
+    key text NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (order_id, number),
+    UNIQUE (order_id, key)
+);
+
 -- The end of each message about an order.
 CREATE TABLE notifications (
     order_id text REFERENCES orders,
@@ -375,7 +385,7 @@ CREATE TABLE embedding_index (
 
 -- migrate:down
 
-DROP TABLE erasures, embedding_index, product_embeddings, webhook_events, reminders, notifications, spent_keys, payment_warnings,
-    resolutions, refunds, order_events, reservation_totals, reservations, order_charges, order_items, orders, order_transitions,
-    stock_alerts, inventory, products, shop;
+DROP TABLE erasures, embedding_index, product_embeddings, webhook_events, reminders, notifications, payment_tries, spent_keys,
+    payment_warnings, resolutions, refunds, order_events, reservation_totals, reservations, order_charges, order_items, orders,
+    order_transitions, stock_alerts, inventory, products, shop;
 DROP FUNCTION forget_orders, refuse_change, end_shortage, count_reservation, count_new_reservations;

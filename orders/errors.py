@@ -4,6 +4,7 @@
     ├── InvalidInput        the input is refused before anything happens; every problem is named
     ├── UnknownOrder        Temporal has no run of the order
     ├── NotParked           an operator resolves a step that is not parked
+    ├── NotPayable          an order does not take another payment method now
     ├── NotFound            a client names a Schedule or a product that does not exist
     ├── RunFailed           the run that a client waits for has failed
     ├── Unreadable          what Temporal answers is encrypted, and the key is not here
@@ -39,6 +40,10 @@ class UnknownOrder(OrderError):
 
 class NotParked(OrderError):
     """The step that an operator resolves is not parked."""
+
+
+class NotPayable(OrderError):
+    """The order does not take another payment method now; the message says why."""
 
 
 class NotFound(OrderError):

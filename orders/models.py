@@ -88,10 +88,17 @@ class ErrorCode(StrEnum):
     AUTHENTICATION_EXPIRED = "authentication_expired"
     AUTHORIZATION_EXPIRED = "authorization_expired"
     FULFILLMENT_REFUSED = "fulfillment_refused"
+    PAYMENT_REQUIRED = "payment_required"
+    AUTHENTICATION_REQUIRED = "authentication_required"
     CANCELLED = "cancelled"
     FAILED = "failed"
     UNDO_PARKED = "undo_parked"
 
+
+# The order goes on, so another submit or `pay` may get another answer.
+UNFINISHED_ANSWERS: Final = frozenset(
+    {ErrorCode.PAYMENT_REQUIRED, ErrorCode.AUTHENTICATION_REQUIRED, ErrorCode.UNDO_PARKED}
+)
 
 # The customer's payment was refused: no authorization was ever seen at the customer's bank.
 PAYMENT_REFUSALS = frozenset(
@@ -130,6 +137,7 @@ class Stage(StrEnum):
     RESERVING = "reserving"
     AUTHORIZING = "authorizing"
     AWAITING_CUSTOMER = "awaiting_customer"
+    AWAITING_PAYMENT = "awaiting_payment"
     FULFILLING = "fulfilling"
     CAPTURING = "capturing"
     UNDOING = "undoing"
@@ -231,12 +239,16 @@ class CancelView(View):
 
 
 class OrderView(View):
-    """What the `status` query of process-order answers. It never holds the PaymentIntent's client secret."""
+    """What the `status` query of process-order answers. It never holds the PaymentIntent's client secret.
+
+    `payment_required` is what `submit` answers while the order waits for another payment method; None: it does not.
+    """
 
     inventory_reserved: bool
     payment_processed: bool
     fulfillment_status: str | None
     payment_intent: str | None
+    payment_required: OrderOutcome | None = None
 
 
 # ------------------------------------------------------------------------------------------------------- the inside
@@ -313,6 +325,7 @@ class Terms(Model):
     authentication_poll: int = 30
     fulfillment_deadline: int = 600
     notification_deadline: int = 86_400
+    payment_retry: int = 0  # how long another payment method may be tried after a refused one
 
 
 class ReservationRequest(Model):
@@ -383,8 +396,11 @@ class OrderRow(Model):
 
 
 class PaymentRequest(Model):
+    """`pay` is the identity of the `pay` that names this payment method; None: it is the order's own."""
+
     order_id: str
     payment_method_id: str
+    pay: str | None = None
 
 
 class PaymentState(StrEnum):

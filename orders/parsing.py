@@ -202,6 +202,12 @@ class CancelRequest(Request):
     customer_email: Email | None = None
 
 
+class PayRequest(Request):
+    """The argument of the update `pay`: another payment method for an order that waits for one."""
+
+    payment_method_id: PaymentMethod
+
+
 class CustomerRequest(Request):
     """The input of product-recommendations."""
 
@@ -314,6 +320,17 @@ def parse_cancel(data: object) -> CancelRequest:
     if isinstance(data, Mapping) and isinstance(data.get("orderId"), str):
         problems += _order_id_problems(data["orderId"])
     return validate(CancelRequest, data, problems)
+
+
+def parse_pay(*arguments: object) -> PayRequest:
+    """The payment method that the arguments of a `pay` name.
+
+    Raises:
+        InvalidInput: naming every field that is wrong.
+    """
+    if len(arguments) != 1:
+        raise InvalidInput([f"pay takes one object with paymentMethodId, not {len(arguments)} arguments"])
+    return validate(PayRequest, arguments[0], _card_number_problems(arguments[0]))
 
 
 def parse_customer(data: object) -> CustomerRequest:

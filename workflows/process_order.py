@@ -34,6 +34,7 @@ with workflow.unsafe.imports_passed_through():
         OrderRow,
         OrderView,
         Payment,
+        PaymentRequest,
         PaymentState,
         Stage,
         Status,
@@ -43,6 +44,7 @@ with workflow.unsafe.imports_passed_through():
     from orders.names import PROCESS_ORDER
     from orders.parsing import came_sealed, parse_order, read_payload
     from saga import UNTIL_DONE, choose_execution, run_activity, shielded, within
+    from workflows.another_card import AnotherCard, declined, latest, refusal_of
     from workflows.notifications import deliver
     from workflows.placing_saga import OrderMoved, PlacingSaga, RejectedOrder
     from workflows.timeline import OrderTimeline
@@ -67,6 +69,7 @@ class ProcessOrder:
         self._captured = False
         self._cancel_requested = False
         self._payment_updated = False
+        self._another_card = AnotherCard(workflow.info().workflow_id)
         self._outcome: OrderOutcome | None = None
         self._notifications: list[asyncio.Task[None]] = []
 
@@ -157,21 +160,23 @@ class ProcessOrder:
     async def _authorize(self, order: Order, row: OrderRow, saga: PlacingSaga) -> None:
         amount = show(row.total, row.currency)
         self._timeline.enter(Stage.AUTHORIZING, f"authorizing {amount}")
-        payment = await saga.do(AUTHORIZE, order.payment, amount)
-        self._row = row.model_copy(update={"payment_intent_id": payment.payment_intent_id})
+        payment = await self._try_payment(order.payment, row, saga, amount)
         if payment.state is PaymentState.REQUIRES_ACTION:
             payment = await self._await_customer(row, payment, saga)
-        match payment.state:
-            case PaymentState.REQUIRES_ACTION:
-                text = "the payment was not authenticated in time"
-                raise RejectedOrder(ErrorCode.AUTHENTICATION_EXPIRED, text)
-            case PaymentState.DECLINED:
-                raise RejectedOrder(payment.error_code or ErrorCode.CARD_DECLINED, payment.error or "declined")
-            case PaymentState.GONE:
-                text = "the payment was cancelled at the payment provider"
-                raise RejectedOrder(ErrorCode.AUTHORIZATION_EXPIRED, text, Status.FAILED)
-            case PaymentState.ORDER_CLOSED:
-                raise OrderMoved
+        if row.terms.payment_retry and (refusal := refusal_of(payment)):
+            payment = await self._await_another_card(row, declined(payment, *refusal), saga)
+        if refusal := refusal_of(payment):
+            raise RejectedOrder(*refusal)
+        if payment.state is PaymentState.GONE:
+            text = "the payment was cancelled at the payment provider"
+            raise RejectedOrder(ErrorCode.AUTHORIZATION_EXPIRED, text, Status.FAILED)
+        if payment.state is PaymentState.ORDER_CLOSED:
+            raise OrderMoved
+
+    async def _try_payment(self, request: PaymentRequest, row: OrderRow, saga: PlacingSaga, summary: str) -> Payment:
+        payment = await saga.do(AUTHORIZE, request, summary)
+        self._row = row.model_copy(update={"payment_intent_id": payment.payment_intent_id})
+        return payment
 
     async def _await_customer(self, row: OrderRow, payment: Payment, saga: PlacingSaga) -> Payment:
         """Wait for the customer to authenticate (3DS): until a signal, a poll or the deadline; then read once more."""
@@ -190,6 +195,60 @@ class ProcessOrder:
             poll *= POLL_BACKOFF
             payment = await saga.run(Payments.read_payment, row.id, READ_PAYMENT, "authenticated?")
         return payment
+
+    async def _await_another_card(self, row: OrderRow, payment: Payment, saga: PlacingSaga) -> Payment:
+        """Hold the stock until a `pay` or the customer's bank settles the payment, or the deadline ends the order.
+
+        A `pay` that begins before the deadline is carried out; if it is refused, or the customer has to authenticate
+        it, there is no time left for more.
+        """
+        deadline = workflow.now() + timedelta(seconds=row.terms.payment_retry)
+        until = f"until {deadline:%H:%M:%S} UTC"
+        why = f"the customer pays with another payment method, {until}"
+        timer = asyncio.create_task(workflow.sleep(deadline - workflow.now(), summary=why))
+        amount = show(row.total, row.currency)
+        first_poll = poll = timedelta(seconds=row.terms.authentication_poll)
+        try:
+            while refusal_of(payment) and (self._another_card.asked or not timer.done()):
+                self._another_card.open(payment, deadline)
+                self._show_wait(payment, until)
+                await self._wait_for_payment(saga, timer, poll if _is_asked_to_authenticate(payment) else None)
+                poll *= POLL_BACKOFF
+                if asked := self._another_card.asked:
+                    self._another_card.close()
+                    poll = first_poll
+                    self._timeline.enter(Stage.AUTHORIZING, f"authorizing {amount} with another payment method")
+                    payment = await self._try_payment(asked.request, row, saga, f"{amount}, another payment method")
+                    if timer.done():
+                        return payment  # a `pay` that is refused now gets the outcome of the order
+                    self._another_card.answer(payment, deadline)
+                elif payment.payment_intent_id:
+                    found = await saga.run(Payments.read_payment, row.id, READ_PAYMENT, "paid meanwhile?")
+                    payment = latest(payment, found)
+        finally:
+            timer.cancel()
+            self._another_card.end()
+        return payment
+
+    async def _wait_for_payment(self, saga: PlacingSaga, timer: "asyncio.Task[None]", poll: timedelta | None) -> None:
+        """Until a `pay`, a signal, the deadline or the next poll."""
+        with suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: bool(self._another_card.asked) or self._payment_updated or timer.done() or saga.cancelled,
+                timeout=poll,
+                timeout_summary="the customer authenticates the payment",
+            )
+        self._payment_updated = False
+        if saga.cancelled:
+            raise asyncio.CancelledError
+
+    def _show_wait(self, payment: Payment, until: str) -> None:
+        if _is_asked_to_authenticate(payment):
+            stage, text = Stage.AWAITING_CUSTOMER, f"waiting {until} for the customer to authenticate the payment"
+        else:
+            stage, text = Stage.AWAITING_PAYMENT, f"{payment.error}: waiting {until} for another payment method"
+        if self._timeline.stage is not stage:
+            self._timeline.enter(stage, text)
 
     async def _fulfill(self, order: Order, row: OrderRow, saga: PlacingSaga) -> None:
         self._timeline.enter(Stage.FULFILLING, f"asking the warehouse to ship, {order.priority}")
@@ -270,27 +329,37 @@ class ProcessOrder:
 
     @workflow.update(description="Wait for the outcome of the order; every submit gets it")
     async def submit(self, *arguments: object) -> OrderOutcome:
-        """Answer with the outcome as soon as it is settled, or that the undo is parked.
+        """Answer with the outcome as soon as it is settled, or that the undo is parked or another payment is required.
 
         The argument is the hash of the order that the caller means. A caller with the hash of another payload is
         refused at once; one without a hash means this order.
         """
         request_hash = _request_hash(arguments)
-        await workflow.wait_condition(
-            lambda: self._outcome is not None or self._is_parked() or self._is_another(request_hash)
-        )
+        await workflow.wait_condition(lambda: self._has_answer() or self._is_another(request_hash))
         if self._is_another(request_hash):
             return self._refusal(ErrorCode.ORDER_ID_CONFLICT, ANOTHER_PAYLOAD)
         if self._order is None and request_hash is not None:
             # This run was started with what is no order, by somebody else: its refusal is not the caller's.
             raise ApplicationError("the run was started with what is no order", type="no_order")
-        if self._outcome:
-            return self._outcome
-        return self._refusal(ErrorCode.UNDO_PARKED, "the order is being undone, and the undo waits for an operator")
+        return self._answer_now()
 
     @submit.validator
     def check_submit(self, *arguments: object) -> None:
         _request_hash(arguments)
+
+    @workflow.update(description="Pay with another payment method, while the order waits for one")
+    async def pay(self, *arguments: object) -> OrderOutcome:
+        """Try another payment method; the argument is one object with `paymentMethodId`.
+
+        Answer with the outcome, or that this method is refused too, or that the customer must authenticate it.
+        """
+        asked = self._another_card.ask(arguments)
+        await workflow.wait_condition(lambda: asked.answer is not None or self._is_settled())
+        return asked.answer or self._answer_now()
+
+    @pay.validator
+    def check_pay(self, *arguments: object) -> None:
+        self._another_card.check(arguments)
 
     @workflow.signal(name="cancel-requested", description="cancel-order has claimed the order: undo it")
     def cancel_requested(self) -> None:
@@ -314,6 +383,7 @@ class ProcessOrder:
             payment_processed=self._captured or (row is not None and row.placed),
             fulfillment_status="accepted" if row and row.fulfillment_id else None,
             payment_intent=row.payment_intent_id if row else None,
+            payment_required=self._another_card.required,
         )
 
     def _begin_saga(self, order: Order) -> PlacingSaga:
@@ -325,11 +395,26 @@ class ProcessOrder:
     def _refusal(self, code: ErrorCode, error: str) -> OrderOutcome:
         return OrderOutcome(success=False, order_id=workflow.info().workflow_id, error=error, error_code=code)
 
+    def _is_settled(self) -> bool:
+        return self._outcome is not None or self._is_parked()
+
+    def _has_answer(self) -> bool:
+        return self._is_settled() or self._another_card.required is not None
+
+    def _answer_now(self) -> OrderOutcome:
+        if answer := self._outcome or self._another_card.required:
+            return answer
+        return self._refusal(ErrorCode.UNDO_PARKED, "the order is being undone, and the undo waits for an operator")
+
     def _is_another(self, request_hash: str | None) -> bool:
         return self._order is not None and request_hash not in (None, self._order.request_hash)
 
     def _is_parked(self) -> bool:
         return self._saga is not None and bool(self._saga.parked)
+
+
+def _is_asked_to_authenticate(payment: Payment) -> bool:
+    return payment.state is PaymentState.REQUIRES_ACTION
 
 
 def _request_hash(arguments: tuple[object, ...]) -> str | None:

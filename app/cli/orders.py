@@ -1,4 +1,4 @@
-"""The commands about orders: process-order, cancel-order, status, list, stuck, resolve."""
+"""The commands about orders: process-order, pay, cancel-order, status, list, stuck, resolve."""
 
 import sys
 import uuid
@@ -26,7 +26,7 @@ from app.cli.show import (
 )
 from app.cli.standing import Needs, StandingRun, from_database, needs_of, standing_run, standing_runs
 from app.startup_checks import CannotStart
-from client.orders import cancel_order, follow_retry, read_order, read_resolution, resolve, submit
+from client.orders import cancel_order, follow_retry, pay_order, read_order, read_resolution, resolve, submit
 from client.runs import count_unlisted, list_runs, order_runs, stuck_runs, view_run
 from gateways.report_store import find_parked, list_orders, read_report
 from orders.commands import command_line, resolve_command
@@ -34,7 +34,7 @@ from orders.errors import InvalidInput, UnknownOrder
 from orders.models import CancelOutcome, CancelReason, ErrorCode, OrderOutcome, Stage, Status
 from orders.names import NEEDS_ATTENTION, SWEEPS, cancel_order_id
 from orders.order_report import ListedOrder, OrderReport
-from orders.parsing import MAX_INPUT, parse_cancel, parse_customer
+from orders.parsing import MAX_INPUT, parse_cancel, parse_customer, parse_pay
 
 FOLLOWED_FOR: Final = timedelta(minutes=1)
 MAX_STUCK: Final = 50  # marked runs that `stuck` lists: so many open ones, and so many closed ones
@@ -65,6 +65,21 @@ async def process_order(
     async with progress(session, submission.order.id, _stage, submission.order.id):
         outcome = await submit(session.client, submission)
     return session.result(submission.order.id, outcome, show_order, _status_of_order(outcome))
+
+
+@command(app, "pay")
+async def pay(
+    environment: Environment,
+    order_id: OrderId,
+    *,
+    payment_method: Annotated[str, typer.Option(help="An id of Stripe, such as pm_123.", show_default=False)],
+) -> Result:
+    """Pay an order whose payment was refused with another payment method, and wait for the answer."""
+    parse_pay({"paymentMethodId": payment_method})  # refused before anything is connected
+    session = await environment.connect()
+    async with progress(session, order_id, _stage, order_id):
+        outcome = await pay_order(session.client, order_id, payment_method)
+    return session.result(order_id, outcome, show_order, _status_of_order(outcome))
 
 
 @command(app, "cancel-order")

@@ -21,7 +21,9 @@ from orders.models import (
     ErrorCode,
     Model,
     OrderOutcome,
+    OrderView,
     Status,
+    View,
 )
 from orders.money import DECIMALS
 from orders.money import show as amount_of
@@ -66,18 +68,25 @@ def _total(outcome: OrderOutcome) -> str | None:
 
 def another_try(outcome: OrderOutcome) -> str | None:
     """Whether another try needs a new id; None for an order that is placed, or that waits for an operator."""
-    match outcome.error_code:
-        case None:
-            return None
-        case ErrorCode.UNDO_PARKED:
-            return f"not yet: `{command_line('status', outcome.order_id)}` says what the order waits for"
-        case ErrorCode.INVALID_ORDER:
-            return "may have the same order id: nothing was kept of this one"
-        case ErrorCode.ORDER_ID_CONFLICT:
-            return "needs a new order id: this one belongs to another order"
-        case ErrorCode.CANCELLED:
-            return _needs_new_id(Status.CANCELLED)
-    return _needs_new_id(Status.FAILED if outcome.error_code in TECHNICAL else Status.REJECTED)
+    if outcome.error_code is None:
+        return None
+    if outcome.error_code is ErrorCode.CANCELLED:
+        return _needs_new_id(Status.CANCELLED)
+    special = {
+        ErrorCode.UNDO_PARKED: f"not yet: `{command_line('status', outcome.order_id)}` says what the order waits for",
+        ErrorCode.PAYMENT_REQUIRED: f"the order keeps its stock: {_pay_command(outcome.order_id)}",
+        ErrorCode.AUTHENTICATION_REQUIRED: (
+            f"the customer authenticates the payment, or pays with another: {_pay_command(outcome.order_id)}"
+        ),
+        ErrorCode.INVALID_ORDER: "may have the same order id: nothing was kept of this one",
+        ErrorCode.ORDER_ID_CONFLICT: "needs a new order id: this one belongs to another order",
+    }
+    closed_as = Status.FAILED if outcome.error_code in TECHNICAL else Status.REJECTED
+    return special.get(outcome.error_code) or _needs_new_id(closed_as)
+
+
+def _pay_command(order_id: str) -> str:
+    return f"`{command_line('pay', order_id, '--payment-method', 'PAYMENT_METHOD')}`"
 
 
 def _needs_new_id(status: Status) -> str:
@@ -126,10 +135,17 @@ def show_status(  # noqa: PLR0913, PLR0917 (what the database says, what Tempora
             "outcome": _outcome(run) if run.outcome else None,
             "stage": None if run.outcome else _outcome(run),
             "started": time_of(run.started),
+            "waits": _required(each.view),
             "details": None if each.view else "no worker answers",
             "Web UI": session.link(run.workflow_id, run.run_id),
         }
         show(out, f"run {run.workflow_id}", facts)
+
+
+def _required(view: View | None) -> str | None:
+    """What the order waits for, if that is another payment method."""
+    required = view.payment_required if isinstance(view, OrderView) else None
+    return f"{required.error}: {_pay_command(required.order_id)}" if required else None
 
 
 def show_orders(out: Console, orders: Sequence[ListedOrder]) -> None:

@@ -306,6 +306,22 @@ async def _buy(shop: Shop, name: str) -> None:
     assert outcome.success, outcome
 
 
+@scenario
+async def paid_with_another_card(shop: Shop, order_id: str) -> list[str]:
+    """The first card is declined, the second must be authenticated, the third pays."""
+    settings = shop.settings.model_copy(update={"payment_retry_seconds": 600})
+    task_queue = f"{shop.task_queue}-another-card"
+    async with open_worker(settings, shop.client, task_queue=task_queue) as worker, worker:
+        handle = await replace(shop, task_queue=task_queue).start(_declined(), order_id)
+        await _until_stage(handle, Stage.AWAITING_PAYMENT)
+        await handle.execute_update("submit")
+        await handle.execute_update("pay", {"paymentMethodId": _authentication_required()["paymentMethodId"]})
+        await handle.signal("payment-updated")
+        await handle.execute_update("pay", {"paymentMethodId": "pm_card_visa"})
+        await handle.result()
+    return [order_id]
+
+
 async def _recommend(shop: Shop, name: str, source: Source) -> str:
     customer = {"customerId": f"cus_{name}"}
     outcome = await shop.client.execute_workflow(
@@ -324,19 +340,26 @@ def _authentication_required() -> dict[str, Any]:
     return an_order(paymentMethodId="pm_card_authenticationRequired")
 
 
+def _declined() -> dict[str, Any]:
+    return an_order(paymentMethodId="pm_card_chargeDeclined")
+
+
 def _refused_by_the_warehouse() -> dict[str, Any]:
     return an_order(shippingAddress=an_order()["shippingAddress"] | {"street": "1 Refuse Street"})
 
 
 async def _waiting_for_customer(shop: Shop, order_id: str) -> WorkflowHandle[Any, Any]:
     handle = await shop.start(_authentication_required(), order_id)
-
-    async def waits() -> bool:
-        view = await handle.query("status", result_type=OrderView)
-        return view.stage is Stage.AWAITING_CUSTOMER
-
-    await eventually(waits, "the run waits for the customer")
+    await _until_stage(handle, Stage.AWAITING_CUSTOMER)
     return handle
+
+
+async def _until_stage(handle: WorkflowHandle[Any, Any], stage: Stage) -> None:
+    async def reached() -> bool:
+        view = await handle.query("status", result_type=OrderView)
+        return view.stage is stage
+
+    await eventually(reached, f"the run is {stage}")
 
 
 async def _until_stuck(handle: WorkflowHandle[Any, Any]) -> None:

@@ -17,7 +17,7 @@ from client.orders import resolve
 from client.runs import ABOUT_ORDERS, stuck_runs
 from config.temporal import plugin
 from orders.errors import OrderError
-from orders.models import CLOSED, PAID, SETTLED, CancelOutcome, CancelReason, ErrorCode, OrderOutcome, Status
+from orders.models import CLOSED, PAID, SETTLED, UNFINISHED_ANSWERS, CancelOutcome, CancelReason, OrderOutcome, Status
 from orders.names import RECONCILE_NOW, RECONCILE_ORDERS, TASK_QUEUE
 from orders.reconciliation import ReconcileReport
 from orders.verification import Violation
@@ -171,7 +171,7 @@ def wrong_answers(
     for order_id, outcomes in orders.items():
         row = rows.get(order_id)
         for outcome in outcomes:
-            if outcome.error_code is not ErrorCode.UNDO_PARKED and not _order_fits(outcome, row):
+            if outcome.error_code not in UNFINISHED_ANSWERS and not _order_fits(outcome, row):
                 yield _violation(order_id, "an order ends as its customer was answered", _describe(row, outcome))
     for order_id, answers in cancels.items():
         row = rows.get(order_id)

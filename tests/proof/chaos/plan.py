@@ -38,6 +38,8 @@ CARDS: Final = {
     "pm_card_chargeDeclinedInsufficientFunds": 2,
     "pm_card_pendingRefund": 8,
 }
+# With which a customer pays whose first card was refused, and who does not leave.
+SECOND_CARDS: Final = {"": 30, ACCEPTED: 40, ASKS: 10, "pm_card_chargeDeclinedExpiredCard": 20}
 STREETS: Final = {"123 Main St": 94, "1 Refuse Street": 6}
 PRICES: Final = {"1": "29.99", "2": "89", "3": "14.5", "4": "19", "5": "450"}  # deploy/local/seed.sql
 CHARGES: Final = {"none": 50, "charges": 35, "free": 15}
@@ -48,6 +50,7 @@ class PlannedOrder(Model):
 
     order_id: str
     card: str
+    second_card: str
     street: str
     product: str
     quantity: int
@@ -149,6 +152,7 @@ def _order(random: Random, order_id: str, rush: float) -> PlannedOrder:
         submits=_drawn(random, {1: 85, 2: 10, 4: 5}),
         cancels=tuple(round(max(0, random.uniform(-1, 4)), 2) for _ in range(cancels)),  # a fifth before it begins
         ships=random.random() < 0.2,
+        second_card=_drawn(random, SECOND_CARDS),
     )
 
 

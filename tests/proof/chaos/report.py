@@ -38,6 +38,7 @@ class Report(Model):
     missed: int
     request_faults: Mapping[str, int]
     authenticated: int
+    paid_again: int
     retried_by_operator: int
     stock_checks: int
     runs: int
@@ -69,6 +70,7 @@ def show(report: Report, console: Console) -> None:
     table.add_row("faults without a target", str(report.missed))
     table.add_row(f"request faults: {sum(report.request_faults.values())}", _counts(report.request_faults))
     table.add_row("customers who authenticated", str(report.authenticated))
+    table.add_row("customers who paid with another card", str(report.paid_again))
     table.add_row("parked, retried by the operator", str(report.retried_by_operator))
     table.add_row("from the last fault to rest", f"{report.quiet_seconds:.1f} s")
     times = report.order_seconds

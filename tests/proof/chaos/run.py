@@ -102,6 +102,7 @@ class Run:
             missed=self._nemesis.missed,
             request_faults=await self._cluster.request_faults(),
             authenticated=self._load.authenticated,
+            paid_again=self._load.paid_again,
             retried_by_operator=checker.retried,
             stock_checks=checker.stock_checks,
             runs=checker.runs,

@@ -31,6 +31,7 @@ async def test_nothing_is_lost(seed: int, execution: Execution, tmp_path: Path) 
     assert report.answers["placed"] + report.answers["placed for nothing"] >= 50
     assert report.answers["placed for nothing"]
     assert report.authenticated
+    assert report.paid_again
     assert report.statuses["shipped"]
     assert report.stock_checks >= 20
     assert report.replayed == report.runs

@@ -82,17 +82,39 @@ class Activities:
 
     # ------------------------------------------------------------------------------------------------- Payments
 
-    def authorize_payment(self) -> Script:
+    def authorize_payment(self, card: str = "") -> Script:
         status, intent = yield Do("read the row", lambda s: [(s, (s.row.status, s.row.intent))])
+        is_latest = True
+        if self._configuration.left.cards:
+            status, intent, is_latest = yield self._begin_try(card)
         if status != "pending":
             return "closed"
+        if (card and intent) or not is_latest:
+            stands = yield Do("look at the payment", lambda s: [(s, s.world.intents[s.row.intent - 1])])
+            if not is_latest or stands not in ("new", "declined", "action"):
+                return "declined" if stands == "new" else stands
+        if card and not self._has(Rule.SAME_INTENT):
+            another = yield Do("create", self._create_another)
+            return (yield self._confirm_with(card, another))
         created = intent or (yield Do("create", self._create_intent))
         if not self._has(Rule.ID_BEFORE_CONFIRM):
             answer = yield self._confirm(created)
             yield self._keep_intent(created)
             return answer
         kept = yield self._keep_intent(created)
-        return (yield self._confirm(kept)) if kept else "closed"
+        if not kept:
+            return "closed"
+        return (yield self._confirm_with(card, kept) if card else self._confirm(kept))
+
+    def _begin_try(self, card: str) -> Do:
+        def begin(s: State) -> Iterable[Outcome]:
+            row = s.row
+            if card and card not in row.tries and row.status == "pending":
+                row = row._replace(tries=(*row.tries, card))
+            is_latest = row.tries[-1:] == ((card,) if card else ()) or not self._has(Rule.LATE_TRY_LOOKS)
+            yield s._replace(row=row), (row.status, row.intent, is_latest)
+
+        return Do("begin the try", begin)
 
     def _create_intent(self, s: State) -> Iterable[Outcome]:
         """One idempotency key: it answers with what was created under it last, until Stripe forgets it."""
@@ -106,6 +128,9 @@ class Activities:
             if s.left.forgotten:
                 left = s.left._replace(forgotten=s.left.forgotten - 1)
                 yield s._replace(world=s.world._replace(intents=(first, "new")), left=left), 2
+
+    def _create_another(self, s: State) -> Iterable[Outcome]:
+        yield s._replace(world=s.world._replace(intents=(s.world.intents[0], "new"))), 2
 
     def _keep_intent(self, created: int) -> Do:
         def keep(s: State) -> Iterable[Outcome]:
@@ -131,7 +156,24 @@ class Activities:
 
         return Do(f"confirm PaymentIntent {intent}", confirm)
 
-    def read_payment(self) -> Script:
+    def _confirm_with(self, card: str, intent: int) -> Do:
+        """Stripe repeats its answer to a card; after it has forgotten the key, it asks the bank again."""
+
+        def confirm(s: State) -> Iterable[Outcome]:
+            stands = s.world.intents[intent - 1]
+            if stands not in ("new", "declined", "action"):
+                yield s, stands
+                return
+            if card in s.world.asked and card not in s.world.forgotten:
+                yield s, stands
+            else:
+                asked = s._replace(world=s.world._replace(asked=(*s.world.asked, card)))
+                for answer in (self._charge, "declined", *(["action"] if self._configuration.authenticates else [])):
+                    yield _intent(asked, intent, answer), answer
+
+        return Do(f"confirm with another card, PaymentIntent {intent}", confirm)
+
+    def read_payment(self, *_why: str) -> Script:
         return (yield Do("retrieve", lambda s: [(s, s.world.intents[s.row.intent - 1])]))
 
     def capture_payment(self) -> Script:

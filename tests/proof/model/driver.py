@@ -17,11 +17,12 @@ from deploy.local.postgres import Postgres
 from gateways.http import open_http
 from gateways.stripe import stripe_client
 from orders.errors import Permanent, Unavailable
-from orders.models import FulfillmentAnswer, OrderRow, Park, Payment, Status, UndoResult
+from orders.models import FulfillmentAnswer, OrderRow, Park, Payment, PaymentRequest, Status, UndoResult
 from saga import Resolution
 from sandbox.server import serve
 from sandbox.stripe import PaymentIntent
 from sandbox.stripe import Refund as StripeRefund
+from sandbox.stripe_cards import CARDS as CARDS_OF_STRIPE
 from tests.proof.model.activities import PERMANENT, RETRY, Do, is_on_its_way
 from tests.proof.model.paths import Path, Taken
 from tests.proof.model.protocol import MAX_RETRIES, Act, Protocol
@@ -47,6 +48,8 @@ FREE: Final[dict[str, Any]] = ONE | {"charges": [{"type": "discount", "amount": 
 
 # With which transaction or request a statement or call of the model begins, where it is not the first of its attempt.
 BEGINNINGS: Final = {
+    "begin the try": TRANSACTION,
+    "look at the payment": "GET .*/payment_intents/[^/]+",
     "create": "POST .*/payment_intents",
     "keep the id": TRANSACTION,
     "confirm": "POST .*/confirm",
@@ -72,6 +75,12 @@ CARDS: Final = {
     "failed": "pm_refund_failed",
 }
 
+# The card of every other try; before each answer of its bank it becomes the card that gets it.
+ANOTHER_CARD: Final = "pm_card_another"
+CARDS_OF_STRIPE[ANOTHER_CARD] = CARDS_OF_STRIPE["pm_123"]
+
+IN_THE_MODEL_ALONE: Final[dict[str, Any]] = {"by_hand": False, "asked": (), "forgotten": ()}
+
 INTENTS: Final = {
     "requires_confirmation": "new",
     "requires_action": "action",
@@ -84,6 +93,7 @@ INTENTS: Final = {
 READ: Final = """
     SELECT o.*, v.state, i.quantity, i.reserved, i.sold,
         ARRAY(SELECT status FROM refunds r WHERE r.order_id = o.id ORDER BY r.attempt) AS refunds,
+        ARRAY(SELECT key FROM payment_tries t WHERE t.order_id = o.id ORDER BY t.number) AS tries,
         ARRAY(SELECT step FROM resolutions w WHERE w.order_id = o.id AND w.action <> 'retry') AS settled,
         (SELECT count(*) FROM resolutions w WHERE w.order_id = o.id AND (w.step, w.action) = ('void_payment', 'retry'))
             AS retries
@@ -144,6 +154,7 @@ async def open_stoppable_bench(postgres: Postgres, configuration: Configuration)
             url,
             sandbox,
             payment_capture="automatic" if configuration.automatic else "manual",
+            payment_retry_seconds=600 if configuration.left.cards else 0,
             fulfillment_remembers_cancels=configuration.remembers_cancels,
         )
         async with open_http(5) as http:
@@ -232,12 +243,14 @@ class Driver:
             return RETRY
         return self._answer(activity, answer)
 
-    async def _argument(self, activity: str, arg: tuple[str, ...]) -> Any:
+    async def _argument(self, activity: str, arg: tuple[str, ...]) -> Any:  # noqa: PLR0911 (a table)
         match activity, arg:
             case "reserve_stock", (payload,):
                 return self._orders[payload].reservation
             case "claim_undo", (payload, closing):
                 return undo(self._orders[payload], Status(closing))
+            case "authorize_payment", (card,):
+                return PaymentRequest(order_id=self._id, payment_method_id=ANOTHER_CARD, pay=card)
             case "authorize_payment", _:
                 return payment(self._orders["ours"])
             case "request_fulfillment", _:
@@ -304,9 +317,9 @@ class Driver:
             case "insert", ("rejected", _) if taken.before.row.status == "absent":
                 await self._bench.pool.execute(SHELF, PRODUCT, 0)
             case "create", 2 if not world.intents[1]:
-                keys = self._bench.world.stripe.keys
-                for key in [key for key in keys if self._id in key and ":create:" in key]:
-                    del keys[key]
+                self._forget_keys("create")
+            case "confirm", _ if after.asked != world.asked:
+                CARDS_OF_STRIPE[ANOTHER_CARD] = CARDS_OF_STRIPE[CARDS[answer]]
             case "confirm", _ if world.intents[int(taken.do[-1]) - 1] == "new":
                 self._intents()[int(taken.do[-1]) - 1].payment_method = CARDS[answer]
             case "refund,", _ if len(after.refunds) > len(world.refunds):
@@ -318,11 +331,16 @@ class Driver:
                 body = {"error": {"code": "in_customs"}}
                 self._bench.fault("fulfillment", "status", "POST /orders/*/cancel", status=422, body=body)
 
+    def _forget_keys(self, call: str) -> None:
+        keys = self._bench.world.stripe.keys
+        for key in [key for key in keys if self._id in key and f":{call}:" in key]:
+            del keys[key]
+
     async def _clear(self) -> None:
         self._bench.world.faults.clear()
         await self._bench.pool.execute(f"{SHELF} AND quantity = 0 AND reserved + sold = 0", PRODUCT, UNITS)
 
-    async def _change_the_world(self, before: State, after: State) -> None:
+    async def _change_the_world(self, before: State, after: State) -> None:  # noqa: C901 (one change after the other)
         """What customers, banks, the warehouse and reconciliation do."""
         account = self._bench.world.stripe.account
         for number, (was, becomes) in enumerate(zip(before.world.intents, after.world.intents, strict=True)):
@@ -335,6 +353,8 @@ class Driver:
         ):
             if old != new:
                 account.settle(refund.id, succeeds=new[1] == "succeeded")
+        if before.world.forgotten != after.world.forgotten:
+            self._forget_keys("confirm")
         warehouse = self._bench.world.fulfillment
         if before.world.warehouse != after.world.warehouse == "shipped":
             shipment = warehouse.shipments[self._id]
@@ -356,8 +376,8 @@ class Driver:
     # -------------------------------------------------------------------------------------------------- the states
 
     async def _difference(self, s: State) -> str:
-        """How the real state differs from the model's; what operators do by hand is in the model alone."""
-        expected = {"row": s.row._asdict(), "world": s.world._replace(by_hand=False)._asdict()}
+        """How the real state differs from the model's."""
+        expected = {"row": s.row._asdict(), "world": s.world._replace(**IN_THE_MODEL_ALONE)._asdict()}
         real = {"row": (await self._row())._asdict(), "world": self._world()._asdict()}
         return "; ".join(
             f"{part}.{name} is {there!r}, in the model {expected[part][name]!r}"
@@ -387,6 +407,7 @@ class Driver:
             refunds=tuple(row["refunds"]),
             settled=frozenset(row["settled"]),
             retries=min(row["retries"], MAX_RETRIES),
+            tries=tuple(row["tries"]),
         )
 
     def _world(self) -> World:

@@ -47,6 +47,12 @@ def only_a_written_intent_is_confirmed(s: State) -> str:
     return ""
 
 
+def each_card_is_asked_once(s: State) -> str:
+    """No bank is asked a second time about a card that the customer has given up."""
+    twice = sorted({card for card in s.world.asked if s.world.asked.count(card) > 1})
+    return f"card {twice[0]} is tried again" if twice else ""
+
+
 def closed_orders_are_empty(s: State) -> str:
     """A closed order has no charge, no authorization, no shipment, save what an operator has settled."""
     if s.row.status not in CLOSED:
@@ -157,6 +163,7 @@ ALWAYS: Final[tuple[Callable[[State], str], ...]] = (
     stock_is_conserved,
     charged_once,
     only_a_written_intent_is_confirmed,
+    each_card_is_asked_once,
     closed_orders_are_empty,
     paid_orders_are_whole,
     constraints_hold,

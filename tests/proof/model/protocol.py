@@ -58,6 +58,8 @@ class Protocol:
             if s.run(who).phase == "running":
                 yield from self._works(s, who)
                 yield from self._is_given_up(s, who)
+            if s.run(who).phase == "unpaid":
+                yield from self._is_unpaid(s)
             if s.run(who).is_open:
                 yield from self._is_terminated(s, who)
                 yield from self._resolutions(s, who)
@@ -111,6 +113,19 @@ class Protocol:
             name = f"process-order gives {activity} up, to be {closing}"
             yield Step(name, undoing)
             yield from _lives_on(name, run.attempt, undoing)
+
+    def _is_unpaid(self, s: State) -> Iterator[Step]:
+        """The order waits for another card: one is tried, the payment is read again, or the wait is over."""
+        run = s.placing
+        if s.left.cards:
+            paying = s._replace(left=s.left._replace(cards=s.left.cards - 1))
+            yield Step(
+                "the customer pays with another card", self._then(paying, run, "authorize_payment", f"{s.left.cards}")
+            )
+        for why in ("a signal", "the deadline"):
+            yield Step(f"the order waits for another card: {why}", self._then(s, run, "read_payment", why))
+        for closing in ("failed", *(["cancelled"] if self.configuration.operator_cancels else [])):
+            yield Step(f"process-order gives the wait up, to be {closing}", self._claims_undo(s, run, closing))
 
     def _is_terminated(self, s: State, who: Who) -> Iterator[Step]:
         if s.left.kills:
@@ -179,8 +194,10 @@ class Protocol:
                 return self._then(s, run, "read_order")
             case ("authorize_payment" | "read_payment", "authorized" | "taken"):
                 return self._then(s, self._registers(run, "void_payment"), "request_fulfillment")
-            case ("authorize_payment", "action"):
+            case ("authorize_payment", "action") if not run.attempt.arg:
                 return self._then(s, self._registers(run, "void_payment"), "read_payment")
+            case ("authorize_payment" | "read_payment", "declined" | "action") if self._waits_for_card(run):
+                return s.with_run("placing", run._replace(phase="unpaid", attempt=NOTHING))
             case ("authorize_payment" | "read_payment", "declined" | "action"):
                 return self._claims_undo(s, run, "rejected")
             case ("authorize_payment" | "read_payment", _):
@@ -279,6 +296,9 @@ class Protocol:
     def _settles(self, s: State, who: Who, run: Run) -> State:
         return self._then(s, run, "read_order" if who == "placing" else "claim_cancellation", who=who)
 
+    def _waits_for_card(self, run: Run) -> bool:
+        return bool(self.configuration.left.cards) and run.attempt.arg != ("the deadline",)
+
     def _registers(self, run: Run, undo: str) -> Run:
         return run if undo in run.undos else run._replace(undos=(undo, *run.undos))
 
@@ -319,6 +339,11 @@ class Protocol:
             yield Step("the warehouse ships", s._replace(world=world._replace(warehouse="shipped")))
         if row.status == "processing" and world.warehouse == "shipped":
             yield Step("the warehouse reports the shipment", s._replace(row=row._replace(status="shipped")))
+        if s.left.forgotten and s.placing.phase == "unpaid" and not (s.late and s.late.seen):
+            # An order waits for another card for less than a day, so the key of the latest one is known.
+            cards = tuple(card for card in world.asked if card != row.tries[-1])
+            left = s.left._replace(forgotten=s.left.forgotten - 1)
+            yield Step("Stripe forgets its keys", s._replace(world=world._replace(forgotten=cards), left=left))
         yield from self._refunds(s)
 
     def _intent_moves(self, s: State, intent: str) -> Iterator[tuple[str, str]]:
@@ -350,7 +375,7 @@ def is_refund_unread(s: State) -> bool:
 
 def is_at_rest(s: State) -> bool:
     """No run is at work, and reconciliation finds nothing to do; an operator may still resolve a park."""
-    busy = "running" in (s.placing.phase, s.cancelling.phase) or s.late is not None
+    busy = {"running", "unpaid"} & {s.placing.phase, s.cancelling.phase} or s.late is not None
     unfinished = s.row.status in ("pending", "undoing", "capturing") and not s.placing.is_open
     left_behind = s.row.status == "cancelling" and not s.cancelling.is_open
     return not busy and not is_refund_unread(s) and (bool(s.row.parked) or not (unfinished or left_behind))

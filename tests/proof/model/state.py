@@ -32,6 +32,7 @@ class Row(NamedTuple):
     refunds: tuple[str, ...] = ()  # as last read from Stripe
     settled: frozenset[str] = frozenset()  # skipped or resolved
     retries: int = 0  # resolutions to refund once more
+    tries: tuple[str, ...] = ()  # payment_tries: the cards after the first one, in their order
 
 
 class World(NamedTuple):
@@ -39,6 +40,8 @@ class World(NamedTuple):
 
     intents: tuple[str, str] = ("", "")  # PaymentIntents 1 and 2: new, action, declined, authorized, taken, canceled
     refunds: tuple[tuple[int, str], ...] = ()  # (attempt, status), oldest first
+    asked: tuple[str, ...] = ()  # the cards after the first one, each as often as its bank was asked
+    forgotten: tuple[str, ...] = ()  # the cards whose idempotency keys Stripe has forgotten
     by_hand: bool = False  # an operator has given the money back outside Stripe
     # accepted, shipped, called off, forgotten (it has the goods, or had them), refuses (the cancel came first)
     warehouse: str = "unknown"
@@ -66,9 +69,9 @@ NOTHING: Final = Attempt("")  # in flight
 
 
 class Run(NamedTuple):
-    """A workflow run: `phase` is off, running, waiting (for an operator), closed or terminated."""
+    """A workflow run: `phase` is off, running, waiting (for an operator), unpaid, closed or terminated."""
 
-    phase: str = "off"
+    phase: str = "off"  # unpaid: it waits for another card
     attempt: Attempt = NOTHING
     payload: str = ""
     undos: tuple[str, ...] = ()  # registered and not yet done
@@ -79,7 +82,7 @@ class Run(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        return self.phase in ("running", "waiting")
+        return self.phase in ("running", "waiting", "unpaid")
 
 
 class Left(NamedTuple):
@@ -91,6 +94,7 @@ class Left(NamedTuple):
     forgotten: int = 0  # idempotency keys that Stripe has forgotten
     refusals: int = 0  # shipments that the warehouse refuses to call off
     bounces: int = 0  # refunds that fail
+    cards: int = 0  # that are tried after a refused one: PAYMENT_RETRY_SECONDS
     archived: int = 0  # shipments that the warehouse accepted and forgets
 
 
@@ -132,6 +136,8 @@ class Rule(StrEnum):
     TOMBSTONE = "the undo of an absent order writes a closed row"
     ID_BEFORE_CONFIRM = "the PaymentIntent's id is written before it is confirmed"
     ID_WHILE_PENDING = "the id is written only while the order is pending"
+    SAME_INTENT = "another card is tried on the PaymentIntent of the first one"
+    LATE_TRY_LOOKS = "an attempt of an earlier try than the latest one asks no bank"
     FIRST_ID_STAYS = "an id that was written is never replaced"
     UNDO_WHEN_CANCELED = "capturing -> undoing only when the PaymentIntent reads canceled"
     RESUME_UNLESS_PARKED = "undoing -> capturing only when the row is not parked"
