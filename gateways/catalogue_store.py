@@ -24,11 +24,11 @@ LIMIT_LOCKS: Final = "SET LOCAL lock_timeout = '30s'"
 CREATE: Final = """
     CREATE TEMPORARY TABLE imported (
         line integer, id text PRIMARY KEY, name text, price bigint, currency text, description text,
-        reorder_level integer, stock bigint
+        reorder_level integer, stock bigint, sold bigint
     ) ON COMMIT DROP;
     CREATE TEMPORARY TABLE changes (
         line integer, id text, is_new boolean, is_product boolean, is_inventory boolean, sets_stock boolean,
-        name text, price bigint, currency text, description text, reorder_level integer, stock bigint,
+        name text, price bigint, currency text, description text, reorder_level integer, stock bigint, sold bigint,
         old_name text, old_price bigint, old_currency text, old_description text, old_reorder_level integer,
         old_stock bigint
     ) ON COMMIT DROP;
@@ -41,7 +41,7 @@ COMPARE: Final = """
                i.name, i.price, i.currency, coalesce(i.description, p.description, '') AS description,
                coalesce(i.reorder_level, v.reorder_level, 0) AS reorder_level,
                CASE WHEN v.product_id IS NULL OR $1 THEN coalesce(i.stock, v.quantity + v.reserved, 0)
-                    ELSE v.quantity + v.reserved END AS stock,
+                    ELSE v.quantity + v.reserved END AS stock, i.sold,
                p.name AS old_name, p.price AS old_price, p.currency AS old_currency,
                p.description AS old_description, v.reorder_level AS old_reorder_level,
                v.quantity + v.reserved AS old_stock, v.product_name AS old_product_name
@@ -55,12 +55,16 @@ COMPARE: Final = """
     )
     INSERT INTO changes
     SELECT line, id, is_new, is_product, is_inventory, is_unstocked OR stock <> old_stock,
-           name, price, currency, description, reorder_level, stock,
+           name, price, currency, description, reorder_level, stock, sold,
            old_name, old_price, old_currency, old_description, old_reorder_level, old_stock
     FROM compared WHERE is_product OR is_inventory
 """
 
-COUNT: Final = "SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM changes"
+COUNT: Final = """
+    SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new),
+           count(*) FILTER (WHERE sets_stock AND old_stock IS NOT NULL AND sold IS NULL)
+    FROM changes
+"""
 LIST: Final = "SELECT * FROM changes ORDER BY line LIMIT $1"
 
 WRITE_PRODUCTS: Final = """
@@ -81,6 +85,11 @@ FIND_HELD: Final = """
     WHERE c.sets_stock AND c.stock < v.reserved ORDER BY c.line LIMIT $1
 """
 
+FIND_SOLD: Final = """
+    SELECT c.line, c.id, c.sold AS then, v.sold AS now FROM inventory v JOIN changes c ON c.id = v.product_id
+    WHERE c.sets_stock AND c.sold <> v.sold ORDER BY c.line LIMIT $1
+"""
+
 WRITE_INVENTORY: Final = """
     WITH updated AS (
         UPDATE inventory v
@@ -95,7 +104,7 @@ WRITE_INVENTORY: Final = """
 
 READ: Final = """
     SELECT p.id, p.name, p.price, p.currency, p.description, coalesce(v.reorder_level, 0) AS reorder_level,
-           coalesce(v.quantity + v.reserved, 0) AS stock
+           coalesce(v.quantity + v.reserved, 0) AS stock, coalesce(v.sold, 0) AS sold
     FROM products p LEFT JOIN inventory v ON v.product_id = p.id ORDER BY p.id
 """
 
@@ -106,7 +115,7 @@ async def import_catalogue(
     """Write all products, or nothing. Of a product that exists the stock is written only with `set_stock`.
 
     Raises:
-        InvalidInput: a stock would be less than unfinished orders hold.
+        InvalidInput: a stock would be less than unfinished orders hold, or units were sold since the file was exported.
         Unavailable: PostgreSQL.
     """
     async with database.transaction() as connection:
@@ -117,12 +126,13 @@ async def import_catalogue(
         )
         await connection.execute("ANALYZE imported")
         await connection.execute(COMPARE, set_stock, timeout=IMPORT_SECONDS)
-        ((created, changed),) = await connection.fetch(COUNT)
+        ((created, changed, counted),) = await connection.fetch(COUNT)
         listed = await connection.fetch(LIST, MAX_LISTED)
         if not dry_run:
             await connection.execute(WRITE_PRODUCTS, timeout=IMPORT_SECONDS)
             await connection.execute(LOCK_STOCK, timeout=IMPORT_SECONDS)
         await _refuse_held(connection)
+        await _refuse_sold(connection)
         if not dry_run:
             await connection.execute(WRITE_INVENTORY, timeout=IMPORT_SECONDS)
     return ImportReport(
@@ -130,6 +140,7 @@ async def import_catalogue(
         created=created,
         changed=changed,
         unchanged=len(products) - created - changed,
+        counted=counted,
         changes=tuple(_change(dict(row)) for row in listed),
     )
 
@@ -146,6 +157,17 @@ async def _refuse_held(connection: "Connection") -> None:
         f"line {each['line']}, stock: unfinished orders hold {each['reserved']} units of product {each['id']}: must be "
         f"at least {each['reserved']}"
         for each in held
+    ]:
+        raise InvalidInput(problems)
+
+
+async def _refuse_sold(connection: "Connection") -> None:
+    """The stock of a file that is older than a sale would put the sold units on sale again."""
+    sold = await connection.fetch(FIND_SOLD, MAX_LISTED)
+    if problems := [
+        f"line {each['line']}, sold: is {each['then']}, but {each['now']} units of product {each['id']} are sold by "
+        "now: the stock of this file is out of date, export the catalogue again"
+        for each in sold
     ]:
         raise InvalidInput(problems)
 

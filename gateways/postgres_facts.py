@@ -38,7 +38,7 @@ SERVER: Final = """
            current_setting('synchronous_commit') AS synchronous_commit,
            (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector,
            current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS room,
-           (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS used
+           (SELECT sum(numbackends)::int FROM pg_stat_database WHERE datid <> 0) AS used
 """
 
 STATEMENT: Final = "SELECT 'a statement that is prepared once'"
@@ -52,7 +52,10 @@ class Rights(NamedTuple):
 
 
 class Server(NamedTuple):
-    """The server behind the address. `vector` is the version of pgvector in this database, None: it is not there."""
+    """The server behind the address. `vector` is the version of pgvector in this database, None: it is not there.
+
+    `used` counts the connections of all logins, which pg_stat_activity shows to a few only.
+    """
 
     version: str
     login: str

@@ -16,7 +16,7 @@ from orders.plain_text import is_harmful
 from orders.stock import MAX_STOCK
 
 REQUIRED: Final = ("id", "name", "price", "currency")
-OPTIONAL: Final = ("description", "reorder_level", "stock")
+OPTIONAL: Final = ("description", "reorder_level", "stock", "sold")
 COLUMNS: Final = (*REQUIRED, *OPTIONAL)
 
 MAX_PRODUCTS: Final = 1_000_000
@@ -39,6 +39,12 @@ def _units(text: object) -> object:
     return int(str(text))
 
 
+def _units_sold(text: object) -> object:
+    if not re.fullmatch(r"[0-9]{1,18}", str(text)):
+        raise ValueError("must be the number of `catalogue export`, or empty")
+    return int(str(text))
+
+
 def _described(text: str) -> str:
     if is_harmful(text.replace("\n", "").replace("\r", "").replace("\t", "")):
         raise ValueError("must not contain control characters, or any that turn the direction of text")
@@ -47,6 +53,7 @@ def _described(text: str) -> str:
 
 Amount = Annotated[str, AfterValidator(_amount)]
 UnitsInStock = Annotated[int, BeforeValidator(_units)]
+UnitsSold = Annotated[int, BeforeValidator(_units_sold)]
 Description = Annotated[str, StringConstraints(max_length=MAX_DESCRIPTION), AfterValidator(_described)]
 
 
@@ -60,10 +67,14 @@ class _Cells(Request):
     description: Description | None = None
     reorder_level: UnitsInStock | None = None
     stock: UnitsInStock | None = None
+    sold: UnitsSold | None = None
 
 
 class ProductLine(NamedTuple):
-    """A product of the file, its price in minor units. What is None, the file leaves as it is."""
+    """A product of the file, its price in minor units. What is None, the file leaves as it is.
+
+    `sold` is never written: it tells how many units were sold when the file was exported.
+    """
 
     line: int
     id: str
@@ -73,6 +84,7 @@ class ProductLine(NamedTuple):
     description: str | None
     reorder_level: int | None
     stock: int | None
+    sold: int | None
 
 
 class FieldChange(Model):
@@ -93,12 +105,16 @@ class ProductChange(Model):
 
 
 class ImportReport(Model):
-    """What an import did, or would do. `changes` has the first of them, in the order of the file."""
+    """What an import did, or would do. `changes` has the first of them, in the order of the file.
+
+    `counted` products exist, and get the stock of a line that does not tell how many units were sold by then.
+    """
 
     applied: bool
     created: int
     changed: int
     unchanged: int
+    counted: int
     changes: tuple[ProductChange, ...]
 
 
@@ -216,6 +232,5 @@ def _product(line: int, cells: dict[str, str]) -> ProductLine:
         price = _price(given.price, given.currency)
     except InvalidInput as error:
         raise InvalidInput([f"line {line}, {problem}" for problem in error.problems]) from None
-    return ProductLine(
-        line, given.id, given.name, price, given.currency, given.description, given.reorder_level, given.stock
-    )
+    cells_left = (given.description, given.reorder_level, given.stock, given.sold)
+    return ProductLine(line, given.id, given.name, price, given.currency, *cells_left)

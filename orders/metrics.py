@@ -61,12 +61,14 @@ def _meter() -> MetricMeter:
 
 ORDERS: Final = Counter(
     "order_sagas_orders",
-    "Orders that process-order answered: `placed`, `rejected`, `failed` or `cancelled`, and why (`none`: placed).",
+    "Orders that process-order answered: `placed`, `rejected`, `failed` or `cancelled`, and why (`none`: placed). "
+    "Each answer of a run counts: an order whose run is restarted or reset counts again.",
     ("outcome", "error_code"),
 )
 ORDER_SECONDS: Final = Histogram(
     "order_sagas_order_seconds",
-    "From the start of process-order to its answer; an order that waits for its customer counts too.",
+    "From the start of process-order to its answer; an order that waits for its customer counts too. "
+    "Each answer of a run counts, so a restart or a reset counts again.",
     ("outcome",),
 )
 CANCELS: Final = Counter(

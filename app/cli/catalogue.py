@@ -19,6 +19,7 @@ from orders.catalogue import COLUMNS, ImportReport, ProductChange, ProductLine, 
 from orders.errors import InvalidInput
 
 MAX_SHOWN: Final = 20  # changes
+COUNTED: Final = "units that were sold after the count are for sale again; the column sold of an export checks that"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,13 +35,16 @@ async def import_(
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
     set_stock: Annotated[
-        bool, typer.Option("--set-stock", help="Also set the stock of products that exist: units that are not sold.")
+        bool,
+        typer.Option("--set-stock", help="Also set the stock of products that exist, as exported or counted just now."),
     ] = False,
 ) -> Result:
     """Create products, or change them to what the file says: all of them, or none. DATABASE_URL: role orders_catalogue.
 
     An empty cell leaves what is there. A product that is not in the file stays. `stock` counts the units that are not
-    sold, so those that unfinished orders hold too; of a product that exists it is written only with --set-stock.
+    sold, so those that unfinished orders hold too; of a product that exists it is written only with --set-stock. A line
+    whose `sold` is not what is sold by now is then refused: its stock is out of date. One without `sold` counts as
+    counted just now: what was sold since the count would be for sale again.
     """
     products = _read(file)
     async with open_database(environment.settings, checks=CATALOGUE_CHECKS) as database:
@@ -78,6 +82,7 @@ def _show(out: Console, report: ImportReport) -> None:
     facts = {
         "not shown": count_of(more, "more change") if more else None,
         "unchanged": str(report.unchanged),
+        "stock as counted": f"{count_of(report.counted, 'product')}: {COUNTED}" if report.counted else None,
         "applied": "yes" if report.applied else "no: leave out --dry-run to apply them",
     }
     show(out, f"{count_of(report.created, 'product')} created, {report.changed} changed", facts)

@@ -84,8 +84,8 @@ async def check_durability(database: Database) -> str:
 async def check_connections(database: Database, *, needed: int) -> str:
     server = await postgres_facts.describe(database)
     text = f"{server.used} of {server.room} are in use; each worker and web process takes up to {needed}"
-    if server.room < needed:
-        raise CannotStart(f"{text}: raise max_connections or lower DATABASE_POOL_SIZE")
+    if server.room - server.used < needed:
+        raise CannotStart(f"{text}: raise max_connections, lower DATABASE_POOL_SIZE, or close connections of others")
     return text
 
 

@@ -9,6 +9,7 @@ from orders.catalogue import MAX_PROBLEMS, read_catalogue, write_catalogue
 from orders.errors import InvalidInput
 
 HEADER = "id,name,price,currency,description,reorder_level,stock"
+EXPORTED = f"{HEADER},sold"
 
 
 def problems(content: str | bytes) -> list[str]:
@@ -24,15 +25,15 @@ def test_everything_is_read_exactly() -> None:
         "3,Pen,0.07,eur,,0,0\r\n"
     )
     first, second, third = read_catalogue(io.BytesIO(b"\xef\xbb\xbf" + text.encode()))
-    assert first == (2, "1", 'Größe "L", 日本', 2999, "usd", "two\nlines", 10, 100)
-    assert second == (5, "2", "Mug", 1500, "jpy", None, None, None)
-    assert third == (6, "3", "Pen", 7, "eur", None, 0, 0)
+    assert first == (2, "1", 'Größe "L", 日本', 2999, "usd", "two\nlines", 10, 100, None)
+    assert second == (5, "2", "Mug", 1500, "jpy", None, None, None, None)
+    assert third == (6, "3", "Pen", 7, "eur", None, 0, 0, None)
 
 
 def test_columns_in_any_order() -> None:
     """Only four are needed."""
     (product,) = read_catalogue(io.BytesIO(b"price,currency,name,id\n1.5,usd,Pen,a.b_c-1"))
-    assert product == (2, "a.b_c-1", "Pen", 150, "usd", None, None, None)
+    assert product == (2, "a.b_c-1", "Pen", 150, "usd", None, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_columns_in_any_order() -> None:
         ("1,Pen,1.999,usd,,,", "line 2, price: usd has 2 decimals"),
         ("1,Pen,0.5,jpy,,,", "line 2, price: jpy has 0 decimals"),
         ("1,Pen,0.00,usd,,,", "line 2, price: must be from 1 to 99999999 minor units"),
-        ("1,Pen,1000000,usd,,,", "line 2, price: must be from 1 to 99999999 minor units"),
+        ("1,Pen,1000000,usd,,,", "line 2, price: must be at most 999999.99 usd"),
         ("1,Pen,-1,usd,,,", "line 2, price: must be a number such as 29.99"),
         ("1,Pen,1e3,usd,,,", "line 2, price: must be a number such as 29.99"),
         ("1,Pen,NaN,usd,,,", "line 2, price: must be a number such as 29.99"),
@@ -95,6 +96,12 @@ def test_another_file_is_told_what_it_is(content: bytes, problem: str) -> None:
     assert problems(content)[0].startswith(problem)
 
 
+def test_what_was_sold_is_a_number() -> None:
+    """Of the export."""
+    with pytest.raises(InvalidInput, match="line 2, sold: must be the number of `catalogue export`, or empty"):
+        read_catalogue(io.BytesIO(f"{EXPORTED}\n1,Pen,5,usd,,,1,-1\n".encode()))
+
+
 def test_every_problem_is_named_up_to_a_limit() -> None:
     """A product that comes twice too; a file of another kind does not fill the terminal."""
     said = problems(f"{HEADER}\n1,Pen,5,usd,,,\n2,Mug,5.555,usd,,,\n1,Pen,6,usd,,x,\n1,Pen,7,usd,,,\n")
@@ -108,8 +115,8 @@ def test_what_is_written_is_read_again() -> None:
     """Exactly."""
     row = {"id": "1", "name": 'a "b", c', "price": 7, "currency": "usd", "description": "x\ny"}
     file = io.StringIO()
-    write_catalogue([row | {"reorder_level": 3, "stock": 9}], file)
+    write_catalogue([row | {"reorder_level": 3, "stock": 9, "sold": 4}], file)
     (product,) = read_catalogue(io.BytesIO(file.getvalue().encode()))
-    assert product == (2, "1", 'a "b", c', 7, "usd", "x\ny", 3, 9)
+    assert product == (2, "1", 'a "b", c', 7, "usd", "x\ny", 3, 9, 4)
     with pytest.raises(InvalidInput, match="has the currency kwd"):
         write_catalogue([row | {"price": Decimal(1), "currency": "kwd"}], file)

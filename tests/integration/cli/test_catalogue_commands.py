@@ -106,6 +106,25 @@ async def test_what_is_exported_changes_nothing(keeper: Starter, connection: Any
     assert (said.json["created"], said.json["changed"], said.json["unchanged"]) == (0, 0, 5)
 
 
+async def test_a_file_that_is_older_than_a_sale_sets_no_stock(keeper: Starter, connection: Any) -> None:
+    """Exported at 100, three sold: the line is refused. A count without `sold` is set, and the report says so."""
+    exported = (await keeper("export")).out.replace("29.99", "31.00")
+    await connection.execute("UPDATE inventory SET quantity = 95, reserved = 2, sold = sold + 3 WHERE product_id = '1'")
+    said = await keeper("import", "-", "--set-stock", stdin=exported)
+    assert said.status == 2, said
+    assert said.err == (
+        "line 2, sold: is 0, but 3 units of product 1 are sold by now: the stock of this file is out of date, export "
+        "the catalogue again\n"
+    )
+    assert await product(connection, "1") == (2999, "usd", 10, 95, 2)
+    assert (await keeper("import", "-", stdin=exported)).status == 0, "without the stock it is imported"
+    assert await product(connection, "1") == (3100, "usd", 10, 95, 2)
+
+    counted = await keeper("import", "-", "--set-stock", stdin=HEADER + "1,Walnut desk organiser,31,usd,,,90\n")
+    assert "1 product: units that were sold after the count are for sale again" in counted.out
+    assert await product(connection, "1") == (3100, "usd", 10, 88, 2)
+
+
 async def test_bad_files_and_logins_are_refused(keeper: Starter, database_url: str) -> None:
     """A file before anything is connected; a login with the grant that it lacks."""
     said = await keeper(

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
@@ -13,9 +14,12 @@ from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
+from app.doctor.postgres import check_connections
 from app.doctor.temporal import check_version
 from app.startup_checks import CannotStart
 from config.settings import sandbox_addresses
+from gateways.postgres import Database, open_pool
+from gateways.postgres_facts import describe
 from gateways.worker_versions import set_current
 from orders.names import RECONCILE_ORDERS
 from sandbox.faults import Fault
@@ -168,8 +172,24 @@ async def test_what_a_login_lacks(database_url: str, starter: Starter) -> None:
     assert problems["PostgreSQL: migrations"] == "PostgreSQL lacks the migrations 20261101000100: run `make migrate`"
     assert problems["PostgreSQL: durability"].startswith("synchronous_commit is off")
     assert "CREATE EXTENSION vector" in problems["PostgreSQL: pgvector"]
-    assert problems["PostgreSQL: connections"].endswith("raise max_connections or lower DATABASE_POOL_SIZE")
+    assert problems["PostgreSQL: connections"].endswith("or close connections of others")
     assert found(said, "ok")["PostgreSQL: least privilege"] == "the login cannot rewrite what has happened"
+
+
+async def test_connections_of_all_logins_count(database_url: str) -> None:
+    """Also for one that may not see them; a server that has no room left for a pool is a problem."""
+    owner = await asyncpg.connect(database_url)
+    await owner.execute(LOGINS)
+    login = database_url.replace("orders:orders", "half:canary")
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(owner.close)
+        others = await stack.enter_async_context(asyncpg.create_pool(database_url, min_size=3, max_size=3))
+        database = Database(await stack.enter_async_context(await open_pool(login, 1)))
+        server = await describe(database)
+        assert server.used >= others.get_size() + 2, "the owner's and its own too"
+        assert "are in use" in await check_connections(database, needed=1)
+        with pytest.raises(CannotStart, match="close connections of others"):
+            await check_connections(database, needed=server.room - 1)
 
 
 async def test_workers_whose_version_is_not_released(temporal: WorkflowEnvironment) -> None:
