@@ -8,7 +8,6 @@ and only briefly. The others wait for their turn without a connection, or give u
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -319,7 +318,7 @@ class Inventory:
 
         It ends by itself: at a row that others wait for there is no free moment, so whoever only looks never gets it.
         """
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         self._locked = {product: until for product, until in self._locked.items() if until > now}
         return frozenset(self._locked)
 
@@ -330,7 +329,7 @@ class Inventory:
         async with self._database.transaction() as connection:
             records = await connection.fetch(FIND_LOCKED, [*products])
         found = frozenset(record["product_id"] for record in records)
-        until = time.monotonic() + REMEMBER_SECONDS
+        until = asyncio.get_running_loop().time() + REMEMBER_SECONDS
         self._locked = {each: self._locked.get(each, until) for each in (self._locked.keys() - products) | found}
         return found
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = """
     o.id, o.status, o.total, o.currency, o.created_at, o.parked_step, o.parked_reason, o.parked_by,
-    EXISTS (SELECT FROM order_items l WHERE l.order_id = o.id) AS priced,
+    o.total > 0 OR EXISTS (SELECT FROM order_items l WHERE l.order_id = o.id) AS priced,
     (
         SELECT max(e.at) FROM order_events e
         WHERE e.order_id = o.id AND starts_with(e.why, concat('parked at ', o.parked_step, ':'))
