@@ -35,6 +35,7 @@ SHARED_MODULES: Final = (
     "orders",
     "saga",
     "workflows.alerts",
+    "workflows.another_card",
     "workflows.inputs",
     "workflows.notifications",
     "workflows.order_saga",

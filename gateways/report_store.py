@@ -105,16 +105,18 @@ async def list_orders(
 
 async def find_parked(
     database: "Database", order_ids: Sequence[str], limit: int
-) -> tuple[dict[str, ListedOrder], list[ListedOrder]]:
-    """Those of the orders that exist, by their ids; and the orders that are parked, whichever they are, oldest first.
+) -> tuple[dict[str, ListedOrder], list[ListedOrder], bool]:
+    """Those of the orders that exist, by their ids; the orders that are parked, whichever they are, oldest first.
+
+    The last value tells whether more are parked than `limit`.
 
     Raises:
         Unavailable: PostgreSQL.
     """
     async with database.transaction() as connection:
         named = [_listed(row) for row in await connection.fetch(LIST_NAMED, order_ids)]
-        parked = [_listed(row) for row in await connection.fetch(LIST_PARKED, BEING_UNDONE, limit)]
-    return {each.id: each for each in named}, parked
+        parked = [_listed(row) for row in await connection.fetch(LIST_PARKED, BEING_UNDONE, limit + 1)]
+    return {each.id: each for each in named}, parked[:limit], len(parked) > limit
 
 
 async def find_sellable(database: "Database", units: int) -> tuple[str, int, str] | None:

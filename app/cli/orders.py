@@ -169,9 +169,12 @@ async def stuck(environment: Environment) -> Result:
     parked: list[ListedOrder] = []
     missing = ""
     try:
-        named, parked = await from_database(
+        named, parked, more = await from_database(
             environment.settings, lambda database: find_parked(database, ids, MAX_PARKED)
         )
+        if more:
+            oldest = f"those without a run are listed if they are among the {MAX_PARKED} oldest"
+            sys.stderr.write(f"More than {MAX_PARKED} orders are parked; {oldest}.\n")
     except CannotStart as error:
         missing = str(error)
     needs = standing_runs(found, named, parked)

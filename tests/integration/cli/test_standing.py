@@ -458,15 +458,23 @@ async def test_a_parked_order_whose_run_is_gone(shop: Shop, starter: Starter) ->
     await eventually(is_over, "the run that was terminated is not stuck any more")
 
 
-async def test_a_parked_order_that_temporal_has_forgotten(shop: Shop, starter: Starter) -> None:
-    """Its row is enough to list it, with the cancel that takes over; without PostgreSQL the list says what it lacks."""
+async def parked_row(shop: Shop) -> str:
+    """An order that is parked, and has no run."""
     order_id = new_order_id()
     await shop.pool.execute(
-        "INSERT INTO orders (id, customer_id, request_hash, status, closing, total, currency, capture_mode, terms,"
-        " parked_step, parked_reason, parked_by)"
-        " VALUES ($1, 'cus_123', 'hash', 'undoing', 'failed', 5998, 'usd', 'manual', '{}', 'void_payment', 'no', $1)",
+        "WITH made AS (INSERT INTO orders (id, customer_id, request_hash, status, closing, total, currency,"
+        " capture_mode, terms, parked_step, parked_reason, parked_by)"
+        " VALUES ($1, 'cus_123', 'hash', 'undoing', 'failed', 5998, 'usd', 'manual', '{}', 'void_payment', 'no', $1)"
+        " RETURNING id) INSERT INTO order_items (order_id, product_id, quantity, price)"
+        " SELECT id, '1', 2, 2999 FROM made",
         order_id,
     )
+    return order_id
+
+
+async def test_a_parked_order_that_temporal_has_forgotten(shop: Shop, starter: Starter) -> None:
+    """Its row is enough to list it, with the cancel that takes over; without PostgreSQL the list says what it lacks."""
+    order_id = await parked_row(shop)
     said = await starter("stuck")
     assert said.status == 5, said
     assert f"order {order_id}" in lines(said)
@@ -476,6 +484,21 @@ async def test_a_parked_order_that_temporal_has_forgotten(shop: Shop, starter: S
     blind = await starter("stuck", **NO_DATABASE)
     assert order_id not in blind.out
     assert blind.out.rstrip().endswith("Orders that are parked without a run are not shown.")
+
+
+async def test_more_parked_orders_than_are_listed(
+    shop: Shop, starter: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list says so, and not before there are."""
+    monkeypatch.setattr(app.cli.orders, "MAX_PARKED", 1)
+    first = await parked_row(shop)
+    assert "are parked" not in (await starter("stuck")).err
+    second = await parked_row(shop)
+    said = await starter("stuck")
+    assert said.err.endswith(
+        "More than 1 orders are parked; those without a run are listed if they are among the 1 oldest.\n"
+    )
+    assert (f"order {first}" in lines(said), f"order {second}" in lines(said)) == (True, False)
 
 
 async def test_a_message_that_was_given_up_says_why(shop: Shop, starter: Starter) -> None:
