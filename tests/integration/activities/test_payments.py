@@ -11,6 +11,7 @@ from activities.order_state import OrderState, ResolutionRecord
 from activities.payments import Payments
 from config.settings import SANDBOX_STRIPE_KEY
 from gateways.http import open_http
+from gateways.payment_tries import FIRST_TRY
 from gateways.stripe import stripe_client
 from orders.errors import Permanent, Unavailable
 from orders.models import Order, Park
@@ -661,7 +662,7 @@ async def test_a_late_attempt_creates_no_second_payment(bench: ActivityBench) ->
     before = await bench.reserve(order)
     await bench.authorize(order)
     payments: Any = bench.activities["authorize_payment"]
-    late = await payments.__self__._create(before, order.payment_method_id)  # noqa: SLF001 (from there on)
+    late = await payments.__self__._create(before, order.payment_method_id, FIRST_TRY)  # noqa: SLF001 (from there on)
 
     assert late == (await bench.row(order.id))["payment_intent_id"]
     assert money(bench) == [("requires_capture", 5998, 0, 0)]

@@ -1,5 +1,6 @@
 """starter.py doctor: every area is asked, each problem says what to do, nothing is changed, no secret is shown."""
 
+import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -66,7 +67,8 @@ async def test_a_shop_that_is_well(shop: Shop, starter: Starter) -> None:
     assert ok["PostgreSQL: prepared statements"] == "kept from one transaction to the next"
     assert ok["Temporal: search attributes"] == "CustomerId, NeedsAttention, OrderOutcome, OrderStage"
     assert ok["Temporal: Schedules"] == "4 applied, none paused"
-    assert ok["Temporal: workers"].startswith("1 on orders (workflows)")
+    # Temporal remembers the workers of other tests for some minutes.
+    assert re.match(r"[1-9]\d* on orders \(workflows\)", ok["Temporal: workers"])
     assert (shop.world.inbox.alerts, shop.world.stripe.account.intents) == ([], {})
     assert [entry["path"] for entry in shop.world.journal.about() if entry["method"] == "POST"] == []
 
