@@ -233,6 +233,7 @@ def started_by_compose() -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("service", started_by_compose())
 async def test_what_compose_starts_imports_what_the_image_has(service: str) -> None:
     """The image installs requirements.txt alone: no package that only the local stack or a test installs."""

@@ -74,6 +74,7 @@ async def test_a_products_name_is_only_text(shop: Shop, starter: Starter) -> Non
     assert "\U0001face" in said.out, "an emoji that is newer than this Python"
 
 
+@pytest.mark.prove
 async def test_low_stock_that_nobody_hears_of_needs_a_person(shop: Shop, starter: Starter) -> None:
     """Exit status 5 and the cause; `stuck` says what to do, until a later check has alerted."""
     shop.world.faults.add(Fault(service="slack", kind="status", status=404, times=None))

@@ -22,6 +22,7 @@ from app.cli.command import Exit
 from deploy.local.process import ROOT
 from orders.errors import Permanent
 from tests.integration.cli.conftest import Said
+from tests.support.sample import one_in
 from tests.support.scenarios import until_marked, until_stuck
 from tests.support.shop import Shop, an_order, eventually, new_order_id
 
@@ -163,7 +164,7 @@ async def test_every_command_that_waits_says_how_to_look_again(
 # ------------------------------------------------------------------------------------------------------------- encoding
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16"])
+@pytest.mark.parametrize("encoding", one_in(3, ["ascii", "latin-1", "utf-16"]))
 async def test_any_output_encoding(shop: Shop, terminal: Terminal, encoding: str) -> None:
     """What the encoding has not is spelled out or escaped, and the exit status is as ever."""
     await shop.pool.execute(
@@ -202,6 +203,7 @@ PIPED = {
 }
 
 
+@pytest.mark.prove
 async def test_a_closed_pipe_changes_nothing(shop: Shop, terminal: Terminal) -> None:
     """`starter.py … | head -1`: the exit status is that of the work, and there is no complaint."""
     await a_parked_order(shop)
@@ -238,6 +240,7 @@ async def test_a_full_disk_loses_no_result(shop: Shop, terminal: Terminal, tmp_p
         assert (await terminal.said("--help", out=full.fileno())).status == Exit.NOT_WRITTEN
 
 
+@pytest.mark.prove
 async def test_closed_streams_change_nothing(terminal: Terminal) -> None:
     """`starter.py … <&- >&- 2>&-`: files and sockets that the program opens do not take their place."""
     for closed, status in ((">&- 2>&-", 0), ("<&- >&- 2>&-", 0), ("2>/dev/full", 0), ("<&-", 0)):
@@ -258,6 +261,7 @@ async def test_closed_streams_change_nothing(terminal: Terminal) -> None:
 # --------------------------------------------------------------------------------------------------------------- width
 
 
+@pytest.mark.prove
 async def test_no_id_and_no_link_is_cut(shop: Shop, terminal: Terminal) -> None:
     """Each is whole on one line, and so is a command to paste; all other text keeps to the width; times have a zone."""
     order_id = await a_parked_order(shop)
