@@ -156,7 +156,7 @@ async def drill(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Drill]:
         stack = Stack(folder / "data", Ports.free(), fast=True)
         async with (
             stack.running(),
-            httpx.AsyncClient(base_url=stack.sandbox.url, trust_env=False) as sandbox,
+            httpx.AsyncClient(base_url=stack.sandbox.url, trust_env=False, timeout=60) as sandbox,
             asyncpg.create_pool(stack.postgres.url(), min_size=1, max_size=4) as pool,
         ):
             client = await Client.connect(stack.temporal.address, plugins=[plugin()])
