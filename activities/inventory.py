@@ -220,7 +220,7 @@ class Inventory:
         is_refused = self._must_be_sealed and not request.sealed
         row = await self._reservations.ask(Asked(request, actor(), NOT_SEALED if is_refused else None))
         tag = self._customer_tag(request.customer_id) if self._customer_tag and request.sealed else None
-        return row.model_copy(update={"customer_tag": tag, "after_reset": request.after_reset})
+        return row.model_copy(update={"customer_tag": tag})
 
     @local_first
     @activity.defn

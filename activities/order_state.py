@@ -7,7 +7,7 @@ from temporalio.client import Client
 
 from gateways.order_store import actor, existing_row, move_row, read_row, write_event, write_event_once
 from gateways.postgres import Database
-from gateways.temporal import find_run, request_of, was_reset
+from gateways.temporal import find_run, request_of
 from orders.models import BEING_UNDONE, ErrorCode, Model, OrderRow, Park, Status, UndoClaim
 from orders.names import PROCESS_ORDER
 from saga import Resolution
@@ -114,11 +114,7 @@ class OrderState:
 
     @activity.defn
     async def claim_cancellation(self, order_id: str) -> OrderRow | None:
-        """The first act of a customer's cancel: pending -> undoing, or processing -> cancelling, or no change.
-
-        Raises:
-            Unavailable: Temporal or PostgreSQL.
-        """
+        """The first act of a customer's cancel: pending -> undoing, or processing -> cancelling, or no change."""
         async with self._database.transaction() as connection:
             await move_row(
                 connection,
@@ -131,12 +127,7 @@ class OrderState:
                 error=CANCELLED_BY_CUSTOMER,
             )
             await move_row(connection, order_id, Status.PROCESSING, Status.CANCELLING, "cancelled by the customer")
-            row = await read_row(connection, order_id)
-        if row is None or row.status is not Status.CANCELLED:
-            return row
-        run = activity.info()
-        is_reset = await was_reset(self._client, run.workflow_id or "", run.workflow_run_id or "")
-        return row.model_copy(update={"after_reset": is_reset})
+            return await read_row(connection, order_id)
 
     @activity.defn
     async def claim_unreserved(self, order_id: str) -> OrderRow | None:

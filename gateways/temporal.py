@@ -281,16 +281,3 @@ async def request_of(client: Client, handle: WorkflowHandle[Any, Any]) -> Reques
         values: list[RawValue] = await client.data_converter.decode(payloads, [RawValue] * len(payloads))
         return Request(started.workflow_type.name, values[0] if len(values) == 1 else None)
     return None
-
-
-async def was_reset(client: Client, workflow_id: str, run_id: str) -> bool:
-    """Whether the run is what a reset has made of an earlier one, from its first event.
-
-    Raises:
-        NoAnswer: Temporal is out of reach.
-    """
-    with suppress(_Absent), reaching_temporal(_Absent()):
-        handle = client.get_workflow_handle(workflow_id, run_id=run_id)
-        event = await anext(handle.fetch_history_events(page_size=1))
-        return event.workflow_execution_started_event_attributes.original_execution_run_id != run_id
-    return False

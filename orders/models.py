@@ -329,7 +329,7 @@ class Terms(Model):
 
 
 class ReservationRequest(Model):
-    """`sealed`: the order was encrypted when Temporal got it. `after_reset`: the run that asks was reset."""
+    """`sealed`: the order was encrypted when Temporal got it."""
 
     order_id: str
     customer_id: str
@@ -339,7 +339,6 @@ class ReservationRequest(Model):
     has_payment_method: bool = True
     request_hash: str
     sealed: bool = False
-    after_reset: bool = False
 
 
 class OrderRow(Model):
@@ -348,9 +347,8 @@ class OrderRow(Model):
     `closing` is the status in which an undo will end, `placed` says that the order was paid and sold at some time,
     `refund_status` is the status of the last refund, `settled_by_hand` says that an operator settled the payment,
     and `resolution_count` counts the resolutions of the order. The `parked_` fields name the step that waits for an
-    operator, the reason, and the workflow id of the run that waits. The last two are not in the row: `customer_tag` is
-    what lists of runs call the customer of an encrypted order; `after_reset` says that the run which asks was reset, so
-    that it may have closed the row itself.
+    operator, the reason, and the workflow id of the run that waits. `customer_tag` is not in the row: it is what lists
+    of runs call the customer of an encrypted order.
     """
 
     id: str
@@ -373,7 +371,6 @@ class OrderRow(Model):
     settled_by_hand: bool = False
     resolution_count: int = 0
     customer_tag: str | None = None
-    after_reset: bool = False
 
     @property
     def is_free(self) -> bool:

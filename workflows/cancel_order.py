@@ -80,9 +80,7 @@ class CancelOrder:
     async def _cancel(self, request: CancelRequest) -> CancelOutcome:
         self._timeline.enter(Stage.CANCELLING, "claiming the order")
         row = await self._claim(request.order_id)
-        is_first_run = workflow.info().continued_run_id is None
-        # A run that was reset may have closed the row itself, and its e-mail may be missing.
-        asked_too_late = is_first_run and row is not None and row.status is Status.CANCELLED and not row.after_reset
+        asked_too_late = _is_first_run() and row is not None and row.status is Status.CANCELLED
         if row is None:
             row = await self._claim_unreserved(request.order_id)
         while row is not None and not await self._is_settled(row):
@@ -189,6 +187,12 @@ class CancelOrder:
             outcome=self._outcome,
             held_up=self._held_up,
         )
+
+
+def _is_first_run() -> bool:
+    """Not so a run that was reset, or continued as new: it may have closed the row itself, before it could say so."""
+    info = workflow.info()
+    return info.continued_run_id is None and info.original_execution_run_id == info.run_id
 
 
 def _outcome(row: OrderRow | None, *, asked_too_late: bool) -> CancelOutcome:

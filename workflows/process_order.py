@@ -67,7 +67,6 @@ class ProcessOrder:
         self._row: OrderRow | None = None  # as this run last saw it
         self._saga: PlacingSaga | None = None
         self._captured = False
-        self._after_reset = False
         self._cancel_requested = False
         self._payment_updated = False
         self._another_card = AnotherCard(workflow.info().workflow_id)
@@ -129,7 +128,8 @@ class ProcessOrder:
 
     def _may_have_closed(self, row: OrderRow, saga: PlacingSaga) -> bool:
         """Whether the order is closed by the undo of this run, or of what it was before a reset."""
-        return not saga.committed or (self._after_reset and not row.placed)
+        info = workflow.info()
+        return not saga.committed or (info.run_id != info.original_execution_run_id and not row.placed)
 
     async def _drive(self, order: Order) -> OrderRow:
         """Drive the order until its row is paid or closed."""
@@ -157,11 +157,8 @@ class ProcessOrder:
         sealed = came_sealed(self._raw)
         # What came encrypted must not stand in a list in plain text: workers with the key know the customer's tag.
         self._timeline.enter(Stage.RESERVING, f"reserving {what}", customer=None if sealed else order.customer_id)
-        info = workflow.info()
-        after_reset = info.run_id != info.original_execution_run_id
-        request = order.reservation.model_copy(update={"sealed": sealed, "after_reset": after_reset})
+        request = order.reservation.model_copy(update={"sealed": sealed})
         row = self._row = await saga.do(RESERVE, request, what)
-        self._after_reset = row.after_reset
         self._timeline.name_customer(row.customer_tag)
         return row
 
