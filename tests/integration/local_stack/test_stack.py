@@ -23,7 +23,9 @@ from deploy.local.process import HOST, ROOT, StackError
 from deploy.local.stack import Ports, Stack
 from tests.support.shop import an_order
 
-DEADLINE = 60
+DEADLINE = 100
+
+pytestmark = pytest.mark.timeout(240)  # a stack starts slowly beside other tests
 
 
 @pytest.fixture
