@@ -40,8 +40,9 @@ async def hold_again(shop: Shop, order_id: str) -> None:
 
 
 async def authorize_again(shop: Shop, order_id: str) -> str:
-    """Give a closed order a payment that is authorized; its id."""
+    """Give a closed order its price, and a payment that is authorized; its id."""
     payment = await pay(shop, None, capture="manual")
+    await shop.pool.execute("INSERT INTO order_items VALUES ($1, '1', 2, 2999) ON CONFLICT DO NOTHING", order_id)
     await shop.pool.execute("UPDATE orders SET total = 5998, payment_intent_id = $2 WHERE id = $1", order_id, payment)
     return payment
 
