@@ -176,13 +176,15 @@ def require_free_port(port: int, wanted_by: str) -> None:
 def free_ports(count: int) -> list[int]:
     """Choose ports that are free at this moment, for tests.
 
-    They are below the ephemeral range, so that the system gives none of them to another process before it is used.
+    They are below the ephemeral range, so that the system gives none of them to another process before it is used. And
+    each process draws from a part of its own: a port is also free while its program is being started again.
     """
     choice = SystemRandom()
+    first = 20_000 + os.getpid() % 12 * 1_000
     ports: list[int] = []
     with ExitStack() as held:
         while len(ports) < count:
-            port = choice.randrange(20_000, 32_000)
+            port = choice.randrange(first, first + 1_000)
             with suppress(OSError):
                 held.enter_context(socket.create_server((HOST, port)))
                 ports.append(port)
