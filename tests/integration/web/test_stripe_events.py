@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +11,7 @@ import httpx
 import pytest
 from temporalio.client import Client, Interceptor, OutboundInterceptor, StartWorkflowInput, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
+from temporalio.testing import WorkflowEnvironment
 
 from app.web.server import serve
 from app.web.wiring import open_webhooks
@@ -49,6 +50,13 @@ async def refunded_later(web: Web) -> str:
 
 async def refund_status(shop: Shop) -> str:
     return str(await shop.pool.fetchval("SELECT status FROM refunds WHERE order_id = $1", O))
+
+
+@pytest.fixture(autouse=True)
+async def _no_reconciliation(temporal: WorkflowEnvironment) -> None:
+    """A run that an earlier test has started would be joined, and looks as if none was started."""
+    with suppress(RPCError):
+        await temporal.client.get_workflow_handle(RECONCILE_NOW).terminate()
 
 
 async def reconciliation(shop: Shop) -> str | None:
