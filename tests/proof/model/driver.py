@@ -77,7 +77,6 @@ CARDS: Final = {
 
 # The card of every other try; before each answer of its bank it becomes the card that gets it.
 ANOTHER_CARD: Final = "pm_card_another"
-CARDS_OF_STRIPE[ANOTHER_CARD] = CARDS_OF_STRIPE["pm_123"]
 
 IN_THE_MODEL_ALONE: Final[dict[str, Any]] = {"by_hand": False, "asked": (), "forgotten": ()}
 
@@ -181,6 +180,7 @@ class Driver:
     async def drive(self, path: Path) -> None:
         """Take every step. Raises AssertionError where model and code come to different states."""
         await self._bench.pool.execute(STOCK, PRODUCT, UNITS)
+        CARDS_OF_STRIPE[ANOTHER_CARD] = CARDS_OF_STRIPE["pm_123"]
         try:
             for number, taken in enumerate(path):
                 wrong = await self._take(taken) or await self._difference(taken.step.after)
@@ -189,6 +189,7 @@ class Driver:
                 await self._follow(taken.step.after)
         finally:
             await self._follow(State())
+            del CARDS_OF_STRIPE[ANOTHER_CARD]
 
     async def _take(self, taken: Taken) -> str:
         """What is wrong with the answer of an attempt that ended; "" if nothing is."""
