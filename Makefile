@@ -66,7 +66,7 @@ screenshots: install ## take the pictures in docs/ from the real Web UI and the 
 histories: install ## record the histories that are missing: FORCE=1 for all
 	@$(RUN) tests.tools.histories $(if $(FORCE),--force)
 
-chaos: install ## a shop in a storm, and whether anything was lost: SEED=… ORDERS=… EXECUTION=local-first
+chaos: install ## a whole shop while faults are injected, and whether anything was lost: SEED=… ORDERS=… EXECUTION=local-first
 	@$(RUN) tests.proof.chaos $(if $(SEED),--seed $(SEED)) $(if $(ORDERS),--orders $(ORDERS)) $(if $(EXECUTION),--execution $(EXECUTION))
 
 negative-controls: install ## seed bugs on purpose, and see each caught by its test

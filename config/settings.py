@@ -159,12 +159,6 @@ class Settings(PayloadSettings, TraceSettings, DatabaseSettings):
     authentication_deadline_seconds: int = Field(
         default=15 * 60, ge=1, le=24 * 3600, description="How long a customer has to authenticate a payment (3DS)."
     )
-    customer_max_held_orders: int = Field(
-        default=0, ge=0, le=MAX_HELD, description="How many unfinished orders one customer may have. 0: no limit."
-    )
-    customer_max_held_units: int = Field(
-        default=0, ge=0, le=MAX_HELD, description="How many units they may hold together. 0: no limit."
-    )
     authentication_poll_seconds: int = Field(
         default=30, ge=1, le=3600, description="How often the run reads the payment meanwhile, in case no signal comes."
     )
@@ -173,6 +167,12 @@ class Settings(PayloadSettings, TraceSettings, DatabaseSettings):
         ge=0,
         le=24 * 3600,
         description="How long an order keeps its stock after a refused payment, for another card. 0: it is rejected.",
+    )
+    customer_max_held_orders: int = Field(
+        default=0, ge=0, le=MAX_HELD, description="How many unfinished orders one customer may have. 0: no limit."
+    )
+    customer_max_held_units: int = Field(
+        default=0, ge=0, le=MAX_HELD, description="How many units they may hold together. 0: no limit."
     )
     fulfillment_deadline_seconds: int = Field(
         default=10 * 60, ge=1, le=24 * 3600, description="How long the warehouse may be out before the order is undone."

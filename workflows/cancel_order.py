@@ -33,7 +33,7 @@ with workflow.unsafe.imports_passed_through():
     from orders.parsing import CancelRequest, parse_cancel, read_payload
     from saga import UNTIL_DONE, run_activity, shielded
     from workflows.notifications import deliver
-    from workflows.order_saga import OrderSaga
+    from workflows.order_saga import OrderSaga, was_reset
     from workflows.timeline import OrderTimeline
 
 FIRST_POLL: Final = timedelta(milliseconds=200)
@@ -191,8 +191,7 @@ class CancelOrder:
 
 def _is_first_run() -> bool:
     """Not so a run that was reset, or continued as new: it may have closed the row itself, before it could say so."""
-    info = workflow.info()
-    return info.continued_run_id is None and info.original_execution_run_id == info.run_id
+    return workflow.info().continued_run_id is None and not was_reset()
 
 
 def _outcome(row: OrderRow | None, *, asked_too_late: bool) -> CancelOutcome:

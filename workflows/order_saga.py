@@ -145,3 +145,9 @@ class OrderSaga(Saga):
 
     def _is_independent(self, name: str) -> bool:
         return any(step.independent for step in self.steps if step.name == name)
+
+
+def was_reset() -> bool:
+    """Whether this run is what a reset made of an earlier one, which may have done anything already."""
+    info = workflow.info()
+    return info.run_id != info.original_execution_run_id

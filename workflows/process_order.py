@@ -46,6 +46,7 @@ with workflow.unsafe.imports_passed_through():
     from saga import UNTIL_DONE, choose_execution, run_activity, shielded, within
     from workflows.another_card import AnotherCard, declined, latest, refusal_of
     from workflows.notifications import deliver
+    from workflows.order_saga import was_reset
     from workflows.placing_saga import OrderMoved, PlacingSaga, RejectedOrder
     from workflows.timeline import OrderTimeline
 
@@ -128,8 +129,7 @@ class ProcessOrder:
 
     def _may_have_closed(self, row: OrderRow, saga: PlacingSaga) -> bool:
         """Whether the order is closed by the undo of this run, or of what it was before a reset."""
-        info = workflow.info()
-        return not saga.committed or (info.run_id != info.original_execution_run_id and not row.placed)
+        return not saga.committed or (was_reset() and not row.placed)
 
     async def _drive(self, order: Order) -> OrderRow:
         """Drive the order until its row is paid or closed."""

@@ -218,25 +218,22 @@ class Stack:
             await child.ready(lambda: asyncio.to_thread(ready.exists), within=60)
             yield child
 
-    @asynccontextmanager
-    async def webhooks(self, environment: Mapping[str, str]) -> AsyncIterator[Child]:
+    def webhooks(self, environment: Mapping[str, str]) -> AbstractAsyncContextManager[Child]:
         """Run the web process until the block ends. Raises StackError."""
-        port = self.ports.webhooks
-        require_free_port(port, "The web process")
-        argv = (sys.executable, "webhooks.py")
-        command = Command(name="The web process", argv=argv, log=self.logs / "webhooks.log", env=environment, grace=40)
-        async with running(command) as child:
-            await _answering(child, f"http://{HOST}:{port}/healthz")
-            yield child
+        return self._serving("The web process", "webhooks", self.ports.webhooks, environment)
+
+    def codec_server(self, environment: Mapping[str, str]) -> AbstractAsyncContextManager[Child]:
+        """Run the codec server until the block ends. Raises StackError."""
+        return self._serving("The codec server", "codec_server", self.ports.codec, environment)
 
     @asynccontextmanager
-    async def codec_server(self, environment: Mapping[str, str]) -> AsyncIterator[Child]:
-        """Run the codec server until the block ends. Raises StackError."""
-        port = self.ports.codec
-        require_free_port(port, "The codec server")
-        argv = (sys.executable, "codec_server.py")
-        command = Command(name="The codec server", argv=argv, log=self.logs / "codec.log", env=environment, grace=40)
-        async with running(command) as child:
+    async def _serving(
+        self, name: str, program: str, port: int, environment: Mapping[str, str]
+    ) -> AsyncIterator[Child]:
+        """Run one of the programs that answer at a port until the block ends."""
+        require_free_port(port, name)
+        argv, log = (sys.executable, f"{program}.py"), self.logs / f"{program}.log"
+        async with running(Command(name=name, argv=argv, log=log, env=environment, grace=40)) as child:
             await _answering(child, f"http://{HOST}:{port}/healthz")
             yield child
 

@@ -20,6 +20,8 @@ from saga.tests.trip import Desk, Held, Plan, Tour, Trip, activities_of
 BOOKED = ["flight", "hotel", "car"]
 UNDOS = ["cancel_flight", "cancel_hotel", "cancel_car"]  # by default the flight is independent, the hotel needs the car
 PATIENCE = 30  # seconds
+LOCAL_FIRST: dict[str, Any] = {"patch_activation_callback": activates_patches(offered=True)}  # options of a worker
+REGULAR: dict[str, Any] = {"patch_activation_callback": activates_patches(offered=False)}
 FOR_GOOD = 2  # failures of a step: of its local attempt and of the regular one, if both are made
 
 
@@ -38,7 +40,7 @@ class Agency:
             task_queue=self.task_queue,
             workflows=[trip, Tour],
             activities=activities_of(self.desk),
-            **{"patch_activation_callback": activates_patches(offered=False)} | options,
+            **REGULAR | options,
         ):
             yield
 

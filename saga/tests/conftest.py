@@ -14,8 +14,7 @@ from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 from temporalio.workflow import SandboxImportNotificationPolicy
 
-from saga import activates_patches
-from saga.tests.agency import Agency
+from saga.tests.agency import LOCAL_FIRST, Agency
 
 TEMPORAL = shutil.which("temporal", path=str(Path(sys.executable).parent)) or shutil.which("temporal")
 
@@ -53,23 +52,20 @@ async def environment() -> AsyncIterator[WorkflowEnvironment]:
         yield env
 
 
-REGULAR = [
+CACHES = [
     pytest.param({}, id="cached"),
     pytest.param({"max_cached_workflows": 0}, id="replayed at every task", marks=pytest.mark.prove),
 ]
-LOCAL_FIRST = pytest.param(
-    {"patch_activation_callback": activates_patches(offered=True)}, id="local first", marks=pytest.mark.prove
-)
 
 
-@pytest.fixture(params=[*REGULAR, LOCAL_FIRST])
+@pytest.fixture(params=[*CACHES, pytest.param(LOCAL_FIRST, id="local first", marks=pytest.mark.prove)])
 async def agency(environment: WorkflowEnvironment, request: pytest.FixtureRequest) -> AsyncIterator[Agency]:
     """Every rule holds for a run in memory, for one that is evicted after every task, and for local attempts."""
     async with open_agency(environment, request.param) as agency:
         yield agency
 
 
-@pytest.fixture(params=REGULAR)
+@pytest.fixture(params=CACHES)
 async def regular_agency(environment: WorkflowEnvironment, request: pytest.FixtureRequest) -> AsyncIterator[Agency]:
     """For tests that hold an attempt for longer than a local one may take."""
     async with open_agency(environment, request.param) as agency:

@@ -11,21 +11,19 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer
 
-from saga import activates_patches, local_attempts
-from saga.tests.agency import BOOKED, PATIENCE, Agency, eventually, fails, timer_runs
+from saga import local_attempts
+from saga.tests.agency import BOOKED, LOCAL_FIRST, PATIENCE, REGULAR, Agency, eventually, fails, timer_runs
 from saga.tests.conftest import plugin
 from saga.tests.trip import Trip
 
-OFFERED: dict[str, Any] = {"patch_activation_callback": activates_patches(offered=True)}
-NOT_OFFERED: dict[str, Any] = {"patch_activation_callback": activates_patches(offered=False)}
 TASKS = {f"book_{task}": task for task in BOOKED}
 
 
 @pytest.fixture
 async def agency(environment: WorkflowEnvironment) -> AsyncIterator[Agency]:
-    """Its worker offers local-first local_attempts."""
+    """Its worker offers local attempts."""
     agency = Agency(environment)
-    async with agency.open(**OFFERED):
+    async with agency.open(**LOCAL_FIRST):
         yield agency
 
 
@@ -122,7 +120,7 @@ async def test_a_workflow_task_has_a_budget(agency: Agency, monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("before", "after", "regular"),
-    [(OFFERED, NOT_OFFERED, ["hotel"]), (NOT_OFFERED, OFFERED, BOOKED)],
+    [(LOCAL_FIRST, REGULAR, ["hotel"]), (REGULAR, LOCAL_FIRST, BOOKED)],
     ids=["begun local-first", "begun regular"],
 )
 async def test_a_run_keeps_what_it_began_with(
@@ -144,11 +142,11 @@ async def test_a_worker_that_stops_cancels_nothing(environment: WorkflowEnvironm
     """Its attempt ends with it; the next worker makes it again, and nothing is undone."""
     agency = Agency(environment)
     hotel = agency.hold("hotel")
-    async with agency.open(**OFFERED):
+    async with agency.open(**LOCAL_FIRST):
         run = await agency.start(then="commit")
         await hotel.reached.wait()
     hotel.let_go()
-    async with agency.open(**OFFERED):
+    async with agency.open(**LOCAL_FIRST):
         assert await run.result() == []
     assert set(agency.desk.done) == set(BOOKED)
     assert agency.desk.attempts["hotel"] > 1

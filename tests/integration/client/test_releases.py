@@ -137,8 +137,8 @@ async def test_what_somebody_else_made_current_stays(shop: Shop) -> None:
     async with another_version(shop, "2"):
 
         async def make_another_current() -> None:
-            await shop.set_stock(0)
             await set_current(shop.client, name, "1")
+            await shop.set_stock(0)
 
         shop.hooks.when("reserve_stock", make_another_current)
         with pytest.raises(NoAnswer, match="somebody else"):

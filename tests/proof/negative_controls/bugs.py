@@ -445,4 +445,16 @@ BUGS: Final = (
         ("saga/tests/test_local_first.py::test_a_failed_attempt_is_made_again_as_a_regular_activity",),
         because="no hotel|WorkflowFailureError",
     ),
+    Bug(
+        "late_try_asks_the_bank",
+        "an attempt of an earlier `pay` asks the bank once more",
+        (
+            Patch(
+                "gateways/payment_tries.py",
+                "return number if number == await connection.fetchval(READ_LATEST, order_id) else None",
+                "return number",
+            ),
+        ),
+        ("tests/proof/matrix/test_another_card.py::test_a_late_attempt",),
+    ),
 )
