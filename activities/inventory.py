@@ -20,7 +20,7 @@ from temporalio.exceptions import ApplicationError
 from gateways.group_commit import GroupCommit
 from gateways.held_stock import read_held
 from gateways.order_store import actor, existing_row, move_row, read_rows, write_event
-from gateways.postgres import LIMIT_LOCKS, LOCKED, Database
+from gateways.postgres import LIMIT_LOCKS, LOCKED, PLAN_ONCE, Database
 from orders.errors import Unavailable
 from orders.holds import NO_LIMITS, Held, HoldLimits
 from orders.models import CLOSED, ErrorCode, Line, OrderCharge, OrderRow, ReservationRequest, Status, Terms
@@ -297,7 +297,7 @@ class Inventory:
         for asked in batch:
             first.setdefault(asked.request.order_id, asked)
         async with self._database.transaction() as connection:
-            await connection.execute(LIMIT_LOCKS)
+            await connection.execute(f"{LIMIT_LOCKS}; {PLAN_ONCE}")
             inserted = await self._insert_orders(connection, first.values())
             new = [asked for order_id, asked in first.items() if order_id in inserted]
             held = await self._read_held(connection, new)

@@ -26,6 +26,9 @@ STATEMENTS: Final = 100  # prepared ones that a connection keeps
 LOCK_SECONDS: Final = 0.3
 LIMIT_LOCKS: Final = f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"
 
+# For statements about as many rows as there are orders in a batch: planning them each time costs more than it gains.
+PLAN_ONCE: Final = "SET LOCAL plan_cache_mode = force_generic_plan"
+
 # For a transaction whose loss in a crash does no harm: its commit does not wait for the disk.
 FLUSH_LATER: Final = "SET LOCAL synchronous_commit = off"
 
