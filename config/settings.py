@@ -244,7 +244,7 @@ class Settings(PayloadSettings, TraceSettings, DatabaseSettings):
     payloads_must_be_sealed: bool = Field(
         default=False, description="true: an order whose input came to Temporal unencrypted is refused."
     )
-    codec_address: str = Field(default="127.0.0.1:8430", description="host:port where codec_server.py listens.")
+    codec_address: str = Field(default="127.0.0.1:8440", description="host:port where codec_server.py listens.")
     codec_origins: str = Field(
         default="",
         description="Web UIs that it answers, separated by commas. Empty: that of TEMPORAL_UI_URL.",
@@ -412,7 +412,7 @@ class Settings(PayloadSettings, TraceSettings, DatabaseSettings):
     @classmethod
     def _is_given_too(cls, address: str) -> str:
         if not address:
-            raise ValueError("must have the form host:port, for example 0.0.0.0:8430")
+            raise ValueError("must have the form host:port, for example 0.0.0.0:8440")
         return address
 
     @field_validator("codec_origins")

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import TaskQueueType, WorkerVersioningMode
 from temporalio.api.taskqueue.v1 import PollerInfo, TaskQueue
 from temporalio.api.workflowservice.v1 import (
@@ -14,6 +15,8 @@ from temporalio.api.workflowservice.v1 import (
     DescribeNamespaceRequest,
     DescribeTaskQueueRequest,
     GetSystemInfoRequest,
+    GetWorkflowExecutionHistoryRequest,
+    ListWorkflowExecutionsRequest,
     PollActivityTaskQueueRequest,
 )
 from temporalio.client import Client
@@ -76,6 +79,31 @@ async def retention(client: Client) -> timedelta:
                 raise NotForUs(error.status.name.lower()) from None
             raise
     return found.config.workflow_execution_retention_ttl.ToTimedelta()
+
+
+async def newest_input(client: Client, workflow: str, task_queue: str) -> Payload | None:
+    """The first argument of the workflow's newest run, as Temporal stores it; None: there is no run, or no argument.
+
+    Raises:
+        NotForUs: this client may not list runs, or not read one.
+        NoAnswer: Temporal is out of reach, or the namespace does not exist.
+    """
+    query = f"WorkflowType = '{workflow}' AND TaskQueue = '{task_queue}'"
+    listing = ListWorkflowExecutionsRequest(namespace=client.namespace, page_size=1, query=query)
+    with reaching_temporal():
+        try:
+            for run in (await client.workflow_service.list_workflow_executions(listing)).executions:
+                request = GetWorkflowExecutionHistoryRequest(
+                    namespace=client.namespace, execution=run.execution, maximum_page_size=1
+                )
+                answer = await client.workflow_service.get_workflow_execution_history(request)
+                for event in answer.history.events:
+                    return next(iter(event.workflow_execution_started_event_attributes.input.payloads), None)
+        except RPCError as error:
+            if error.status in NOT_FOR_US:
+                raise NotForUs(error.status.name.lower()) from None
+            raise
+    return None
 
 
 async def workflow_pollers(client: Client, task_queue: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from temporalio.client import Client
 
+from app.doctor.payloads import check_codec_server, check_keys, check_newest_order
 from app.doctor.postgres import postgres_checks
 from app.doctor.services import open_services, service_checks
 from app.doctor.settings import SETTINGS_CHECKS
@@ -44,12 +45,13 @@ async def examine(*, send: bool = False) -> list[Finding]:
     except InvalidInput as error:
         wrong = [_finding("settings", "values", "problem", each) for each in error.problems]
         return wrong + [_finding(area, "all", "skipped", "correct the settings first") for area in AFTER_SETTINGS]
+    services = (*service_checks(send=send), Check("codec server", check_codec_server))
     areas = await asyncio.gather(
-        _area("settings", _as_they_are(settings), SETTINGS_CHECKS),
+        _area("settings", _as_they_are(settings), (*SETTINGS_CHECKS, Check("payload keys", check_keys))),
         _area("PostgreSQL", open_database(settings, checks=()), postgres_checks(settings)),
-        _area("Temporal", _connected(), temporal_checks(settings)),
+        _area("Temporal", _connected(), (*temporal_checks(settings), Check("newest order", check_newest_order))),
         _area("Stripe", open_stripe(settings), STRIPE_CHECKS),
-        _area("services", open_services(settings), service_checks(send=send)),
+        _area("services", open_services(settings), services),
     )
     return [finding for area in areas for finding in area]
 

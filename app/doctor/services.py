@@ -51,7 +51,7 @@ async def check_warehouse(services: Services) -> str:
     """It must say of an order that there is not that it does not know it."""
     warehouse = warehouse_of(services.settings, services.http, shop_id="doctor")
     order_id = f"doctor-{uuid.uuid4().hex[:12]}"
-    with _naming("FULFILLMENT_API", "FULFILLMENT_KEY"):
+    with naming("FULFILLMENT_API", "FULFILLMENT_KEY"):
         shipment = await warehouse.read_shipment(order_id)
     if shipment:
         raise CannotStart(
@@ -75,7 +75,7 @@ async def check_slack(services: Services, *, send: bool) -> str:
         raise CannotStart("SLACK_WEBHOOK is no incoming webhook: copy it from the page of your app at api.slack.com")
     if not send:
         return f"{await _reachable(services, 'SLACK_WEBHOOK', webhook.get_secret_value())}; --send posts a message"
-    with _naming("SLACK_WEBHOOK"):
+    with naming("SLACK_WEBHOOK"):
         await slack.post(services.http, webhook, {"text": TEST_MESSAGE}, {})
     return "a test message is in the channel"
 
@@ -90,20 +90,20 @@ async def check_model(services: Services, *, send: bool) -> str:
     client = openai_client(services.http, settings.openai_api_key.get_secret_value(), settings.openai_base)
     model = LanguageModel(client, model=settings.recommendation_model, max_tokens=settings.recommendation_max_tokens)
     target = IndexTarget(model=settings.embedding_model, dimensions=settings.embedding_dimensions)
-    with _naming("OPENAI_API_KEY", "OPENAI_BASE_URL", "EMBEDDING_MODEL", "EMBEDDING_DIMENSIONS"):
+    with naming("OPENAI_API_KEY", "OPENAI_BASE_URL", "EMBEDDING_MODEL", "EMBEDDING_DIMENSIONS"):
         (vector,) = await model.embed(["doctor"], target)
     return f"{target.model} embeds a word in {len(vector)} dimensions"
 
 
 async def _reachable(services: Services, setting: str, url: str) -> str:
     """Any answer of the host will do: nothing is sent, and no key."""
-    with _naming(setting):
+    with naming(setting):
         await reach(services.http, setting, url)
     return "its host answers"
 
 
 @contextmanager
-def _naming(*settings: str) -> Iterator[None]:
+def naming(*settings: str) -> Iterator[None]:
     """Add to a failure what to look at."""
     try:
         yield

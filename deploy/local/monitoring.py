@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import httpx
 
-from deploy.local.process import HOST, ROOT, Child, Command, free_ports, require_free_port, running
+from deploy.local.process import HOST, ROOT, Child, Command, require_free_port, running
 
 FILES: Final = ROOT / "deploy" / "monitoring"
 ALERTMANAGERS: Final = ("prometheus-alertmanager", "alertmanager")  # Debian's name, and upstream's
@@ -27,31 +27,17 @@ def missing_programs() -> str:
 class Monitoring:
     """Where worker and web process serve their metrics, and where Prometheus and Alertmanager listen, on 127.0.0.1.
 
-    The defaults are the addresses in the files. `sandbox` is the sandbox's URL, whose Slack gets the alerts.
+    `sandbox` is the sandbox's URL, whose Slack gets the alerts.
     """
 
     data_dir: Path
     logs: Path
     sandbox: str
-    worker: int = 8430
-    webhooks: int = 8431
-    prometheus: int = 9090
-    alertmanager: int = 9093
+    worker: int
+    webhooks: int
+    prometheus: int
+    alertmanager: int
     seconds: int = 10  # between two scrapes, and between two looks at the alerts
-
-    @classmethod
-    def free(cls, data_dir: Path, logs: Path, sandbox: str, seconds: int) -> Self:
-        worker, webhooks, prometheus, alertmanager = free_ports(4)
-        return cls(
-            data_dir=data_dir,
-            logs=logs,
-            sandbox=sandbox,
-            worker=worker,
-            webhooks=webhooks,
-            prometheus=prometheus,
-            alertmanager=alertmanager,
-            seconds=seconds,
-        )
 
     @property
     def metrics(self) -> tuple[str, str]:

@@ -71,7 +71,11 @@ class Ports(BaseModel):
     ui: int = 8233
     sandbox: int = 8400
     webhooks: int = 8410
-    codec: int = 8430
+    codec: int = 8440
+    worker_metrics: int = 8430  # these four: of `observe`, as deploy/monitoring has them
+    webhooks_metrics: int = 8431
+    prometheus: int = 9090
+    alertmanager: int = 9093
 
     @classmethod
     def free(cls) -> Self:
@@ -160,6 +164,18 @@ class Stack:
             logs=self.logs,
             state=self.data_dir / "sandbox.db",
             workflows=workflow_link(self.temporal.ui_url, "default", ""),
+        )
+
+    @property
+    def monitoring(self) -> Monitoring:
+        return Monitoring(
+            data_dir=self.data_dir / "monitoring",
+            logs=self.logs,
+            sandbox=self.sandbox.url,
+            worker=self.ports.worker_metrics,
+            webhooks=self.ports.webhooks_metrics,
+            prometheus=self.ports.prometheus,
+            alertmanager=self.ports.alertmanager,
         )
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
@@ -276,7 +292,7 @@ async def observe(stack: Stack) -> Never:
 
     Raises StackError when a part ends.
     """
-    monitoring = Monitoring(data_dir=stack.data_dir / "monitoring", logs=stack.logs, sandbox=stack.sandbox.url)
+    monitoring = stack.monitoring
     async with AsyncExitStack() as children:
         services = await children.enter_async_context(stack.running())
         programs = stack.programs(stack.environment(os.environ), monitoring.metrics)
@@ -318,7 +334,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the stack running after the demo")
     parser.add_argument("--verbose", action="store_true", help="let the demo show every invariant by its text")
     for name, port in Ports():
-        parser.add_argument(f"--{name}-port", type=int, default=port)
+        parser.add_argument(f"--{name.replace('_', '-')}-port", type=int, default=port)
     given = parser.parse_args()
     ports = Ports(**{name: getattr(given, f"{name}_port") for name in Ports.model_fields})
     stack = Stack(given.data_dir, ports, sealed=bool(os.environ.get("PAYLOAD_KEYS", "").strip()))

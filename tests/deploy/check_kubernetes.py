@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,11 +24,15 @@ import yaml
 
 from deploy.local.process import free_ports
 from deploy.monitoring.prometheus_rule import prometheus_rule
-from tests.deploy.overlays import KUBERNETES, overlay_with_monitoring
+from tests.deploy.overlays import an_overlay
 
 NAMESPACE: Final = "order-sagas-check"
-SCALED_OBJECTS: Final = "crd/scaledobjects.keda.sh"
-WORKER_DEPLOYMENTS: Final = "crd/workerdeployments.temporal.io"
+OF_KEDA: Final = ("crd/scaledobjects.keda.sh",)
+OF_THE_CONTROLLER: Final = (
+    "crd/workerdeployments.temporal.io",
+    "crd/connections.temporal.io",
+    "crd/workerresourcetemplates.temporal.io",
+)
 OF_THE_OPERATOR: Final = ("crd/podmonitors.monitoring.coreos.com", "crd/prometheusrules.monitoring.coreos.com")
 START_SECONDS: Final = 90
 
@@ -79,31 +84,38 @@ def _skipped(reason: str) -> int:
 
 
 def _check(server: Server) -> int:
-    base = server.run("kustomize", str(KUBERNETES / "base")).stdout
-    checks = [
-        ("the base is taken", _is_taken(server, base)),
-        ("a misspelled field is refused", "replicsa" in server.dry_run(_changed(base, _misspell)).stderr),
-        ("a pod as root is refused", "violates PodSecurity" in server.dry_run(_root_pod(base)).stderr),
-    ]
-    if crds := os.environ.get("CRDS"):
-        server.run("apply", "--server-side", "-f", crds)
-        for each in (SCALED_OBJECTS, WORKER_DEPLOYMENTS, *OF_THE_OPERATOR):
-            server.run("wait", "--for=condition=Established", "--timeout=30s", each)
-    has_keda = _has(server, SCALED_OBJECTS)
-    if has_keda:
-        keda = server.run("kustomize", str(KUBERNETES / "keda")).stdout
-        checks.append(("the overlay keda is taken", _is_taken(server, keda)))
-    if _has(server, WORKER_DEPLOYMENTS):
-        versions = server.run("kustomize", str(KUBERNETES / "worker-controller")).stdout
-        checks.append(("the overlay worker-controller is taken", _is_taken(server, versions)))
-    if has_keda and _has(server, *OF_THE_OPERATOR):
-        with tempfile.TemporaryDirectory() as folder:
-            combined = server.run("kustomize", str(overlay_with_monitoring(Path(folder)))).stdout
-        checks.append(("keda with monitoring is taken", _is_taken(server, combined)))
-        checks.append(("the alerts are taken", _is_taken(server, json.dumps(prometheus_rule()))))
+    with tempfile.TemporaryDirectory() as folder:
+        render = partial(_rendered, server, Path(folder))
+        base = render("base")
+        checks = [
+            ("the base is taken", _is_taken(server, base)),
+            ("a misspelled field is refused", "replicsa" in server.dry_run(_changed(base, _misspell)).stderr),
+            ("a pod as root is refused", "violates PodSecurity" in server.dry_run(_root_pod(base)).stderr),
+        ]
+        if crds := os.environ.get("CRDS"):
+            server.run("apply", "--server-side", "-f", crds)
+            for each in (*OF_KEDA, *OF_THE_CONTROLLER, *OF_THE_OPERATOR):
+                server.run("wait", "--for=condition=Established", "--timeout=30s", each)
+        has_operator = _has(server, *OF_THE_OPERATOR)
+        if has_operator:
+            checks.append(("the alerts are taken", _is_taken(server, json.dumps(prometheus_rule()))))
+        components = ("codec", "monitoring") if has_operator else ("codec",)
+        overlays = {"keda": _has(server, *OF_KEDA), "worker-controller": _has(server, *OF_THE_CONTROLLER)}
+        for name in ("base", *(name for name, can_be_asked in overlays.items() if can_be_asked)):
+            what = f"{name} with {' and '.join(components)} is taken"
+            checks.append((what, _is_taken(server, render(name, *components))))
     for what, holds in checks:
         sys.stdout.write(f"{'ok' if holds else 'FAILED'}: {what}\n")
     return 0 if all(holds for _, holds in checks) else 1
+
+
+def _rendered(server: Server, folder: Path, resource: str, *components: str) -> str:
+    """What kustomize makes of a user's overlay."""
+    overlay = an_overlay(folder / "-".join((resource, *components)), resource, *components)
+    done = server.run("kustomize", str(overlay))
+    if done.returncode:
+        raise SystemExit(f"make check-kubernetes: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _has(server: Server, *definitions: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.deploy.overlays import KUBERNETES, overlay_with_monitoring
+from tests.deploy.overlays import KUBERNETES, an_overlay
 
 ROOT: Final = Path(__file__).parents[2]
 DEPLOY: Final = ROOT / "deploy"
@@ -46,21 +46,17 @@ def main() -> int:
 
 
 def _rendered(folder: Path) -> list[str]:
-    """What kustomize makes of the base. Of an overlay, whose kinds have no schema here, only that it renders."""
+    """What kustomize makes of the base. Of the others, whose kinds have no schema here, only that they render."""
     kubectl = shutil.which("kubectl")
     if not kubectl:
         sys.stdout.write("rendering is skipped: it needs kubectl\n")
         return []
-    (folder / "combined").mkdir()
-    for path in (
-        BASE,
-        KUBERNETES / "keda",
-        KUBERNETES / "worker-controller",
-        overlay_with_monitoring(folder / "combined"),
-    ):
-        output = subprocess.check_output((kubectl, "kustomize", str(path)), cwd=ROOT)  # noqa: S603 (our own files)
-        (folder / f"{path.name}.yaml").write_bytes(output)
-    return [str(folder / "base.yaml")]
+    for name in ("base", "keda", "worker-controller"):
+        for components in ((), ("monitoring", "codec")):
+            path = an_overlay(folder / f"{name}-with-{len(components)}", name, *components)
+            output = subprocess.check_output((kubectl, "kustomize", str(path)), cwd=ROOT)  # noqa: S603 (our own files)
+            (folder / f"{path.name}.yaml").write_bytes(output)
+    return [str(folder / "base-with-0.yaml")]
 
 
 def _passes(command: Sequence[str]) -> bool:

@@ -1,7 +1,7 @@
 """make check-monitoring: a real Prometheus and a real Alertmanager judge metrics, alerts and dashboards.
 
 It checks the files, then runs the demo and looks for every metric that an alert or a dashboard names. It parks an order
-and kills the worker, sees both arrive in the sandbox's Slack, repairs both, and sees that too. About four minutes.
+and kills the worker, sees both arrive in the sandbox's Slack, repairs both, and sees that too. About five minutes.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from deploy.local.stack import Ports, Stack
 
 TOOLS: Final = ("promtool", "amtool")
 ALERT_TESTS: Final = "tests/deploy/alerts_test.yaml"
+OBSERVED: Final = "tests/integration/local_stack/test_stack.py::test_a_shop_is_observed"
 SECONDS: Final = 2  # between two scrapes
 PATIENCE: Final = 200  # seconds until an alert must have arrived, or ended
 
@@ -57,6 +59,7 @@ def main() -> int:
                 str(ROOT / ".venv-dashboards" / "bin" / "python"),
                 *("-m", "deploy.monitoring.dashboards", folder),
             ),
+            "`make observe` watches a shop": (sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", OBSERVED),
         }
         results = [_told(what, _passes(command)) for what, command in checks.items()]
         if not all(results):
@@ -136,7 +139,7 @@ class Shop:
 async def _run_shop(queries: list[str]) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         stack = Stack(Path(folder) / "data", Ports.free(), fast=True)
-        monitoring = Monitoring.free(Path(folder) / "monitoring", stack.logs, stack.sandbox.url, SECONDS)
+        monitoring = replace(stack.monitoring, seconds=SECONDS)
         async with stack.running(), monitoring.running(), httpx.AsyncClient(trust_env=False) as http:
             shop = Shop(stack, monitoring, http)
             async with shop.web_process():

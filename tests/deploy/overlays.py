@@ -7,9 +7,10 @@ from typing import Final
 KUBERNETES: Final = Path(__file__).parents[2] / "deploy" / "kubernetes"
 
 
-def overlay_with_monitoring(folder: Path) -> Path:
-    """An overlay in this folder, of keda and the component monitoring; its path."""
-    keda, monitoring = (os.path.relpath(KUBERNETES / name, folder) for name in ("keda", "monitoring"))
-    text = f"kind: Kustomization\nresources: [{keda}]\ncomponents: [{monitoring}]\n"
+def an_overlay(folder: Path, resource: str, *components: str) -> Path:
+    """An overlay in a new folder, of one folder of deploy/kubernetes with components; its path."""
+    folder.mkdir()
+    names = [os.path.relpath(KUBERNETES / name, folder) for name in (resource, *components)]
+    text = f"kind: Kustomization\nresources: [{names[0]}]\ncomponents: [{', '.join(names[1:])}]\n"
     (folder / "kustomization.yaml").write_text(f"apiVersion: kustomize.config.k8s.io/v1beta1\n{text}")
     return folder

@@ -16,6 +16,7 @@ import asyncpg
 import httpx
 import pytest
 import yaml
+from google.protobuf.json_format import MessageToDict
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from temporalio.testing import WorkflowEnvironment
@@ -29,6 +30,7 @@ from sandbox.world import World
 from tests.integration.test_worker import addresses, confirmations
 from tests.support.invariants import assert_invariants
 from tests.support.shop import an_order, eventually
+from tests.support.traces import collecting
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 IMAGE: Final = os.environ.get("IMAGE", "")
 ROOT: Final = Path(__file__).parents[2]
 USER: Final = 10001
+TOKEN: Final = "a-token-of-the-codec-server-012345"  # noqa: S105 (of a codec server that lives for a test)
+STREET: Final = an_order()["shippingAddress"]["street"].encode()
 LIMITS: Final = ("--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096")  # some machines allow no more
 RESTRICTED: Final = ("--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--security-opt=no-new-privileges")
 
@@ -110,6 +114,33 @@ async def test_an_order_is_placed(environment: dict[str, str], tmp_path: Path) -
     assert (migrated.returncode, migrated.stdout) == (0, "The schema is up to date.\n")
     assert placed.returncode == 0, placed.stderr
     assert json.loads(placed.stdout)["success"]
+
+
+async def test_an_encrypted_order_is_placed_read_and_traced(
+    environment: dict[str, str], temporal: WorkflowEnvironment, tmp_path: Path
+) -> None:
+    """With keys and a collector: Temporal holds no address, and the codec server of the image shows it."""
+    (port,) = free_ports(1)
+    keys = {"PAYLOAD_KEYS": f"k1:{base64.b64encode(bytes(range(32))).decode()}"}
+    codec = keys | {"CODEC_TOKENS": TOKEN, "CODEC_ADDRESS": f"127.0.0.1:{port}"}
+    with collecting() as (endpoint, collector):
+        environment |= keys | {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+        variables = [f"--env={name}={value}" for name, value in environment.items()]
+        async with a_container(tmp_path / "worker.log", environment):
+            command = ("starter.py", "process-order", "-", "--json", "--order-id=sealed")
+            placed = await asyncio.to_thread(_podman, *variables, IMAGE, *command, stdin=json.dumps(an_order()))
+    assert placed.returncode == 0, placed.stderr
+    assert {"RunWorkflow:process-order", "call stripe"} <= {each.name for each in collector.spans}
+    first = await anext(temporal.client.get_workflow_handle("sealed").fetch_history_events())
+    payloads = first.workflow_execution_started_event_attributes.input
+    assert STREET not in payloads.SerializeToString()
+    async with (
+        a_container(tmp_path / "codec.log", codec, "codec_server.py"),
+        httpx.AsyncClient(trust_env=False) as http,
+    ):
+        url = f"http://127.0.0.1:{port}/{TOKEN}/decode"
+        answer = await http.post(url, json=MessageToDict(payloads))
+    assert STREET in base64.b64decode(answer.json()["payloads"][0]["data"])
 
 
 @contextmanager

@@ -214,10 +214,21 @@ def test_the_secrets_that_a_pod_needs_are_documented() -> None:
     assert named == set(created)
 
 
+def copied() -> set[str]:
+    """What the image gets of the repository."""
+    lines = [shlex.split(each) for each in (DEPLOY / "Containerfile").read_text().splitlines() if each[:5] == "COPY "]
+    return {each.rstrip("/") for line in lines if not line[1].startswith("--") for each in line[1:-1]}
+
+
+def test_the_build_sees_what_the_image_gets() -> None:
+    """A file that is ignored cannot be copied, and one that is not copied needs not be sent to the builder."""
+    lines = (DEPLOY / "Containerfile.dockerignore").read_text().splitlines()
+    assert {line[1:] for line in lines if line.startswith("!")} == copied()
+
+
 def test_the_image_holds_every_program_that_is_started() -> None:
     """Manifests and compose start what the image has."""
-    lines = [shlex.split(each) for each in (DEPLOY / "Containerfile").read_text().splitlines() if each[:5] == "COPY "]
-    held = {each for line in lines for each in line[1:-1]}
+    held = copied()
     args = [container["args"] for pod in PODS for container in pod["containers"]]
     started = [*args, *(each["command"] for each in (COMPOSE["services"][name] for name in ("webhooks", "migrations")))]
     for first, *rest in started:

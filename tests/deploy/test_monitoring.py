@@ -2,13 +2,15 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
 
-from deploy.local.monitoring import FILES, INSTALL, Monitoring, missing_programs
+from deploy.local.monitoring import FILES, INSTALL, missing_programs
+from deploy.local.stack import Ports, Stack
 from orders.metrics import ALL, Counter, Histogram
 
 ROOT: Final = Path(__file__).parents[2]
@@ -60,7 +62,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     installed = {"prometheus"}
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name in installed else None)
     assert missing_programs() == "alertmanager"
-    places = Monitoring(data_dir=tmp_path, logs=tmp_path, sandbox="").places(missing_programs())
+    places = Stack(tmp_path).monitoring.places(missing_programs())
     assert places[-1] == ("Prometheus", f"not started, this machine lacks alertmanager: {INSTALL}")
     installed.add("prometheus-alertmanager")
     assert missing_programs() == ""
@@ -68,16 +70,15 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_the_files_get_the_addresses_of_a_stack(tmp_path: Path) -> None:
     """Else one stack would watch another one."""
-    sandbox = "http://127.0.0.1:5"
-    ports = {"worker": 1, "webhooks": 2, "alertmanager": 3}
-    Monitoring(data_dir=tmp_path, logs=tmp_path, sandbox=sandbox, seconds=7, **ports).write_files()
+    ports = Ports(sandbox=5, worker_metrics=1, webhooks_metrics=2, alertmanager=3)
+    replace(Stack(tmp_path, ports).monitoring, data_dir=tmp_path, seconds=7).write_files()
     prometheus = yaml.safe_load((tmp_path / "prometheus.yml").read_text())
     alertmanager = yaml.safe_load((tmp_path / "alertmanager.yml").read_text())
     scraped = [each["static_configs"][0]["targets"] for each in prometheus["scrape_configs"]]
     assert scraped == [["127.0.0.1:1"], ["127.0.0.1:2"]]
     assert prometheus["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] == ["127.0.0.1:3"]
     assert set(prometheus["global"].values()) == {"7s"}
-    assert alertmanager["global"]["slack_api_url"] == f"{sandbox}/slack/webhook"
+    assert alertmanager["global"]["slack_api_url"] == "http://127.0.0.1:5/slack/webhook"
     assert (tmp_path / "alerts.yaml").read_text() == (FILES / "alerts.yaml").read_text()
 
 

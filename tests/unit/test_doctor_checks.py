@@ -1,15 +1,20 @@
 """What doctor says of settings that are valid, each for itself; of the way to PostgreSQL; and of clocks."""
 
+import base64
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from temporalio.api.common.v1 import Payload
 
 from app.doctor.clocks import agree
+from app.doctor.payloads import check_keys
 from app.doctor.postgres import check_tls
 from app.doctor.settings import check_form_of_secret, check_key, check_own_values
 from app.startup_checks import CannotAsk, CannotStart, check_public_secrets
+from config.sealing import Seal
 from config.settings import Settings
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -102,3 +107,21 @@ def test_clocks_that_do_not(theirs: float, said: str) -> None:
     """By how much, in which direction, and what to do."""
     with pytest.raises(CannotStart, match=f"its clock is {said} this machine's: set both by NTP"):
         agree(NOON + timedelta(seconds=theirs), NOON, NOON + timedelta(seconds=1))
+
+
+async def test_payload_keys_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their ids; a key that does not decrypt what it encrypts is named, and none is shown."""
+    first, second = (base64.b64encode(bytes(range(each, each + 32))).decode() for each in (1, 2))
+    keys = Settings(payload_keys=SecretStr(f"new:{first},old:{second}"))
+    assert await check_keys(keys) == "new encrypts and decrypts, old decrypts too"
+    assert await check_keys(Settings()) == "none: Temporal stores orders in plain text"
+
+    opens = Seal.decode
+
+    async def forgets_one(seal: Seal, payloads: Sequence[Payload]) -> list[Payload]:
+        opened = await opens(seal, payloads)
+        return [opened[0], payloads[1]]
+
+    monkeypatch.setattr(Seal, "decode", forgets_one)
+    with pytest.raises(CannotStart, match="payloads of old are not decrypted again"):
+        await check_keys(keys)

@@ -1,5 +1,6 @@
 """starter.py doctor: every area is asked, each problem says what to do, nothing is changed, no secret is shown."""
 
+import base64
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -11,23 +12,33 @@ from typing import Any
 
 import asyncpg
 import pytest
+from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker, WorkerDeploymentConfig
 
+from app.codec.endpoints import application
+from app.doctor.payloads import check_codec_server, check_newest_order
 from app.doctor.postgres import check_connections
+from app.doctor.services import Services
 from app.doctor.temporal import check_version
-from app.startup_checks import CannotStart
-from config.settings import sandbox_addresses
+from app.startup_checks import CannotAsk, CannotStart
+from app.web.server import serve
+from config.payload_keys import Key
+from config.sealing import Seal
+from config.settings import Settings, sandbox_addresses
+from config.temporal import plugin
+from gateways.http import open_http
 from gateways.postgres import Database, open_pool
 from gateways.postgres_facts import describe
 from gateways.worker_versions import set_current
-from orders.names import RECONCILE_ORDERS
+from orders.errors import Unreadable
+from orders.names import PROCESS_ORDER, RECONCILE_ORDERS
 from sandbox.faults import Fault
 from tests.integration.cli.conftest import Said, Starter
 from tests.integration.cli.test_starter import NOBODY
 from tests.support.schedules import passing_schedules
-from tests.support.shop import Shop, eventually
+from tests.support.shop import Shop, an_order, eventually
 from workflows.check_inventory import CheckInventory
 
 pytestmark = pytest.mark.usefixtures("no_schedules")
@@ -61,7 +72,10 @@ async def test_a_shop_that_is_well(shop: Shop, starter: Starter) -> None:
     assert found(said, "problem") == {}
     assert said.status == 0
     assert sorted({each["area"] for each in said.json}) == sorted(AREAS)
-    assert set(found(said, "skipped")) == {"settings: Stripe's signing secret", "Stripe: writing", "Stripe: clock"}
+    skipped = found(said, "skipped")
+    assert skipped.keys() - {"Temporal: newest order"} == {
+        *("settings: Stripe's signing secret", "Stripe: writing", "Stripe: clock", "services: codec server")
+    }
     ok = found(said, "ok")
     assert ok["PostgreSQL: migrations"] == "all 2 applied"
     assert ok["PostgreSQL: prepared statements"] == "kept from one transaction to the next"
@@ -73,7 +87,7 @@ async def test_a_shop_that_is_well(shop: Shop, starter: Starter) -> None:
     assert [entry["path"] for entry in shop.world.journal.about() if entry["method"] == "POST"] == []
 
     shown = await starter("doctor", **environment)
-    assert shown.out.splitlines()[-1] == f"0 problems, 3 of {len(said.json)} checks skipped"
+    assert shown.out.splitlines()[-1] == f"0 problems, {len(skipped)} of {len(said.json)} checks skipped"
 
 
 async def test_what_services_answer(shop: Shop, starter: Starter) -> None:
@@ -218,3 +232,59 @@ async def test_workers_whose_version_is_not_released(temporal: WorkflowEnvironme
         assert (await said()).startswith("orders go to workers without a version, and none of them polls")
         await set_current(temporal.client, name, "b1")
         await eventually(partial(knows, "orders go to b1, 1 of which poll"), "it is released")
+
+
+OURS, OTHERS, NEW = Key("k1", bytes(range(32))), Key("k1", bytes(range(1, 33))), Key("k2", bytes(range(32, 64)))
+
+
+async def test_an_order_that_our_keys_do_not_open(temporal: WorkflowEnvironment) -> None:
+    """The key is missing, is another one of the same id, or there are no keys at all: each is told apart."""
+    queue = f"doctor-{uuid.uuid4().hex[:8]}"  # nobody works at it
+    address = temporal.client.service_client.config.target_host
+
+    async def said(*keys: Key) -> str:
+        client = await Client.connect(address, plugins=[plugin(keys=keys)])
+        try:
+            return await check_newest_order(client, queue)
+        except (CannotAsk, CannotStart, Unreadable) as problem:
+            return str(problem)
+
+    async def is_listed() -> bool:
+        return await said(OURS) == "the newest order is encrypted, and can be read"
+
+    assert await said(OURS) == "no order is there yet"
+    client = await Client.connect(address, plugins=[plugin(keys=[OURS])])
+    order = await client.start_workflow(PROCESS_ORDER, an_order(), id=queue, task_queue=queue)
+    await eventually(is_listed, "Temporal lists the order")
+    assert await said(NEW, OURS) == await said(OURS)
+    assert "the key 'k1', which PAYLOAD_KEYS lacks" in await said(NEW)
+    assert (await said(OTHERS)).endswith("of its id here: give all programs the same keys")
+    assert "PAYLOAD_KEYS is empty" in await said()
+    await order.terminate()
+
+
+async def test_a_codec_server_that_has_not_our_keys() -> None:
+    """It is asked with our token, to decrypt what each of our keys encrypts."""
+    token, other = "a-token-of-the-codec-server-012345", "another-token-of-the-codec-server-0"
+
+    async def said(url: str, *keys: Key, tokens: str = token) -> str:
+        texts = [f"{key.id}:{base64.b64encode(key.secret).decode()}" for key in keys]
+        given: dict[str, Any] = {"payload_keys": ",".join(texts), "codec_tokens": tokens}
+        settings = Settings(**given, codec_address=url.removeprefix("http://"))
+        async with open_http(5) as http:
+            try:
+                return await check_codec_server(Services(settings, http))
+            except (CannotAsk, CannotStart) as problem:
+                return str(problem)
+
+    async with serve(application(Seal([NEW, OURS]), [token], []), "127.0.0.1", 0) as url:
+        assert await said(url, OURS, NEW) == "takes the token, and decrypts the payloads of k1, k2"
+        assert await said(url, OURS, NEW._replace(id="k3"), OTHERS._replace(id="k4")) == (
+            "it does not decrypt the payloads of k3, k4: give it the same PAYLOAD_KEYS"
+        )
+        refused = await said(url, OURS, tokens=other)
+        assert "HTTP 401" in refused
+        assert refused.endswith("check CODEC_ADDRESS, CODEC_TOKENS, and the network between")
+        assert "CODEC_TOKENS is empty" in await said(url, OURS, tokens="")
+        assert "PAYLOAD_KEYS is empty" in await said(url)
+    assert (await said(f"http://{NOBODY}", OURS)).startswith("codec_server: ConnectError: check CODEC_ADDRESS")

@@ -1,6 +1,7 @@
 """The whole stack, as `make up` runs it: start, stop, refusals and messages."""
 
 import asyncio
+import base64
 import os
 import signal
 import socket
@@ -15,9 +16,11 @@ import pytest
 from temporalio.client import Client
 
 from client.orders import cancel_order, submit_order
+from config.payload_keys import parse_payload_keys
 from config.settings import Settings
 from config.temporal import plugin
 from deploy.local.data import clean
+from deploy.local.monitoring import missing_programs
 from deploy.local.postgres import temporary_folder
 from deploy.local.process import HOST, ROOT, StackError
 from deploy.local.stack import Ports, Stack
@@ -34,12 +37,16 @@ def folder() -> Iterator[Path]:
         yield folder
 
 
+def options(ports: Ports) -> list[str]:
+    """The ports as arguments."""
+    return [f"--{name.replace('_', '-')}-port={port}" for name, port in ports]
+
+
 @asynccontextmanager
-async def supervisor(stack: Stack) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `python -m deploy.local.stack up` on the folder and ports of a stack."""
-    ports = [f"--{name}-port={port}" for name, port in stack.ports]
+async def supervisor(stack: Stack, verb: str = "up") -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run `python -m deploy.local.stack up` or another verb on the folder and ports of a stack."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "deploy.local.stack", "up", f"--data-dir={stack.data_dir}", *ports),
+        *(sys.executable, "-m", "deploy.local.stack", verb, f"--data-dir={stack.data_dir}", *options(stack.ports)),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -55,12 +62,12 @@ async def supervisor(stack: Stack) -> AsyncIterator[asyncio.subprocess.Process]:
         await eventually(lambda: not any(map(alive, children)))  # a Postgres that stops still writes to the folder
 
 
-async def serving(process: asyncio.subprocess.Process) -> dict[int, str]:
+async def serving(process: asyncio.subprocess.Process, until: bytes = b"Logs") -> dict[int, str]:
     """Wait until a supervisor has shown its addresses, and return its child processes."""
     assert process.stdout is not None
     assert process.stderr is not None
     async with asyncio.timeout(DEADLINE):
-        while b"Logs" not in (line := await process.stdout.readline()):
+        while until not in (line := await process.stdout.readline()):
             assert line, (await process.stderr.read()).decode()
     return descendants(process.pid)
 
@@ -135,10 +142,9 @@ FULL_DISK = """
 
 async def test_a_full_disk_is_a_message(folder: Path) -> None:
     """The error names the disk, with exit status 1 and no traceback."""
-    ports = [f"--{name}-port={port}" for name, port in Ports.free()]
     process = await asyncio.create_subprocess_exec(
         *("unshare", "--mount", "sh", "-c", FULL_DISK, "sh", str(folder)),
-        *(sys.executable, "-m", "deploy.local.stack", "up", f"--data-dir={folder}/data", *ports),
+        *(sys.executable, "-m", "deploy.local.stack", "up", f"--data-dir={folder}/data", *options(Ports.free())),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -197,6 +203,37 @@ async def test_an_interrupted_start_leaves_no_process(folder: Path) -> None:
         await eventually(lambda: not any(map(alive, children)))
 
 
+KEYS = f"k1:{base64.b64encode(bytes(range(32))).decode()}"
+
+
+@pytest.mark.prove
+async def test_a_shop_is_observed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make observe` with encrypted payloads runs all parts; Prometheus, if it is installed, scrapes both programs."""
+    monkeypatch.setenv("PAYLOAD_KEYS", KEYS)
+    stack = Stack(folder, Ports.free(), fast=True, sealed=True)
+    async with supervisor(stack, "observe") as process, httpx.AsyncClient(trust_env=False) as http:
+        children = await serving(process, until=b"Ready.")
+        temporal = await Client.connect(stack.temporal.address, plugins=[plugin(keys=parse_payload_keys(KEYS))])
+        assert (await submit_order(temporal, "observed", an_order())).success
+        for address in stack.monitoring.metrics:
+            assert "order_sagas_" in (await http.get(f"http://{address}/metrics")).text
+
+        async def value(expression: str) -> str:
+            query = f"{stack.monitoring.prometheus_url}/api/v1/query"
+            found = (await http.get(query, params={"query": expression})).json()["data"]["result"]
+            return str(found[0]["value"][1]) if found else ""
+
+        if not missing_programs():
+            async with asyncio.timeout(DEADLINE):
+                while await value("sum(order_sagas_orders_total)") != "1" or await value("sum(up)") != "2":
+                    await asyncio.sleep(0.5)
+            known = await http.get(f"{stack.monitoring.prometheus_url}/api/v1/alertmanagers")
+            assert len(known.json()["data"]["activeAlertmanagers"]) == 1
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), DEADLINE) == 0
+        assert not any(map(alive, children))
+
+
 @pytest.mark.parametrize(
     ("name", "wanted_by"),
     [("postgres", "Postgres"), ("temporal", "Temporal"), ("ui", "Temporal's Web UI"), ("sandbox", "The sandbox")],
@@ -222,6 +259,12 @@ async def test_a_taken_port_of_the_web_process_is_a_message(folder: Path) -> Non
     ):
         async with stack.webhooks({}):
             pass
+
+
+def test_no_two_parts_have_one_port() -> None:
+    """`make observe` with PAYLOAD_KEYS runs all of them at once."""
+    ports = [port for _, port in Ports()]
+    assert len(set(ports)) == len(ports)
 
 
 def test_the_default_ports_match_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
