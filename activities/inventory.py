@@ -17,13 +17,25 @@ from weakref import WeakValueDictionary
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from gateways import order_refunds
 from gateways.group_commit import GroupCommit
 from gateways.held_stock import read_held
 from gateways.order_store import actor, existing_row, move_row, read_rows, write_event
 from gateways.postgres import LIMIT_LOCKS, LOCKED, PLAN_ONCE, Database
 from orders.errors import Unavailable
 from orders.holds import NO_LIMITS, Held, HoldLimits
-from orders.models import CLOSED, ErrorCode, Line, OrderCharge, OrderRow, ReservationRequest, Status, Terms
+from orders.models import (
+    CLOSED,
+    ErrorCode,
+    Line,
+    OrderCharge,
+    OrderRow,
+    RefundClaim,
+    RefundKey,
+    ReservationRequest,
+    Status,
+    Terms,
+)
 from orders.money import MAX_AMOUNT, MIN_AMOUNT, show
 from saga import Step, StopUndo, local_first
 
@@ -116,7 +128,8 @@ SELL_STOCK: Final = """
 # wrong count must not keep stock from coming back.
 RELEASE_STOCK: Final = """
     WITH open AS (
-        SELECT product_id, quantity, state FROM reservations WHERE order_id = $1 AND state <> 'released' FOR UPDATE
+        SELECT product_id, quantity - returned AS quantity, state FROM reservations
+        WHERE order_id = $1 AND state <> 'released' FOR UPDATE
     ), released AS (
         UPDATE reservations r SET state = 'released' FROM open
         WHERE r.order_id = $1 AND r.product_id = open.product_id
@@ -126,6 +139,20 @@ RELEASE_STOCK: Final = """
         reserved = i.reserved - CASE open.state WHEN 'held' THEN open.quantity ELSE 0 END,
         sold = greatest(0, i.sold - CASE open.state WHEN 'sold' THEN open.quantity ELSE 0 END)
     FROM open WHERE i.product_id = open.product_id
+"""
+
+# Only what the order still keeps: the undo of a cancel puts back whatever is not back yet.
+RETURN_STOCK: Final = """
+    WITH back AS (
+        SELECT l.product_id, least(l.restock, r.quantity - r.returned) AS units
+        FROM order_refund_lines l JOIN reservations r USING (order_id, product_id)
+        WHERE (l.order_id, l.refund_id) = ($1, $2) AND r.state = 'sold'
+    ), returned AS (
+        UPDATE reservations r SET returned = r.returned + back.units FROM back
+        WHERE (r.order_id, r.product_id) = ($1, back.product_id)
+    )
+    UPDATE inventory i SET quantity = i.quantity + back.units, sold = greatest(0, i.sold - back.units)
+    FROM back WHERE i.product_id = back.product_id
 """
 
 # Closing an order and releasing its stock are one transaction: only a manual change of the database leaves any.
@@ -244,6 +271,20 @@ class Inventory:
             if closed and await _close(connection, row, closed):
                 await _put_back(connection, order_id)
             return await existing_row(connection, order_id)
+
+    @activity.defn
+    async def return_stock(self, key: RefundKey) -> RefundClaim:
+        """Put back what a refund brings back, and finish it. Of an order that is undone nothing is put back twice."""
+        async with self._moving(await self._reserved(key.order_id)) as connection:
+            await existing_row(connection, key.order_id)
+            claim = await order_refunds.existing_claim(connection, key)
+            if not await order_refunds.finish(connection, key):
+                return claim
+            if claim.restock and not claim.restocked:
+                await connection.fetch(LOCK_RESERVED, key.order_id)
+                await connection.execute(RETURN_STOCK, key.order_id, key.refund_id)
+            await write_event(connection, key.order_id, _made(key, claim))
+            return await order_refunds.existing_claim(connection, key)
 
     @activity.defn
     async def release_leftovers(self, limit: int) -> Sequence[str]:
@@ -484,6 +525,11 @@ async def _close(connection: "Connection", row: OrderRow, closed: Status) -> boo
         error_code=ErrorCode.CANCELLED if cancelled else None,
         error="the order was cancelled" if cancelled else None,
     )
+
+
+def _made(key: RefundKey, claim: RefundClaim) -> str:
+    units = f", {claim.restock} units back in stock" if claim.restock and not claim.restocked else ""
+    return f"refund {key.refund_id} of {show(claim.amount, claim.currency or '')} made{units}"
 
 
 def _closed(row: OrderRow) -> str | StopUndo:

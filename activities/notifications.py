@@ -12,25 +12,38 @@ from temporalio import activity
 
 from gateways import slack
 from gateways.http import post_json, raise_for_refusal, raise_unless_accepted
+from gateways.order_refunds import read_claim, read_refunded_lines
 from gateways.order_store import read_charges, read_items, row_as_it_is, write_event
 from gateways.postgres import FLUSH_LATER, Database
 from gateways.refund_store import read_refunded
 from orders.delivery import BUSINESS_DAYS, estimated_delivery
 from orders.errors import Unavailable
-from orders.models import KEPT, UNFINISHED, Alert, ErrorCode, Notification, NotificationKind, OrderCharge, OrderRow
+from orders.models import (
+    KEPT,
+    UNFINISHED,
+    Alert,
+    ErrorCode,
+    Notification,
+    NotificationKind,
+    OrderCharge,
+    OrderRow,
+    RefundKey,
+)
 from orders.money import to_json_number
 
 if TYPE_CHECKING:
     from gateways.postgres import Connection
 
 KEEP_NOTIFICATION: Final = """
-    INSERT INTO notifications (order_id, kind, state, detail) VALUES ($1, $2, $3, $4)
-    ON CONFLICT (order_id, kind) DO UPDATE SET state = excluded.state, detail = excluded.detail
+    INSERT INTO notifications (order_id, kind, about, state, detail) VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (order_id, kind, about) DO UPDATE SET state = excluded.state, detail = excluded.detail
     WHERE notifications.state = 'given_up' AND excluded.state <> 'given_up'
     RETURNING state
 """
 
-READ_NOTIFICATION: Final = "SELECT state FROM notifications WHERE order_id = $1 AND kind = $2 AND state <> 'given_up'"
+READ_NOTIFICATION: Final = """
+    SELECT state FROM notifications WHERE (order_id, kind, about) = ($1, $2, $3) AND state <> 'given_up'
+"""
 
 # What a customer may read: the row's own text names external services and their codes.
 COULD_NOT: Final = "your order could not be processed"
@@ -83,10 +96,8 @@ class Notifications:
     async def give_up_notification(self, notification: Notification) -> None:
         """Record that a notification could not be delivered in time, unless it has been delivered after all."""
         async with self._database.transaction() as connection:
-            if await connection.fetchval(
-                KEEP_NOTIFICATION, notification.order_id, notification.kind, "given_up", "out of time"
-            ):
-                await write_event(connection, notification.order_id, f"gave up the notification {notification.kind}")
+            if await connection.fetchval(KEEP_NOTIFICATION, *notification.identity, "given_up", "out of time"):
+                await write_event(connection, notification.order_id, f"gave up the notification {notification.name}")
 
     @activity.defn
     async def post_alert(self, alert: Alert) -> None:
@@ -103,14 +114,14 @@ class Notifications:
         async with self._database.transaction() as connection:
             # A lock would not hold until the message arrives: a cancel may overtake one that is on its way.
             row = await row_as_it_is(connection, notification.order_id)
-            done: str | None = await connection.fetchval(READ_NOTIFICATION, notification.order_id, notification.kind)
+            done: str | None = await connection.fetchval(READ_NOTIFICATION, *notification.identity)
             body = await _body(connection, row, notification, delivery)
         if done:
             return done
         if not _is_due(row, notification.kind):
             await self._keep(notification, "dropped", f"the order is {row.status}")
             return "dropped"
-        key = f"{self._shop_id}:{notification.order_id}:{notification.kind}"
+        key = f"{self._shop_id}:{notification.order_id}:{notification.name}"
         response = await post_json(self._http, service, url, body, {"Idempotency-Key": key})
         raise_for_refusal(service, response)
         raise_unless_accepted(service, response)
@@ -125,7 +136,7 @@ class Notifications:
         """
         async with self._database.transaction() as connection:
             await connection.execute(FLUSH_LATER)
-            await connection.execute(KEEP_NOTIFICATION, notification.order_id, notification.kind, state, detail)
+            await connection.execute(KEEP_NOTIFICATION, *notification.identity, state, detail)
 
 
 def _is_due(row: OrderRow, kind: NotificationKind) -> bool:
@@ -134,7 +145,7 @@ def _is_due(row: OrderRow, kind: NotificationKind) -> bool:
     Raises:
         Unavailable: that is not decided yet, because the order is unfinished.
     """
-    if kind in (NotificationKind.CANCELLED, NotificationKind.FAILED):
+    if kind in {NotificationKind.CANCELLED, NotificationKind.FAILED, NotificationKind.REFUNDED}:
         return True
     if row.status in UNFINISHED and row.parked_step is None:
         raise Unavailable(f"the order is {row.status}", type="order_undecided", expected=True)
@@ -165,9 +176,24 @@ async def _body(
         case NotificationKind.CANCELLED:
             refunded = to_json_number(await read_refunded(connection, row.id), row.currency)
             data |= {"refundAmount": refunded, "currency": row.currency}
+        case NotificationKind.REFUNDED:
+            data |= await _refund(connection, row, notification.about)
         case NotificationKind.FAILED:
             data["reason"] = WHY_NOT.get(row.error_code, COULD_NOT)
     return {"to": notification.to, "template": notification.kind, "data": data}
+
+
+async def _refund(connection: "Connection", row: OrderRow, refund_id: str) -> dict[str, object]:
+    """What is refunded, and of which units."""
+    key = RefundKey(order_id=row.id, refund_id=refund_id)
+    claim = await read_claim(connection, key)
+    lines = await read_refunded_lines(connection, key)
+    return {
+        "refundId": refund_id,
+        "refundAmount": to_json_number(claim.amount if claim else 0, row.currency),
+        "currency": row.currency,
+        "lines": [line.model_dump(include={"product_id", "quantity"}) for line in lines],
+    }
 
 
 def _named(row: OrderRow, charge: OrderCharge) -> dict[str, object]:

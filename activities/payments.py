@@ -6,11 +6,20 @@ from typing import Final
 import stripe
 from temporalio import activity
 
+from gateways.order_refunds import sum_paid_by_hand
 from gateways.order_store import count_retries, existing_row, move_row, read_resolution, row_as_it_is
 from gateways.payment_tries import FIRST_TRY, begin_try
 from gateways.postgres import Database
-from gateways.refund_store import keep_refunds, left_of, next_attempt, refund_failed
-from gateways.stripe import Intent, PaymentRefused, StripeGateway
+from gateways.refund_store import (
+    keep_refunds,
+    left_of,
+    next_attempt,
+    read_standing,
+    refund_failed,
+    refunded_by_hand,
+    refuse_unknown,
+)
+from gateways.stripe import Intent, PaymentRefused, StripeGateway, part_of
 from orders.errors import Permanent, Unavailable
 from orders.models import PAID, ErrorCode, OrderRow, Payment, PaymentRequest, PaymentState, Status, UndoResult
 from orders.money import show
@@ -156,14 +165,25 @@ class Payments:
         return _taken(intent) == row.total
 
     async def _refund(self, order_id: str, intent: Intent) -> UndoResult:
-        """Refund what is left of the charge. Refunds that already exist count, also manual ones."""
+        """Refund what is left of the charge. Refunds that already exist count, also manual ones, and those of parts."""
+        async with self._database.transaction() as connection:
+            standing = await read_standing(connection, intent.id)
+            settled_by_hand = await sum_paid_by_hand(connection, order_id)
         refunds = await self._gateway.refunds(intent.id)
-        if left_of(intent, refunds) > 0:
+        # What an operator has settled may have been refunded in the dashboard: then Stripe counts it already.
+        paid_elsewhere = max(0, settled_by_hand - refunded_by_hand(refunds))
+        if (due := left_of(intent, refunds) - paid_elsewhere) > 0:
+            refuse_unknown(standing, refunds)
             async with self._database.transaction() as connection:
-                attempt = await next_attempt(connection, order_id, intent.id, refunds)
-            refunds = await self._gateway.refund(order_id, intent.id, attempt=attempt, known=refunds)
+                attempt = await next_attempt(connection, order_id, refunds)
+            amount = due if paid_elsewhere else None
+            refunds = await self._gateway.refund(order_id, intent.id, attempt=attempt, known=refunds, amount=amount)
         await self._keep_refunds(order_id, intent.id, refunds)
-        latest = refunds[0]
+        # A part that failed is covered by what was refunded since, or by hand.
+        counting = [each for each in refunds if part_of(each) is None or each.status in STANDING]
+        if not counting:
+            return UndoResult(note=f"{intent.id} was paid back by hand")
+        latest = counting[0]
         if latest.status not in STANDING:
             raise refund_failed(latest)
         return UndoResult(note=f"{intent.id} refunded: {latest.id} {latest.status}")

@@ -135,9 +135,9 @@ class Reconciliation:
         """Refund what is left, and keep the refunds under the order that the payment names: they may fail later."""
         async with self._database.transaction() as connection:
             await existing_row(connection, order_id)  # a charge for an order that does not exist is an operator's case
+            standing = await refund_store.read_standing(connection, intent.id)
         refunds = await self._gateway.refunds(intent.id)
-        async with self._database.transaction() as connection:
-            await refund_store.refuse_unknown(connection, intent.id, refunds)
+        refund_store.refuse_unknown(standing, refunds)
         if refund_store.left_of(intent, refunds) > 0:
             for refund in refunds:
                 if refund.status not in STANDING:

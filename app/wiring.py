@@ -26,6 +26,7 @@ from activities.payments import Payments
 from activities.product_index import ProductIndex
 from activities.recommendations import Recommendations
 from activities.reconciliation import Reconciliation
+from activities.refunds import Refunds
 from activities.shipments import Shipments
 from activities.stock_alerts import StockAlerts
 from activities.verification import Verification
@@ -53,11 +54,13 @@ from workflows.index_products import IndexProducts
 from workflows.process_order import ProcessOrder
 from workflows.product_recommendations import ProductRecommendations
 from workflows.reconcile_orders import ReconcileOrders
+from workflows.refund_order import RefundOrder
 from workflows.verify_orders import VerifyOrders
 
 WORKFLOWS: Final[Sequence[type]] = (
     ProcessOrder,
     CancelOrder,
+    RefundOrder,
     CheckInventory,
     ReconcileOrders,
     VerifyOrders,
@@ -207,6 +210,7 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
         ),
         OrderState(database, client),
         Payments(database, gateway),
+        Refunds(database, gateway),
         Fulfillment(database, warehouse, remembers_cancels=settings.fulfillment_remembers_cancels),
         Notifications(
             database,

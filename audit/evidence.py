@@ -29,7 +29,8 @@ READ_ORDERS: Final = """
            coalesce((o.terms ->> 'notificationDeadline')::integer, 0) AS notification_deadline,
            ARRAY(SELECT step FROM resolutions r WHERE r.order_id = o.id AND r.action <> 'retry') AS settled,
            ARRAY(
-               SELECT ARRAY[n.kind, n.state] FROM notifications n WHERE n.order_id = o.id
+               SELECT ARRAY[concat_ws(':', n.kind, nullif(n.about, '')), n.state] FROM notifications n
+               WHERE n.order_id = o.id
                UNION SELECT ARRAY['order_confirmation', 'alerted'] FROM reminders m WHERE m.key = 'unconfirmed:' || o.id
            ) AS notifications,
            ARRAY(

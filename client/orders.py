@@ -1,4 +1,4 @@
-"""What a program does with orders: submit, pay, cancel, resolve.
+"""What a program does with orders: submit, pay, cancel, refund, resolve.
 
     client = await connect()
     outcome = await submit_order(client, "order-1", {"customerId": "cus_123", …})
@@ -38,7 +38,7 @@ from client import waiting
 from client.runs import order_runs, view_run
 from client.waiting import PATIENCE, answer
 from config.payload_keys import customer_tags
-from gateways.temporal import find_run, is_absent, last_failure, reaching_temporal, request_of
+from gateways.temporal import find_run, is_absent, last_failure, reaching_temporal, request_of, start_refund
 from orders.errors import InvalidInput, NoAnswer, NotParked, NotPayable, UnknownOrder
 from orders.models import (
     Attention,
@@ -50,10 +50,21 @@ from orders.models import (
     Order,
     OrderOutcome,
     OrderView,
+    Refund,
+    RefundOutcome,
+    RefundReason,
+    RefundView,
     Stage,
     View,
 )
-from orders.names import CANCEL_ORDER, CUSTOMER_ID, ORDER_STAGE, PROCESS_ORDER, TASK_QUEUE, cancel_order_id
+from orders.names import (
+    CANCEL_ORDER,
+    CUSTOMER_ID,
+    ORDER_STAGE,
+    PROCESS_ORDER,
+    TASK_QUEUE,
+    cancel_order_id,
+)
 from orders.parsing import (
     CancelRequest,
     PayRequest,
@@ -62,6 +73,7 @@ from orders.parsing import (
     parse_cancel,
     parse_order,
     parse_pay,
+    parse_refund,
     read_json,
 )
 from saga import NOT_FINISHED, RESOLVE, Resolution
@@ -156,6 +168,34 @@ async def cancel_order(
     )
 
 
+def read_refund(data: OrderData) -> Refund:
+    """The refund of a part of an order that `data` describes, in the names of orders.parsing.RefundRequest.
+
+    Raises:
+        InvalidInput: every problem is named.
+    """
+    return parse_refund(read_json(data if isinstance(data, bytes | str) else _to_json(data)))
+
+
+async def refund_order(
+    client: Client, data: OrderData, *, task_queue: str = TASK_QUEUE, patience: timedelta = PATIENCE
+) -> RefundOutcome:
+    """Refund a part of a paid order, once for its refund id, and wait for the outcome.
+
+    Raises:
+        InvalidInput: nothing was started; every problem is named.
+        NoAnswer: Temporal is out of reach, no worker polls, or `patience` is over.
+    """
+    refund = read_refund(data)
+    return await answer(
+        client,
+        lambda: _refund(client, refund, task_queue),
+        what=f"the refund {refund.refund_id} of {refund.order_id}",
+        task_queue=task_queue,
+        patience=patience,
+    )
+
+
 async def pay_order(
     client: Client,
     order_id: str,
@@ -217,7 +257,7 @@ async def resolve(client: Client, order_id: str, resolution: Resolution) -> Reso
         NoAnswer: Temporal is out of reach, or no worker polls.
     """
     parked: dict[str, tuple[str, ...]] = {}
-    for run in await order_runs(client, order_id):
+    for run in await order_runs(client, order_id, resolution.step):
         if not run.closed and (view := await view_run(client, run.workflow_id)):  # closed runs answer queries too
             parked[run.workflow_id] = view.stuck
     stuck = ", ".join(step for steps in parked.values() for step in steps) or "nothing"
@@ -423,6 +463,37 @@ async def _cancel(client: Client, request: CancelRequest, task_queue: str) -> Ca
         return result.result()
     except WorkflowFailureError as failure:
         raise NoAnswer(f"the cancellation of {request.order_id} was ended from outside: {failure.cause}") from None
+    finally:
+        result.cancel()
+
+
+async def _refund(client: Client, refund: Refund, task_queue: str) -> RefundOutcome:
+    for _ in range(MAX_RUNS):
+        started = await start_refund(client, refund, task_queue=task_queue)
+        run: WorkflowHandle[Any, RefundOutcome] = client.get_workflow_handle(
+            started.id, run_id=started.result_run_id, result_type=RefundOutcome
+        )
+        outcome = await _follow_refund(client, run, refund)
+        request = await request_of(client, run)
+        # The run that was open may be of another request under this refund id: then a run of this one has the answer.
+        if outcome.reason is RefundReason.REFUND_PARKED or request is None or refund.is_same(request.refund):
+            return outcome
+    raise NoAnswer(f"the runs of the refund {refund.refund_id} of {refund.order_id} are of other requests")
+
+
+async def _follow_refund(client: Client, run: WorkflowHandle[Any, RefundOutcome], refund: Refund) -> RefundOutcome:
+    result = asyncio.ensure_future(run.result())
+    try:
+        while not result.done():
+            await asyncio.wait({result}, timeout=waiting.FIRST_DOUBT)
+            view = None if result.done() else await view_run(client, run.id)
+            if isinstance(view, RefundView) and view.outcome:
+                return view.outcome
+            if view and view.stuck:
+                return RefundOutcome(refunded=False, refund_id=refund.refund_id, reason=RefundReason.REFUND_PARKED)
+        return result.result()
+    except WorkflowFailureError as failure:
+        raise NoAnswer(f"the run {run.id} was ended from outside: {failure.cause}") from None
     finally:
         result.cancel()
 

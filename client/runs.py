@@ -16,21 +16,27 @@ from temporalio.service import RPCError
 from config.payload_keys import customer_tags
 from gateways.temporal import FoundRun, find_run, find_runs, reaching_temporal
 from orders.errors import NoAnswer, UnknownOrder
-from orders.models import Attention, CancelView, Model, OrderView, Stage
+from orders.models import Attention, CancelView, Model, OrderView, RefundView, Stage
 from orders.names import (
     CANCEL_ORDER,
     CUSTOMER_ID,
     NEEDS_ATTENTION,
     ORDER_STAGE,
     PROCESS_ORDER,
+    REFUND_ORDER,
+    REFUND_STEP,
     SWEEPS,
     cancel_order_id,
     order_id_of,
+    refund_order_id,
+    refunds_of,
 )
 
 QUERY_TIMEOUT: Final = timedelta(seconds=3)
 
-ABOUT_ORDERS: Final = f"WorkflowType IN ('{PROCESS_ORDER}', '{CANCEL_ORDER}')"
+MAX_REFUNDS: Final = 50  # runs that are listed of one order
+
+ABOUT_ORDERS: Final = f"WorkflowType IN ('{PROCESS_ORDER}', '{CANCEL_ORDER}', '{REFUND_ORDER}')"
 
 MARKED: Final = f"{ABOUT_ORDERS} AND {NEEDS_ATTENTION.name} IS NOT NULL"
 
@@ -81,10 +87,14 @@ async def order_status(client: Client, order_id: str) -> OrderView:
     raise NoAnswer(f"no worker answers where order {order_id} stands: {states}")
 
 
-async def view_run(client: Client, workflow_id: str, run_id: str | None = None) -> OrderView | CancelView | None:
+async def view_run(
+    client: Client, workflow_id: str, run_id: str | None = None
+) -> OrderView | CancelView | RefundView | None:
     """What the run's `status` query answers; None if there is no run, or no worker answers."""
     if workflow_id.startswith(f"{CANCEL_ORDER}:"):
         return await query_run(client, workflow_id, "status", CancelView, run_id)
+    if workflow_id.startswith(f"{REFUND_ORDER}:"):
+        return await query_run(client, workflow_id, "status", RefundView, run_id)
     return await query_run(client, workflow_id, "status", OrderView, run_id)
 
 
@@ -114,16 +124,31 @@ async def query_run(
     return answer
 
 
-async def order_runs(client: Client, order_id: str) -> list[Run]:
-    """The latest run that processes the order, and the latest that cancels it.
+async def order_runs(client: Client, order_id: str, step: str = "") -> list[Run]:
+    """The latest run that processes the order, the latest that cancels it, and the latest of each refund of a part.
+
+    A new refund is listed within about a second; that of the `step` is asked for.
 
     Raises:
-        UnknownOrder: there is neither.
+        UnknownOrder: there is none.
     """
-    found = [await find_run(client, workflow_id) for workflow_id in (order_id, cancel_order_id(order_id))]
-    if not (runs := [_run(each) for each in found if each]):
+    ids = [order_id, cancel_order_id(order_id)]
+    kind, _, refund_id = step.partition(":")
+    if kind == REFUND_STEP and refund_id:
+        ids.append(refund_order_id(order_id, refund_id))
+    latest = [found for each in ids if (found := await find_run(client, each))]
+    listed = [each async for each in find_runs(client, of_refunds(order_id), MAX_REFUNDS)]
+    runs: dict[str, Run] = {}
+    for each in (*latest, *listed):  # the newest of an id first
+        runs.setdefault(each.workflow_id, _run(each))
+    if not runs:
         raise UnknownOrder(f"Temporal knows no order {order_id}")
-    return runs
+    return [*runs.values()]
+
+
+def of_refunds(order_id: str) -> str:
+    """The condition for runs that refund parts of the order."""
+    return f"WorkflowId STARTS_WITH {json.dumps(refunds_of(order_id))}"
 
 
 async def list_runs(

@@ -18,18 +18,24 @@ COUNT_UNFINISHED: Final = """
 
 COUNT_UNSHIPPED: Final = "SELECT count(*) FROM orders WHERE status = $1"
 
-# Of a payment whose refund failed twice, the later refund makes up for neither: it counts once.
+# Of a payment whose refund failed twice, the later refund makes up for neither: it counts once. That of a part is not
+# made up for by that of another part, and one that was withdrawn is owed to nobody.
 COUNT_FAILED_REFUNDS: Final = """
     SELECT count(DISTINCT r.payment_intent_id) FROM refunds r JOIN orders o ON o.id = r.order_id
     WHERE r.status = ANY($1::text[])
       AND r.amount > (
           SELECT coalesce(sum(s.amount), 0) FROM refunds s
           WHERE s.payment_intent_id = r.payment_intent_id AND s.attempt > r.attempt AND s.status = ANY($2::text[])
+            AND (s.refund_id IS NULL OR s.refund_id = r.refund_id)
       )
       AND NOT EXISTS (
           SELECT FROM resolutions s WHERE s.order_id = r.order_id AND s.action <> 'retry'
-          AND (s.step = 'refund:' || r.id
+          AND (s.step = 'refund:' || coalesce(r.refund_id, r.id)
                OR (s.step = 'void_payment' AND r.payment_intent_id IS NOT DISTINCT FROM o.payment_intent_id))
+      )
+      AND NOT EXISTS (
+          SELECT FROM order_refunds w
+          WHERE (w.order_id, w.refund_id) = (r.order_id, r.refund_id) AND w.status = 'withdrawn'
       )
 """
 

@@ -21,7 +21,8 @@ COLUMNS: Final = """
     o.placed_at IS NOT NULL AS placed,
     (
         SELECT r.status FROM refunds r WHERE (r.order_id, r.payment_intent_id) = (o.id, o.payment_intent_id)
-        ORDER BY r.attempt DESC LIMIT 1
+        AND (r.refund_id IS NULL OR o.status = 'cancelled')
+        ORDER BY r.refund_id IS NULL DESC, r.attempt DESC LIMIT 1
     ) AS refund_status,
     EXISTS (
         SELECT 1 FROM resolutions s WHERE s.order_id = o.id AND s.step = 'void_payment' AND s.action <> 'retry'

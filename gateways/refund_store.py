@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import stripe
 
 from gateways.order_store import count_retries, write_event
-from gateways.stripe import Intent, attempt_of
+from gateways.stripe import Intent, attempt_of, part_of
 from orders.errors import Permanent
 from orders.models import OrderRow
 from orders.refunds import ARRIVING, FAILED, STANDING, UNDER_WAY
@@ -30,8 +30,8 @@ LATEST_FIRST: Final = ("failed", "canceled", "succeeded", "requires_action", "pe
 # One statement, so that `refunds` in its last part is the table before the change.
 KEEP_REFUNDS: Final = """
     WITH kept AS (
-        INSERT INTO refunds AS r (order_id, payment_intent_id, id, amount, status, attempt)
-        SELECT $1, $2, * FROM unnest($3::text[], $4::bigint[], $5::text[], $6::integer[])
+        INSERT INTO refunds AS r (order_id, payment_intent_id, id, amount, status, attempt, refund_id)
+        SELECT $1, $2, * FROM unnest($3::text[], $4::bigint[], $5::text[], $6::integer[], $8::text[])
         ON CONFLICT (id) DO UPDATE SET status = CASE
             WHEN array_position($7::text[], r.status) < array_position($7::text[], excluded.status) THEN r.status
             ELSE excluded.status
@@ -47,14 +47,13 @@ MARK_CHECKED: Final = "UPDATE refunds SET checked_at = now() WHERE (order_id, pa
 
 CHECK_PAYMENT_AGAIN: Final = "UPDATE orders SET payment_checked_at = NULL WHERE id = $1"
 
-FIND_UNKNOWN: Final = """
-    SELECT id FROM refunds WHERE payment_intent_id = $1 AND status = ANY($2::text[]) AND id <> ALL($3::text[]) LIMIT 1
-"""
+READ_STANDING: Final = "SELECT id FROM refunds WHERE payment_intent_id = $1 AND status = ANY($2::text[])"
 
+# Of refunds of parts the customer was told when they were made.
 READ_REFUNDED: Final = """
     SELECT coalesce(sum(r.amount), 0)
     FROM refunds r JOIN orders o ON (r.order_id, r.payment_intent_id) = (o.id, o.payment_intent_id)
-    WHERE o.id = $1 AND r.status = ANY($2::text[])
+    WHERE o.id = $1 AND r.refund_id IS NULL AND r.status = ANY($2::text[])
 """
 
 FIND_KEPT: Final = "SELECT DISTINCT payment_intent_id FROM refunds WHERE payment_intent_id = ANY($1::text[])"
@@ -109,6 +108,7 @@ async def keep_refunds(
         [refund.status or UNKNOWN for refund in oldest_first],
         [*range(1, len(refunds) + 1)],
         LATEST_FIRST,
+        [part_of(refund) for refund in oldest_first],
     )
     await connection.execute(MARK_CHECKED, row.id, intent_id)
     texts = [f"refund {refund['id']} {refund['status']}" for refund in changed]
@@ -119,39 +119,44 @@ async def keep_refunds(
     return texts
 
 
-async def next_attempt(
-    connection: "Connection", order_id: str, intent_id: str, refunds: Sequence[stripe.Refund]
-) -> int:
-    """The number of the next refund. After a failure it takes a resolution: each `retry` allows one more attempt.
+async def next_attempt(connection: "Connection", order_id: str, refunds: Sequence[stripe.Refund]) -> int:
+    """The number of the next refund of the rest. After a failure it takes a resolution: each `retry` allows one more.
+
+    Refunds of parts do not count. If one of them fails later, what it leaves is refunded by another attempt.
 
     A retry that answered a refusal, which left no refund behind, does not answer the failure of the refund that it led
     to: under the key of that attempt Stripe would repeat its first answer, or, days later, refund once more.
 
     Raises:
-        Permanent: a refund failed, and no operator has allowed another one; or Stripe no longer knows a refund of ours.
+        Permanent: a refund failed, and no operator has allowed another one.
     """
-    await refuse_unknown(connection, intent_id, refunds)
-    failed = [refund for refund in refunds if refund.status in FAILED]
+    whole = [refund for refund in refunds if part_of(refund) is None]
+    failed = [refund for refund in whole if refund.status in FAILED]
     allowed = await count_retries(connection, order_id, "void_payment")
-    attempt = allowed + 1
+    stood = [attempt_of(refund) or 0 for refund in whole if refund.status not in FAILED]
+    attempt = max(allowed, *stood, 0) + 1
     if len(failed) > allowed or attempt in map(attempt_of, failed):
         raise refund_failed(failed[0])
     return attempt
 
 
-async def refuse_unknown(connection: "Connection", intent_id: str, refunds: Iterable[stripe.Refund]) -> None:
+async def read_standing(connection: "Connection", intent_id: str) -> set[str]:
+    """The refunds of the payment that stand as far as we know. Read them before Stripe's: another attempt adds some."""
+    return {record["id"] for record in await connection.fetch(READ_STANDING, intent_id, STANDING)}
+
+
+def refuse_unknown(standing: Iterable[str], refunds: Iterable[stripe.Refund]) -> None:
     """Return only if Stripe knows every refund of the payment that we know. Else one more might be one too many.
 
     Raises:
         Permanent: it does not; an operator must decide.
     """
-    listed = [refund.id for refund in refunds]
-    if unknown := await connection.fetchval(FIND_UNKNOWN, intent_id, STANDING, listed):
-        raise Permanent(f"stripe does not know the refund {unknown}, which it once made", type="refund_unknown")
+    if unknown := sorted({*standing} - {refund.id for refund in refunds}):
+        raise Permanent(f"stripe does not know the refund {unknown[0]}, which it once made", type="refund_unknown")
 
 
 async def read_refunded(connection: "Connection", order_id: str) -> int:
-    """How much of the order's own payment is refunded, in minor units."""
+    """How much of the order's own payment is refunded, in minor units, beside the refunds of its parts."""
     refunded: int = await connection.fetchval(READ_REFUNDED, order_id, ARRIVING)
     return refunded
 
@@ -182,6 +187,15 @@ async def find_stuck(connection: "Connection", limit: int) -> list["asyncpg.Reco
 def left_of(intent: Intent, refunds: Iterable[stripe.Refund]) -> int:
     """What is left of a charge after its refunds, in minor units. One of unknown status may have taken its part."""
     return intent.amount_received - sum(refund.amount for refund in refunds if refund.status not in FAILED)
+
+
+def refunded_by_hand(refunds: Iterable[stripe.Refund]) -> int:
+    """What was refunded in the dashboard, in minor units."""
+    return sum(
+        refund.amount
+        for refund in refunds
+        if part_of(refund) is None and attempt_of(refund) is None and refund.status in STANDING
+    )
 
 
 def refund_failed(refund: stripe.Refund) -> Permanent:

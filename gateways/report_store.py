@@ -13,6 +13,7 @@ from orders.order_report import (
     ListedOrder,
     OrderReport,
     ParkedStep,
+    PartialRefund,
     SentNotification,
 )
 
@@ -60,7 +61,19 @@ READ_REFUNDS: Final = """
     WHERE order_id = $1 AND payment_intent_id = $2 GROUP BY status
 """
 
-READ_NOTIFICATIONS: Final = "SELECT kind, state, detail, at FROM notifications WHERE order_id = $1 ORDER BY at, kind"
+READ_NOTIFICATIONS: Final = """
+    SELECT concat_ws(':', kind, nullif(about, '')) AS kind, state, detail, at FROM notifications
+    WHERE order_id = $1 ORDER BY at, kind
+"""
+
+READ_PARTIAL_REFUNDS: Final = """
+    SELECT refund_id, amount, status, refusal, reason, restocked, at,
+           (
+               SELECT coalesce(sum(l.restock), 0) FROM order_refund_lines l
+               WHERE (l.order_id, l.refund_id) = (r.order_id, r.refund_id)
+           ) AS restock
+    FROM order_refunds r WHERE order_id = $1 ORDER BY at, refund_id
+"""
 
 READ_RESOLUTIONS: Final = "SELECT step, action, reason, actor, at FROM resolutions WHERE order_id = $1 ORDER BY id"
 
@@ -81,6 +94,9 @@ async def read_report(database: "Database", order_id: str) -> OrderReport | None
             parked=_parked(row),
             refunds={each["status"]: each["amount"] for each in refunds},
             charges=tuple(await read_charges(connection, order_id)),
+            partial_refunds=tuple(
+                PartialRefund(**dict(each)) for each in await connection.fetch(READ_PARTIAL_REFUNDS, order_id)
+            ),
             notifications=tuple(
                 SentNotification(**dict(each)) for each in await connection.fetch(READ_NOTIFICATIONS, order_id)
             ),

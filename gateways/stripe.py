@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import stripe
-from stripe.params import PaymentIntentListParams
+from stripe.params import PaymentIntentListParams, RefundCreateParams, RefundListParams
 
 from gateways.calls import watch_call
 from gateways.http import header
@@ -19,13 +19,14 @@ from gateways.payment_tries import FIRST_TRY
 from gateways.spent_keys import SpentKeys
 from gateways.stripe_errors import REPLAYED, code_of, is_customers_choice, is_saved, is_transient, translate
 from orders.errors import Unavailable
-from orders.models import OrderRow, PaymentWarning, WarningKind
+from orders.models import OrderRow, PaymentWarning, RefundKey, WarningKind
 
 MAX_POSTS: Final = 3  # in one attempt: under the first key, the last one that was used, and a new one
 PAGE: Final = 100
 ORDER_METADATA: Final = "order_id"
 SHOP_METADATA: Final = "shop_id"  # other shops may use the same Stripe account
 ATTEMPT_METADATA: Final = "attempt"
+REFUND_METADATA: Final = "refund_id"  # of the refund of a part; the refund of all that is left has none
 INTENT_PREFIX: Final = "pi_"
 REVIEW_PREFIX: Final = "prv_"
 FRAUD_WARNING_PREFIX: Final = "issfr_"
@@ -265,13 +266,20 @@ class StripeGateway:
 
     async def refunds(self, intent_id: str) -> list[stripe.Refund]:
         """All refunds of the PaymentIntent, newest first."""
+        found: list[stripe.Refund] = []
+        params: RefundListParams = {"payment_intent": intent_id, "limit": PAGE}
         try:
-            return (await self._refunds.list_async({"payment_intent": intent_id, "limit": PAGE})).data
+            while True:
+                page = await self._refunds.list_async(params)
+                found += page.data
+                if not page.has_more:
+                    return found
+                params["starting_after"] = page.data[-1].id
         except stripe.StripeError as error:
             raise translate(error) from None
 
     async def refund(
-        self, order_id: str, intent_id: str, *, attempt: int, known: Sequence[stripe.Refund]
+        self, order_id: str, intent_id: str, *, attempt: int, known: Sequence[stripe.Refund], amount: int | None = None
     ) -> list[stripe.Refund]:
         """Refund all that is left of the charge. Returns all refunds of the PaymentIntent, newest first.
 
@@ -280,19 +288,60 @@ class StripeGateway:
             intent_id: the PaymentIntent.
             attempt: grows with each retry that an operator allows, so that Stripe takes the retry for a new request.
             known: the refunds that the caller has read, newest first.
+            amount: not all that is left, but so much of it, in minor units: the rest was paid by other means.
         """
+        params: RefundCreateParams = {
+            "payment_intent": intent_id,
+            "metadata": {ORDER_METADATA: order_id, ATTEMPT_METADATA: str(attempt)},
+        }
+        if amount is not None:
+            params["amount"] = amount
+        before = {refund.id for refund in known}
 
+        def is_it(refund: stripe.Refund) -> bool:
+            return refund.id not in before and part_of(refund) is None
+
+        call = f"{order_id}:{intent_id}:refund:{attempt}"
+        return await self._refund(call if amount is None else f"{call}:{amount}", params, is_it, known)
+
+    async def refund_part(
+        self, key: RefundKey, intent_id: str, amount: int, *, attempt: int, known: Sequence[stripe.Refund]
+    ) -> list[stripe.Refund]:
+        """Refund a part of the charge, in minor units. Returns all refunds of the PaymentIntent, newest first.
+
+        The refund carries its refund id: after a lost answer it is told from others, also when Stripe has forgotten its
+        idempotency key. See `refund` for `attempt` and `known`.
+        """
+        params: RefundCreateParams = {
+            "payment_intent": intent_id,
+            "amount": amount,
+            "metadata": {
+                ORDER_METADATA: key.order_id,
+                REFUND_METADATA: key.refund_id,
+                ATTEMPT_METADATA: str(attempt),
+            },
+        }
+
+        def is_it(refund: stripe.Refund) -> bool:
+            return (part_of(refund), attempt_of(refund)) == (key.refund_id, attempt)
+
+        call = f"{key.order_id}:{intent_id}:refund-part:{key.refund_id}:{attempt}"
+        return await self._refund(call, params, is_it, known)
+
+    async def _refund(
+        self,
+        call: str,
+        params: RefundCreateParams,
+        is_it: Callable[[stripe.Refund], bool],
+        known: Sequence[stripe.Refund],
+    ) -> list[stripe.Refund]:
         async def post(key: str) -> stripe.Refund:
-            return await self._refunds.create_async(
-                {"payment_intent": intent_id, "metadata": {ORDER_METADATA: order_id, ATTEMPT_METADATA: str(attempt)}},
-                {"idempotency_key": key},
-            )
+            return await self._refunds.create_async(params, {"idempotency_key": key})
 
         async def find() -> stripe.Refund | None:
-            refunds = await self.refunds(intent_id)
-            return refunds[0] if len(refunds) > len(known) else None
+            return next(filter(is_it, await self.refunds(str(params["payment_intent"]))), None)
 
-        created = await self._post(f"{order_id}:{intent_id}:refund:{attempt}", post, find)
+        created = await self._post(call, post, find)
         return [created, *(refund for refund in known if refund.id != created.id)]
 
     async def _drive(
@@ -369,6 +418,11 @@ def attempt_of(refund: stripe.Refund) -> int | None:
     """The number of the attempt that created a refund; None: it was not created by this program."""
     attempt = _metadata(refund).get(ATTEMPT_METADATA, "")
     return int(attempt) if attempt.isdecimal() else None
+
+
+def part_of(refund: stripe.Refund) -> str | None:
+    """The refund id of a refund of a part; None: it is of all that was left, or was made by hand."""
+    return _metadata(refund).get(REFUND_METADATA)
 
 
 def _warning(

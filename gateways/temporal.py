@@ -21,15 +21,24 @@ from temporalio.api.workflowservice.v1 import (
     ListWorkflowExecutionsRequest,
 )
 from temporalio.client import Client, WorkflowHandle, WorkflowUpdateRPCTimeoutOrCancelledError
-from temporalio.common import RawValue
+from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from orders.errors import InvalidInput, NoAnswer
-from orders.models import Order
-from orders.names import NEEDS_ATTENTION, ORDER_OUTCOME, ORDER_STAGE, SEARCH_ATTRIBUTES
-from orders.parsing import parse_order, read_payload
+from orders.models import Order, Refund
+from orders.names import (
+    NEEDS_ATTENTION,
+    ORDER_OUTCOME,
+    ORDER_STAGE,
+    REFUND_ORDER,
+    SEARCH_ATTRIBUTES,
+    TASK_QUEUE,
+    refund_order_id,
+)
+from orders.parsing import parse_order, parse_refund, read_payload
 
 CREATE_ATTRIBUTE: Final = "`temporal operator search-attribute create --type Keyword --name …`"
+START_TIMEOUT: Final = timedelta(seconds=5)
 PAGE: Final = 1000  # runs in one answer, the most that Temporal lists at once
 CLOSED: Final = frozenset({"completed", "failed", "canceled", "terminated", "continued_as_new", "timed_out"})
 
@@ -266,6 +275,33 @@ class Request(NamedTuple):
         with suppress(InvalidInput):
             return parse_order(order_id, read_payload(self.payload))
         return None
+
+    @property
+    def refund(self) -> Refund | None:
+        """The refund in the payload; None if the payload is none."""
+        with suppress(InvalidInput):
+            return parse_refund(read_payload(self.payload))
+        return None
+
+
+async def start_refund(client: Client, refund: Refund, *, task_queue: str = TASK_QUEUE) -> WorkflowHandle[Any, Any]:
+    """Start refund-order, unless its run is open: nothing is refunded twice under one refund id.
+
+    Raises:
+        NoAnswer: Temporal is out of reach.
+    """
+    with reaching_temporal():
+        handle: WorkflowHandle[Any, Any] = await client.start_workflow(
+            REFUND_ORDER,
+            refund.as_request(),
+            id=refund_order_id(refund.order_id, refund.refund_id),
+            task_queue=task_queue,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            static_summary=f"refund {refund.refund_id} of {refund.order_id}",
+            rpc_timeout=START_TIMEOUT,
+        )
+    return handle
 
 
 async def request_of(client: Client, handle: WorkflowHandle[Any, Any]) -> Request | None:

@@ -157,6 +157,7 @@ CREATE TABLE reservations (
     product_id text REFERENCES inventory,
     quantity integer NOT NULL CHECK (quantity > 0),
     state text NOT NULL CHECK (state IN ('held', 'sold', 'released')),
+    returned integer NOT NULL DEFAULT 0 CHECK (returned BETWEEN 0 AND quantity),  -- units that came back after the sale
     PRIMARY KEY (order_id, product_id)
 );
 
@@ -176,8 +177,8 @@ BEGIN
     SELECT product_id,
            coalesce(sum(units) FILTER (WHERE state = 'held'), 0),
            coalesce(sum(units) FILTER (WHERE state = 'sold'), 0)
-    FROM (VALUES (OLD.product_id, OLD.state, -OLD.quantity), (NEW.product_id, NEW.state, NEW.quantity))
-        AS change (product_id, state, units)
+    FROM (VALUES (OLD.product_id, OLD.state, OLD.returned - OLD.quantity),
+                 (NEW.product_id, NEW.state, NEW.quantity - NEW.returned)) AS change (product_id, state, units)
     WHERE product_id IS NOT NULL
     GROUP BY product_id
     ON CONFLICT (product_id) DO UPDATE SET held = t.held + excluded.held, sold = t.sold + excluded.sold;
@@ -192,8 +193,8 @@ CREATE FUNCTION count_new_reservations() RETURNS trigger LANGUAGE plpgsql SECURI
 BEGIN
     INSERT INTO reservation_totals AS t (product_id, held, sold)
     SELECT product_id,
-           coalesce(sum(quantity) FILTER (WHERE state = 'held'), 0),
-           coalesce(sum(quantity) FILTER (WHERE state = 'sold'), 0)
+           coalesce(sum(quantity - returned) FILTER (WHERE state = 'held'), 0),
+           coalesce(sum(quantity - returned) FILTER (WHERE state = 'sold'), 0)
     FROM arrived
     GROUP BY product_id
     ON CONFLICT (product_id) DO UPDATE SET held = t.held + excluded.held, sold = t.sold + excluded.sold;
@@ -228,7 +229,45 @@ CREATE TRIGGER order_events_append_only BEFORE UPDATE OR DELETE ON order_events 
 
 -- ---------------------------------------------------------------------------------- refunds, resolutions and messages
 
--- Refunds of orphan payments too, each under the order that its payment names.
+-- What refund-order has claimed of an order, by the shop's own refund ids. A claim comes before the money: from then on no
+-- other refund can have the same units, charges or money. A withdrawn one counts for nothing.
+CREATE TABLE order_refunds (
+    order_id text REFERENCES orders,
+    refund_id text CHECK (refund_id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+    request_hash text NOT NULL,
+    amount bigint NOT NULL CHECK (amount >= 0),  -- 0: only goods come back
+    status text NOT NULL DEFAULT 'claimed' CHECK (status IN ('claimed', 'made', 'withdrawn')),
+    refusal text,  -- why it was withdrawn
+    reason text,  -- the caller's words
+    restocked boolean NOT NULL DEFAULT false,  -- its units are back in stock, once and for all
+    at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (order_id, refund_id),
+    CONSTRAINT order_refunds_refusal CHECK ((status = 'withdrawn') = (refusal IS NOT NULL))
+);
+
+CREATE INDEX order_refunds_claimed ON order_refunds (at) WHERE status = 'claimed';
+
+CREATE TABLE order_refund_lines (
+    order_id text,
+    refund_id text,
+    product_id text,
+    quantity integer NOT NULL CHECK (quantity > 0),
+    restock integer NOT NULL CHECK (restock BETWEEN 0 AND quantity),  -- units of them that go back into stock
+    PRIMARY KEY (order_id, refund_id, product_id),
+    FOREIGN KEY (order_id, refund_id) REFERENCES order_refunds,
+    FOREIGN KEY (order_id, product_id) REFERENCES order_items
+);
+
+CREATE TABLE order_refund_charges (
+    order_id text,
+    refund_id text,
+    type text CHECK (type IN ('shipping', 'tax', 'fee')),
+    amount bigint NOT NULL CHECK (amount > 0),
+    PRIMARY KEY (order_id, refund_id, type),
+    FOREIGN KEY (order_id, refund_id) REFERENCES order_refunds
+);
+
+-- What Stripe has refunded. Refunds of orphan payments too, each under the order that its payment names.
 CREATE TABLE refunds (
     id text PRIMARY KEY,
     order_id text NOT NULL REFERENCES orders,
@@ -237,7 +276,8 @@ CREATE TABLE refunds (
     status text NOT NULL,
     attempt integer NOT NULL CHECK (attempt > 0),
     at timestamptz NOT NULL DEFAULT now(),
-    checked_at timestamptz NOT NULL DEFAULT now()  -- when Stripe was last asked: a refund may fail days after it succeeded
+    checked_at timestamptz NOT NULL DEFAULT now(),  -- when Stripe was last asked: a refund may fail days after it succeeded
+    refund_id text  -- of the refund-order that made it; null: it is of an undo or a cancel, or was made by hand
 );
 
 CREATE INDEX refunds_order ON refunds (order_id, attempt);
@@ -297,7 +337,8 @@ CREATE TABLE notifications (
     state text NOT NULL CHECK (state IN ('sent', 'dropped', 'given_up')),
     detail text NOT NULL DEFAULT '',
     at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (order_id, kind)
+    about text DEFAULT '',  -- the refund that the message is about, by its id; empty: it is about the order
+    PRIMARY KEY (order_id, kind, about)
 );
 
 -- When personal data was erased, by whom, and of how many orders; not whose.
@@ -322,6 +363,7 @@ BEGIN
         SELECT id FROM orders
         WHERE customer_id = customer AND id = ANY(ids)
           AND status IN ('shipped', 'delivered', 'rejected', 'failed', 'cancelled')
+          AND NOT EXISTS (SELECT FROM order_refunds r WHERE r.order_id = orders.id AND r.status = 'claimed')
         ORDER BY id FOR UPDATE
     ) AS o;
     IF closed = '{}' THEN
@@ -330,6 +372,7 @@ BEGIN
     INSERT INTO erasures (actor, orders) VALUES (by_whom, cardinality(closed)) RETURNING id INTO erasure;
     UPDATE orders SET customer_id = 'forgotten-' || erasure, error = '(erased)' || left(error, 0) WHERE id = ANY(closed);
     UPDATE order_charges SET name = '(erased)' WHERE order_id = ANY(closed) AND name IS NOT NULL;
+    UPDATE order_refunds SET reason = '(erased)' WHERE order_id = ANY(closed) AND reason IS NOT NULL;
     UPDATE resolutions SET reason = '(erased)' WHERE order_id = ANY(closed);
     UPDATE notifications SET detail = '(erased)' WHERE order_id = ANY(closed) AND detail <> '';
     PERFORM set_config('order_sagas.forgetting', 'on', true);
@@ -386,6 +429,6 @@ CREATE TABLE embedding_index (
 -- migrate:down
 
 DROP TABLE erasures, embedding_index, product_embeddings, webhook_events, reminders, notifications, payment_tries, spent_keys,
-    payment_warnings, resolutions, refunds, order_events, reservation_totals, reservations, order_charges, order_items, orders,
-    order_transitions, stock_alerts, inventory, products, shop;
+    payment_warnings, resolutions, refunds, order_refund_lines, order_refund_charges, order_refunds, order_events,
+    reservation_totals, reservations, order_charges, order_items, orders, order_transitions, stock_alerts, inventory, products, shop;
 DROP FUNCTION forget_orders, refuse_change, end_shortage, count_reservation, count_new_reservations;

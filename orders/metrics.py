@@ -76,6 +76,11 @@ CANCELS: Final = Counter(
     "Answers of cancel-order: whether the order was cancelled, and the reason (`refunded` if it names none).",
     ("cancelled", "reason"),
 )
+REFUNDS: Final = Counter(
+    "order_sagas_refunds",
+    "Answers of refund-order: whether the refund was made, and the reason (`refunded` if it names none).",
+    ("refunded", "reason"),
+)
 STEP_SECONDS: Final = Histogram(
     "order_sagas_step_seconds",
     "Steps and undos of orders, with all their attempts: `done`, or `failed` (the time for a round of attempts is "

@@ -5,6 +5,7 @@ then the inside (money in minor units, each product of a cart once, the order ro
 """
 
 from datetime import date, datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Final, Literal
 
@@ -127,6 +128,25 @@ class CancelReason(StrEnum):
     SETTLED_BY_HAND = "settled_by_hand"
 
 
+class RefundReason(StrEnum):
+    """Why a part of an order was not refunded. Clients may branch on these codes: they do not change."""
+
+    INVALID_REQUEST = "invalid_request"
+    UNKNOWN_ORDER = "unknown_order"
+    NOT_PAID = "not_paid"
+    ORDER_REJECTED = "order_rejected"
+    ORDER_FAILED = "order_failed"
+    ORDER_CANCELLED = "order_cancelled"
+    REFUND_ID_CONFLICT = "refund_id_conflict"
+    NOT_ORDERED = "not_ordered"
+    MORE_THAN_ORDERED = "more_than_ordered"
+    MORE_THAN_CHARGED = "more_than_charged"
+    MORE_THAN_LEFT = "more_than_left"
+    NOTHING_LEFT = "nothing_left"
+    REFUND_PARKED = "refund_parked"
+    SETTLED_BY_HAND = "settled_by_hand"
+
+
 class Stage(StrEnum):
     """Where a run is, for operators: its `status` query, and `listed` of it as the search attribute OrderStage.
 
@@ -143,6 +163,7 @@ class Stage(StrEnum):
     UNDOING = "undoing"
     PARKED = "parked"
     CANCELLING = "cancelling"
+    REFUNDING = "refunding"
     COMPLETED = "completed"
     REJECTED = "rejected"
     FAILED = "failed"
@@ -198,6 +219,24 @@ class CancelOutcome(Model):
     reason: str | None = None
 
 
+class RefundOutcome(Model):
+    """What refund-order answers. `refund_amount` is a JSON number with the decimals of the currency.
+
+    `refunded`: it is made, and `status` is what Stripe says of it, such as `pending` or `succeeded`; None if only
+    goods came back, or if an operator paid it by other means. `restocked` counts the units that are in stock again.
+    `reason` says why the refund was not made, or that an operator has settled it, and `error` is for people.
+    """
+
+    refunded: bool
+    refund_id: str | None = None
+    refund_amount: float | None = None
+    currency: str | None = None
+    status: str | None = None
+    restocked: int = 0
+    reason: RefundReason | None = None
+    error: str | None = None
+
+
 ResolutionAction = Literal["retry", "skip", "resolved"]
 
 
@@ -236,6 +275,12 @@ class CancelView(View):
 
     outcome: CancelOutcome | None = None
     held_up: str | None = None
+
+
+class RefundView(View):
+    """What the `status` query of refund-order answers; `outcome` as soon as it is known, before any e-mail is sent."""
+
+    outcome: RefundOutcome | None = None
 
 
 class OrderView(View):
@@ -443,6 +488,99 @@ class UndoResult(Model):
     shipped: bool = False
 
 
+class RefundLine(Model):
+    """Units of one product that are refunded; `restock` of them go back into stock."""
+
+    product_id: str
+    quantity: int
+    restock: int = 0
+
+
+class RefundCharge(Model):
+    """A part of the order's charges of one type, as the caller writes it: the order's row knows the currency."""
+
+    type: ChargeType
+    amount: Decimal
+
+
+class Refund(Model):
+    """A validated refund of a part of an order: each product and each type of charge once.
+
+    `amount` is what is refunded, as the caller writes it; None: the prices of the lines and the charges.
+    """
+
+    order_id: str
+    refund_id: str
+    lines: tuple[RefundLine, ...] = ()
+    charges: tuple[RefundCharge, ...] = ()
+    amount: Decimal | None = None
+    reason: str | None = None
+    customer_email: str | None = None
+
+    @property
+    def key(self) -> "RefundKey":
+        return RefundKey(order_id=self.order_id, refund_id=self.refund_id)
+
+    def is_same(self, other: "Refund | None") -> bool:
+        """Whether the other one asks for the same, whatever it says about it and to whom."""
+        words = {"reason": None, "customer_email": None}
+        return other is not None and self.model_copy(update=words) == other.model_copy(update=words)
+
+    def as_request(self) -> dict[str, object]:
+        """The input of refund-order that asks for this refund; see orders.parsing.RefundRequest."""
+        parts = [
+            {"productId": line.product_id, "quantity": units, "restock": restock}
+            for line in self.lines
+            for units, restock in ((line.restock, True), (line.quantity - line.restock, False))
+            if units
+        ]
+        request = {
+            "orderId": self.order_id,
+            "refundId": self.refund_id,
+            "lines": parts,
+            "charges": [{"type": each.type, "amount": _json_number(each.amount)} for each in self.charges],
+            "amount": None if self.amount is None else _json_number(self.amount),
+            "reason": self.reason,
+            "customerEmail": self.customer_email,
+        }
+        return {name: value for name, value in request.items() if value is not None}
+
+
+def _json_number(amount: Decimal) -> float:
+    """The amount as the double that prints like it."""
+    return float(amount)
+
+
+class RefundKey(Model):
+    """Which refund of which order."""
+
+    order_id: str
+    refund_id: str
+
+
+RefundStatus = Literal["claimed", "made", "withdrawn"]
+
+
+class RefundClaim(Model):
+    """What became of the claim of a refund, or of the refund itself; amounts in minor units.
+
+    `status` is None if nothing could be claimed. Then, and if the claim was withdrawn, `refusal` says why.
+    `stripe_status` is None if there is nothing of it at Stripe. `restock` are the units that go back into stock,
+    `restocked`: they are there. `paid_by_hand`: an operator has paid it by other means.
+    """
+
+    status: RefundStatus | None
+    amount: int = 0
+    currency: str | None = None
+    restock: int = 0
+    restocked: bool = False
+    refusal: RefundReason | None = None
+    why: str | None = None
+    stripe_status: str | None = None
+    paid_by_hand: bool = False
+    notification_deadline: int = 0
+
+
 class FulfillmentRequest(Model):
     order_id: str
     shipping_address: Address
@@ -500,6 +638,7 @@ class NotificationKind(StrEnum):
     CONFIRMATION = "order_confirmation"
     CANCELLED = "order_cancelled"
     FAILED = "order_failed"
+    REFUNDED = "order_refunded"
     ANALYTICS = "order_placed"
 
 
@@ -513,9 +652,20 @@ class Delivery(Model):
 
 
 class Notification(Model):
-    """One message about an order. The activity reads the order's data from its row."""
+    """One message about an order, or `about` one refund of it. The activity reads the data from the rows."""
 
     order_id: str
     kind: NotificationKind
+    about: str = ""
     to: str | None = None
     delivery: Delivery | None = None
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What is delivered at most once."""
+        return (self.order_id, self.kind, self.about)
+
+    @property
+    def name(self) -> str:
+        """What people and receivers call it."""
+        return f"{self.kind}:{self.about}" if self.about else self.kind

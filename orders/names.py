@@ -9,11 +9,14 @@ from temporalio.common import SearchAttributeKey
 TASK_QUEUE: Final = "orders"
 PROCESS_ORDER: Final = "process-order"
 CANCEL_ORDER: Final = "cancel-order"
+REFUND_ORDER: Final = "refund-order"
 CHECK_INVENTORY: Final = "check-and-alert-inventory"
 PRODUCT_RECOMMENDATIONS: Final = "product-recommendations"
 INDEX_PRODUCTS: Final = "index-products"
 RECONCILE_ORDERS: Final = "reconcile-orders"
 VERIFY_ORDERS: Final = "verify-orders"
+
+REFUND_STEP: Final = "refund"
 
 RUNNING: Final = "running"  # the state of a run that goes on
 
@@ -54,6 +57,23 @@ def cancel_order_id(order_id: str) -> str:
     return f"{CANCEL_ORDER}:{order_id}"
 
 
+def refund_order_id(order_id: str, refund_id: str) -> str:
+    """The workflow id of the run that refunds a part of an order."""
+    return f"{refunds_of(order_id)}{refund_id}"
+
+
+def refunds_of(order_id: str) -> str:
+    """What the workflow ids of all refunds of the order begin with."""
+    return f"{REFUND_ORDER}:{order_id}:"
+
+
+def refund_step(refund_id: str) -> str:
+    """What operators call the refund when it is parked."""
+    return f"{REFUND_STEP}:{refund_id}"
+
+
 def order_id_of(workflow: str, workflow_id: str) -> str | None:
     """The order that a run is about; None: it is about no single one."""
-    return workflow_id.removeprefix(f"{CANCEL_ORDER}:") if workflow in {PROCESS_ORDER, CANCEL_ORDER} else None
+    if workflow in {CANCEL_ORDER, REFUND_ORDER}:
+        return workflow_id.removeprefix(f"{workflow}:").partition(":")[0]
+    return workflow_id if workflow == PROCESS_ORDER else None

@@ -6,7 +6,19 @@ Amounts are in minor units; None: the database does not tell.
 from datetime import datetime
 from typing import Any, Final
 
-from orders.models import CLOSED, GONE, KEPT, PAYMENT_REFUSALS, ErrorCode, Model, OrderCharge, Status, WarningKind
+from orders.models import (
+    CLOSED,
+    GONE,
+    KEPT,
+    PAYMENT_REFUSALS,
+    ErrorCode,
+    Model,
+    OrderCharge,
+    RefundReason,
+    RefundStatus,
+    Status,
+    WarningKind,
+)
 from orders.money import DECIMALS, show, to_json_number
 from orders.refunds import FAILED, UNDER_WAY
 
@@ -66,6 +78,19 @@ class KeptWarning(Model):
     at: datetime
 
 
+class PartialRefund(Model):
+    """What refund-order has claimed, made or withdrawn. `restock` are the units of it that go back into stock."""
+
+    refund_id: str
+    amount: int
+    status: RefundStatus
+    refusal: RefundReason | None
+    reason: str | None
+    restock: int
+    restocked: bool
+    at: datetime
+
+
 class KeptResolution(Model):
     """What an operator decided about a step."""
 
@@ -89,6 +114,7 @@ class OrderReport(ListedOrder):
     placed_at: datetime | None
     refunds: dict[str, int]
     charges: tuple[OrderCharge, ...] = ()
+    partial_refunds: tuple[PartialRefund, ...] = ()
     notifications: tuple[SentNotification, ...] = ()
     warnings: tuple[KeptWarning, ...] = ()
     resolutions: tuple[KeptResolution, ...] = ()
@@ -186,12 +212,13 @@ class OrderReport(ListedOrder):
     def as_json(self) -> dict[str, Any]:
         """The same of what only the report has."""
 
-        def with_number(each: KeptWarning | OrderCharge) -> dict[str, Any]:
+        def with_number(each: KeptWarning | OrderCharge | PartialRefund) -> dict[str, Any]:
             return each.model_dump(mode="json") | {"amount": self._number(each.amount)}
 
         return super().as_json() | {
             "subtotal": self._number(self.subtotal),
             "charges": [*map(with_number, self.charges)],
+            "partialRefunds": [*map(with_number, self.partial_refunds)],
             "warnings": [*map(with_number, self.warnings)],
             "money": self.money,
             "shipment": self.shipment,

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Annotated, Final, NoReturn, TypeVar
+from typing import Annotated, Final, Literal, NoReturn, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -24,7 +24,18 @@ from orders import money
 from orders.card_numbers import has_card_number
 from orders.countries import REQUIRED, is_required
 from orders.errors import InvalidInput, Unreadable
-from orders.models import Address, ChargeType, Line, Model, Order, OrderCharge, Priority
+from orders.models import (
+    Address,
+    ChargeType,
+    Line,
+    Model,
+    Order,
+    OrderCharge,
+    Priority,
+    Refund,
+    RefundCharge,
+    RefundLine,
+)
 from orders.plain_text import has_markup, is_harmful, is_visible
 
 SEALED: Final = b"binary/encrypted"  # the encoding of an encrypted payload
@@ -42,7 +53,16 @@ MAX_LINES: Final = 100
 MAX_UNITS: Final = 10_000  # of one product
 MAX_CHARGES: Final = 20
 ORDER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # no colon: ids of other runs are derived with one
-IDS: Final = {"orderId", "order_id", "customerId", "customer_id", "productId", "product_id"}  # the shop mints them
+IDS: Final = {
+    "orderId",
+    "order_id",
+    "refundId",
+    "refund_id",
+    "customerId",
+    "customer_id",
+    "productId",
+    "product_id",
+}  # the shop mints them
 PAYMENT_METHOD_IDS: Final = {"paymentMethodId", "payment_method_id"}
 PAYMENT_METHOD: Final = r"^(pm|card)_[A-Za-z0-9_]{1,100}$"
 PHONE: Final = re.compile(r"(\+ ?)?[0-9 ()./-]+( ?(x|ext\.?) ?[0-9]{1,6})?")
@@ -126,6 +146,8 @@ Currency = Annotated[str, StringConstraints(strict=True, to_lower=True), AfterVa
 Units = Annotated[int, Field(strict=True, ge=1, le=MAX_UNITS)]
 Amount = Annotated[Decimal, BeforeValidator(_number), Field(strict=True)]
 Price = Annotated[Amount, Field(ge=0)]
+Reason = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=MAX_REASON), AfterValidator(_plain)]
+OptionalReason = Annotated[Reason | None, BeforeValidator(_blank_is_none)]
 
 
 class Request(Model):
@@ -206,6 +228,33 @@ class PayRequest(Request):
     """The argument of the update `pay`: another payment method for an order that waits for one."""
 
     payment_method_id: PaymentMethod
+
+
+class RefundLineRequest(Request):
+    """Units that are refunded; `restock`: they go back into stock."""
+
+    product_id: Id
+    quantity: Units
+    restock: Annotated[bool, Field(strict=True)] = False
+
+
+class RefundChargeRequest(Request):
+    """A part of what the order costs beside its products; a discount is nothing that was paid."""
+
+    type: Literal["shipping", "tax", "fee"]
+    amount: Annotated[Amount, Field(gt=0)]
+
+
+class RefundRequest(Request):
+    """The input of refund-order; without an address no e-mail is sent."""
+
+    order_id: str
+    refund_id: str
+    lines: Annotated[list[RefundLineRequest], Field(default_factory=list, max_length=MAX_LINES)]
+    charges: Annotated[list[RefundChargeRequest], Field(default_factory=list, max_length=MAX_CHARGES)]
+    amount: Price | None = None
+    reason: OptionalReason = None
+    customer_email: Email | None = None
 
 
 class CustomerRequest(Request):
@@ -322,6 +371,32 @@ def parse_cancel(data: object) -> CancelRequest:
     return validate(CancelRequest, data, problems)
 
 
+def parse_refund(data: object) -> Refund:
+    """The refund of a part of an order that `data` describes: each product and each type of charge once.
+
+    Raises:
+        InvalidInput: naming every field that is wrong.
+    """
+    problems = _card_number_problems(data)
+    if isinstance(data, Mapping):
+        if isinstance(data.get("orderId"), str):
+            problems += _order_id_problems(data["orderId"])
+        if isinstance(data.get("refundId"), str):
+            problems += _order_id_problems(data["refundId"], "refundId")
+        if not any(data.get(part) for part in ("lines", "charges", "amount")):
+            problems.append("amount: must be above zero, unless there are lines or charges")
+    request = validate(RefundRequest, data, problems)
+    return Refund(
+        order_id=request.order_id,
+        refund_id=request.refund_id,
+        lines=_merge_refunded(request),
+        charges=_sum_refunded(request),
+        amount=request.amount,
+        reason=request.reason,
+        customer_email=request.customer_email,
+    )
+
+
 def parse_pay(*arguments: object) -> PayRequest:
     """The payment method that the arguments of a `pay` name.
 
@@ -410,6 +485,28 @@ def _merge(request: OrderRequest) -> tuple[Line, ...]:
     return tuple(lines[product] for product in sorted(lines))
 
 
+def _merge_refunded(request: RefundRequest) -> tuple[RefundLine, ...]:
+    """The lines with each product once, in product order."""
+    quantities: Counter[str] = Counter()
+    restock: Counter[str] = Counter()
+    for line in request.lines:
+        quantities[line.product_id] += line.quantity
+        restock[line.product_id] += line.quantity if line.restock else 0
+    return tuple(
+        RefundLine(product_id=product, quantity=quantities[product], restock=restock[product])
+        for product in sorted(quantities)
+    )
+
+
+def _sum_refunded(request: RefundRequest) -> tuple[RefundCharge, ...]:
+    """The charges with each type once. Their decimals are checked when the currency of the order is known."""
+    sums: dict[ChargeType, Decimal] = {}
+    for charge in request.charges:
+        type_ = ChargeType(charge.type)
+        sums[type_] = sums.get(type_, Decimal(0)) + charge.amount
+    return tuple(RefundCharge(type=type_, amount=sums[type_]) for type_ in sorted(sums))
+
+
 def _charges(request: OrderRequest) -> tuple[OrderCharge, ...]:
     """The charges in minor units, in the order in which the customer reads them."""
     return tuple(
@@ -431,9 +528,9 @@ def _fingerprint(request: OrderRequest, lines: tuple[Line, ...], charges: tuple[
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
-def _order_id_problems(order_id: str) -> list[str]:
+def _order_id_problems(order_id: str, field: str = "orderId") -> list[str]:
     if not ORDER_ID.fullmatch(order_id):
-        return ["orderId: must be 1 to 64 letters, digits, dots, dashes or underscores, a letter or digit first"]
+        return [f"{field}: must be 1 to 64 letters, digits, dots, dashes or underscores, a letter or digit first"]
     return []
 
 

@@ -214,6 +214,15 @@ class Saga:
         await workflow.wait_condition(lambda: not self._recording)
         self._finish()
 
+    async def carry_out(self, name: str, work: Callable[[], Coroutine[Any, Any, str]]) -> None:
+        """Do something that is no step's undo as one: try it until it succeeds, or until an operator settles it.
+
+        `name` is what operators call it, `work` returns a note for people. Afterwards the saga is finished.
+        """
+        await self._settle(name, work)
+        await workflow.wait_condition(lambda: not self._recording)
+        self._finish()
+
     async def take_over(self, step: str, reason: str) -> None:
         """Wait for an operator where an earlier run was parked: until then nothing is undone a second time."""
         await self._park(step, reason)

@@ -22,11 +22,11 @@ async def deliver(
     timeline: OrderTimeline,
 ) -> None:
     """Deliver a notification; at the deadline record that it was given up, and alert operators."""
-    kind = notification.kind
+    name = notification.name
     options = within(timedelta(seconds=deadline_seconds), SLOW_RETRY)
     try:
-        await run_activity(send, notification, options, f"notification {kind}")
+        await run_activity(send, notification, options, f"notification {name}")
     except ActivityError as error:
-        await run_activity(Notifications.give_up_notification, notification, UNTIL_DONE, f"give up {kind}")
-        NOTIFICATIONS_GIVEN_UP.add(kind=kind)
-        timeline.call_for_attention(f"notification:{kind}", f"the notification {kind} was not delivered", reason(error))
+        await run_activity(Notifications.give_up_notification, notification, UNTIL_DONE, f"give up {name}")
+        NOTIFICATIONS_GIVEN_UP.add(kind=notification.kind)
+        timeline.call_for_attention(f"notification:{name}", f"the notification {name} was not delivered", reason(error))

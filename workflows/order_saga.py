@@ -37,10 +37,11 @@ class OrderSaga(Saga):
         order_id: str,
         timeline: OrderTimeline,
         *,
+        steps: tuple[Step[Any, Any, Any], ...] = STEPS,
         if_shipped: Callable[[Any, str], Awaitable[OrderRow]] = Payments.resume_capture,
     ) -> None:
         """`if_shipped` moves the order on when the goods have left before the warehouse could cancel."""
-        super().__init__(STEPS, order_id)
+        super().__init__(steps, order_id)
         self._timeline = timeline
         self._if_shipped = if_shipped
         self._stage: Stage | None = None  # before the first park
@@ -101,7 +102,7 @@ class OrderSaga(Saga):
         self.resolution_count = row.resolution_count
         if park.marks_row and row.parked_step != step:
             return False
-        PARKS.add(step=step)
+        PARKS.add(step=_label(step))
         if self._timeline.stage is not Stage.PARKED:
             self._stage = self._timeline.stage
         self._timeline.enter(Stage.PARKED, f"`{step}` is parked")
@@ -110,10 +111,14 @@ class OrderSaga(Saga):
             step,
             f"{step} is parked",
             reason,
-            amount=show(row.total, row.currency),
+            amount=self.at_stake(row),
             command=resolve_command(self.saga_id, parked),
         )
         return True
+
+    def at_stake(self, row: OrderRow) -> str:
+        """The amount that operators read in an alert: the order's total."""
+        return show(row.total, row.currency)
 
     async def on_resolution(self, resolution: Resolution) -> bool:
         """Record what the operator decided. False: the row is not parked at that step any more."""
@@ -130,7 +135,7 @@ class OrderSaga(Saga):
         if row is None:
             return False
         self.resolution_count = row.resolution_count
-        RESOLUTIONS.add(step=resolution.step, action=resolution.action)
+        RESOLUTIONS.add(step=_label(resolution.step), action=resolution.action)
         text = f"{resolution.by} says {resolution.action}: {resolution.reason}"
         others_wait = bool(self.parked.keys() - {resolution.step})
         self._timeline.enter(Stage.PARKED if others_wait else self._stage or Stage.UNDOING, text)
@@ -145,6 +150,11 @@ class OrderSaga(Saga):
 
     def _is_independent(self, name: str) -> bool:
         return any(step.independent for step in self.steps if step.name == name)
+
+
+def _label(step: str) -> str:
+    """The name of a step without an id: metrics count kinds of steps."""
+    return step.partition(":")[0]
 
 
 def was_reset() -> bool:

@@ -117,13 +117,17 @@ class OrderTimeline(Timeline):
         summary: str,
         *,
         may_fail: bool,
+        what: str | None = None,
     ) -> ResultT:
         """Run an activity however long it takes, and call for attention as long as it keeps failing.
+
+        `what` is what operators call it, by default the name of the activity.
 
         Raises:
             ActivityError: it was canceled; or, with `may_fail`, it failed for good.
         """
         rounds = 0
+        name = what or activity.__name__
         while True:
             try:
                 work = run_activity(activity, arg, retry_round(rounds), summary)
@@ -132,15 +136,14 @@ class OrderTimeline(Timeline):
                 is_final = error.retry_state is RetryState.NON_RETRYABLE_FAILURE
                 if is_cancelled_exception(error) or (is_final and may_fail):
                     raise
-                step = error.activity_type
-                KEEPS_FAILING.add(step=step)
-                self.call_for_attention(step, f"{step} keeps failing", reason(error))
+                KEEPS_FAILING.add(step=error.activity_type)
+                self.call_for_attention(name, f"{name} keeps failing", reason(error))
                 if is_final:
                     pause = PAUSE_AFTER_FINAL_ERROR * 2 ** min(rounds, MAX_DOUBLINGS)
                     await workflow.sleep(pause, summary=f"retry {error.activity_type}")
                 rounds += 1
             else:
-                self.needs_no_more_attention(activity.__name__)
+                self.needs_no_more_attention(name)
                 return result
 
     async def flush(self) -> None:

@@ -6,7 +6,14 @@ from typing import Final, NamedTuple
 from client.runs import Run
 from orders.commands import command_line, resolve_command
 from orders.models import UNFINISHED, Attention
-from orders.names import CHECK_INVENTORY, PAYMENT_WARNING, PROCESS_ORDER, RECONCILE_ORDERS, VERIFY_ORDERS
+from orders.names import (
+    CHECK_INVENTORY,
+    PAYMENT_WARNING,
+    PROCESS_ORDER,
+    RECONCILE_ORDERS,
+    REFUND_STEP,
+    VERIFY_ORDERS,
+)
 from orders.order_report import ListedOrder
 
 
@@ -27,6 +34,7 @@ OF_SWEEPS: Final = {
 }
 LOOK_FIRST: Final = {
     "void_payment": "look at the payment in the Stripe dashboard",
+    REFUND_STEP: "look at the payment in the Stripe dashboard",
     "cancel_fulfillment": "ask the warehouse where the goods are",
 }
 WARNED: Final = Advice("answer it in the Stripe dashboard; a cancel of the order stops goods that have not left")
@@ -67,7 +75,7 @@ def _resolve(order_id: str, attention: Attention) -> Advice:
     command = resolve_command(order_id, attention)
     if attention.actions == ("retry",):
         return Advice("correct the cause, then retry it", command)
-    look = LOOK_FIRST.get(attention.what, "look at what was not undone")
+    look = LOOK_FIRST.get(attention.what.partition(":")[0], "look at what was not undone")
     return Advice(f"{look}, then resolve it: --retry, --resolved or --skip", command)
 
 

@@ -1,8 +1,9 @@
-"""The commands about orders: process-order, pay, cancel-order, status, list, stuck, resolve."""
+"""The commands about orders: process-order, pay, cancel-order, refund, status, list, stuck, resolve."""
 
 import sys
 import uuid
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -19,6 +20,7 @@ from app.cli.show import (
     show_cancel,
     show_order,
     show_orders,
+    show_refund,
     show_retry,
     show_runs,
     show_status,
@@ -26,13 +28,32 @@ from app.cli.show import (
 )
 from app.cli.standing import Needs, StandingRun, from_database, needs_of, standing_run, standing_runs
 from app.startup_checks import CannotStart
-from client.orders import cancel_order, follow_retry, pay_order, read_order, read_resolution, resolve, submit
+from client.orders import (
+    cancel_order,
+    follow_retry,
+    pay_order,
+    read_order,
+    read_refund,
+    read_resolution,
+    refund_order,
+    resolve,
+    submit,
+)
 from client.runs import count_unlisted, list_runs, order_runs, stuck_runs, view_run
 from gateways.report_store import find_parked, list_orders, read_report
 from orders.commands import command_line, resolve_command
 from orders.errors import InvalidInput, UnknownOrder
-from orders.models import CancelOutcome, CancelReason, ErrorCode, OrderOutcome, Stage, Status
-from orders.names import NEEDS_ATTENTION, SWEEPS, cancel_order_id
+from orders.models import (
+    CancelOutcome,
+    CancelReason,
+    ErrorCode,
+    OrderOutcome,
+    RefundOutcome,
+    RefundReason,
+    Stage,
+    Status,
+)
+from orders.names import NEEDS_ATTENTION, SWEEPS, cancel_order_id, refund_order_id
 from orders.order_report import ListedOrder, OrderReport
 from orders.parsing import MAX_INPUT, parse_cancel, parse_customer, parse_pay
 
@@ -98,6 +119,54 @@ async def cancel(
         outcome,
         lambda out, found, link: show_cancel(out, order_id, found, link),
         _status_of_cancel(outcome),
+    )
+
+
+@command(app, "refund")
+async def refund(  # noqa: PLR0913 (one argument for each option)
+    environment: Environment,
+    order_id: OrderId,
+    *,
+    refund_id: Annotated[
+        str | None, typer.Option(help="The refund's id, to ask for it again later. Default: a new one.")
+    ] = None,
+    line: Annotated[
+        list[str], typer.Option(metavar="PRODUCT:UNITS", help="Units that do not come back into stock; repeatable.")
+    ] = [],  # noqa: B006 (typer needs it)
+    restock: Annotated[
+        list[str], typer.Option(metavar="PRODUCT:UNITS", help="Units that go back into stock; repeatable.")
+    ] = [],  # noqa: B006 (typer needs it)
+    charge: Annotated[list[str], typer.Option(metavar="TYPE:AMOUNT", help="Of shipping, tax or fee; repeatable.")] = [],  # noqa: B006 (typer needs it)
+    amount: Annotated[
+        str | None, typer.Option(help="What is refunded. Default: the prices of the units, and the charges.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Why, for later readers.")] = None,
+    email: Annotated[str | None, typer.Option(help="The address that gets the confirmation.")] = None,
+) -> Result:
+    """Refund a part of a paid order, and wait for the outcome. The same refund id again is still one refund."""
+    refund_id = refund_id or f"refund-{uuid.uuid4().hex[:12]}"
+    asked = {
+        "orderId": order_id,
+        "refundId": refund_id,
+        "lines": [
+            *(_units("--line", each) | {"restock": False} for each in line),
+            *(_units("--restock", each) | {"restock": True} for each in restock),
+        ],
+        "charges": [
+            {"type": type_, "amount": _number("--charge", number)}
+            for type_, _, number in (each.rpartition(":") for each in charge)
+        ],
+        "amount": None if amount is None else _number("--amount", amount),
+        "reason": reason,
+        "customerEmail": email,
+    }
+    read_refund(asked)  # refused before anything is connected
+    session = await environment.connect()
+    run = refund_order_id(order_id, refund_id)
+    async with progress(session, run, _stage, order_id):
+        outcome = await refund_order(session.client, asked)
+    return session.result(
+        run, outcome, lambda out, found, link: show_refund(out, order_id, found, link), _status_of_refund(outcome)
     )
 
 
@@ -262,6 +331,26 @@ def _status_of_order(outcome: OrderOutcome) -> Exit:
     if outcome.error_code is ErrorCode.UNDO_PARKED:
         return Exit.NEEDS_OPERATOR
     return Exit.FAILED if outcome.error_code in TECHNICAL else Exit.NO
+
+
+def _units(option: str, text: str) -> dict[str, object]:
+    product, colon, units = text.rpartition(":")
+    if not colon or not units.isdecimal():
+        raise InvalidInput([f"{option}: must be PRODUCT:UNITS, such as sku-1:2, not {text}"])
+    return {"productId": product, "quantity": int(units)}
+
+
+def _number(option: str, text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except ArithmeticError:
+        raise InvalidInput([f"{option}: must be a number, such as 4.99, not {text}"]) from None
+
+
+def _status_of_refund(outcome: RefundOutcome) -> Exit:
+    if outcome.reason is RefundReason.REFUND_PARKED:
+        return Exit.NEEDS_OPERATOR
+    return Exit.DONE if outcome.refunded else Exit.NO
 
 
 def _status_of_cancel(outcome: CancelOutcome) -> Exit:

@@ -11,7 +11,7 @@ from temporalio.client import Client
 from app.cli.command import Environment, Exit, Result, command
 from app.cli.layout import count_of, show, table
 from app.startup_checks import PRIVACY_CHECKS, open_database
-from client.runs import of_the_customer
+from client.runs import of_refunds, of_the_customer
 from gateways.erasure_store import OwnOrder, find_orders_of, forget_orders
 from gateways.temporal import FoundRun, delete_run, find_run, find_runs
 from orders.names import cancel_order_id
@@ -98,7 +98,7 @@ async def _runs_of(client: Client, order_id: str) -> list[FoundRun]:
     """All runs about an order. Lists lag behind, so the latest ones are asked for."""
     ids = (order_id, cancel_order_id(order_id))
     latest = [run for each in ids if (run := await find_run(client, each))]
-    query = f"WorkflowId IN ({', '.join(map(json.dumps, ids))})"
+    query = f"WorkflowId IN ({', '.join(map(json.dumps, ids))}) OR {of_refunds(order_id)}"
     listed = {run.run_id: run async for run in find_runs(client, query, MAX_RUNS)}
     return [*(listed | {run.run_id: run for run in latest}).values()]
 

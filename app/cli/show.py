@@ -22,6 +22,8 @@ from orders.models import (
     Model,
     OrderOutcome,
     OrderView,
+    RefundOutcome,
+    RefundReason,
     Status,
     View,
 )
@@ -52,7 +54,7 @@ def show_order(out: Console, outcome: OrderOutcome, link: str) -> None:
         {
             "why": outcome.error,
             "another try": another_try(outcome),
-            "total": _total(outcome),
+            "total": _amount(outcome.total, outcome.currency),
             "payment": outcome.payment_intent,
             "fulfillment": outcome.fulfillment_id,
             "Web UI": link,
@@ -60,10 +62,10 @@ def show_order(out: Console, outcome: OrderOutcome, link: str) -> None:
     )
 
 
-def _total(outcome: OrderOutcome) -> str | None:
-    if outcome.total is None or outcome.currency is None:
+def _amount(number: float | None, currency: str | None) -> str | None:
+    if number is None or currency is None:
         return None
-    return f"{outcome.total:.{DECIMALS[outcome.currency]}f} {outcome.currency}"
+    return f"{number:.{DECIMALS[currency]}f} {currency}"
 
 
 def another_try(outcome: OrderOutcome) -> str | None:
@@ -101,6 +103,24 @@ def show_cancel(out: Console, order_id: str, outcome: CancelOutcome, link: str) 
         {
             "reason": humanize(outcome.reason) if outcome.reason else None,
             "money": "refunded" if outcome.refunded else None,
+            "what to do": f"`{command_line('status', order_id)}` says what it waits for" if is_parked else None,
+            "Web UI": link,
+        },
+    )
+
+
+def show_refund(out: Console, order_id: str, outcome: RefundOutcome, link: str) -> None:
+    is_parked = outcome.reason is RefundReason.REFUND_PARKED
+    reason = humanize(outcome.reason) if outcome.reason else None
+    show(
+        out,
+        f"{outcome.refund_id} of {order_id} is {'refunded' if outcome.refunded else 'not refunded'}",
+        {
+            "reason": reason,
+            "why": outcome.error,
+            "amount": _amount(outcome.refund_amount, outcome.currency),
+            "status": outcome.status,
+            "back in stock": count_of(outcome.restocked, "unit") if outcome.restocked else None,
             "what to do": f"`{command_line('status', order_id)}` says what it waits for" if is_parked else None,
             "Web UI": link,
         },
@@ -187,6 +207,12 @@ def _show_report(out: Console, order: OrderReport) -> None:
         "created": time_of(order.created_at),
     }
     show(out, f"{order.id} is {_state_of(order)}", facts)
+    for part in order.partial_refunds:
+        units = f", {count_of(part.restock, 'unit')} back in stock" if part.restocked and part.restock else ""
+        why = f" ({humanize(part.refusal)})" if part.refusal else ""
+        said_why = f": {part.reason}" if part.reason else ""
+        amount = amount_of(part.amount, order.currency)
+        line(out, f"Refund {part.refund_id} of {amount} is {part.status}{why}{units}, {time_of(part.at)}{said_why}")
     for each in order.warnings:
         amount = f" over {amount_of(each.amount, order.currency)}" if each.amount else ""
         text = f"{each.kind} {each.id}{amount} is {each.status} ({each.reason}), since {time_of(each.at)}"

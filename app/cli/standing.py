@@ -9,7 +9,7 @@ from client.runs import Run, StuckRun
 from config.settings import Settings
 from gateways.postgres import Database
 from orders.errors import Unavailable
-from orders.models import SETTLED, Attention, CancelView, OrderView
+from orders.models import SETTLED, Attention, View
 from orders.order_report import ListedOrder
 
 # The order's row tells how these ended, whatever became of the run; a step that a shop adds may leave nothing there.
@@ -41,7 +41,7 @@ class StandingRun(NamedTuple):
     """A run of an order, what its query answers (None: no worker answers), and what it needs an operator for."""
 
     run: Run
-    view: OrderView | CancelView | None
+    view: View | None
     needs: Sequence[Needs]
 
 
@@ -58,7 +58,7 @@ async def from_database(settings: Settings, read: Callable[[Database], Awaitable
         raise CannotStart(f"PostgreSQL at DATABASE_URL cannot be used: {error.message}") from error
 
 
-def standing_run(run: Run, view: OrderView | CancelView | None, order: ListedOrder | None) -> StandingRun:
+def standing_run(run: Run, view: View | None, order: ListedOrder | None) -> StandingRun:
     attention = view.attention if view else ()
     if run.needs_attention and not view:
         attention = (Attention(what=run.needs_attention, reason=""),)

@@ -106,6 +106,7 @@ ORDERS: Final = (
         "Cancels and undos",
         (
             Graph("Cancels in a minute", per_minute("order_sagas_cancels_total", "reason"), "{{reason}}"),
+            Graph("Refunds of parts in a minute", per_minute("order_sagas_refunds_total", "reason"), "{{reason}}"),
             Graph("Undos in a minute", per_minute("order_sagas_undos_total", "closing"), "{{closing}}"),
             Graph("Parked since the workers started", "sum by (step) (order_sagas_parks_total)", "{{step}}"),
             Graph("Resolved since then", "sum by (action) (order_sagas_resolutions_total)", "{{action}}"),

@@ -19,8 +19,8 @@ from temporalio.worker import Worker
 
 from app.wiring import open_worker
 from config.settings import SANDBOX_OPENAI_KEY, SANDBOX_STRIPE_KEY, Settings, sandbox_addresses
-from orders.models import CancelOutcome, OrderOutcome
-from orders.names import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
+from orders.models import CancelOutcome, OrderOutcome, RefundOutcome
+from orders.names import CANCEL_ORDER, PROCESS_ORDER, REFUND_ORDER, cancel_order_id, refund_order_id
 from sandbox.server import Running, serve
 from sandbox.world import World
 from tests.support.activity_hooks import ActivityHooks
@@ -107,6 +107,33 @@ class Shop(Rows):
 
     async def cancel(self, order_id: str, email: str | None = "customer@example.com") -> CancelOutcome:
         return await (await self.start_cancel(order_id, email)).result()
+
+    async def start_refund(
+        self,
+        order_id: str,
+        refund_id: str,
+        workflow_id: str | None = None,
+        task_timeout: timedelta | None = None,
+        **asked: Any,
+    ) -> WorkflowHandle[Any, RefundOutcome]:
+        """Start refund-order; `asked` are fields of its payload, by default one unit of product 1 that comes back."""
+        email = {"customerEmail": "customer@example.com"}
+        parts = asked or {"lines": [{"productId": "1", "quantity": 1, "restock": True}]}
+        return await self.client.start_workflow(
+            REFUND_ORDER,
+            {"orderId": order_id, "refundId": refund_id} | email | parts,
+            id=workflow_id or refund_order_id(order_id, refund_id),
+            task_queue=self.task_queue,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            result_type=RefundOutcome,
+            task_timeout=task_timeout,
+        )
+
+    async def refund(
+        self, order_id: str, refund_id: str, workflow_id: str | None = None, **asked: Any
+    ) -> RefundOutcome:
+        return await (await self.start_refund(order_id, refund_id, workflow_id, **asked)).result()
 
     async def advance(self, run: WorkflowHandle[Any, Any], by: timedelta) -> None:
         """Move the run's clock forward, once the run waits for time alone: then the same happens on a slow machine.

@@ -184,6 +184,47 @@ async def unknown_to_cancel(shop: Shop, order_id: str) -> list[str]:
 
 
 @scenario
+async def refunded(shop: Shop, order_id: str) -> list[str]:
+    """A unit that comes back, and what the order was charged for its shipping."""
+    await shop.place(an_order(charges=[{"type": "shipping", "amount": 4.99}]), order_id)
+    lines = [{"productId": "1", "quantity": 1, "restock": True}]
+    outcome = await shop.refund(order_id, "r1", lines=lines, charges=[{"type": "shipping", "amount": 4.99}])
+    assert outcome.refunded, outcome
+    return [f"refund-order:{order_id}:r1"]
+
+
+@scenario
+async def refund_refused(shop: Shop, order_id: str) -> list[str]:
+    await shop.refund(order_id, "r1")
+    return [f"refund-order:{order_id}:r1"]
+
+
+@scenario
+async def refund_too_late(shop: Shop, order_id: str) -> list[str]:
+    """A cancel was faster at Stripe: the claim is withdrawn."""
+    await shop.place(order_id=order_id)
+    held = shop.hooks.hold("make_refund")
+    run = await shop.start_refund(order_id, "r1")
+    await held.reached.wait()
+    await shop.cancel(order_id)
+    held.let_go()
+    await run.result()
+    return [f"refund-order:{order_id}:r1"]
+
+
+@scenario
+async def refund_parked_and_resolved(shop: Shop, order_id: str) -> list[str]:
+    await shop.place(order_id=order_id)
+    shop.hooks.fail("make_refund", ApplicationError("no", type="no", non_retryable=True), times=2)
+    run = await shop.start_refund(order_id, "r1")
+    for action in ("retry", "resolved"):
+        await _until_stuck(run)
+        await run.execute_update("resolve", Resolution(step="refund:r1", action=action, reason="looked at it"))
+    await run.result()
+    return [f"refund-order:{order_id}:r1"]
+
+
+@scenario
 async def restarted(shop: Shop, order_id: str) -> list[str]:
     await (await _waiting_for_customer(shop, order_id)).terminate()
     handle = await shop.start(_authentication_required(), order_id)

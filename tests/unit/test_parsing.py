@@ -9,7 +9,17 @@ import pytest
 from client.orders import read_order
 from orders.errors import InvalidInput
 from orders.models import Line, Order
-from orders.parsing import MAX_CHARGES, MAX_INPUT, MAX_LINES, MAX_UNITS, parse_cancel, parse_order, read_json
+from orders.parsing import (
+    MAX_CHARGES,
+    MAX_INPUT,
+    MAX_LINES,
+    MAX_REASON,
+    MAX_UNITS,
+    parse_cancel,
+    parse_order,
+    parse_refund,
+    read_json,
+)
 from tests.support.shop import an_order
 
 ITEM = {"productId": "1", "quantity": 2, "price": 29.99}
@@ -288,3 +298,41 @@ def test_a_request_to_cancel() -> None:
     """The e-mail address is optional."""
     assert parse_cancel({"orderId": "o1"}).customer_email is None
     assert parse_cancel({"orderId": "o1", "customerEmail": "a@b"}).customer_email == "a@b"
+
+
+REFUND: dict[str, Any] = {"orderId": "o1", "refundId": "r1"}
+
+
+def test_a_refund_has_each_product_and_each_charge_once() -> None:
+    """Units of a product that come back, and others that do not, are one line; amounts stay exact."""
+    refund = parse_refund(
+        read_json(
+            """{"orderId": "o1", "refundId": "r1", "reason": " ", "amount": 0.10,
+            "lines": [{"productId": "2", "quantity": 1}, {"productId": "1", "quantity": 1, "restock": true},
+                      {"productId": "2", "quantity": 2, "restock": true}],
+            "charges": [{"type": "tax", "amount": 0.1}, {"type": "tax", "amount": 0.2}]}"""
+        )
+    )
+    assert [(line.product_id, line.quantity, line.restock) for line in refund.lines] == [("1", 1, 1), ("2", 3, 2)]
+    assert [(charge.type, str(charge.amount)) for charge in refund.charges] == [("tax", "0.3")]
+    assert (str(refund.amount), refund.reason) == ("0.10", None)
+    assert parse_refund(read_json(json.dumps(refund.as_request()))).is_same(refund)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"lines": [{"productId": "1", "quantity": 1}] * (MAX_LINES + 1)}, "lines"),
+        ({"charges": [{"type": "tax", "amount": 1}] * (MAX_CHARGES + 1)}, "charges"),
+        ({"lines": [{"productId": "1", "quantity": MAX_UNITS + 1}]}, "lines[0].quantity"),
+        ({"amount": 1, "reason": "a" * (MAX_REASON + 1)}, "reason"),
+        ({"amount": 1, "refundId": "r" * 65}, "refundId"),
+        ({"amount": 1, "refundId": 7}, "refundId"),
+        ({"amount": True}, "amount"),
+    ],
+)
+def test_the_limits_of_a_refund(changes: dict[str, Any], field: str) -> None:
+    """Each is named, and the largest that is allowed is allowed."""
+    with pytest.raises(InvalidInput) as refusal:
+        parse_refund(REFUND | changes)
+    assert any(problem.startswith(f"{field}: ") for problem in refusal.value.problems), refusal.value.problems

@@ -37,6 +37,8 @@ TABLES = (
     "resolutions",
     "notifications",
     "refunds",
+    "order_refunds",
+    "order_refund_lines",
 )
 
 
@@ -61,6 +63,7 @@ async def money_and_stock(shop: Shop) -> list[str]:
         "SELECT order_id, position, type, amount FROM order_charges ORDER BY order_id, position",
         "SELECT * FROM reservations ORDER BY order_id",
         "SELECT id, amount, status FROM refunds ORDER BY id",
+        "SELECT order_id, refund_id, amount, status FROM order_refunds ORDER BY order_id, refund_id",
         "SELECT * FROM inventory ORDER BY product_id",
         "SELECT order_id, at, to_status, actor FROM order_events WHERE why NOT LIKE 'personal%' ORDER BY id",
     )
@@ -72,6 +75,7 @@ async def test_a_customer_is_forgotten(shop: Shop, starter: Starter, login: str)
     cancelled, declined, failed, paid, others = ids = [new_order_id() for _ in range(5)]
     mine = an_order(customerId=CUSTOMER, customerEmail=ADDRESS)
     await shop.place(mine | {"charges": [{"type": "fee", "name": QUOTE, "amount": 1}]}, cancelled)
+    assert (await shop.refund(cancelled, "r1", lines=[{"productId": "1", "quantity": 1}], reason=QUOTE)).refunded
     await shop.cancel(cancelled, ADDRESS)
     await shop.place(mine | {"paymentMethodId": "pm_card_chargeDeclined"}, declined)
     shop.hooks.fail("request_fulfillment", Permanent(QUOTE, type="fulfillment_refuses_us"), workflow_id=failed)

@@ -2,10 +2,11 @@
 
 import asyncio
 import uuid
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.service import RPCError
@@ -15,6 +16,8 @@ from sandbox.faults import Fault
 from tests.support.invariants import assert_invariants
 from tests.support.scenarios import Ending, Run, ending_of, is_running
 from tests.support.shop import PATIENCE, Shop
+
+T = TypeVar("T")
 
 O: Final = "o1"  # noqa: E741 (the one order of each cell)
 TOTAL: Final = 5998  # of the order that tests place, in minor units
@@ -48,8 +51,13 @@ async def check_end(shop: Shop, run: Run, end: End) -> None:
 
 
 async def see_to_the_end(shop: Shop, run: Run) -> Ending:
-    """How the run ends; nobody sits out the pauses between its attempts."""
-    ending = asyncio.ensure_future(ending_of(run))
+    """How process-order ends; nobody sits out the pauses between its attempts."""
+    return await without_pauses(shop, run, ending_of(run))
+
+
+async def without_pauses(shop: Shop, run: Run, end: Coroutine[Any, Any, T]) -> T:
+    """What the end of the run comes to; nobody sits out the pauses between its attempts."""
+    ending = asyncio.ensure_future(end)
     try:
         async with asyncio.timeout(PATIENCE):
             while not (await asyncio.wait({ending}, timeout=A_LOOK))[0]:

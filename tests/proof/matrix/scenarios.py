@@ -9,8 +9,9 @@ from typing import Any
 
 from temporalio.client import WorkflowHandle
 
-from orders.models import CancelOutcome, CancelReason, ErrorCode, OrderOutcome
+from orders.models import CancelOutcome, CancelReason, ErrorCode, OrderOutcome, RefundReason
 from sandbox.faults import Fault
+from tests.support.manual_actions import refund_by_hand
 from tests.support.scenarios import REFUSED_ADDRESS, ending_of, resolve, until_marked
 from tests.support.shop import PATIENCE, VOUCHER, Shop, an_order, eventually
 
@@ -155,6 +156,21 @@ async def cancelled_without_a_run(shop: Shop, order_id: str) -> None:
     await run.terminate()
     shop.world.faults.clear()
     assert await _cancel(shop, order_id) == CancelOutcome(cancelled=True, refunded=True)
+
+
+async def refunded(shop: Shop, order_id: str) -> None:
+    """One of two units comes back, and its price is refunded."""
+    await placed(shop, order_id)
+    outcome = await (await shop.start_refund(order_id, "r1", task_timeout=TASK_TIMEOUT)).result()
+    assert (outcome.refunded, outcome.restocked) == (True, 1), outcome
+
+
+async def refund_forestalled(shop: Shop, order_id: str) -> None:
+    """Somebody has refunded more in the dashboard than this refund leaves: it is withdrawn."""
+    await placed(shop, order_id)
+    await refund_by_hand(shop, (await shop.row(order_id))["payment_intent_id"], 4000)
+    outcome = await (await shop.start_refund(order_id, "r1", task_timeout=TASK_TIMEOUT)).result()
+    assert outcome.reason is RefundReason.MORE_THAN_LEFT, outcome
 
 
 async def is_asked(shop: Shop, order_id: str) -> tuple[WorkflowHandle[Any, OrderOutcome], str]:

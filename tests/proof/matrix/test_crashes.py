@@ -31,7 +31,7 @@ from app.crash_points import crash_point
 from app.startup_checks import CannotStart
 from app.wiring import open_worker
 from config.settings import Settings
-from orders.names import cancel_order_id
+from orders.names import cancel_order_id, refund_order_id
 from sandbox.server import serve
 from tests.proof.matrix import scenarios, scheduled_workflows
 from tests.proof.matrix.crashing_worker import IDENTITY, a_crashing_worker, points_of
@@ -108,6 +108,10 @@ TABLE: Final = [
     *cells(scenarios.cancelled_late, "mark_shipped", ONE),
     *cells(scenarios.cancelled_early, "claim_unreserved", ONE),
     *cells(scenarios.cancelled_without_a_run, "read_run", ()),
+    *cells(scenarios.refunded, "claim_refund", ONE),
+    *cells(scenarios.refunded, "make_refund", TWO),  # refunded, its id written
+    *cells(scenarios.refunded, "return_stock", ONE),
+    *cells(scenarios.refund_forestalled, "make_refund", TWO),  # the other refund written, withdrawn
     *cells(scheduled_workflows.restarted, "find_orders_without_run", ()),
     *cells(scheduled_workflows.restarted, "restart_order", ONE),
     *cells(scheduled_workflows.told, "find_refunds", ()),
@@ -240,7 +244,8 @@ async def until_dead(worker: BaseProcess, order: "asyncio.Future[None]") -> None
 async def until_done(shop: Shop, order_id: str, order: "asyncio.Future[None]") -> None:
     """See the order to its end; what the dead worker was doing is given up at once."""
     while not (await asyncio.wait([order], timeout=0.1))[0]:
-        for workflow_id in (*together_with(order_id), cancel_order_id(order_id), scheduled_id(order_id)):
+        also = (cancel_order_id(order_id), refund_order_id(order_id, "r1"), scheduled_id(order_id))
+        for workflow_id in (*together_with(order_id), *also):
             with suppress(RPCError):  # that run has ended, or has not begun
                 await give_up_lost_attempts(shop, workflow_id)
     await order
