@@ -24,7 +24,7 @@ from temporalio.worker import Replayer
 
 from app.wiring import WORKFLOWS, open_worker
 from config.temporal import plugin
-from orders.models import OrderView, Stage
+from orders.models import OrderView, Stage, View
 from orders.names import CHECK_INVENTORY, INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS, RECONCILE_ORDERS, VERIFY_ORDERS
 from orders.parsing import parse_order, read_json
 from orders.recommendations import RecommendationsOutcome, Source
@@ -405,7 +405,7 @@ async def _until_stage(handle: WorkflowHandle[Any, Any], stage: Stage) -> None:
 
 async def _until_stuck(handle: WorkflowHandle[Any, Any]) -> None:
     async def stuck() -> bool:
-        return bool((await handle.query("status", result_type=OrderView)).stuck)
+        return bool((await handle.query("status", result_type=View)).stuck)
 
     await eventually(stuck, "the undo is parked")
 
