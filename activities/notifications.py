@@ -14,6 +14,7 @@ from gateways import slack
 from gateways.http import post_json, raise_for_refusal, raise_unless_accepted
 from gateways.order_refunds import read_claim, read_refunded_lines
 from gateways.order_store import read_charges, read_items, row_as_it_is, write_event
+from gateways.parcel_store import Goods, read_goods
 from gateways.postgres import FLUSH_LATER, Database
 from gateways.refund_store import read_refunded
 from orders.delivery import BUSINESS_DAYS, estimated_delivery
@@ -51,6 +52,8 @@ WHY_NOT: Final[dict[ErrorCode | None, str]] = {
     ErrorCode.FULFILLMENT_REFUSED: "your order could not be shipped to this address",
     ErrorCode.AUTHORIZATION_EXPIRED: "the authorization of your payment ended before your order was complete",
 }
+
+DEPENDS_ON_STATUS: Final = frozenset({NotificationKind.CONFIRMATION, NotificationKind.ANALYTICS})
 
 log = structlog.get_logger()
 
@@ -118,8 +121,8 @@ class Notifications:
             body = await _body(connection, row, notification, delivery)
         if done:
             return done
-        if not _is_due(row, notification.kind):
-            await self._keep(notification, "dropped", f"the order is {row.status}")
+        if reason := _why_not(row, notification):
+            await self._keep(notification, "dropped", reason)
             return "dropped"
         key = f"{self._shop_id}:{notification.order_id}:{notification.name}"
         response = await post_json(self._http, service, url, body, {"Idempotency-Key": key})
@@ -139,17 +142,17 @@ class Notifications:
             await connection.execute(KEEP_NOTIFICATION, *notification.identity, state, detail)
 
 
-def _is_due(row: OrderRow, kind: NotificationKind) -> bool:
-    """Whether the order's status calls for the notification.
+def _why_not(row: OrderRow, notification: Notification) -> str | None:
+    """Why the notification is dropped; None: the order's status calls for it.
 
     Raises:
         Unavailable: that is not decided yet, because the order is unfinished.
     """
-    if kind in {NotificationKind.CANCELLED, NotificationKind.FAILED, NotificationKind.REFUNDED}:
-        return True
+    if notification.kind not in DEPENDS_ON_STATUS:
+        return None
     if row.status in UNFINISHED and row.parked_step is None:
         raise Unavailable(f"the order is {row.status}", type="order_undecided", expected=True)
-    return row.status in KEPT
+    return None if row.status in KEPT else f"the order is {row.status}"
 
 
 async def _delivery(notification: Notification) -> dict[str, object]:
@@ -178,6 +181,8 @@ async def _body(
             data |= {"refundAmount": refunded, "currency": row.currency}
         case NotificationKind.REFUNDED:
             data |= await _refund(connection, row, notification.about)
+        case NotificationKind.SHIPPED:
+            data |= _parcel(await read_goods(connection, row.id), notification.about)
         case NotificationKind.FAILED:
             data["reason"] = WHY_NOT.get(row.error_code, COULD_NOT)
     return {"to": notification.to, "template": notification.kind, "data": data}
@@ -193,6 +198,19 @@ async def _refund(connection: "Connection", row: OrderRow, refund_id: str) -> di
         "refundAmount": to_json_number(claim.amount if claim else 0, row.currency),
         "currency": row.currency,
         "lines": [line.model_dump(include={"product_id", "quantity"}) for line in lines],
+    }
+
+
+def _parcel(goods: Goods, shipment_id: str) -> dict[str, object]:
+    """A parcel as the customer reads it. `complete`: nothing else is to come."""
+    parcel = next(each for each in goods.parcels if each.id == shipment_id)
+    return {
+        "shipmentId": shipment_id,
+        "items": [{"productId": product, "quantity": units} for product, units in goods.lines_of(parcel).items()],
+        "carrier": parcel.carrier,
+        "tracking": parcel.tracking,
+        "trackingUrl": parcel.tracking_url,
+        "complete": goods.have_left,
     }
 
 

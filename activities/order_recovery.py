@@ -7,11 +7,11 @@ from typing import Final
 
 from temporalio import activity
 from temporalio.client import Client
-from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from gateways.order_store import row_as_it_is, write_event_once
 from gateways.postgres import Database
-from gateways.temporal import Request, find_runs, is_open, reaching_temporal, request_of
+from gateways.temporal import find_request, is_open, reaching_temporal, request_in
 from orders.models import KEPT, UNFINISHED, WITH_PAYMENT, OrderRow, Status
 from orders.names import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
 from orders.reconciliation import OrdersWithoutRun, OrderWithoutRun, Page, Restart
@@ -95,12 +95,12 @@ class OrderRecovery:
         if row.status is not found.status or row.parked_step or await self._is_driven(found):
             return Restart(started=None, moved=True)
         if row.status is not Status.CANCELLING:
-            if request := await self._request_of(row):
-                return await self._start(PROCESS_ORDER, row, order_id, request)
+            if request := await find_request(self._client, row):
+                return await self._start(PROCESS_ORDER, row, order_id, request.payload)
             if row.status in WITH_PAYMENT:
                 return Restart(started=None)
         cancel_id = cancel_order_id(order_id)
-        cancel = await self._request_in(CANCEL_ORDER, cancel_id)
+        cancel = await request_in(self._client, CANCEL_ORDER, cancel_id)
         return await self._start(CANCEL_ORDER, row, cancel_id, cancel.payload if cancel else {"orderId": order_id})
 
     async def _is_driven(self, order: OrderWithoutRun) -> bool:
@@ -108,22 +108,6 @@ class OrderRecovery:
         if await is_open(self._client, cancel_order_id(order.order_id)):
             return True
         return order.status is not Status.CANCELLING and await is_open(self._client, order.order_id)
-
-    async def _request_of(self, row: OrderRow) -> RawValue | None:
-        """The payload that the row was written for. The latest run may have had another payload, and was refused."""
-        latest = await self._request_in(PROCESS_ORDER, row.id)  # the list of runs may be incomplete or not available
-        if latest and _is_of(latest, row):
-            return latest.payload
-        async for run in find_runs(self._client, f"WorkflowId = '{row.id}'"):
-            request = await self._request_in(PROCESS_ORDER, run.workflow_id, run.run_id)
-            if request and _is_of(request, row):
-                return request.payload
-        return None
-
-    async def _request_in(self, workflow: str, workflow_id: str, run_id: str | None = None) -> Request | None:
-        """The request that a run of the workflow was started with; None if Temporal has no such run, or no longer."""
-        request = await request_of(self._client, self._client.get_workflow_handle(workflow_id, run_id=run_id))
-        return request if request and request.workflow == workflow and request.payload else None
 
     async def _start(self, workflow: str, row: OrderRow, workflow_id: str, request: object) -> Restart:
         """The event is written first: once the run is open, a second attempt finds the order driven and stops."""
@@ -140,8 +124,3 @@ class OrderRecovery:
                 static_summary="started again by reconcile-orders",
             )
         return Restart(started=workflow)
-
-
-def _is_of(request: Request, row: OrderRow) -> bool:
-    order = request.order_of(row.id)
-    return order is not None and order.request_hash == row.request_hash

@@ -153,13 +153,6 @@ class OrderState:
             return await read_row(connection, order_id)
 
     @activity.defn
-    async def mark_shipped(self, order_id: str) -> OrderRow:
-        """The warehouse refused the cancel because the goods have left: cancelling -> shipped."""
-        async with self._database.transaction() as connection:
-            await move_row(connection, order_id, Status.CANCELLING, Status.SHIPPED, "already shipped")
-            return await existing_row(connection, order_id)
-
-    @activity.defn
     async def park_order(self, park: Park) -> OrderRow:
         """Mark the row as parked: nothing moves it until an operator resolves the step.
 

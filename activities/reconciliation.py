@@ -19,7 +19,7 @@ from gateways.stripe import Intent, StripeGateway, order_of, shop_id_of
 from gateways.warning_store import find_warnings
 from orders.commands import command_line
 from orders.errors import Permanent, Unavailable
-from orders.models import CLOSED, PAID, SETTLED, OrderRow, Status, UndoResult
+from orders.models import CLOSED, GONE, PAID, SETTLED, OrderRow, Status, UndoResult
 from orders.money import show
 from orders.reconciliation import Charge, Charges, OrderEvent, Problem, Remedy, Warned
 from orders.refunds import FAILED, STANDING
@@ -164,7 +164,7 @@ class Reconciliation:
             text = f"of order {row.id}, which is {row.status}, is {intent.status}"
             return _charge("void_payment", row.id, intent_id, text)
         # A manual refund is the shop's own decision: a part of the charge, or all of it for goods that came back.
-        if intent.amount_received == row.total and (left or row.status in (Status.SHIPPED, Status.DELIVERED)):
+        if intent.amount_received == row.total and (left or row.status in GONE):
             return None
         paid = show(left, row.currency)
         text = f"of order {row.id} over {show(row.total, row.currency)} has {paid} charged"

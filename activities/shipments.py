@@ -7,11 +7,14 @@ from temporalio import activity
 
 from activities import order_checks
 from activities.order_checks import check_orders
-from gateways.order_store import existing_row, follow_shipment, read_resolution, read_rows, write_event_once
+from gateways.order_store import existing_row, read_resolution, read_rows, write_event_once
+from gateways.parcel_store import SHORTED, Followed, follow_refusal, follow_shipment
 from gateways.postgres import Database
-from gateways.warehouse import Shipment, Warehouse, WarehouseRefused
+from gateways.warehouse import Warehouse, WarehouseRefused
+from orders.commands import command_line
 from orders.errors import Permanent, Unavailable
-from orders.models import CLOSED, OrderRow, Status, UndoResult
+from orders.models import CLOSED, UNSHIPPED, OrderRow, UndoResult
+from orders.parcels import Shipment, units_text
 from orders.reconciliation import StrayShipment, StrayShipments
 
 # A paid order is asked about every hour until it has shipped, a closed one every day for a week: a request to ship it
@@ -19,7 +22,7 @@ from orders.reconciliation import StrayShipment, StrayShipments
 FIND_DUE: Final = """
     WITH asked_about AS MATERIALIZED (
         SELECT id, shipment_checked_at, interval '1 hour' AS every FROM orders
-        WHERE status = 'processing' AND fulfillment_requested_at < now() - $1::interval
+        WHERE status = ANY($5::text[]) AND fulfillment_requested_at < now() - $1::interval
         UNION ALL
         SELECT id, shipment_checked_at, interval '1 day' FROM orders
         WHERE status = ANY($4::text[])
@@ -53,16 +56,19 @@ class Shipments:
     async def check_shipments(self, after: str) -> StrayShipments:
         """Compare a page of orders with their shipments. Orders whose goods have left are moved on."""
         async with self._database.transaction() as connection:
-            due = await connection.fetch(FIND_DUE, self._after, after, order_checks.PAGE, CLOSED)
+            due = await connection.fetch(FIND_DUE, self._after, after, order_checks.PAGE, CLOSED, UNSHIPPED)
             rows = await read_rows(connection, [row["id"] for row in due])
         followed: list[str] = []
 
         async def compare(row: OrderRow) -> StrayShipment | None:
             shipment = await self._warehouse.read_shipment(row.id)
             stray = await self._compare(row, shipment)
-            if stray is None and shipment and await self._follow(row, shipment):
+            if stray or shipment is None or row.status not in UNSHIPPED:
+                return stray
+            came = await self._follow(row, shipment)
+            if came.moved or came.shipped:
                 followed.append(f"order {row.id}: the warehouse says {shipment.status}")
-            return stray
+            return _wrong(row, shipment, came)
 
         page = [rows[each["id"]] for each in due]
         found, next_after = await check_orders(self._database, page, compare, _unread, MARK_CHECKED)
@@ -85,6 +91,14 @@ class Shipments:
             await write_event_once(connection, stray.order_id, note)
         return UndoResult(note=note)
 
+    @activity.defn
+    async def mark_shipped(self, order_id: str) -> OrderRow:
+        """The warehouse refused the cancel because goods have left: cancelling -> shipping or shipped, as it says."""
+        shipment = await self._warehouse.read_shipment(order_id)
+        async with self._database.transaction() as connection:
+            await follow_refusal(connection, await existing_row(connection, order_id), shipment)
+            return await existing_row(connection, order_id)
+
     async def _compare(self, row: OrderRow, shipment: Shipment | None) -> StrayShipment | None:
         """What is wrong with the shipment of a settled order; None if nothing is."""
         status = shipment.status if shipment else "not known to the warehouse"
@@ -104,15 +118,29 @@ class Shipments:
             found_on=datetime.now(UTC).date(),
         )
 
-    async def _follow(self, row: OrderRow, shipment: Shipment) -> bool:
-        if row.status is not Status.PROCESSING:
-            return False
+    async def _follow(self, row: OrderRow, shipment: Shipment) -> Followed:
         async with self._database.transaction() as connection:
-            return await follow_shipment(connection, await existing_row(connection, row.id), shipment.status)
+            row = await existing_row(connection, row.id)
+            return await follow_shipment(connection, row, shipment) if row.status in UNSHIPPED else Followed()
 
     async def _is_settled(self, order_id: str) -> bool:
         async with self._database.transaction() as connection:
             return await read_resolution(connection, order_id, "cancel_fulfillment") is not None
+
+
+def _wrong(row: OrderRow, shipment: Shipment, came: Followed) -> StrayShipment | None:
+    """What an operator must know of a paid order that has followed its shipment."""
+    if came.can_never_leave:
+        cancel = command_line("cancel-order", row.id)
+        text = f"the warehouse can never ship any of order {row.id}: `{cancel}` refunds what is left of it"
+    elif came.missing:
+        units = units_text(came.missing)
+        text = f"the warehouse says that order {row.id} is {shipment.status}, but {units} are in none of its parcels"
+    elif SHORTED in came.problems:
+        text = f"the warehouse can never ship more of order {row.id} than it has: {came.problems[SHORTED]}"
+    else:
+        return None
+    return StrayShipment(order_id=row.id, description=text)
 
 
 def _unread(row: OrderRow, error: Permanent | Unavailable) -> StrayShipment:

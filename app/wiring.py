@@ -22,6 +22,7 @@ from activities.inventory import Inventory
 from activities.notifications import Notifications
 from activities.order_recovery import OrderRecovery
 from activities.order_state import OrderState
+from activities.parcels import Parcels
 from activities.payments import Payments
 from activities.product_index import ProductIndex
 from activities.recommendations import Recommendations
@@ -51,6 +52,7 @@ from saga import ATTEMPT_TIMEOUT, activates_patches
 from workflows.cancel_order import CancelOrder
 from workflows.check_inventory import CheckInventory
 from workflows.index_products import IndexProducts
+from workflows.notify_shipment import NotifyShipment
 from workflows.process_order import ProcessOrder
 from workflows.product_recommendations import ProductRecommendations
 from workflows.reconcile_orders import ReconcileOrders
@@ -61,6 +63,7 @@ WORKFLOWS: Final[Sequence[type]] = (
     ProcessOrder,
     CancelOrder,
     RefundOrder,
+    NotifyShipment,
     CheckInventory,
     ReconcileOrders,
     VerifyOrders,
@@ -224,6 +227,13 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
         OrderRecovery(database, client, reconcile_after),
         Reconciliation(database, gateway, reconcile_after, timedelta(seconds=settings.reconcile_window_seconds)),
         Shipments(database, warehouse, reconcile_after),
+        Parcels(
+            database,
+            client,
+            reconcile_after,
+            emails=settings.shipped_email,
+            restock=settings.shorted_stock == "restock",
+        ),
         Verification(
             database,
             client,

@@ -44,6 +44,26 @@ READ_RESERVATIONS: Final = """
     SELECT order_id, product_id, quantity, state FROM reservations WHERE $1::text[] IS NULL OR order_id = ANY($1)
 """
 
+# Of orders that goods of have left, or should have.
+READ_LINES: Final = """
+    SELECT l.order_id, l.product_id, l.quantity AS ordered, coalesce((
+               SELECT sum(e.quantity) FROM shipment_lines e
+               WHERE (e.order_id, e.product_id) = (l.order_id, l.product_id)
+           ), 0) AS listed, coalesce((
+               SELECT sum(s.quantity) FROM shortage_lines s
+               WHERE (s.order_id, s.product_id) = (l.order_id, l.product_id)
+           ), 0) AS shorted,
+           EXISTS (
+               SELECT FROM shipments s WHERE s.order_id = l.order_id AND s.shipped_at IS NOT NULL
+               AND NOT EXISTS (SELECT FROM shipment_lines e WHERE (e.order_id, e.shipment_id) = (s.order_id, s.id))
+           ) AS rest_has_left
+    FROM order_items l JOIN orders o ON o.id = l.order_id
+    WHERE ($1::text[] IS NULL OR l.order_id = ANY($1))
+      AND (o.status IN ('shipping', 'shipped', 'delivered')
+           OR EXISTS (SELECT FROM shipments s WHERE s.order_id = o.id)
+           OR EXISTS (SELECT FROM shortages s WHERE s.order_id = o.id))
+"""
+
 # The database itself counts what reservations hold and keep: the sums of all reservations take longer every day.
 READ_STOCK: Final = """
     SELECT i.product_id, i.quantity, i.reserved, i.sold, coalesce(t.held, 0) AS held, coalesce(t.sold, 0) AS kept
@@ -55,6 +75,7 @@ READ_SNAPSHOT: Final = f"""
     SELECT json_build_object(
         'orders', (SELECT coalesce(json_agg(o), '[]') FROM ({READ_ORDERS}) o),
         'reservations', (SELECT coalesce(json_agg(r), '[]') FROM ({READ_RESERVATIONS}) r),
+        'lines', (SELECT coalesce(json_agg(l), '[]') FROM ({READ_LINES}) l),
         'stock', CASE WHEN $2 THEN (SELECT coalesce(json_agg(s), '[]') FROM ({READ_STOCK}) s) ELSE '[]' END
     )
 """  # noqa: S608 (constants of ours)
@@ -89,7 +110,8 @@ class OrderEntry(Model):
     or resolved.
 
     `age` is the time since the order began, `unchanged` the time since its last change of status, both in seconds.
-    `moves` are all changes of status; `notifications` are the kinds of messages, each with its state.
+    `moves` are all changes of status; `notifications` are the kinds of messages, each with its state. The kind of one
+    about a parcel ends with its id.
     """
 
     id: str
@@ -116,12 +138,32 @@ class Reservation(Model):
     state: Literal["held", "sold", "released"]
 
 
+class LineEntry(Model):
+    """A line of an order of which something has left: the units `ordered`, and those that its parcels have `listed`.
+
+    `shorted` are the units that can never leave. `rest_has_left`: a parcel has the rest.
+    """
+
+    order_id: str
+    product_id: str
+    ordered: int
+    listed: int
+    shorted: int
+    rest_has_left: bool
+
+    @property
+    def has_left(self) -> bool:
+        """Whether every unit has, except for those that never can."""
+        return self.rest_has_left or self.listed + self.shorted >= self.ordered
+
+
 class DatabaseSnapshot(Model):
     """What PostgreSQL says at one moment of the orders `asked`; None: of all orders."""
 
     asked: tuple[str, ...] | None = None
     orders: tuple[OrderEntry, ...]
     reservations: tuple[Reservation, ...]
+    lines: tuple[LineEntry, ...] = ()
     stock: tuple[Stock, ...]
 
     @property
@@ -160,7 +202,7 @@ class Shipment(Model):
 
 
 class Delivery(Model):
-    """A message that arrived."""
+    """A message that arrived. The kind of one about a parcel ends with its id."""
 
     order_id: str
     kind: str

@@ -5,18 +5,20 @@ of an unfinished order they check only what holds at any moment. Tests use all `
 verify-orders uses those `IN_OPERATION` on the records of the real external services.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Final, NamedTuple
 
-from audit.evidence import Evidence, OrderEntry
-from orders.models import CLOSED, KEPT, SETTLED, NotificationKind, Status
+from audit.evidence import Evidence, LineEntry, OrderEntry
+from orders.models import CLOSED, GONE, KEPT, SETTLED, UNSHIPPED, NotificationKind, Status
 from orders.money import show
 from orders.names import CANCEL_ORDER, RUNNING
 from orders.verification import Violation
 
 NO_MORE_MONEY: Final = {"canceled", "succeeded"}  # statuses of a PaymentIntent that can take no more money
+
+ALL_GONE: Final = GONE - UNSHIPPED
 
 MAX_INTERVALS: Final = 3  # of a Schedule, without a success
 MAX_ATTEMPTS: Final = 5  # of a workflow task: a worker may die once or twice, but not each time
@@ -183,6 +185,29 @@ def keys_are_used_once(evidence: Evidence) -> Iterator[Finding]:
 # ------------------------------------------------------------------------------------------ shipments and messages
 
 
+def no_more_is_shipped_than_ordered(evidence: Evidence) -> Iterator[Finding]:
+    """Of no product has more left, or can never leave, than was ordered: every unit leaves at most once."""
+    for line in evidence.snapshot.lines:
+        if line.listed + line.shorted > line.ordered:
+            units = f"{line.listed} of product {line.product_id} left, {line.shorted} never can"
+            yield Finding(line.order_id, f"{units}, {line.ordered} were ordered")
+
+
+def the_status_follows_the_goods(evidence: Evidence) -> Iterator[Finding]:
+    """Of a shipped order all has left that ever can, of one that is shipping a part, of any other one nothing."""
+    lines: defaultdict[str, list[LineEntry]] = defaultdict(list)
+    for line in evidence.snapshot.lines:
+        lines[line.order_id].append(line)
+    for order in evidence.snapshot.orders:
+        of_order = lines[order.id]
+        if order.status in ALL_GONE and not all(line.has_left for line in of_order):
+            yield Finding(order.id, f"{order.status}, but not every line has left")
+        elif order.status is Status.SHIPPING and all(line.has_left for line in of_order):
+            yield Finding(order.id, f"{order.status}, but every line has left")
+        elif order.status not in GONE and any(line.listed or line.rest_has_left for line in of_order):
+            yield Finding(order.id, f"{order.status}, but a part has left")
+
+
 def shipped_at_most_once(evidence: Evidence) -> Iterator[Finding]:
     """No order is shipped twice."""
     for order_id, count in Counter(shipment.order_id for shipment in evidence.shipments()).items():
@@ -282,6 +307,8 @@ IN_OPERATION: Final[tuple[Rule, ...]] = (
     closed_orders_are_empty,
     closed_orders_take_no_money,
     closed_orders_are_known_outside,
+    no_more_is_shipped_than_ordered,
+    the_status_follows_the_goods,
     every_order_is_driven,
     no_run_is_stuck,
     every_schedule_succeeds,
@@ -302,7 +329,13 @@ RULES_ABOUT: Final[Mapping[str, tuple[Rule, ...]]] = {
         nothing_without_an_order,
         keys_are_used_once,
     ),
-    "shipments and messages": (shipped_at_most_once, delivered_at_most_once, what_is_marked_sent_arrived),
+    "shipments and messages": (
+        no_more_is_shipped_than_ordered,
+        the_status_follows_the_goods,
+        shipped_at_most_once,
+        delivered_at_most_once,
+        what_is_marked_sent_arrived,
+    ),
     "runs": (every_order_is_driven, no_run_is_stuck, every_schedule_succeeds, every_change_is_recorded),
 }
 

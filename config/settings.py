@@ -177,6 +177,13 @@ class Settings(PayloadSettings, TraceSettings, DatabaseSettings):
     fulfillment_deadline_seconds: int = Field(
         default=10 * 60, ge=1, le=24 * 3600, description="How long the warehouse may be out before the order is undone."
     )
+    shipped_email: bool = Field(
+        default=True, description="Whether customers get an e-mail for each parcel that leaves."
+    )
+    shorted_stock: Literal["write_off", "restock"] = Field(
+        default="write_off",
+        description="What becomes of units that the warehouse can never ship: lost, or in stock again.",
+    )
     notification_deadline_seconds: int = Field(
         default=24 * 3600, ge=1, le=7 * 24 * 3600, description="How long an e-mail or event is retried, then given up."
     )

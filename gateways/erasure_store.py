@@ -6,12 +6,12 @@ The schema's function forget_orders knows what is personal.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from orders.models import CLOSED, GONE, Status
+from orders.models import CLOSED, GONE, UNSHIPPED, Status
 
 if TYPE_CHECKING:
     from gateways.postgres import Database
 
-OVER: Final = CLOSED | GONE  # nothing personal is needed any more: neither an address nor a payment
+OVER: Final = CLOSED | (GONE - UNSHIPPED)  # nothing personal is needed any more: neither an address nor a payment
 
 FIND: Final = "SELECT id, status FROM orders WHERE customer_id = $1 ORDER BY created_at, id"
 FORGET: Final = "SELECT forget_orders($1, $2, $3)"

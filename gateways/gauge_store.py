@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple, get_args
 
 from gateways.warning_store import OVER
-from orders.models import UNFINISHED, Status, WarningKind
+from orders.models import UNFINISHED, UNSHIPPED, Status, WarningKind
 from orders.refunds import FAILED, STANDING
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ COUNT_UNFINISHED: Final = """
     FROM orders WHERE status = ANY($1::text[]) GROUP BY status
 """
 
-COUNT_UNSHIPPED: Final = "SELECT count(*) FROM orders WHERE status = $1"
+COUNT_UNSHIPPED: Final = "SELECT status, count(*) AS orders FROM orders WHERE status = ANY($1::text[]) GROUP BY status"
 
 # Of a payment whose refund failed twice, the later refund makes up for neither: it counts once. That of a part is not
 # made up for by that of another part, and one that was withdrawn is owed to nobody.
@@ -65,12 +65,12 @@ async def read_numbers(database: "Database") -> ShopNumbers:
     """
     async with database.transaction() as connection:
         unfinished = await connection.fetch(COUNT_UNFINISHED, UNFINISHED)
-        unshipped: int = await connection.fetchval(COUNT_UNSHIPPED, Status.PROCESSING)
+        unshipped = await connection.fetch(COUNT_UNSHIPPED, UNSHIPPED)
         failed_refunds: int = await connection.fetchval(COUNT_FAILED_REFUNDS, FAILED, STANDING)
         warnings = await connection.fetch(COUNT_WARNINGS, OVER)
-    counted = {row["status"]: row["orders"] for row in unfinished}
+    counted = {row["status"]: row["orders"] for row in (*unfinished, *unshipped)}
     return ShopNumbers(
-        open_orders={status: counted.get(status, 0) for status in sorted(UNFINISHED)} | {Status.PROCESSING: unshipped},
+        open_orders={status: counted.get(status, 0) for status in sorted(UNFINISHED | UNSHIPPED)},
         parked=sum(row["parked"] for row in unfinished),
         oldest=max((row["oldest"] or 0.0 for row in unfinished), default=0.0),
         failed_refunds=failed_refunds,

@@ -1,13 +1,12 @@
 """The order row: read it, lock it, move it from status to status, write its events."""
 
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from temporalio import activity
 
-from orders.errors import Permanent, Unavailable
-from orders.models import CLOSED, GONE, UNFINISHED, ErrorCode, OrderCharge, OrderRow, Status, Terms
+from orders.errors import Permanent
+from orders.models import ErrorCode, OrderCharge, OrderRow, Status, Terms
 from orders.money import to_json_number
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ LOCK: Final = f"{READ} FOR UPDATE OF o"
 READ_MANY: Final = f"SELECT {COLUMNS} FROM orders o WHERE o.id = ANY($1::text[])"  # noqa: S608 (a constant of ours)
 
 READ_SHOP_ID: Final = "SELECT id::text FROM shop"
-
-UNTIL_SETTLED: Final = timedelta(seconds=15)  # when to look again at an unfinished order
 
 COUNT_RETRIES: Final = "SELECT count(*) FROM resolutions WHERE order_id = $1 AND step = $2 AND action = 'retry'"
 
@@ -168,25 +165,6 @@ async def move_row(  # noqa: PLR0913 (one transition has that many columns)
     """
     moved = await connection.fetchval(MOVE, order_id, before, after, closing, error_code, error, actor(), why)
     return moved is not None
-
-
-async def follow_shipment(connection: "Connection", row: OrderRow, shipment: str) -> bool:
-    """Move the row to the status of its shipment, if the goods have left. False: nothing changed.
-
-    Raises:
-        Unavailable: the order is unfinished, and its own run comes first.
-    """
-    if shipment not in GONE:
-        return False
-    if row.status in UNFINISHED:
-        raise Unavailable(f"the order is {row.status}", type="order_under_way", retry_after=UNTIL_SETTLED)
-    if row.status in CLOSED:
-        await write_event(connection, row.id, f"the warehouse says {shipment}, but the order is {row.status}")
-        return False
-    moved = await move_row(connection, row.id, Status.PROCESSING, Status.SHIPPED, "the warehouse says shipped")
-    if shipment == "delivered":
-        moved |= await move_row(connection, row.id, Status.SHIPPED, Status.DELIVERED, "the warehouse says delivered")
-    return moved
 
 
 async def write_event(connection: "Connection", order_id: str, why: str) -> None:

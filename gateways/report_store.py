@@ -1,9 +1,11 @@
 """What the database says of orders, for people: see orders.order_report."""
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from gateways.order_store import read_charges
+from gateways.parcel_store import READ as READ_PARCELS
 from gateways.warning_store import read_warnings
 from orders.models import BEING_UNDONE, Status
 from orders.money import MAX_AMOUNT, MIN_AMOUNT
@@ -15,6 +17,7 @@ from orders.order_report import (
     ParkedStep,
     PartialRefund,
     SentNotification,
+    SentParcel,
 )
 
 if TYPE_CHECKING:
@@ -96,6 +99,10 @@ async def read_report(database: "Database", order_id: str) -> OrderReport | None
             charges=tuple(await read_charges(connection, order_id)),
             partial_refunds=tuple(
                 PartialRefund(**dict(each)) for each in await connection.fetch(READ_PARTIAL_REFUNDS, order_id)
+            ),
+            parcels=tuple(
+                SentParcel(**dict(each) | {"lines": json.loads(each["lines"] or "{}")})
+                for each in await connection.fetch(READ_PARCELS, order_id)
             ),
             notifications=tuple(
                 SentNotification(**dict(each)) for each in await connection.fetch(READ_NOTIFICATIONS, order_id)

@@ -25,20 +25,25 @@ from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReus
 from temporalio.service import RPCError, RPCStatusCode
 
 from orders.errors import InvalidInput, NoAnswer
-from orders.models import Order, Refund
+from orders.models import Order, OrderRow, Refund
 from orders.names import (
     NEEDS_ATTENTION,
+    NOTIFY_SHIPMENT,
     ORDER_OUTCOME,
     ORDER_STAGE,
+    PROCESS_ORDER,
     REFUND_ORDER,
     SEARCH_ATTRIBUTES,
     TASK_QUEUE,
+    notify_shipment_id,
     refund_order_id,
 )
+from orders.parcels import ParcelNotice, Shortage
 from orders.parsing import parse_order, parse_refund, read_payload
 
 CREATE_ATTRIBUTE: Final = "`temporal operator search-attribute create --type Keyword --name …`"
 START_TIMEOUT: Final = timedelta(seconds=5)
+RPC_TIMEOUT: Final = timedelta(seconds=3)
 PAGE: Final = 1000  # runs in one answer, the most that Temporal lists at once
 CLOSED: Final = frozenset({"completed", "failed", "canceled", "terminated", "continued_as_new", "timed_out"})
 
@@ -283,6 +288,11 @@ class Request(NamedTuple):
             return parse_refund(read_payload(self.payload))
         return None
 
+    def is_of(self, row: OrderRow) -> bool:
+        """Whether the row was written for it."""
+        order = self.order_of(row.id)
+        return order is not None and order.request_hash == row.request_hash
+
 
 async def start_refund(client: Client, refund: Refund, *, task_queue: str = TASK_QUEUE) -> WorkflowHandle[Any, Any]:
     """Start refund-order, unless its run is open: nothing is refunded twice under one refund id.
@@ -302,6 +312,65 @@ async def start_refund(client: Client, refund: Refund, *, task_queue: str = TASK
             rpc_timeout=START_TIMEOUT,
         )
     return handle
+
+
+async def find_request(client: Client, row: OrderRow) -> Request | None:
+    """What the row was written for. The latest run may have had another payload, and was refused.
+
+    None: Temporal no longer has it.
+
+    Raises:
+        NoAnswer: Temporal is out of reach.
+    """
+    latest = await request_in(client, PROCESS_ORDER, row.id)  # the list of runs may be incomplete or not available
+    if latest and latest.is_of(row):
+        return latest
+    async for run in find_runs(client, f"WorkflowId = '{row.id}'"):
+        request = await request_in(client, PROCESS_ORDER, run.workflow_id, run.run_id)
+        if request and request.is_of(row):
+            return request
+    return None
+
+
+async def request_in(client: Client, workflow: str, workflow_id: str, run_id: str | None = None) -> Request | None:
+    """The request that a run of the workflow was started with; None if Temporal has no such run, or no longer.
+
+    Raises:
+        NoAnswer: Temporal is out of reach.
+    """
+    request = await request_of(client, client.get_workflow_handle(workflow_id, run_id=run_id))
+    return request if request and request.workflow == workflow and request.payload else None
+
+
+async def tell_of_parcel(client: Client, task_queue: str, notice: ParcelNotice) -> None:
+    """Start the run that tells the customer, unless it is open. It waits for a transaction that has locked the row.
+
+    Raises:
+        NoAnswer: Temporal is out of reach.
+    """
+    with reaching_temporal():
+        await client.start_workflow(
+            NOTIFY_SHIPMENT,
+            notice.model_dump(mode="json", exclude_none=True),
+            id=notify_shipment_id(notice.order_id, notice.shipment_id),
+            task_queue=task_queue,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            static_summary="a parcel has left",
+            rpc_timeout=RPC_TIMEOUT,
+        )
+
+
+async def refund_shortage(client: Client, task_queue: str, row: OrderRow, shortage: Shortage, *, restock: bool) -> None:
+    """Start the refund of what can never leave. The customer is told, if Temporal still has the order's request.
+
+    Raises:
+        NoAnswer: Temporal is out of reach.
+    """
+    request = await find_request(client, row)
+    order = request.order_of(row.id) if request else None
+    refund = shortage.refund(order.customer_email if order else None, restock=restock)
+    await start_refund(client, refund, task_queue=task_queue)
 
 
 async def request_of(client: Client, handle: WorkflowHandle[Any, Any]) -> Request | None:

@@ -14,6 +14,7 @@ from gateways.http import CLIENT_ERRORS, get_json, post_json
 from gateways.quotes import with_message
 from orders.errors import Unavailable
 from orders.models import FulfillmentRequest
+from orders.parcels import Shipment, Token
 
 SERVICE: Final = "fulfillment"
 
@@ -22,7 +23,6 @@ ORDER_CANCELLED: Final = "order_cancelled"
 ORDER_UNKNOWN: Final = "order_unknown"
 ALREADY_SHIPPED: Final = "already_shipped"
 
-Token = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
 
@@ -39,13 +39,6 @@ class WarehouseRefused(Exception):
 
 class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
-
-
-class Shipment(_Answer):
-    """A shipment, as the warehouse describes it. Known statuses are accepted, cancelled, shipped and delivered."""
-
-    id: Token
-    status: Token
 
 
 class _Accepted(_Answer):

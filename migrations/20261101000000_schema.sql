@@ -71,17 +71,17 @@ INSERT INTO order_transitions VALUES
     ('absent', 'pending'),
     ('absent', 'rejected'), ('absent', 'failed'), ('absent', 'cancelled'),
     ('pending', 'capturing'), ('capturing', 'processing'),
-    ('processing', 'shipped'), ('shipped', 'delivered'),
+    ('processing', 'shipping'), ('processing', 'shipped'), ('shipping', 'shipped'), ('shipped', 'delivered'),
     ('pending', 'undoing'), ('capturing', 'undoing'), ('undoing', 'capturing'),
     ('undoing', 'rejected'), ('undoing', 'failed'), ('undoing', 'cancelled'),
-    ('processing', 'cancelling'), ('cancelling', 'cancelled'), ('cancelling', 'shipped');
+    ('processing', 'cancelling'), ('cancelling', 'cancelled'), ('cancelling', 'shipping'), ('cancelling', 'shipped');
 
 CREATE TABLE orders (
     id text PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
     customer_id text NOT NULL,
     request_hash text NOT NULL,
     status text NOT NULL CHECK (status IN (
-        'pending', 'capturing', 'processing', 'shipped', 'delivered', 'undoing', 'cancelling',
+        'pending', 'capturing', 'processing', 'shipping', 'shipped', 'delivered', 'undoing', 'cancelling',
         'rejected', 'failed', 'cancelled')),
     total bigint NOT NULL DEFAULT 0 CHECK (total >= 0),  -- its items and charges; 0: free, or closed before it had a price
     currency text NOT NULL CONSTRAINT orders_currency_in_lower_case CHECK (currency ~ '^[a-z]{3}$'),
@@ -107,8 +107,8 @@ CREATE TABLE orders (
 
     CONSTRAINT orders_payment_has_total CHECK (payment_intent_id IS NULL OR total > 0),
     CONSTRAINT orders_with_payment CHECK (
-        status NOT IN ('capturing', 'processing', 'shipped', 'delivered', 'cancelling') OR payment_intent_id IS NOT NULL
-        OR total = 0),
+        status NOT IN ('capturing', 'processing', 'shipping', 'shipped', 'delivered', 'cancelling')
+        OR payment_intent_id IS NOT NULL OR total = 0),
     CONSTRAINT orders_undoing_has_closing CHECK (status <> 'undoing' OR closing IS NOT NULL),
     CONSTRAINT orders_being_undone CHECK (parked_step IS NULL OR status IN ('undoing', 'cancelling')),
     CONSTRAINT orders_cancelled_has_time CHECK ((status = 'cancelled') = (cancelled_at IS NOT NULL))
@@ -126,12 +126,12 @@ CREATE INDEX orders_unfinished_of_customer ON orders (customer_id)
 
 CREATE INDEX orders_unchecked ON orders (created_at)
     WHERE payment_intent_id IS NOT NULL AND payment_checked_at IS NULL
-      AND status IN ('processing', 'shipped', 'delivered', 'rejected', 'failed', 'cancelled');
+      AND status IN ('processing', 'shipping', 'shipped', 'delivered', 'rejected', 'failed', 'cancelled');
 
-CREATE INDEX orders_placed ON orders (placed_at) WHERE status IN ('processing', 'shipped', 'delivered');
+CREATE INDEX orders_placed ON orders (placed_at) WHERE status IN ('processing', 'shipping', 'shipped', 'delivered');
 
 CREATE INDEX orders_requested ON orders (status, fulfillment_requested_at)
-    WHERE status IN ('processing', 'rejected', 'failed', 'cancelled');
+    WHERE status IN ('processing', 'shipping', 'rejected', 'failed', 'cancelled');
 
 CREATE TABLE order_items (
     order_id text REFERENCES orders,
@@ -203,6 +203,54 @@ END $$;
 
 CREATE TRIGGER reservations_counted_together AFTER INSERT ON reservations REFERENCING NEW TABLE AS arrived
     FOR EACH STATEMENT EXECUTE FUNCTION count_new_reservations();
+
+-- What has left the warehouse of an order, a row for each parcel, by the warehouse's id. One that has no lines is the whole
+-- rest of the order: what no other parcel has.
+CREATE TABLE shipments (
+    order_id text REFERENCES orders,
+    id text CHECK (id <> ''),
+    carrier text,
+    tracking text,
+    tracking_url text,
+    at timestamptz NOT NULL DEFAULT now(),  -- when the warehouse first told of it
+    shipped_at timestamptz,  -- null: its lines do not count, because they are not known yet, or cannot be true
+    delivered_at timestamptz,
+    problem text,  -- what operators must know: the warehouse contradicts the order, or itself
+    PRIMARY KEY (order_id, id)
+);
+
+CREATE INDEX shipments_shipped ON shipments (shipped_at);
+CREATE INDEX shipments_problems ON shipments (at) WHERE problem IS NOT NULL;
+
+CREATE TABLE shipment_lines (
+    order_id text,
+    shipment_id text,
+    product_id text,
+    quantity integer NOT NULL CHECK (quantity > 0),
+    PRIMARY KEY (order_id, shipment_id, product_id),
+    FOREIGN KEY (order_id, shipment_id) REFERENCES shipments,
+    FOREIGN KEY (order_id, product_id) REFERENCES order_items
+);
+
+-- What the warehouse can never ship of an order. The refund `shorted-<number>` makes up for it.
+CREATE TABLE shortages (
+    order_id text REFERENCES orders,
+    number integer CHECK (number > 0),
+    at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (order_id, number)
+);
+
+CREATE INDEX shortages_at ON shortages (at);
+
+CREATE TABLE shortage_lines (
+    order_id text,
+    number integer,
+    product_id text,
+    quantity integer NOT NULL CHECK (quantity > 0),
+    PRIMARY KEY (order_id, number, product_id),
+    FOREIGN KEY (order_id, number) REFERENCES shortages,
+    FOREIGN KEY (order_id, product_id) REFERENCES order_items
+);
 
 CREATE TABLE order_events (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -330,14 +378,14 @@ CREATE TABLE payment_tries (
     UNIQUE (order_id, key)
 );
 
--- The end of each message about an order.
+-- The end of each message about an order. `about` is the part of the order that it tells of, such as a parcel; empty: all.
 CREATE TABLE notifications (
     order_id text REFERENCES orders,
     kind text,
     state text NOT NULL CHECK (state IN ('sent', 'dropped', 'given_up')),
     detail text NOT NULL DEFAULT '',
     at timestamptz NOT NULL DEFAULT now(),
-    about text DEFAULT '',  -- the refund that the message is about, by its id; empty: it is about the order
+    about text DEFAULT '',  -- the refund or the parcel that the message is about, by its id; empty: it is about the order
     PRIMARY KEY (order_id, kind, about)
 );
 
@@ -375,6 +423,7 @@ BEGIN
     UPDATE order_refunds SET reason = '(erased)' WHERE order_id = ANY(closed) AND reason IS NOT NULL;
     UPDATE resolutions SET reason = '(erased)' WHERE order_id = ANY(closed);
     UPDATE notifications SET detail = '(erased)' WHERE order_id = ANY(closed) AND detail <> '';
+    UPDATE shipments SET tracking = NULL, tracking_url = NULL WHERE order_id = ANY(closed);
     PERFORM set_config('order_sagas.forgetting', 'on', true);
     UPDATE order_events SET why = '(erased)' WHERE order_id = ANY(closed);
     PERFORM set_config('order_sagas.forgetting', 'off', true);
@@ -430,5 +479,6 @@ CREATE TABLE embedding_index (
 
 DROP TABLE erasures, embedding_index, product_embeddings, webhook_events, reminders, notifications, payment_tries, spent_keys,
     payment_warnings, resolutions, refunds, order_refund_lines, order_refund_charges, order_refunds, order_events,
-    reservation_totals, reservations, order_charges, order_items, orders, order_transitions, stock_alerts, inventory, products, shop;
+    shortage_lines, shortages, shipment_lines, shipments, reservation_totals, reservations, order_charges, order_items,
+    orders, order_transitions, stock_alerts, inventory, products, shop;
 DROP FUNCTION forget_orders, refuse_change, end_shortage, count_reservation, count_new_reservations;

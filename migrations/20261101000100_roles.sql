@@ -21,18 +21,19 @@ END $$;
 GRANT USAGE ON SCHEMA public TO orders_app, orders_readonly, orders_catalogue, orders_privacy;
 GRANT SELECT ON
     shop, products, inventory, stock_alerts, order_transitions, orders, order_items, order_charges, reservations,
-    reservation_totals, order_events, order_refunds, order_refund_lines, order_refund_charges, refunds, resolutions,
-    spent_keys, payment_tries, payment_warnings, notifications, reminders, webhook_events, product_embeddings,
-    embedding_index, schema_migrations
+    reservation_totals, shipments, shipment_lines, shortages, shortage_lines, order_events, order_refunds,
+    order_refund_lines, order_refund_charges, refunds, resolutions, spent_keys, payment_tries, payment_warnings, notifications, reminders, webhook_events,
+    product_embeddings, embedding_index, schema_migrations
 TO orders_app, orders_readonly;
 
 -- What has happened cannot be changed or deleted.
 GRANT INSERT ON
-    order_events, order_items, order_charges, order_refund_lines, order_refund_charges, resolutions, payment_tries,
-    webhook_events
+    order_events, order_items, order_charges, order_refund_lines, order_refund_charges, shipment_lines, shortages, shortage_lines,
+    resolutions, payment_tries, webhook_events
 TO orders_app;
 GRANT INSERT, UPDATE ON
-    orders, reservations, order_refunds, refunds, spent_keys, payment_warnings, notifications, reminders, stock_alerts,
+    orders, reservations, shipments, order_refunds, refunds, spent_keys, payment_warnings, notifications, reminders,
+    stock_alerts,
     embedding_index
 TO orders_app;
 GRANT INSERT, UPDATE, DELETE ON product_embeddings TO orders_app;
@@ -52,8 +53,8 @@ GRANT EXECUTE ON FUNCTION forget_orders TO orders_privacy;
 REVOKE EXECUTE ON FUNCTION forget_orders FROM orders_privacy;
 REVOKE ALL ON
     erasures, shop, products, inventory, stock_alerts, order_transitions, orders, order_items, order_charges, reservations,
-    reservation_totals, order_events, order_refunds, order_refund_lines, order_refund_charges, refunds, resolutions,
-    spent_keys, payment_tries, payment_warnings, notifications, reminders, webhook_events, product_embeddings,
-    embedding_index, schema_migrations
+    reservation_totals, shipments, shipment_lines, shortages, shortage_lines, order_events, order_refunds,
+    order_refund_lines, order_refund_charges, refunds, resolutions, spent_keys, payment_tries, payment_warnings, notifications, reminders, webhook_events,
+    product_embeddings, embedding_index, schema_migrations
 FROM orders_app, orders_readonly, orders_catalogue, orders_privacy;
 REVOKE USAGE ON SCHEMA public FROM orders_app, orders_readonly, orders_catalogue, orders_privacy;

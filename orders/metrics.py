@@ -123,7 +123,7 @@ WEBHOOKS: Final = Counter(
 
 OPEN_ORDERS: Final = Gauge(
     "order_sagas_open_orders",
-    "Orders in a status that passes: unfinished ones, and `processing`, which are paid and not shipped yet.",
+    "Orders in a status that passes: unfinished ones, and `processing` and `shipping`, of which not all has left.",
     ("status",),
 )
 PARKED_ORDERS: Final = Gauge("order_sagas_parked_orders", "Orders whose undo is parked now.")

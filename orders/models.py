@@ -49,6 +49,7 @@ class Status(StrEnum):
     PENDING = "pending"
     CAPTURING = "capturing"
     PROCESSING = "processing"
+    SHIPPING = "shipping"
     SHIPPED = "shipped"
     DELIVERED = "delivered"
     UNDOING = "undoing"
@@ -61,8 +62,9 @@ class Status(StrEnum):
 # Sets of statuses: these are their only definitions. A query takes a set as a parameter. Where the schema has to repeat
 # one (a CHECK, the predicate of an index), tests/integration/gateways/test_schema.py compares the two.
 CLOSED: Final = frozenset({Status.REJECTED, Status.FAILED, Status.CANCELLED})  # nothing is sold, nothing is held
-KEPT: Final = frozenset({Status.PROCESSING, Status.SHIPPED, Status.DELIVERED})  # paid, and not being cancelled
-GONE: Final = frozenset({Status.SHIPPED, Status.DELIVERED})  # the goods have left
+UNSHIPPED: Final = frozenset({Status.PROCESSING, Status.SHIPPING})  # paid, and something is still to leave
+GONE: Final = frozenset({Status.SHIPPING, Status.SHIPPED, Status.DELIVERED})  # goods have left: it cannot be cancelled
+KEPT: Final = GONE | {Status.PROCESSING}  # paid, and not being cancelled
 PAID: Final = KEPT | {Status.CANCELLING}
 SETTLED: Final = KEPT | CLOSED  # at rest: no run has to drive the order
 UNFINISHED: Final = frozenset(Status) - SETTLED
@@ -639,6 +641,7 @@ class NotificationKind(StrEnum):
     CANCELLED = "order_cancelled"
     FAILED = "order_failed"
     REFUNDED = "order_refunded"
+    SHIPPED = "order_shipped"
     ANALYTICS = "order_placed"
 
 
@@ -652,7 +655,10 @@ class Delivery(Model):
 
 
 class Notification(Model):
-    """One message about an order, or `about` one refund of it. The activity reads the data from the rows."""
+    """One message about an order. The activity reads the data from the rows.
+
+    `about` is the part of the order that it tells of: the id of a refund or of a parcel; empty: the whole order.
+    """
 
     order_id: str
     kind: NotificationKind

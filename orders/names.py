@@ -13,6 +13,7 @@ REFUND_ORDER: Final = "refund-order"
 CHECK_INVENTORY: Final = "check-and-alert-inventory"
 PRODUCT_RECOMMENDATIONS: Final = "product-recommendations"
 INDEX_PRODUCTS: Final = "index-products"
+NOTIFY_SHIPMENT: Final = "notify-shipment"
 RECONCILE_ORDERS: Final = "reconcile-orders"
 VERIFY_ORDERS: Final = "verify-orders"
 
@@ -72,8 +73,13 @@ def refund_step(refund_id: str) -> str:
     return f"{REFUND_STEP}:{refund_id}"
 
 
+def notify_shipment_id(order_id: str, shipment_id: str) -> str:
+    """The workflow id of the run that tells the customer of a parcel."""
+    return f"{NOTIFY_SHIPMENT}:{order_id}:{shipment_id}"
+
+
 def order_id_of(workflow: str, workflow_id: str) -> str | None:
     """The order that a run is about; None: it is about no single one."""
-    if workflow in {CANCEL_ORDER, REFUND_ORDER}:
+    if workflow in {CANCEL_ORDER, REFUND_ORDER, NOTIFY_SHIPMENT}:
         return workflow_id.removeprefix(f"{workflow}:").partition(":")[0]
     return workflow_id if workflow == PROCESS_ORDER else None

@@ -91,6 +91,31 @@ class PartialRefund(Model):
     at: datetime
 
 
+class SentParcel(Model):
+    """A parcel of the order. `lines` are units by product; empty: all that no other parcel has.
+
+    `problem`: the warehouse contradicts the order, or itself. `shipped_at` is None if the parcel does not count.
+    """
+
+    id: str
+    lines: dict[str, int]
+    carrier: str | None
+    tracking: str | None
+    tracking_url: str | None
+    shipped_at: datetime | None
+    delivered_at: datetime | None
+    problem: str | None
+
+    @property
+    def text(self) -> str:
+        """The parcel in one line."""
+        units = ", ".join(f"{quantity} of product {product}" for product, quantity in self.lines.items())
+        by = " ".join(filter(None, (self.carrier, self.tracking)))
+        state = "delivered" if self.delivered_at else "shipped"
+        said = ": ".join(filter(None, (f"{state}, {units or 'the rest'}" if self.shipped_at else state, by)))
+        return f"{said}; {self.problem}" if self.problem else said
+
+
 class KeptResolution(Model):
     """What an operator decided about a step."""
 
@@ -115,6 +140,7 @@ class OrderReport(ListedOrder):
     refunds: dict[str, int]
     charges: tuple[OrderCharge, ...] = ()
     partial_refunds: tuple[PartialRefund, ...] = ()
+    parcels: tuple[SentParcel, ...] = ()
     notifications: tuple[SentNotification, ...] = ()
     warnings: tuple[KeptWarning, ...] = ()
     resolutions: tuple[KeptResolution, ...] = ()
@@ -197,7 +223,8 @@ class OrderReport(ListedOrder):
             return "never asked for"
         named = f" ({self.fulfillment_id})" if self.fulfillment_id else ""
         if self.status in KEPT | {Status.CAPTURING}:
-            return f"{self.status if self.status in GONE else 'accepted'}{named}"
+            state = "shipped in part" if self.status is Status.SHIPPING else self.status
+            return f"{state if self.status in GONE else 'accepted'}{named}"
         if settled := self._settled("cancel_fulfillment"):
             return f"{settled}{named}"
         if self.status in CLOSED:

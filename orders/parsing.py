@@ -455,12 +455,15 @@ def validate(model: type[RequestT], data: object, problems: list[str]) -> Reques
     try:
         request = model.model_validate(data)
     except ValidationError as error:
-        problems += [
-            f"{_path(e['loc'])}: {_message(e['msg'])}" for e in error.errors(include_url=False, include_input=False)
-        ]
+        problems += problems_of(error)
     if problems:
         raise InvalidInput(problems)
     return request
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """Each problem with its field, without what was sent."""
+    return [f"{_path(e['loc'])}: {_message(e['msg'])}" for e in error.errors(include_url=False, include_input=False)]
 
 
 def _merge(request: OrderRequest) -> tuple[Line, ...]:

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from sandbox.call import Refused
 from sandbox.faults import Fault, UnknownServiceError
+from sandbox.fulfillment import Arrival, Lack
 from sandbox.page import Page
 from sandbox.scenarios import SCENARIOS, calls_of, title_of
 from sandbox.stripe import PaymentIntent, Stripe
@@ -94,7 +95,9 @@ class Actions:
             self._route("warn", Warned, self._warn),
             self._route("end-warning", Outcome, self._end_warning),
             self._route("ship", Order, self._ship),
+            self._route("ship-part", Order, self._ship_part),
             self._route("deliver", Order, self._deliver),
+            self._route("short", Order, self._short),
             self._route("forget", Order, self._forget),
         ]
 
@@ -189,14 +192,22 @@ class Actions:
     # --------------------------------------------------------------------------------------------------- the warehouse
 
     def _ship(self, form: Order) -> str:
-        return self._move_on(form.order, "shipped")
+        return self._move(form.order, "shipped", lambda: self._world.fulfillment.send(form.order, None))
+
+    def _short(self, form: Order) -> str:
+        warehouse = self._world.fulfillment
+        return self._move(form.order, "shorted: the rest can never leave", lambda: warehouse.lack(form.order, Lack()))
+
+    def _ship_part(self, form: Order) -> str:
+        warehouse = self._world.fulfillment
+        return self._move(form.order, "shipped in part", lambda: warehouse.send_part(form.order))
 
     def _deliver(self, form: Order) -> str:
-        return self._move_on(form.order, "delivered")
+        return self._move(form.order, "delivered", lambda: self._world.fulfillment.bring(form.order, Arrival()))
 
-    def _move_on(self, order: str, status: Literal["shipped", "delivered"]) -> str:
+    def _move(self, order: str, status: str, act: Callable[[], Response]) -> str:
         try:
-            self._world.fulfillment.move_on(order, status)
+            act()
         except Refused as refusal:
             raise Impossible(f"The warehouse says of order {order}: {refusal}") from None
         return f"{order}: the order is {status}"

@@ -86,7 +86,9 @@ def parse_form(text: str) -> dict[str, Any]:
 class Body(BaseModel):
     """A JSON body: required fields must be present, unknown fields are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, serialize_by_alias=True)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", alias_generator=to_camel, validate_by_name=True, serialize_by_alias=True
+    )
 
 
 class Refused(Exception):

@@ -97,7 +97,12 @@ class OrderView:
         statuses = {each.status for each in self.shipments}
         if "accepted" in statuses:
             yield Button("Ship the order", "ship", {})
-        if statuses & {"accepted", "shipped"}:
+        if "shipping" in statuses:
+            yield Button("Ship the rest", "ship", {})
+        if statuses & {"accepted", "shipping"}:
+            yield Button("Ship one unit", "ship-part", {})
+            yield Button("Never ship the rest", "short", {})
+        if statuses & {"accepted", "shipping", "shipped"}:
             yield Button("Deliver the order", "deliver", {})
         if statuses:
             yield Button("Forget the order in the warehouse", "forget", {})

@@ -10,7 +10,7 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Final, Literal, NamedTuple
 
@@ -18,7 +18,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict
 
 from sandbox.faults import Fault, FaultHit
-from sandbox.fulfillment import Shipment
+from sandbox.fulfillment import Item, Parcel, Shipment
 from sandbox.persistence import PersistentDict
 from sandbox.stripe import PaymentIntent, Refund
 from sandbox.stripe_warnings import Dispute, FraudWarning, PaymentWarning, Review
@@ -40,7 +40,38 @@ INTENT_EVENTS: Final = {
     "canceled": "canceled",
 }
 
-Subject = PaymentIntent | Refund | PaymentWarning | Shipment
+
+class SentParcel(NamedTuple):
+    """A parcel of an order. A later report of it, with other lines, is one more event."""
+
+    order_id: str
+    parcel: Parcel
+
+    @property
+    def id(self) -> str:
+        return f"{self.order_id}/{self.parcel.shipment_id}"
+
+    @property
+    def status(self) -> str:
+        return f"{self.parcel.status} {[*self.parcel.lines]}"
+
+
+class Shorted(NamedTuple):
+    """What can never leave of an order. More of it is one more event."""
+
+    order_id: str
+    lines: tuple[Item, ...]
+
+    @property
+    def id(self) -> str:
+        return f"{self.order_id}/shorted"
+
+    @property
+    def status(self) -> str:
+        return f"{[*self.lines]}"
+
+
+Subject = PaymentIntent | Refund | PaymentWarning | Shipment | SentParcel | Shorted
 
 
 class Webhook(BaseModel):
@@ -95,7 +126,7 @@ class StatusChanges:
 
     def of(self, subjects: Iterable[Subject]) -> list[Webhook]:
         """Return a webhook for every new status of objects that may have changed."""
-        return [_webhook(subject, kind) for subject in subjects for kind in self._kinds(subject)]
+        return [_webhook(part, kind) for subject in subjects for part in _parts(subject) for kind in self._kinds(part)]
 
     def _kinds(self, subject: Subject) -> Iterator[str]:
         now = f"{subject.status} {subject.latest_charge}" if isinstance(subject, PaymentIntent) else subject.status
@@ -115,8 +146,27 @@ class StatusChanges:
                 yield f"radar.early_fraud_warning.{'created' if before is None else 'updated'}"
             case Review():
                 yield f"review.{'opened' if before is None else 'closed'}"
-            case Shipment(status="shipped" | "delivered" as status):
-                yield f"order.{status}"
+            case Shipment() | SentParcel() | Shorted():
+                yield from _warehouse_kinds(subject)
+
+
+def _warehouse_kinds(subject: "Shipment | SentParcel | Shorted") -> Iterator[str]:
+    match subject:
+        case Shipment(status="shipped" | "delivered" as status) | SentParcel(parcel=Parcel(status=status)):
+            yield f"order.{status}"
+        case Shorted():
+            yield "order.shorted"
+
+
+def _parts(subject: Subject) -> Sequence[Subject]:
+    """Of an order that leaves in parcels, each parcel is reported, and not the order."""
+    if not isinstance(subject, Shipment):
+        return [subject]
+    order_id = subject.order.order_id
+    parts: list[Subject] = [Shorted(order_id, subject.shorted)] if subject.shorted else []
+    if not subject.parcels:
+        return [*parts, subject]
+    return [*parts, *(SentParcel(order_id, each) for each in subject.parcels)]
 
 
 def _intent_kinds(intent: PaymentIntent, *, new: bool) -> Iterator[str]:
@@ -132,6 +182,16 @@ def _webhook(subject: Subject, kind: str) -> Webhook:
     if isinstance(subject, Shipment):
         event_id = f"whe_{secrets.token_hex(12)}"
         body: dict[str, Any] = {"id": event_id, "type": kind, "orderId": subject.order.order_id}
+        return Webhook(id=event_id, source="fulfillment", type=kind, content=json.dumps(body))
+    if isinstance(subject, SentParcel):
+        event_id = f"whe_{secrets.token_hex(12)}"
+        said = subject.parcel.model_dump(mode="json", exclude={"status"}, exclude_none=True)
+        body = {"id": event_id, "type": kind, "orderId": subject.order_id, **said}
+        return Webhook(id=event_id, source="fulfillment", type=kind, content=json.dumps(body))
+    if isinstance(subject, Shorted):
+        event_id = f"whe_{secrets.token_hex(12)}"
+        lines = [line.model_dump(mode="json") for line in subject.lines]
+        body = {"id": event_id, "type": kind, "orderId": subject.order_id, "lines": lines}
         return Webhook(id=event_id, source="fulfillment", type=kind, content=json.dumps(body))
     event_id = f"evt_{secrets.token_hex(12)}"
     body = {

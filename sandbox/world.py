@@ -118,8 +118,8 @@ class World:
         """Yield the e-mails and analytics events that name an order."""
         for email in self.inbox.emails:
             if order := email.data.get("orderNumber"):
-                refund = email.data.get("refundId")
-                yield {"order_id": order, "kind": f"{email.template}:{refund}" if refund else email.template}
+                about = email.data.get("refundId") or email.data.get("shipmentId")
+                yield {"order_id": order, "kind": f"{email.template}:{about}" if about else email.template}
         for event in self.inbox.events:
             if order := event.properties.get("orderId"):
                 yield {"order_id": order, "kind": event.event}

@@ -16,10 +16,12 @@ with workflow.unsafe.imports_passed_through():
     from activities.notifications import Notifications
     from activities.order_state import OrderState
     from activities.payments import Payments
+    from activities.shipments import Shipments
     from orders.errors import InvalidInput
     from orders.metrics import CANCELS
     from orders.models import (
         CLOSED,
+        GONE,
         CancelOutcome,
         CancelReason,
         CancelView,
@@ -41,8 +43,7 @@ MAX_POLL: Final = timedelta(seconds=30)
 HELD_UP: Final = f"{PROCESS_ORDER} is held up"
 
 NOT_CANCELLED: Final = {
-    Status.SHIPPED: CancelReason.ALREADY_SHIPPED,
-    Status.DELIVERED: CancelReason.ALREADY_SHIPPED,
+    **dict.fromkeys(GONE, CancelReason.ALREADY_SHIPPED),
     Status.REJECTED: CancelReason.ORDER_REJECTED,
     Status.FAILED: CancelReason.ORDER_FAILED,
 }
@@ -110,7 +111,7 @@ class CancelOrder:
         """Make one move towards an end: process-order makes it while it runs, else this run does."""
         match row.status:
             case Status.CANCELLING:
-                await self._undo(row, OrderSaga(row.id, self._timeline, if_shipped=OrderState.mark_shipped))
+                await self._undo(row, OrderSaga(row.id, self._timeline, if_shipped=Shipments.mark_shipped))
             case Status.UNDOING if not await self._wake(row.id):
                 await self._undo(row, OrderSaga(row.id, self._timeline))
             case Status.CAPTURING if not await self._is_running(row.id):
@@ -149,7 +150,7 @@ class CancelOrder:
     async def _is_settled(self, row: OrderRow) -> bool:
         """Whether nothing is left to do: the order is closed, has shipped, or is parked at another run."""
         if row.parked_step is None:
-            return row.status in CLOSED | {Status.SHIPPED, Status.DELIVERED}
+            return row.status in CLOSED | GONE
         if row.parked_by == row.id:
             return await self._is_running(row.id)
         return row.parked_by != workflow.info().workflow_id

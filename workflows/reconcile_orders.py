@@ -15,6 +15,7 @@ from temporalio.exceptions import ActivityError, RetryState
 with workflow.unsafe.imports_passed_through():
     from activities.inventory import Inventory
     from activities.order_recovery import OrderRecovery
+    from activities.parcels import Parcels
     from activities.payments import Payments
     from activities.reconciliation import Reconciliation
     from activities.shipments import Shipments
@@ -77,6 +78,7 @@ class ReconcileOrders:
         await self._compare(Reconciliation.check_charges, "orders with their payments")
         await self._compare(Reconciliation.find_orphans, "recent payments with their orders")
         await self._check_shipments()
+        await self._check_parcels()
         await self._release_stock()
         alerts = await alert_operators(list(self._problems.values()), self._timeline)
         if alerts.failure:
@@ -207,6 +209,15 @@ class ReconcileOrders:
                     return
                 await self._cancel(stray)
             after = page.after if page else None
+
+    async def _check_parcels(self) -> None:
+        for text in await self._try(Parcels.tell_again, MAX_ORDERS, "parcels that nobody was told of") or ():
+            self._note(self._shipments, text)
+        for text in await self._try(Parcels.refund_shortages, MAX_ORDERS, "what can never leave, to refund it") or ():
+            self._note(self._refunds, text)
+        what = "parcels that contradict their orders"
+        for problem in await self._try(Parcels.find_parcel_problems, MAX_ORDERS, what) or ():
+            self._problem(problem.key, problem.order_id, problem.text)
 
     async def _cancel(self, stray: StrayShipment) -> None:
         if stray.shipment_id is None:

@@ -14,7 +14,7 @@ from app.startup_checks import PRIVACY_CHECKS, open_database
 from client.runs import of_refunds, of_the_customer
 from gateways.erasure_store import OwnOrder, find_orders_of, forget_orders
 from gateways.temporal import FoundRun, delete_run, find_run, find_runs
-from orders.names import cancel_order_id
+from orders.names import cancel_order_id, notify_shipment_id
 from orders.parsing import check_operator_texts, parse_customer
 
 A_REASON: Final = "the customer asks for it"
@@ -98,7 +98,9 @@ async def _runs_of(client: Client, order_id: str) -> list[FoundRun]:
     """All runs about an order. Lists lag behind, so the latest ones are asked for."""
     ids = (order_id, cancel_order_id(order_id))
     latest = [run for each in ids if (run := await find_run(client, each))]
-    query = f"WorkflowId IN ({', '.join(map(json.dumps, ids))}) OR {of_refunds(order_id)}"
+    parcels = json.dumps(notify_shipment_id(order_id, ""))
+    of_order = f"WorkflowId IN ({', '.join(map(json.dumps, ids))})"
+    query = f"{of_order} OR {of_refunds(order_id)} OR WorkflowId STARTS_WITH {parcels}"
     listed = {run.run_id: run async for run in find_runs(client, query, MAX_RUNS)}
     return [*(listed | {run.run_id: run for run in latest}).values()]
 

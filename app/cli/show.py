@@ -213,6 +213,10 @@ def _show_report(out: Console, order: OrderReport) -> None:
         said_why = f": {part.reason}" if part.reason else ""
         amount = amount_of(part.amount, order.currency)
         line(out, f"Refund {part.refund_id} of {amount} is {part.status}{why}{units}, {time_of(part.at)}{said_why}")
+    for parcel in order.parcels:
+        line(out, f"Parcel {parcel.id}, {parcel.text}")
+        if parcel.tracking_url:
+            line(out, Whole(f"  {parcel.tracking_url}"))
     for each in order.warnings:
         amount = f" over {amount_of(each.amount, order.currency)}" if each.amount else ""
         text = f"{each.kind} {each.id}{amount} is {each.status} ({each.reason}), since {time_of(each.at)}"

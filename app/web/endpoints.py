@@ -21,6 +21,7 @@ from app.web.signatures import BadSignature, verify
 from gateways.postgres import Database
 from orders.errors import Permanent, Unavailable
 from orders.metrics import WEBHOOKS
+from orders.parsing import problems_of
 
 MAX_BODY: Final = 256 * 1024  # bytes
 RETRY_SECONDS: Final = 30  # until a sender may try again, unless the cause names a time
@@ -55,7 +56,7 @@ class Endpoint:
         except Refused as refused:
             WEBHOOKS.add(source=source, type=kind, result="refused")
             entry.warning("webhook", outcome=str(refused))
-            return JSONResponse({"error": "refused"}, refused.status)
+            return JSONResponse({"error": "refused", "why": str(refused)}, refused.status)
         except (Unavailable, Permanent) as error:
             WEBHOOKS.add(source=source, type=kind, result="not now")
             entry.warning("webhook", outcome="not now", why=error.message)
@@ -71,11 +72,11 @@ class Endpoint:
         signature = request.headers.get(self._header, "")
         try:
             verify(signature, body, self._secrets, tolerance=self._tolerance, now=time.time())
-            return Event.model_validate_json(body)
+            return self._receiver.event.model_validate_json(body)
         except BadSignature as refusal:
             raise Refused(400, str(refusal)) from None
-        except ValidationError:
-            raise Refused(400, "not an event") from None
+        except ValidationError as error:
+            raise Refused(400, f"not an event: {', '.join(problems_of(error))}") from None
 
     async def _apply(self, event: Event) -> Effect:
         if event.type not in self._receiver.types:

@@ -5,24 +5,27 @@ the id is not kept, and the sender delivers the event again.
 """
 
 from contextlib import suppress
-from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Final, Protocol
+from typing import TYPE_CHECKING, Annotated, Final, Protocol, Self
 
-from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, model_validator
 from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
-from gateways.order_store import existing_row, follow_shipment, read_row
+from app.web.bodies import Refused
+from gateways.order_store import existing_row, read_row
+from gateways.parcel_store import SHORTED as SHORTAGE
+from gateways.parcel_store import follow_shipment
 from gateways.postgres import Database
 from gateways.refund_store import keep_refunds
 from gateways.stripe import Intent, StripeGateway, order_of
-from gateways.temporal import reaching_temporal
+from gateways.temporal import RPC_TIMEOUT, reaching_temporal, refund_shortage, tell_of_parcel
 from gateways.warehouse import Warehouse
 from gateways.warning_store import keep_warning
-from orders.errors import UnknownOrder
+from orders.errors import Unavailable, UnknownOrder
 from orders.models import OrderRow, Status
 from orders.names import RECONCILE_NOW, RECONCILE_ORDERS, SCHEDULED
+from orders.parcels import Link, Parcel, ParcelId, ParcelLines, ParcelNotice, PlainText
 from orders.refunds import STANDING
 
 if TYPE_CHECKING:
@@ -34,8 +37,6 @@ KEEP_EVENT: Final = """
 """
 
 IS_KEPT: Final = "SELECT EXISTS (SELECT FROM webhook_events WHERE source = $1 AND id = $2)"
-
-RPC_TIMEOUT: Final = timedelta(seconds=3)
 
 REFUND_TYPES: Final = frozenset({"refund.created", "refund.updated", "refund.failed", "charge.refund.updated"})
 PAYMENT_TYPES: Final = frozenset(
@@ -62,6 +63,10 @@ WARNING_TYPES: Final = frozenset(
     }
 )
 
+SHIPPED: Final = "order.shipped"
+DELIVERED: Final = "order.delivered"
+SHORTED: Final = "order.shorted"
+
 Token = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
 
 
@@ -75,6 +80,35 @@ class Event(BaseModel):
     about: Token | None = Field(
         default=None, validation_alias=AliasChoices(AliasPath("data", "object", "id"), "orderId")
     )
+
+
+class WarehouseEvent(Event):
+    """An event of the warehouse, which may name a parcel. One that names none is about all that has not left before."""
+
+    shipment_id: ParcelId | None = Field(default=None, alias="shipmentId")
+    lines: ParcelLines | None = None
+    carrier: PlainText = None
+    tracking: PlainText = None
+    tracking_url: Link = Field(default=None, alias="trackingUrl")
+
+    @model_validator(mode="after")
+    def _names_its_parcel(self) -> Self:
+        if self.lines and not self.shipment_id and self.type != SHORTED:
+            raise ValueError("shipmentId: is required with lines")
+        return self
+
+    def parcel(self, otherwise: str) -> Parcel | None:
+        """The parcel that the event names; its id is `otherwise` if it only says how the whole order travels."""
+        if self.type == SHORTED or not (self.shipment_id or self.carrier or self.tracking or self.tracking_url):
+            return None
+        return Parcel(
+            shipment_id=self.shipment_id or otherwise,
+            lines=self.lines,
+            status="delivered" if self.type == DELIVERED else "shipped",
+            carrier=self.carrier,
+            tracking=self.tracking,
+            tracking_url=self.tracking_url,
+        )
 
 
 class Effect(StrEnum):
@@ -91,6 +125,10 @@ class Receiver(Protocol):
 
     source: str
     types: frozenset[str]
+
+    @property
+    def event(self) -> type[Event]:
+        """What the body of an event is read as."""
 
     async def apply(self, event: Event, about: str) -> Effect:
         """Read the object that the event is about, and do what follows from it, once.
@@ -109,6 +147,7 @@ class StripeEvents:
 
     source = "stripe"
     types = PAYMENT_TYPES | REFUND_TYPES | WARNING_TYPES
+    event = Event
 
     def __init__(self, database: Database, gateway: StripeGateway, client: Client, task_queue: str) -> None:
         self._database = database
@@ -162,43 +201,71 @@ class StripeEvents:
             await self._client.get_workflow_handle(order_id).signal("payment-updated", rpc_timeout=RPC_TIMEOUT)
 
     async def _reconcile(self, why: str) -> None:
-        """Start reconcile-orders, which alerts operators. Its schedule would do the same later."""
-        with reaching_temporal():
-            await self._client.start_workflow(
-                RECONCILE_ORDERS,
-                id=RECONCILE_NOW,
-                task_queue=self._task_queue,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-                execution_timeout=SCHEDULED[RECONCILE_ORDERS],
-                static_summary=why,
-                rpc_timeout=RPC_TIMEOUT,
-            )
+        await reconcile(self._client, self._task_queue, why)
 
 
 class FulfillmentEvents:
-    """Moves a paid order to shipped or delivered, so that it can no longer be cancelled."""
+    """Keeps the parcels of a paid order, which moves to shipping, shipped or delivered, and can no longer be cancelled.
+
+    It starts the runs that tell the customer and that refund what can never leave, and reconcile-orders, which alerts
+    operators of what cannot be true.
+    """
 
     source = "fulfillment"
-    types = frozenset({"order.shipped", "order.delivered"})
+    types = frozenset({SHIPPED, DELIVERED, SHORTED})
+    event = WarehouseEvent
 
-    def __init__(self, database: Database, warehouse: Warehouse) -> None:
+    def __init__(  # noqa: PLR0913 (one for each external service and setting)
+        self, database: Database, warehouse: Warehouse, client: Client, task_queue: str, *, emails: bool, restock: bool
+    ) -> None:
+        """`emails`: customers get one for each parcel; `restock`: units that can never leave are back in stock."""
         self._database = database
         self._warehouse = warehouse
+        self._client = client
+        self._task_queue = task_queue
+        self._emails = emails
+        self._restock = restock
 
     async def apply(self, event: Event, about: str) -> Effect:
         async with self._database.transaction() as connection:
             row = await read_row(connection, about)
-        if row is None:
-            return await keep_only(self._database, self.source, event)
-        shipment = await self._warehouse.read_shipment(row.id)
+        shipment = await self._warehouse.read_shipment(row.id) if row else None
+        if row is None or shipment is None or not isinstance(event, WarehouseEvent):
+            return await keep_only(self._database, self.source, event, row.id if row else None)
+        named = event.parcel(shipment.id)
         async with self._database.transaction() as connection:
             row = await existing_row(connection, row.id)
-            if not await _keep(connection, self.source, event, row.id):
-                return Effect.DUPLICATE
-            if shipment:
-                await follow_shipment(connection, row, shipment.status)
-        return Effect.APPLIED
+            followed = await follow_shipment(connection, row, shipment, named)
+            wrong = followed.problems.get(named.shipment_id if named else SHORTAGE)
+            # Another delivery of the event may have been faster, and this one have found more at the warehouse.
+            is_first = wrong is not None or await _keep(connection, self.source, event, row.id)
+            for shipment_id in followed.shipped if self._emails else ():
+                notice = ParcelNotice(order_id=row.id, shipment_id=shipment_id)
+                await tell_of_parcel(self._client, self._task_queue, notice)
+            if followed.problems or followed.can_never_leave:
+                await reconcile(self._client, self._task_queue, "the warehouse contradicts an order")
+        if followed.shortage:
+            # Only once it is kept: what is lost here reconcile-orders starts.
+            with suppress(Unavailable):
+                await refund_shortage(self._client, self._task_queue, row, followed.shortage, restock=self._restock)
+        if wrong:
+            raise Refused(422, f"lines: {wrong}")
+        return Effect.APPLIED if is_first else Effect.DUPLICATE
+
+
+async def reconcile(client: Client, task_queue: str, why: str) -> None:
+    """Start reconcile-orders, which alerts operators. Its schedule would do the same later."""
+    with reaching_temporal():
+        await client.start_workflow(
+            RECONCILE_ORDERS,
+            id=RECONCILE_NOW,
+            task_queue=task_queue,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            execution_timeout=SCHEDULED[RECONCILE_ORDERS],
+            static_summary=why,
+            rpc_timeout=RPC_TIMEOUT,
+        )
 
 
 async def is_kept(database: Database, source: str, event: Event) -> bool:
@@ -207,11 +274,11 @@ async def is_kept(database: Database, source: str, event: Event) -> bool:
         return bool(await connection.fetchval(IS_KEPT, source, event.id))
 
 
-async def keep_only(database: Database, source: str, event: Event) -> Effect:
-    """Keep an event that is about none of our orders. Raises Unavailable."""
+async def keep_only(database: Database, source: str, event: Event, order_id: str | None = None) -> Effect:
+    """Keep an event that changes nothing, most often because it is about none of our orders. Raises Unavailable."""
     async with database.transaction() as connection:
-        await _keep(connection, source, event, None)
-    return Effect.NOT_OURS
+        await _keep(connection, source, event, order_id)
+    return Effect.APPLIED if order_id else Effect.NOT_OURS
 
 
 async def _keep(connection: "Connection", source: str, event: Event, order_id: str | None) -> bool:

@@ -73,7 +73,14 @@ async def open_webhooks(
                 tolerance=settings.webhook_tolerance_seconds,
             ),
             Endpoint(
-                FulfillmentEvents(database, warehouse_of(settings, http, shop_id)),
+                FulfillmentEvents(
+                    database,
+                    warehouse_of(settings, http, shop_id),
+                    client,
+                    task_queue,
+                    emails=settings.shipped_email,
+                    restock=settings.shorted_stock == "restock",
+                ),
                 database,
                 header="Fulfillment-Signature",
                 secrets=settings.fulfillment_webhook_secret,

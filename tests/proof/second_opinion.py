@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 # The statuses of a paid order, each with what the warehouse may say of it.
 PAID: Final = {
-    "processing": {"accepted", "shipped", "delivered"},
+    "processing": {"accepted", "shipping", "shipped", "delivered"},
+    "shipping": {"shipping", "shipped", "delivered"},
     "shipped": {"shipped", "delivered"},
     "delivered": {"delivered"},
 }
@@ -27,7 +28,7 @@ SUCCESS: Final = range(200, 300)
 READ_STOCK: Final = """
     SELECT i.product_id, i.reserved, i.quantity + coalesce((
         SELECT sum(l.quantity) FROM order_items l JOIN orders o ON o.id = l.order_id
-        WHERE l.product_id = i.product_id AND o.status IN ('processing', 'shipped', 'delivered')
+        WHERE l.product_id = i.product_id AND o.status IN ('processing', 'shipping', 'shipped', 'delivered')
     ), 0) AS units
     FROM inventory i
 """

@@ -147,12 +147,19 @@ class Shop(Rows):
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
 
-    async def ship(self, order_id: str) -> None:
-        """Let the warehouse ship the order."""
+    async def ship(self, order_id: str, parcel: Payload | None = None) -> None:
+        """Let the warehouse ship the order, or a parcel of it."""
+        await self.at_warehouse(order_id, "ship", parcel)
+
+    async def deliver(self, order_id: str, parcel: Payload | None = None) -> None:
+        """Let the order arrive, or a parcel of it."""
+        await self.at_warehouse(order_id, "deliver", parcel)
+
+    async def at_warehouse(self, order_id: str, act: str, parcel: Payload | None = None) -> None:
         key = self.settings.fulfillment_key.get_secret_value()
         async with httpx.AsyncClient(trust_env=False) as http:
-            url = f"{self.settings.fulfillment_api}/orders/{order_id}/ship"
-            (await http.post(url, headers={"Authorization": f"Bearer {key}"})).raise_for_status()
+            url = f"{self.settings.fulfillment_api}/orders/{order_id}/{act}"
+            (await http.post(url, headers={"Authorization": f"Bearer {key}"}, json=parcel)).raise_for_status()
 
     async def clear(self) -> None:
         """Make the shop as new."""

@@ -25,7 +25,15 @@ from temporalio.worker import Replayer
 from app.wiring import WORKFLOWS, open_worker
 from config.temporal import plugin
 from orders.models import OrderView, Stage, View
-from orders.names import CHECK_INVENTORY, INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS, RECONCILE_ORDERS, VERIFY_ORDERS
+from orders.names import (
+    CHECK_INVENTORY,
+    INDEX_PRODUCTS,
+    NOTIFY_SHIPMENT,
+    PRODUCT_RECOMMENDATIONS,
+    RECONCILE_ORDERS,
+    VERIFY_ORDERS,
+    notify_shipment_id,
+)
 from orders.parsing import parse_order, read_json
 from orders.recommendations import RecommendationsOutcome, Source
 from saga import Resolution
@@ -167,6 +175,45 @@ async def cancelled_after_shipping(shop: Shop, order_id: str) -> list[str]:
     await shop.ship(order_id)
     await shop.cancel(order_id)
     return [f"cancel-order:{order_id}"]
+
+
+@scenario
+async def customer_told_of_a_parcel(shop: Shop, order_id: str) -> list[str]:
+    await _ship_a_parcel(shop, order_id)
+    notice = {"orderId": order_id, "shipmentId": "par_1"}
+    workflow_id = notify_shipment_id(order_id, "par_1")
+    await shop.client.execute_workflow(NOTIFY_SHIPMENT, notice, id=workflow_id, task_queue=shop.task_queue)
+    return [workflow_id]
+
+
+@scenario
+async def nobody_to_tell_of_a_parcel(shop: Shop, order_id: str) -> list[str]:
+    """Temporal no longer has the order's request."""
+    await _ship_a_parcel(shop, order_id)
+    await shop.pool.execute("UPDATE orders SET request_hash = 'of another request' WHERE id = $1", order_id)
+    notice = {"orderId": order_id, "shipmentId": "par_1"}
+    workflow_id = notify_shipment_id(order_id, "par_1")
+    await shop.client.execute_workflow(NOTIFY_SHIPMENT, notice, id=workflow_id, task_queue=shop.task_queue)
+    return [workflow_id]
+
+
+@scenario
+async def no_such_parcel(shop: Shop, order_id: str) -> list[str]:
+    await shop.place(order_id=order_id)
+    notice = {"orderId": order_id, "shipmentId": "par_9"}
+    workflow_id = notify_shipment_id(order_id, "par_9")
+    await shop.client.execute_workflow(NOTIFY_SHIPMENT, notice, id=workflow_id, task_queue=shop.task_queue)
+    return [workflow_id]
+
+
+async def _ship_a_parcel(shop: Shop, order_id: str) -> None:
+    """A parcel that the web process would have kept."""
+    await shop.place(order_id=order_id)
+    await shop.pool.execute("UPDATE orders SET status = 'shipped' WHERE id = $1", order_id)
+    await shop.pool.execute(
+        "INSERT INTO shipments (order_id, id, carrier, tracking, shipped_at) VALUES ($1, 'par_1', 'UPS', '1Z', now())",
+        order_id,
+    )
 
 
 @scenario

@@ -132,6 +132,20 @@ async def test_orders_of_every_kind_break_no_rule(mixed: Mixed) -> None:
     assert violations(await mixed.evidence()) == []
 
 
+PARCEL: Final = "INSERT INTO shipments (order_id, id, shipped_at) VALUES ('placed', 'par_1', now());"
+
+
+def units_in_it(units: int) -> str:
+    return f"INSERT INTO shipment_lines VALUES ('placed', 'par_1', '1', {units})"  # noqa: S608
+
+
+def moved(status: str) -> str:
+    """The statements by which the paid order follows its goods."""
+    return f"""UPDATE orders SET status = '{status}' WHERE id = 'placed';
+        INSERT INTO order_events (order_id, from_status, to_status, actor, why)
+        VALUES ('placed', 'processing', '{status}', '', '');"""  # noqa: S608
+
+
 IN_DATABASE: Final = [
     ("stock_is_conserved", "product 2", "UPDATE inventory SET quantity = quantity + 1 WHERE product_id = '2'"),
     ("stock_is_conserved", "product 2", "UPDATE inventory SET quantity = quantity - 1 WHERE product_id = '2'"),
@@ -175,6 +189,27 @@ IN_DATABASE: Final = [
         "what_is_marked_sent_arrived",
         "returned",
         "INSERT INTO notifications (order_id, kind, state) VALUES ('returned', 'order_failed', 'sent')",
+    ),
+    (
+        "no_more_is_shipped_than_ordered",
+        "placed",
+        moved("shipped") + PARCEL + units_in_it(3),
+    ),
+    ("the_status_follows_the_goods", "placed", moved("shipped")),
+    (
+        "the_status_follows_the_goods",
+        "placed",
+        moved("shipping") + PARCEL,
+    ),
+    (
+        "the_status_follows_the_goods",
+        "placed",
+        moved("shipped") + PARCEL + units_in_it(1),
+    ),
+    (
+        "the_status_follows_the_goods",
+        "placed",
+        PARCEL,
     ),
     (
         "every_order_is_driven",
@@ -380,6 +415,7 @@ EXCUSES: Final = {
         INSERT INTO reminders (key) VALUES ('unconfirmed:placed')""",
     "its cancel was parked": """UPDATE notifications SET state = 'dropped' WHERE order_id = 'placed';
         UPDATE orders SET status = 'shipped' WHERE id = 'placed';
+        INSERT INTO shipments (order_id, id, shipped_at) VALUES ('placed', 'par_1', now());
         INSERT INTO order_events (order_id, from_status, to_status, actor, why) VALUES
             ('placed', 'processing', 'cancelling', '', ''), ('placed', 'cancelling', 'shipped', '', '')""",
 }

@@ -112,6 +112,7 @@ async def test_each_external_services_is_asked(shop: Shop) -> None:
     shipments["shipped"] = shipments["shipped"].model_copy(update={"status": "shipped"})
     await shop.pool.execute("UPDATE orders SET payment_intent_id = 'pi_unknown' WHERE id = 'unknown-payment'")
     await shop.pool.execute("UPDATE orders SET status = 'shipped' WHERE id = 'unrecorded'")
+    await shop.pool.execute("INSERT INTO shipments (order_id, id, shipped_at) VALUES ('unrecorded', 'par_1', now())")
     assert {each.subject for each in (await verify(shop)).violations} >= {"shipped"}
     assert "lost" not in {each.subject for each in (await verify(shop)).violations}, "it is young"
     await age(shop)

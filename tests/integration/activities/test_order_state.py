@@ -8,6 +8,7 @@ import pytest
 
 from activities.inventory import Inventory
 from activities.order_state import OrderState, ResolutionRecord
+from activities.shipments import Shipments
 from orders.models import Park, Status
 from saga import Resolution
 from tests.support.activity_bench import ActivityBench, order_of
@@ -84,7 +85,7 @@ async def test_a_parked_row_does_not_move(bench: ActivityBench) -> None:
     await bench.bring(order, "finalize")
     await bench.do(OrderState.claim_cancellation, order.id)
     await bench.do(OrderState.park_order, PARK)
-    for late in (OrderState.mark_shipped, OrderState.claim_cancellation, Inventory.release_stock):
+    for late in (Shipments.mark_shipped, OrderState.claim_cancellation, Inventory.release_stock):
         await bench.do(late, order.id)
 
     assert await bench.status(order.id) == "cancelling"

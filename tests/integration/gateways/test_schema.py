@@ -12,7 +12,7 @@ from activities.reconciliation import FIND_UNCHECKED
 from activities.shipments import FIND_DUE
 from activities.verification import FIND_ORDERS
 from gateways.held_stock import READ_HELD
-from orders.models import BEING_UNDONE, CLOSED, KEPT, SETTLED, UNFINISHED, WITH_PAYMENT, Status
+from orders.models import BEING_UNDONE, CLOSED, KEPT, SETTLED, UNFINISHED, UNSHIPPED, WITH_PAYMENT, Status
 from tests.support.activity_bench import ActivityBench, order_of
 
 # Every CHECK and every partial index of the table orders that lists statuses.
@@ -24,7 +24,7 @@ LISTS: Final = {
     "orders_unfinished": UNFINISHED,
     "orders_unfinished_of_customer": UNFINISHED,
     "orders_unchecked": SETTLED,
-    "orders_requested": CLOSED | {Status.PROCESSING},
+    "orders_requested": CLOSED | UNSHIPPED,
     "orders_placed": KEPT,
 }
 
@@ -49,7 +49,7 @@ SWEEPS: Final[dict[str, tuple[str, tuple[Any, ...]]]] = {
     "orders_unfinished": (FIND_UNFINISHED, (HOUR, datetime(1970, 1, 1, tzinfo=UTC), "", 100, UNFINISHED)),
     "orders_unchecked": (FIND_UNCHECKED, (HOUR, "", 20, SETTLED)),
     "orders_created": (FIND_ORDERS, (HOUR, 10_001, UNFINISHED)),
-    "orders_requested": (FIND_DUE, (HOUR, "", 20, CLOSED)),
+    "orders_requested": (FIND_DUE, (HOUR, "", 20, CLOSED, UNSHIPPED)),
     "orders_placed": (FIND_UNCONFIRMED, (HOUR, KEPT, 100)),
 }
 

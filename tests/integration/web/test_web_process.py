@@ -230,7 +230,7 @@ async def test_says_little_and_stops_in_order(web: Web, tmp_path: Path) -> None:
         (None, None, "forged"),
         ("evt_0", "payment_intent.succeeded", "duplicate"),
         ("whe_1", "order.shipped", "applied"),
-        (None, None, "not an event"),
+        (None, None, "not an event: input: Invalid JSON: expected value at line 1 column 1"),
     ]
     assert {frozenset(line) for line in deliveries} <= {
         frozenset({"event", "source", "event_id", "type", "outcome", "level", "timestamp"}),

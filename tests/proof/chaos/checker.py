@@ -17,7 +17,17 @@ from client.orders import resolve
 from client.runs import ABOUT_ORDERS, stuck_runs
 from config.temporal import plugin
 from orders.errors import OrderError
-from orders.models import CLOSED, PAID, SETTLED, UNFINISHED_ANSWERS, CancelOutcome, CancelReason, OrderOutcome, Status
+from orders.models import (
+    CLOSED,
+    GONE,
+    PAID,
+    SETTLED,
+    UNFINISHED_ANSWERS,
+    CancelOutcome,
+    CancelReason,
+    OrderOutcome,
+    Status,
+)
 from orders.names import RECONCILE_NOW, RECONCILE_ORDERS, TASK_QUEUE
 from orders.reconciliation import ReconcileReport
 from orders.verification import Violation
@@ -45,7 +55,7 @@ CODE_ERRORS: Final = {
 # The statuses in which an order may end whose cancel was refused for that reason.
 STATUSES_AFTER: Final = {
     CancelReason.ALREADY_CANCELLED: {Status.CANCELLED},
-    CancelReason.ALREADY_SHIPPED: {Status.SHIPPED, Status.DELIVERED},
+    CancelReason.ALREADY_SHIPPED: GONE,
     CancelReason.ORDER_REJECTED: {Status.REJECTED},
     CancelReason.ORDER_FAILED: {Status.FAILED},
 }

@@ -91,5 +91,9 @@ class Load:
     async def _ship(self, order: PlannedOrder) -> None:
         """Let the warehouse ship the order if it has it."""
         headers = {"Authorization": f"Bearer {self._cluster.fulfillment_key}"}
+        url = f"/fulfillment/orders/{order.order_id}/ship"
         with suppress(*UNREACHABLE):
-            await self._cluster.sandbox.post(f"/fulfillment/orders/{order.order_id}/ship", headers=headers)
+            if order.parcels and order.quantity > 1:
+                first = {"lines": [{"productId": order.product, "quantity": 1}], "tracking": "first"}
+                await self._cluster.sandbox.post(url, headers=headers, json=first)
+            await self._cluster.sandbox.post(url, headers=headers)

@@ -59,6 +59,7 @@ class PlannedOrder(Model):
     submits: int
     cancels: tuple[float, ...] = ()
     ships: bool = False
+    parcels: bool = False  # it leaves one unit first
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -153,6 +154,7 @@ def _order(random: Random, order_id: str, rush: float) -> PlannedOrder:
         cancels=tuple(round(max(0, random.uniform(-1, 4)), 2) for _ in range(cancels)),  # a fifth before it begins
         ships=random.random() < 0.2,
         second_card=_drawn(random, SECOND_CARDS),
+        parcels=random.random() < 0.5,
     )
 
 

@@ -6,7 +6,15 @@ Each first brings about what there is to find, and says what must have become of
 from typing import Any, Final, TypeVar
 
 from orders.models import ErrorCode, OrderOutcome, Status
-from orders.names import CHECK_INVENTORY, INDEX_PRODUCTS, PRODUCT_RECOMMENDATIONS, RECONCILE_ORDERS, VERIFY_ORDERS
+from orders.names import (
+    CHECK_INVENTORY,
+    INDEX_PRODUCTS,
+    PRODUCT_RECOMMENDATIONS,
+    RECONCILE_ORDERS,
+    VERIFY_ORDERS,
+    notify_shipment_id,
+    refund_order_id,
+)
 from orders.recommendations import IndexProgress, RecommendationsOutcome, Source
 from orders.reconciliation import ReconcileReport
 from orders.stock import StockReport
@@ -79,6 +87,22 @@ async def shipped_late(shop: Shop, order_id: str) -> None:
     await send_late(shop, order_id)
     await _reconcile(shop, order_id)
     assert [each["status"] for each in shop.world.provider_records()["fulfillment"]] == ["cancelled"]
+
+
+async def left_in_parcels(shop: Shop, order_id: str) -> None:
+    """One of two units leaves, the other never can, and both events are lost."""
+    await placed(shop, order_id)
+    await shop.ship(order_id, {"shipmentId": "par_1", "lines": [{"productId": "1", "quantity": 1}]})
+    await shop.at_warehouse(order_id, "short")
+    await _reconcile(shop, order_id)
+    await shop.client.get_workflow_handle(notify_shipment_id(order_id, "par_1")).result()
+    await shop.client.get_workflow_handle(refund_order_id(order_id, "shorted-1")).result()
+    assert await shop.status(order_id) == Status.SHIPPED
+    assert {each.template for each in shop.world.inbox.emails} == {
+        "order_confirmation",
+        "order_shipped",
+        "order_refunded",
+    }
 
 
 async def refunded_late(shop: Shop, order_id: str) -> None:

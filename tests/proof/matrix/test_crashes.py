@@ -31,7 +31,7 @@ from app.crash_points import crash_point
 from app.startup_checks import CannotStart
 from app.wiring import open_worker
 from config.settings import Settings
-from orders.names import cancel_order_id, refund_order_id
+from orders.names import cancel_order_id, notify_shipment_id, refund_order_id
 from sandbox.server import serve
 from tests.proof.matrix import scenarios, scheduled_workflows
 from tests.proof.matrix.crashing_worker import IDENTITY, a_crashing_worker, points_of
@@ -122,6 +122,13 @@ TABLE: Final = [
     *cells(scheduled_workflows.told, "find_payment_warnings", ()),
     *cells(scheduled_workflows.told, "check_shipments", ONE),
     *cells(scheduled_workflows.shipped_late, "cancel_stray_shipment", TWO),  # cancelled, said on the order
+    Cell(scheduled_workflows.left_in_parcels, "check_shipments:effect:1"),  # followed
+    *cells(scheduled_workflows.left_in_parcels, "tell_again", ()),
+    *cells(scheduled_workflows.left_in_parcels, "refund_shortages", ()),
+    *cells(scheduled_workflows.left_in_parcels, "find_recipient", ()),
+    *cells(scheduled_workflows.left_in_parcels, "send_email", TWO),
+    *cells(scheduled_workflows.left_in_parcels, "return_stock", ONE),
+    *cells(scheduled_workflows.told, "find_parcel_problems", ()),
     *cells(scheduled_workflows.told, "unreported_problems", ()),
     *cells(scheduled_workflows.told, "mark_alerted", ONE),
     *cells(scheduled_workflows.refunded_orphan, "void_orphan", THREE),  # refunded, its id written, said on the order
@@ -244,7 +251,13 @@ async def until_dead(worker: BaseProcess, order: "asyncio.Future[None]") -> None
 async def until_done(shop: Shop, order_id: str, order: "asyncio.Future[None]") -> None:
     """See the order to its end; what the dead worker was doing is given up at once."""
     while not (await asyncio.wait([order], timeout=0.1))[0]:
-        also = (cancel_order_id(order_id), refund_order_id(order_id, "r1"), scheduled_id(order_id))
+        also = (
+            cancel_order_id(order_id),
+            refund_order_id(order_id, "r1"),
+            refund_order_id(order_id, "shorted-1"),
+            notify_shipment_id(order_id, "par_1"),
+            scheduled_id(order_id),
+        )
         for workflow_id in (*together_with(order_id), *also):
             with suppress(RPCError):  # that run has ended, or has not begun
                 await give_up_lost_attempts(shop, workflow_id)

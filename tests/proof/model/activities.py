@@ -320,7 +320,9 @@ class Activities:
             case "forgotten":
                 contradicts = s.row.shipment and self._has(Rule.CONTRADICTION_PARKS)
                 yield s, PERMANENT if contradicts else "done"
-            case "shipped":
+            case "shipping" if not self._has(Rule.PARCEL_IS_SHIPPED):
+                yield s, "done"
+            case "shipping" | "shipped":
                 yield s, "shipped" if self._has(Rule.SHIPPED_GOES_FORWARD) else "done"
             case _:
                 yield s, "done"
@@ -369,7 +371,10 @@ class Activities:
         return row._replace(closing=closing) if row.status == "pending" else row
 
     def mark_shipped(self) -> Script:
-        return (yield self._move("cancelling", "shipped"))
+        left = "shipped"
+        if self._has(Rule.ASK_WHAT_LEFT):
+            left = yield Do("ask what has left", lambda s: [(s, s.world.warehouse)])
+        return (yield self._move("cancelling", "shipped" if left == "shipped" else "shipping"))
 
     def park_order(self, step: str, run: str, seen: str) -> Script:
         def park(s: State) -> Iterable[Outcome]:

@@ -67,6 +67,8 @@ DETECTIONS: Final = {
     Rule.PARK_BLOCKS: Detection("a late attempt, shipping, expiry", "constraints_hold"),
     Rule.REGISTER_FIRST: Detection("3DS, the run itself is cancelled", "closed_orders_are_empty"),
     Rule.SHIPPED_GOES_FORWARD: Detection("a late attempt, shipping, expiry", "closed_orders_are_empty"),
+    Rule.PARCEL_IS_SHIPPED: Detection("terminated, shipping, expiry", "closed_orders_are_empty"),
+    Rule.ASK_WHAT_LEFT: Detection("terminated, shipping, expiry", "the_row_follows_the_goods"),
     Rule.FREE_IS_NOT_PAID: Detection("free, the run itself is cancelled", "constraints_hold"),
     Rule.FREE_IS_CLAIMED: Detection("free, the run itself is cancelled", LIVENESS),
     Rule.FREE_GOES_FORWARD: Detection("free, terminated, shipping, calling off is refused", "nothing_to_pay_is_paid"),

@@ -15,9 +15,12 @@ from activities.order_state import OrderState, ResolutionRecord
 from activities.reconciliation import Reconciliation
 from deploy.local.postgres import Postgres
 from gateways.http import open_http
+from gateways.order_store import existing_row
+from gateways.parcel_store import follow_shipment
 from gateways.stripe import stripe_client
 from orders.errors import Permanent, Unavailable
 from orders.models import FulfillmentAnswer, OrderRow, Park, Payment, PaymentRequest, Status, UndoResult
+from orders.parcels import Shipment
 from saga import Resolution
 from sandbox.server import serve
 from sandbox.stripe import PaymentIntent
@@ -61,6 +64,7 @@ BEGINNINGS: Final = {
     "keep the refunds": TRANSACTION,
     "ask to ship": "POST .*/orders",
     "keep the shipment's id": TRANSACTION,
+    "ask what has left": "GET .*/orders/[^/]+",
     "ask to call it off": "POST .*/orders/[^/]+/cancel",
 }
 
@@ -106,7 +110,6 @@ NO_LONGER_ON_ITS_WAY: Final = """
     WHERE id = $1 AND fulfillment_requested_at IS NOT NULL
 """
 COUNT_RESOLUTIONS: Final = "SELECT count(*) FROM resolutions WHERE order_id = $1"
-REPORT_SHIPMENT: Final = "UPDATE orders SET status = 'shipped' WHERE id = $1 AND status = 'processing'"
 
 
 @dataclass
@@ -357,16 +360,20 @@ class Driver:
         if before.world.forgotten != after.world.forgotten:
             self._forget_keys("confirm")
         warehouse = self._bench.world.fulfillment
-        if before.world.warehouse != after.world.warehouse == "shipped":
+        if before.world.warehouse != after.world.warehouse in ("shipping", "shipped"):
             shipment = warehouse.shipments[self._id]
-            warehouse.shipments[self._id] = shipment.model_copy(update={"status": "shipped"})
+            warehouse.shipments[self._id] = shipment.model_copy(update={"status": after.world.warehouse})
         elif before.world.warehouse != after.world.warehouse:
             warehouse.forget(self._id)
             self._is_forgotten = True
         if before.row.status != after.row.status:
-            await self._bench.pool.execute(REPORT_SHIPMENT, self._id)
+            await self._report(Shipment(id=warehouse.shipments[self._id].id, status=after.world.warehouse))
         elif before.row.refunds != after.row.refunds:
             await self._bench.do(Reconciliation.follow_refunds, self._id)
+
+    async def _report(self, shipment: Shipment) -> None:
+        async with self._bench.database.transaction() as connection:
+            await follow_shipment(connection, await existing_row(connection, self._id), shipment)
 
     async def _resolve(self, action: str, step: str) -> None:
         self._resolutions += 1

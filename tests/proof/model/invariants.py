@@ -16,7 +16,12 @@ RESERVED: Final = {
 }
 
 
-SENT: Final = ("accepted", "shipped", "forgotten")  # of the warehouse: the goods are on their way, or may be
+SENT: Final = (
+    "accepted",
+    "shipping",
+    "shipped",
+    "forgotten",
+)  # of the warehouse: the goods are on their way, or may be
 
 
 def stock_is_conserved(s: State) -> str:
@@ -69,11 +74,19 @@ def closed_orders_are_empty(s: State) -> str:
 
 def paid_orders_are_whole(s: State) -> str:
     """A paid order is charged in full, which is nothing if it is free, and the warehouse has it."""
-    if s.row.status not in ("processing", "shipped"):
+    if s.row.status not in ("processing", "shipping", "shipped"):
         return ""
     if s.world.net != s.row.price:
         return f"{s.row.status}, but {s.world.net or 'nothing'} is charged instead of {s.row.price}"
     if s.world.warehouse not in SENT and "cancel_fulfillment" not in s.row.settled:
+        return f"{s.row.status}, but the warehouse has {s.world.warehouse} it"
+    return ""
+
+
+def the_row_follows_the_goods(s: State) -> str:
+    """A row says that goods have left, or that all have, only once it is so."""
+    left = {"shipping": ("shipping", "shipped"), "shipped": ("shipped",)}.get(s.row.status)
+    if left and s.world.warehouse not in (*left, "forgotten"):
         return f"{s.row.status}, but the warehouse has {s.world.warehouse} it"
     return ""
 
@@ -106,7 +119,7 @@ def shipped_is_paid(s: State) -> str:
     """At rest, a shipped order is paid, parked, or resolved by an operator."""
     settled = "cancel_fulfillment" in s.row.settled or "void_payment" in s.row.settled
     called = s.row.parked or settled or "waiting" in (s.placing.phase, s.cancelling.phase)
-    unpaid = s.world.warehouse == "shipped" and s.row.status != "absent" and s.world.net != s.row.price
+    unpaid = s.world.warehouse in ("shipping", "shipped") and s.row.status != "absent" and s.world.net != s.row.price
     return "shipped, but not paid" if unpaid and not called else ""
 
 
@@ -153,7 +166,7 @@ def cancel_order_finishes(before: State, step: Step) -> str:
         return ""
     if run.answer == "unknown" and any(before.cancelling.attempt.seen):
         return "cancel-order answers unknown, but process-order was started, and may yet begin"
-    ends = {"absent"} if run.answer == "unknown" else {"shipped", *CLOSED}
+    ends = {"absent"} if run.answer == "unknown" else {"shipping", "shipped", *CLOSED}
     return (
         "" if row.status in ends else f"cancel-order answers {run.answer or 'the end'}, but the order is {row.status}"
     )
@@ -166,6 +179,7 @@ ALWAYS: Final[tuple[Callable[[State], str], ...]] = (
     each_card_is_asked_once,
     closed_orders_are_empty,
     paid_orders_are_whole,
+    the_row_follows_the_goods,
     constraints_hold,
     settled_is_settled,
     process_order_finishes,

@@ -332,13 +332,16 @@ class Protocol:
                 intents = (becomes, world.intents[1]) if number == 0 else (world.intents[0], becomes)
                 left = s.left._replace(expiries=s.left.expiries - (becomes == "canceled"))
                 yield Step(name, s._replace(world=world._replace(intents=intents), left=left))
-        if s.left.archived and row.shipment and world.warehouse in ("accepted", "shipped"):
+        if s.left.archived and row.shipment and world.warehouse in ("accepted", "shipping", "shipped"):
             left = s.left._replace(archived=s.left.archived - 1)
             yield Step("the warehouse forgets", s._replace(world=world._replace(warehouse="forgotten"), left=left))
         if self.configuration.ships and world.warehouse == "accepted":
+            yield Step("the warehouse ships a parcel", s._replace(world=world._replace(warehouse="shipping")))
+        if self.configuration.ships and world.warehouse in ("accepted", "shipping"):
             yield Step("the warehouse ships", s._replace(world=world._replace(warehouse="shipped")))
-        if row.status == "processing" and world.warehouse == "shipped":
-            yield Step("the warehouse reports the shipment", s._replace(row=row._replace(status="shipped")))
+        is_news = {"processing": ("shipping", "shipped"), "shipping": ("shipped",)}.get(row.status, ())
+        if world.warehouse in is_news:
+            yield Step("the warehouse reports what has left", s._replace(row=row._replace(status=world.warehouse)))
         if s.left.forgotten and s.placing.phase == "unpaid" and not (s.late and s.late.seen):
             # An order waits for another card for less than a day, so the key of the latest one is known.
             cards = tuple(card for card in world.asked if card != row.tries[-1])

@@ -8,7 +8,7 @@ Who = Literal["placing", "cancelling"]  # process-order, cancel-order
 UNITS: Final = 2  # available at first; the order takes one
 
 CLOSED: Final = frozenset({"rejected", "failed", "cancelled"})
-PAID: Final = frozenset({"processing", "shipped", "cancelling"})
+PAID: Final = frozenset({"processing", "shipping", "shipped", "cancelling"})
 UNDOS: Final = ("cancel_fulfillment", "void_payment", "release_stock")  # newest first; each needs those before it
 
 
@@ -43,7 +43,8 @@ class World(NamedTuple):
     asked: tuple[str, ...] = ()  # the cards after the first one, each as often as its bank was asked
     forgotten: tuple[str, ...] = ()  # the cards whose idempotency keys Stripe has forgotten
     by_hand: bool = False  # an operator has given the money back outside Stripe
-    # accepted, shipped, called off, forgotten (it has the goods, or had them), refuses (the cancel came first)
+    # accepted, shipping (a parcel has left), shipped, called off, forgotten (it has the goods, or had them), refuses
+    # (the cancel came first)
     warehouse: str = "unknown"
 
     @property
@@ -147,6 +148,8 @@ class Rule(StrEnum):
     PARK_BLOCKS = "no attempt moves a parked row"
     REGISTER_FIRST = "all undos are registered before the first step"
     SHIPPED_GOES_FORWARD = "what has shipped is paid for, not undone"
+    PARCEL_IS_SHIPPED = "the first parcel ends what can be called off"
+    ASK_WHAT_LEFT = "a refused cancel asks how much has left"
     FREE_IS_NOT_PAID = "a free order has no payment"
     FREE_IS_CLAIMED = "the capture of a free order is its claim alone"
     FREE_GOES_FORWARD = "a free order whose goods have left needs no payment to go forward"

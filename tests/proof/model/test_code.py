@@ -21,7 +21,12 @@ ROOT: Final = Path(__file__).parents[3]
 ACTIVITIES: Final = ROOT / "activities"
 MOVING: Final = (ACTIVITIES, ROOT / "gateways", ROOT / "app")  # all code that may write to PostgreSQL
 MOVERS: Final = {"move_row", "_move"}
-OUTSIDE: Final = {("processing", "shipped"), ("shipped", "delivered")}  # by events of the warehouse
+OUTSIDE: Final = {
+    ("processing", "shipping"),
+    ("processing", "shipped"),
+    ("shipping", "shipped"),
+    ("shipped", "delivered"),
+}  # by events of the warehouse
 
 Pair = tuple[str, str]
 

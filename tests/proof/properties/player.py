@@ -12,6 +12,7 @@ from temporalio.exceptions import ApplicationError
 from audit.evidence import Evidence, ProviderRecords, read_snapshot
 from audit.invariants import violations
 from orders.models import SETTLED, Order, Status
+from sandbox.fulfillment import Departure
 from tests.proof.properties.runs import Cancelling, Placing, Run
 from tests.proof.properties.steps import ATTEMPTS, Script, Step
 from tests.support.activity_bench import ActivityBench, ObservedDatabase, fulfillment, order_of, payment, undo
@@ -226,9 +227,11 @@ class Player:
     def _ship(self, part: Part) -> bool:
         shipments = self._bench.world.fulfillment.shipments
         shipment = shipments.get(part.order.id)
-        acted = shipment is not None and shipment.status == "accepted"
+        acted = shipment is not None and shipment.status in ("accepted", "shipping")
         if shipment and acted:
-            shipments[part.order.id] = shipment.model_copy(update={"status": "shipped"})
+            shipments[part.order.id] = shipment.sends(
+                Departure(lines=(shipment.rest[0].model_copy(update={"quantity": 1}),))
+            )
         return acted
 
     def _authenticate(self, part: Part) -> bool:

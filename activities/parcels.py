@@ -1,0 +1,131 @@
+"""Customers are told of each parcel, and operators of each that contradicts its order."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from temporalio import activity
+from temporalio.client import Client
+
+from gateways.order_store import existing_row, read_rows
+from gateways.parcel_store import find_unrefunded, read_goods
+from gateways.postgres import Database
+from gateways.temporal import find_request, refund_shortage, tell_of_parcel
+from orders.models import Model, Notification, NotificationKind
+from orders.parcels import ParcelNotice
+from orders.reconciliation import Problem
+
+IS_TOLD: Final = """
+    SELECT EXISTS (
+        SELECT FROM notifications WHERE (order_id, kind, about) = ($1, $2, $3) AND state <> 'given_up'
+    )
+"""
+
+# What left longer ago is no news.
+FIND_UNTOLD: Final = """
+    SELECT order_id, id FROM shipments s
+    WHERE shipped_at BETWEEN now() - interval '1 day' AND now() - $1::interval
+      AND NOT EXISTS (SELECT FROM notifications n WHERE (n.order_id, n.kind, n.about) = (s.order_id, $2, s.id))
+    ORDER BY shipped_at LIMIT $3
+"""
+
+FIND_PROBLEMS: Final = """
+    SELECT order_id, id, problem FROM shipments
+    WHERE problem IS NOT NULL AND at > now() - interval '7 days' ORDER BY at LIMIT $1
+"""
+
+
+class DueNotice(Model):
+    """The message about a parcel, and for how many seconds it is tried."""
+
+    notification: Notification
+    deadline: int
+
+
+class Parcels:
+    """What follows from a parcel that has left.
+
+    Raises, in all activities:
+        Unavailable: PostgreSQL or Temporal.
+    """
+
+    def __init__(self, database: Database, client: Client, after: timedelta, *, emails: bool, restock: bool) -> None:
+        """A parcel that left longer than `after` ago is told of again; with `emails` off, nobody is told.
+
+        `restock`: units that can never leave are back in stock.
+        """
+        self._database = database
+        self._client = client
+        self._after = after
+        self._emails = emails
+        self._restock = restock
+
+    @activity.defn
+    async def find_recipient(self, notice: ParcelNotice) -> DueNotice | None:
+        """To whom to write about the parcel; None: it is not known, or the customer was told.
+
+        The address is in the notice, or in the request that the order was placed with, as long as Temporal has that.
+        Nobody else is asked: an event names no address, because a signature only says who sends.
+        """
+        kind = NotificationKind.SHIPPED
+        async with self._database.transaction() as connection:
+            row = await existing_row(connection, notice.order_id)  # waits for the transaction that keeps the parcel
+            goods = await read_goods(connection, row.id)
+            is_told = await connection.fetchval(IS_TOLD, row.id, kind, notice.shipment_id)
+        if is_told or all(each.id != notice.shipment_id for each in goods.counting):
+            return None
+        request = await find_request(self._client, row)
+        order = request.order_of(row.id) if request else None
+        notification = Notification(
+            order_id=row.id,
+            kind=kind,
+            about=notice.shipment_id,
+            to=notice.customer_email or (order.customer_email if order else None),
+        )
+        return DueNotice(notification=notification, deadline=row.terms.notification_deadline)
+
+    @activity.defn
+    async def tell_again(self, limit: int) -> Sequence[str]:
+        """Start the runs about parcels that nobody was told of. Returns what was done, as text."""
+        if not self._emails:
+            return []
+        async with self._database.transaction() as connection:
+            found = await connection.fetch(FIND_UNTOLD, self._after, NotificationKind.SHIPPED, limit)
+        for each in found:
+            notice = ParcelNotice(order_id=each["order_id"], shipment_id=each["id"])
+            await tell_of_parcel(self._client, activity.info().task_queue, notice)
+        return [f"order {each['order_id']}: the customer is told of the parcel {each['id']}" for each in found]
+
+    @activity.defn
+    async def refund_shortages(self, limit: int) -> Sequence[str]:
+        """Start the refunds of what can never leave, as far as they do not exist. Returns what was done, as text."""
+        async with self._database.transaction() as connection:
+            found = [shortage for shortage, _ in await find_unrefunded(connection, self._after, limit)]
+            rows = await read_rows(connection, {shortage.order_id for shortage in found})
+        for shortage in found:
+            row = rows[shortage.order_id]
+            await refund_shortage(self._client, activity.info().task_queue, row, shortage, restock=self._restock)
+        return [f"order {each.order_id}: {each.text} can never leave, {each.refund_id} is started" for each in found]
+
+    @activity.defn
+    async def find_parcel_problems(self, limit: int) -> Sequence[Problem]:
+        """Parcels of the last week that contradict their order or an earlier report, and shortages without a refund."""
+        async with self._database.transaction() as connection:
+            found = await connection.fetch(FIND_PROBLEMS, limit)
+            shortages = await find_unrefunded(connection, self._after, limit)
+        return [
+            Problem(
+                key=f"shortage:{each.order_id}:{each.number}",
+                order_id=each.order_id,
+                text=f"order {each.order_id}: the warehouse can never ship {each.text}, and it is not refunded",
+            )
+            for each, is_late in shortages
+            if is_late
+        ] + [
+            Problem(
+                key=f"parcel:{each['order_id']}:{each['id']}",
+                order_id=each["order_id"],
+                text=f"the parcel {each['id']} of order {each['order_id']}: {each['problem']}",
+            )
+            for each in found
+        ]

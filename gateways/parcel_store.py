@@ -1,0 +1,322 @@
+"""The parcels of orders, and how an order follows them: what has left is kept, once, and moves the order row.
+
+Every function that takes an order row expects it locked: see order_store.existing_row.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from gateways.order_store import move_row, write_event
+from orders.errors import Unavailable
+from orders.models import CLOSED, UNFINISHED, OrderRow, Status
+from orders.parcels import Parcel, Shipment, Shortage, units_text
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from gateways.postgres import Connection
+
+UNTIL_SETTLED: Final = timedelta(seconds=15)  # when to look again at an unfinished order
+
+LEFT: Final = ("shipping", "shipped", "delivered")  # what the warehouse calls an order of which something has left
+ALL_LEFT: Final = ("shipped", "delivered")
+
+SHORTED: Final = "shorted"  # the key of a problem that is none of a parcel
+
+NO_LINES: Final = "the parcel has no lines, and not all of the order has left"
+
+READ: Final = """
+    SELECT s.*, (
+        SELECT json_object_agg(l.product_id, l.quantity ORDER BY l.product_id) FROM shipment_lines l
+        WHERE (l.order_id, l.shipment_id) = (s.order_id, s.id)
+    ) AS lines
+    FROM shipments s WHERE s.order_id = $1 ORDER BY s.at, s.id
+"""
+
+READ_SHORTED: Final = """
+    SELECT product_id, sum(quantity)::integer AS quantity FROM shortage_lines WHERE order_id = $1 GROUP BY product_id
+"""
+
+KEEP_SHORTAGE: Final = """
+    WITH kept AS (
+        INSERT INTO shortages (order_id, number)
+        SELECT $1, 1 + count(*) FROM shortages WHERE order_id = $1 RETURNING order_id, number
+    )
+    INSERT INTO shortage_lines (order_id, number, product_id, quantity)
+    SELECT kept.order_id, kept.number, l.* FROM kept, unnest($2::text[], $3::integer[]) AS l
+    RETURNING number
+"""
+
+# Of the last week, those whose refund does not exist, or was refused.
+FIND_UNREFUNDED: Final = """
+    SELECT s.order_id, s.number, s.at < now() - interval '1 hour' AS is_late,
+           json_object_agg(l.product_id, l.quantity) AS lines
+    FROM shortages s JOIN shortage_lines l USING (order_id, number)
+    WHERE s.at BETWEEN now() - interval '7 days' AND now() - $1::interval AND NOT EXISTS (
+        SELECT FROM order_refunds r WHERE (r.order_id, r.refund_id) = (s.order_id, 'shorted-' || s.number)
+    )
+    GROUP BY s.order_id, s.number, s.at ORDER BY s.at LIMIT $2
+"""
+
+READ_ORDERED: Final = "SELECT product_id, quantity FROM order_items WHERE order_id = $1 ORDER BY product_id"
+
+KEEP: Final = """
+    INSERT INTO shipments AS s (order_id, id, carrier, tracking, tracking_url, shipped_at)
+    VALUES ($1, $2, $3, $4, $5, now())
+    ON CONFLICT (order_id, id) DO UPDATE SET carrier = excluded.carrier, tracking = excluded.tracking,
+        tracking_url = excluded.tracking_url, shipped_at = now(), problem = NULL
+"""
+
+KEEP_LINES: Final = """
+    INSERT INTO shipment_lines (order_id, shipment_id, product_id, quantity)
+    SELECT $1, $2, * FROM unnest($3::text[], $4::integer[])
+"""
+
+# A carrier may give its number later than the goods.
+KEEP_TRACKING: Final = """
+    UPDATE shipments SET carrier = coalesce($3, carrier), tracking = coalesce($4, tracking),
+        tracking_url = coalesce($5, tracking_url), problem = $6
+    WHERE (order_id, id) = ($1, $2)
+      AND (problem IS DISTINCT FROM $6 OR carrier IS NULL OR tracking IS NULL OR tracking_url IS NULL)
+"""
+
+KEEP_PROBLEM: Final = """
+    INSERT INTO shipments AS s (order_id, id, problem) VALUES ($1, $2, $3)
+    ON CONFLICT (order_id, id) DO UPDATE SET problem = excluded.problem
+"""
+
+KEEP_DELIVERY: Final = """
+    INSERT INTO shipments AS s (order_id, id, delivered_at) VALUES ($1, $2, now())
+    ON CONFLICT (order_id, id) DO UPDATE SET delivered_at = coalesce(s.delivered_at, now())
+"""
+
+DELIVER_ALL: Final = """
+    UPDATE shipments SET delivered_at = now()
+    WHERE order_id = $1 AND shipped_at IS NOT NULL AND delivered_at IS NULL
+"""
+
+
+class KeptParcel(NamedTuple):
+    """A parcel as the table has it. One that has no `lines` has the whole rest, if it `counts`."""
+
+    id: str
+    lines: Mapping[str, int]
+    counts: bool
+    delivered: bool
+    carrier: str | None
+    tracking: str | None
+    tracking_url: str | None
+
+
+class Goods(NamedTuple):
+    """What of an order has left, in units by product."""
+
+    ordered: Mapping[str, int]
+    parcels: Sequence[KeptParcel]
+    shorted: Mapping[str, int] = {}
+
+    @property
+    def can_never_leave(self) -> bool:
+        """Whether the warehouse has nothing that it could ship."""
+        return not self.parcels and bool(self.shorted) and not self.rest
+
+    @property
+    def counting(self) -> Sequence[KeptParcel]:
+        return [each for each in self.parcels if each.counts]
+
+    @property
+    def rest(self) -> dict[str, int]:
+        """What no parcel lists, and what is not shorted. A parcel without lines has it, if there is one."""
+        rest = {product: quantity - self.shorted.get(product, 0) for product, quantity in self.ordered.items()}
+        for parcel in self.counting:
+            for product, quantity in parcel.lines.items():
+                rest[product] -= quantity
+        return {product: quantity for product, quantity in rest.items() if quantity}
+
+    @property
+    def have_left(self) -> bool:
+        """Whether every unit has."""
+        return bool(self.counting) and (not self.rest or any(not each.lines for each in self.counting))
+
+    @property
+    def are_delivered(self) -> bool:
+        return self.have_left and all(each.delivered for each in self.counting if self.lines_of(each))
+
+    def lines_of(self, parcel: KeptParcel) -> Mapping[str, int]:
+        return parcel.lines or self.rest
+
+
+class Followed(NamedTuple):
+    """What came of what the warehouse said: whether the order moved, the parcels that are new, and what is wrong.
+
+    `missing` is what has not left though the warehouse says that all has, `can_never_leave`: the warehouse has nothing
+    to ship.
+    """
+
+    moved: bool = False
+    shipped: Sequence[str] = ()
+    shortage: Shortage | None = None
+    problems: Mapping[str, str] = {}
+    missing: Mapping[str, int] = {}
+    can_never_leave: bool = False
+
+
+async def read_goods(connection: "Connection", order_id: str) -> Goods:
+    ordered = {row["product_id"]: row["quantity"] for row in await connection.fetch(READ_ORDERED, order_id)}
+    shorted = {row["product_id"]: row["quantity"] for row in await connection.fetch(READ_SHORTED, order_id)}
+    return Goods(ordered, [_kept(row) for row in await connection.fetch(READ, order_id)], shorted)
+
+
+async def find_unrefunded(connection: "Connection", after: timedelta, limit: int) -> list[tuple[Shortage, bool]]:
+    """Shortages older than `after` whose refund does not exist, each with whether that is so for long."""
+    found = await connection.fetch(FIND_UNREFUNDED, after, limit)
+    return [(Shortage(row["order_id"], row["number"], json.loads(row["lines"])), row["is_late"]) for row in found]
+
+
+async def follow_shipment(
+    connection: "Connection", row: OrderRow, shipment: Shipment, event: Parcel | None = None
+) -> Followed:
+    """Keep the parcels that have left, and move the row after them.
+
+    The warehouse's answer decides. A parcel that an `event` names is believed if the answer lists no parcels, and says
+    that something has left.
+
+    Raises:
+        Unavailable: the order is unfinished, and its own run comes first.
+    """
+    if shipment.status not in LEFT and not shipment.parcels and not shipment.shorted:
+        return Followed()
+    if row.status in UNFINISHED:
+        raise Unavailable(f"the order is {row.status}", type="order_under_way", retry_after=UNTIL_SETTLED)
+    if row.status in CLOSED:
+        if shipment.status in LEFT:
+            text = f"the warehouse says {shipment.status}, but the order is {row.status}"
+            await write_event(connection, row.id, text)
+        return Followed()
+    return await _follow(connection, row, shipment, event)
+
+
+async def follow_refusal(connection: "Connection", row: OrderRow, shipment: Shipment | None) -> None:
+    """Move a row that is being cancelled: the warehouse refused, because goods have left."""
+    if row.status is not Status.CANCELLING or row.parked_step:
+        return
+    if shipment and (shipment.status in LEFT or shipment.parcels):
+        await _follow(connection, row, shipment, None)
+    else:  # it contradicts itself, so reconcile-orders asks again
+        await move_row(connection, row.id, Status.CANCELLING, Status.SHIPPING, "already shipped")
+
+
+async def _follow(connection: "Connection", row: OrderRow, shipment: Shipment, event: Parcel | None) -> Followed:
+    shipped: list[str] = []
+    problems: dict[str, str] = {}
+    shortage = await _keep_shortage(connection, row, shipment, problems)
+    for parcel in _parcels(shipment, event):
+        if problem := await _keep(connection, row, shipment, parcel, shipped):
+            problems[parcel.shipment_id] = problem
+    if shipment.parcels is None and event and event.status == "delivered":
+        await connection.execute(KEEP_DELIVERY, row.id, event.shipment_id)
+    goods = await read_goods(connection, row.id)
+    if goods.have_left and shipment.status == "delivered":
+        await connection.execute(DELIVER_ALL, row.id)
+        goods = await read_goods(connection, row.id)
+    has_begun = shipment.status in LEFT or bool(goods.parcels)
+    moved = await _move_after(connection, row.id, goods) if has_begun else False
+    missing = goods.rest if shipment.status in ALL_LEFT and not goods.have_left else {}
+    return Followed(moved, shipped, shortage, problems, missing, goods.can_never_leave)
+
+
+async def _keep_shortage(
+    connection: "Connection", row: OrderRow, shipment: Shipment, problems: dict[str, str]
+) -> Shortage | None:
+    """Keep what the warehouse says for the first time that it can never ship."""
+    goods = await read_goods(connection, row.id)
+    listed = {line.product_id: line.quantity for line in shipment.shorted}
+    new = {product: units - goods.shorted.get(product, 0) for product, units in listed.items()}
+    new = {product: units for product, units in new.items() if units > 0}
+    if problem := _excess(goods, new):
+        problems[SHORTED] = problem
+    if problem or not new:
+        return None
+    number = await connection.fetchval(KEEP_SHORTAGE, row.id, [*new], [*new.values()])
+    shortage = Shortage(row.id, number, new)
+    await write_event(connection, row.id, f"the warehouse can never ship {shortage.text}")
+    return shortage
+
+
+def _parcels(shipment: Shipment, event: Parcel | None) -> Sequence[Parcel]:
+    """The parcels to believe in. A warehouse that lists none ships all at once, unless its events say otherwise."""
+    if shipment.parcels is not None:
+        return shipment.parcels
+    if event and (event.lines or event.status == "shipped"):
+        return [event]
+    return [Parcel(shipment_id=shipment.id)] if shipment.status in ALL_LEFT and event is None else []
+
+
+async def _keep(
+    connection: "Connection", row: OrderRow, shipment: Shipment, parcel: Parcel, shipped: list[str]
+) -> str | None:
+    """Keep a parcel, once; add it to `shipped` if it is new. What is wrong with it, as text; None: nothing is.
+
+    Lines that are wrong do not count, but the parcel has left all the same.
+    """
+    goods = await read_goods(connection, row.id)
+    known = next((each for each in goods.parcels if each.id == parcel.shipment_id), None)
+    lines = {line.product_id: line.quantity for line in parcel.lines or ()}
+    details = (row.id, parcel.shipment_id, parcel.carrier, parcel.tracking, parcel.tracking_url)
+    if known and known.counts:
+        differs = bool(lines) and lines != dict(goods.lines_of(known))
+        problem = f"the warehouse says later that the parcel has {units_text(lines)}" if differs else None
+        await connection.execute(KEEP_TRACKING, *details, problem)
+    elif not lines and goods.have_left:
+        return None
+    elif problem := _excess(goods, lines) if lines or shipment.status in ALL_LEFT else NO_LINES:
+        await connection.execute(KEEP_PROBLEM, row.id, parcel.shipment_id, problem)
+    else:
+        await connection.execute(KEEP, *details)
+        if lines:
+            await connection.execute(KEEP_LINES, row.id, parcel.shipment_id, [*lines], [*lines.values()])
+        shipped.append(parcel.shipment_id)
+    if parcel.status == "delivered":
+        await connection.execute(KEEP_DELIVERY, row.id, parcel.shipment_id)
+    return problem
+
+
+def _excess(goods: Goods, lines: Mapping[str, int]) -> str | None:
+    """What the lines have that the order has not, or that has left already."""
+    rest = goods.rest
+    more = {product: quantity for product, quantity in lines.items() if quantity > rest.get(product, 0)}
+    if not more:
+        return None
+    left = {product: rest.get(product, 0) for product in more}
+    return f"the warehouse says {units_text(more)}, but the rest of the order is {units_text(left)}"
+
+
+async def _move_after(connection: "Connection", order_id: str, goods: Goods) -> bool:
+    """Move the row to where its goods are. A parcel whose lines do not count has left too."""
+    moved = False
+    if not goods.have_left:
+        why = "the warehouse has shipped a part"
+        moved |= await move_row(connection, order_id, Status.PROCESSING, Status.SHIPPING, why)
+        moved |= await move_row(connection, order_id, Status.CANCELLING, Status.SHIPPING, why)
+        return moved
+    why = "the warehouse says shipped"
+    moved |= await move_row(connection, order_id, Status.PROCESSING, Status.SHIPPED, why)
+    moved |= await move_row(connection, order_id, Status.CANCELLING, Status.SHIPPED, why)
+    moved |= await move_row(connection, order_id, Status.SHIPPING, Status.SHIPPED, why)
+    if goods.are_delivered:
+        moved |= await move_row(connection, order_id, Status.SHIPPED, Status.DELIVERED, "the warehouse says delivered")
+    return moved
+
+
+def _kept(row: "asyncpg.Record") -> KeptParcel:
+    return KeptParcel(
+        id=row["id"],
+        lines=json.loads(row["lines"]) if row["lines"] else {},
+        counts=row["shipped_at"] is not None,
+        delivered=row["delivered_at"] is not None,
+        carrier=row["carrier"],
+        tracking=row["tracking"],
+        tracking_url=row["tracking_url"],
+    )
