@@ -20,6 +20,7 @@ from orders.models import (
     WarningKind,
 )
 from orders.money import DECIMALS, show, to_json_number
+from orders.parcels import units_text
 from orders.refunds import FAILED, UNDER_WAY
 
 AMOUNTS: Final = ("total", "authorized", "captured", "refunded", "refund_pending", "refund_failed")
@@ -109,10 +110,10 @@ class SentParcel(Model):
     @property
     def text(self) -> str:
         """The parcel in one line."""
-        units = ", ".join(f"{quantity} of product {product}" for product, quantity in self.lines.items())
         by = " ".join(filter(None, (self.carrier, self.tracking)))
-        state = "delivered" if self.delivered_at else "shipped"
-        said = ": ".join(filter(None, (f"{state}, {units or 'the rest'}" if self.shipped_at else state, by)))
+        state = "delivered" if self.delivered_at else "shipped" if self.shipped_at else "does not count"
+        units = f", {units_text(self.lines) or 'the rest'}" if self.shipped_at else ""
+        said = f"{state}{units}: {by}" if by else f"{state}{units}"
         return f"{said}; {self.problem}" if self.problem else said
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from orders.order_report import KeptResolution, OrderReport
+from orders.order_report import KeptResolution, OrderReport, SentParcel
 
 NOW = datetime.now(UTC)
 BEFORE: dict[str, Any] = {"payment_intent": "pi_1", "fulfillment_requested": True, "fulfillment_id": "ful_1"}
@@ -84,6 +84,7 @@ def test_the_money(status: str, facts: dict[str, Any], money: str) -> None:
         ("pending", {}, "never asked for"),
         ("pending", BEFORE | {"fulfillment_id": None}, "asked for"),
         ("processing", PAID, "accepted (ful_1)"),
+        ("shipping", PAID, "shipped in part (ful_1)"),
         ("shipped", PAID, "shipped (ful_1)"),
         ("delivered", PAID, "delivered (ful_1)"),
         ("cancelling", PAID, "being cancelled (ful_1)"),
@@ -118,3 +119,29 @@ def test_what_a_total_is_made_of() -> None:
         59.98,
         [5, -10],
     )
+
+
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({}, "shipped, 2 of product 1, 1 of product 3: UPS 1Z9"),
+        ({"lines": {}}, "shipped, the rest: UPS 1Z9"),
+        ({"carrier": None, "tracking": None}, "shipped, 2 of product 1, 1 of product 3"),
+        ({"delivered_at": NOW}, "delivered, 2 of product 1, 1 of product 3: UPS 1Z9"),
+        ({"shipped_at": None, "delivered_at": NOW, "lines": {}}, "delivered: UPS 1Z9"),
+        ({"shipped_at": None, "lines": {}, "problem": "too much"}, "does not count: UPS 1Z9; too much"),
+    ],
+)
+def test_a_parcel(facts: dict[str, Any], text: str) -> None:
+    """What has left with which carrier, and what is wrong with it."""
+    parcel = {
+        "id": "par_1",
+        "lines": {"1": 2, "3": 1},
+        "carrier": "UPS",
+        "tracking": "1Z9",
+        "tracking_url": None,
+        "shipped_at": NOW,
+        "delivered_at": None,
+        "problem": None,
+    }
+    assert SentParcel(**parcel | facts).text == text
