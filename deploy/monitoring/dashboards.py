@@ -53,8 +53,10 @@ def rate(metric: str, by: str, labels: str = "") -> str:
     return f"sum by ({by}) (rate({metric}{labels}[$__rate_interval]))"
 
 
-def per_minute(metric: str, by: str, labels: str = "") -> str:
-    return f"60 * {rate(metric, by, labels)}"
+def in_an_hour(counter: str, by: str, labels: str = "") -> str:
+    """Events of the last hour. `increase` misses the first of a kind, so a new kind is counted from its start."""
+    count = f"sum by ({by}) ({counter}{labels}"
+    return f"({count}) unless {count} offset 1h)) or sum by ({by}) (increase({counter}{labels}[1h]))"
 
 
 def quantile(share: float, histogram: str, by: str, labels: str = "") -> str:
@@ -87,10 +89,10 @@ ORDERS: Final = (
     Section(
         "Orders",
         (
-            Graph("Orders in a minute", per_minute("order_sagas_orders_total", "outcome"), "{{outcome}}"),
+            Graph("Orders in an hour", in_an_hour("order_sagas_orders_total", "outcome"), "{{outcome}}"),
             Graph(
-                "Why orders did not succeed, in a minute",
-                per_minute("order_sagas_orders_total", "error_code", '{outcome!="placed"}'),
+                "Why orders did not succeed, in an hour",
+                in_an_hour("order_sagas_orders_total", "error_code", '{outcome!="placed"}'),
                 "{{error_code}}",
             ),
             Graph(
@@ -105,9 +107,9 @@ ORDERS: Final = (
     Section(
         "Cancels and undos",
         (
-            Graph("Cancels in a minute", per_minute("order_sagas_cancels_total", "reason"), "{{reason}}"),
-            Graph("Refunds of parts in a minute", per_minute("order_sagas_refunds_total", "reason"), "{{reason}}"),
-            Graph("Undos in a minute", per_minute("order_sagas_undos_total", "closing"), "{{closing}}"),
+            Graph("Cancels in an hour", in_an_hour("order_sagas_cancels_total", "reason"), "{{reason}}"),
+            Graph("Refunds of parts in an hour", in_an_hour("order_sagas_refunds_total", "reason"), "{{reason}}"),
+            Graph("Undos in an hour", in_an_hour("order_sagas_undos_total", "closing"), "{{closing}}"),
             Graph("Parked since the workers started", "sum by (step) (order_sagas_parks_total)", "{{step}}"),
             Graph("Resolved since then", "sum by (action) (order_sagas_resolutions_total)", "{{action}}"),
         ),
@@ -122,8 +124,8 @@ ORDERS: Final = (
             ),
             Graph("Alerts that could not be posted", "sum(order_sagas_alerts_lost_total)", "alerts"),
             Graph(
-                "Events in a minute",
-                per_minute("order_sagas_webhooks_total", "result"),
+                "Events in an hour",
+                in_an_hour("order_sagas_webhooks_total", "source, result"),
                 "{{source}} {{result}}",
             ),
             Graph(
@@ -220,8 +222,8 @@ WORKERS: Final = (
                 "s",
             ),
             Graph(
-                "Steps and rounds that failed, in a minute",
-                per_minute("order_sagas_step_seconds_count", "step", '{outcome="failed"}'),
+                "Steps and rounds that failed, in an hour",
+                in_an_hour("order_sagas_step_seconds_count", "step", '{outcome="failed"}'),
                 "{{step}}",
             ),
             Graph(
