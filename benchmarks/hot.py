@@ -48,12 +48,16 @@ RESET: Final = (
     "TRUNCATE orders, reservation_totals, order_events CASCADE",
     "UPDATE inventory SET quantity = 1000000000, reserved = 0, sold = 0",
     # A shop has had orders before. PostgreSQL plans for the tables as they are: of empty ones it would read every row.
-    "INSERT INTO orders (id, customer_id, request_hash, status, currency, capture_mode, terms) "
-    "SELECT 'old-' || n, 'cus_old', 'old', 'rejected', 'usd', 'manual', '{}' FROM generate_series(1, 20000) n",
+    (
+        "INSERT INTO orders (id, customer_id, request_hash, status, currency, capture_mode, terms) "
+        "SELECT 'old-' || n, 'cus_old', 'old', 'rejected', 'usd', 'manual', '{}' FROM generate_series(1, 20000) n"
+    ),
     "INSERT INTO order_items SELECT id, 'p1', 1, 2999 FROM orders",
     "INSERT INTO reservations SELECT id, 'p1', 1, 'released' FROM orders",
-    "INSERT INTO order_events (order_id, from_status, to_status, actor, why) "
-    "SELECT id, 'absent', 'rejected', 'hot', 'before' FROM orders",
+    (
+        "INSERT INTO order_events (order_id, from_status, to_status, actor, why) "
+        "SELECT id, 'absent', 'rejected', 'hot', 'before' FROM orders"
+    ),
     "VACUUM ANALYZE",
 )
 FILL: Final = (

@@ -1,6 +1,6 @@
 """The demo: orders with different outcomes on the local stack, the invariants, low stock and recommendations.
 
-It can run any number of times on the same data.
+It needs a worker with PAYMENT_RETRY_SECONDS, which `make demo` starts. It can run any number of times on the same data.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from temporalio.client import Client, WorkflowFailureError
 from app.cli.layout import Row, table
 from audit.evidence import DatabaseSnapshot, Evidence, ProviderRecords, read_runs, read_snapshot
 from audit.invariants import RULES_ABOUT, Rule, describe, violations
-from client.orders import cancel_order, submit_order
+from client.orders import cancel_order, pay_order, refund_order, submit_order
 from client.runs import view_run
 from config.links import workflow_link
 from config.settings import SANDBOX_STRIPE_KEY, Settings
@@ -42,6 +42,8 @@ RESTOCK: Final = """
 """
 
 CUSTOMER: Final = "cus_123"
+TRACKED: Final = {"carrier": "UPS", "tracking": "1Z999AA10123456784"}
+DECLINED: Final = "pm_card_chargeDeclined"
 
 Payload = dict[str, Any]
 
@@ -99,7 +101,7 @@ async def run_demo(client: Client, settings: Settings, console: Console, *, verb
             console.print(f"Stock was low after earlier demos. Added 100 units of: {names}.\n")
         before = await read_snapshot(database, [])
         orders = demo_orders(run)
-        await Demo(client, http).run(orders, console, link)
+        await Demo(client, http, database).run(orders, console, link)
         ids = [order.order_id for order in orders]
         snapshot = await read_snapshot(database, ids)
         records = ProviderRecords.model_validate((await http.get("/_sandbox/records")).json())
@@ -127,11 +129,14 @@ def demo_orders(run: str) -> list[DemoOrder]:
         order("charges", "with shipping, tax and a discount", "placed, for 63.31 usd", with_charges),
         order("free", "a voucher pays for all of it", "placed, nothing to pay", free),
         order("stock", "more units than are in stock", "out_of_stock", more_than_in_stock),
-        order("declined", "the card is declined", "card_declined", declined),
+        order("declined", "the card is declined, and the customer gives up", "payment_required, cancelled", given_up),
+        order("card", "the card is declined, and another one pays", "payment_required, placed", another_card),
         order("3ds", "the customer must authenticate the payment, and does", "placed", authenticated),
         order("refused", "the warehouse refuses the address, after authorization", "fulfillment_refused", refused),
         order("unpaid", "cancelled while the customer must authenticate", "cancelled", cancelled_before_payment),
         order("paid", "cancelled after payment", "cancelled, refunded", cancelled_after_payment),
+        order("returned", "one of two units comes back", "placed, 29.99 usd refunded, 1 restocked", returned),
+        order("parcels", "it leaves the warehouse in two parcels", "placed, shipping, shipped", in_two_parcels),
         order("thrice", "submitted three times at once", "placed once", submitted_three_times),
     ]
 
@@ -150,9 +155,10 @@ def order_payload(**changes: object) -> Payload:
 class Demo:
     """What the demo does as the shop's program, and as the customer on the bank's page."""
 
-    def __init__(self, client: Client, http: httpx.AsyncClient) -> None:
+    def __init__(self, client: Client, http: httpx.AsyncClient, database: "asyncpg.Connection[asyncpg.Record]") -> None:
         self.client = client
         self._http = http
+        self._database = database
 
     async def run(self, orders: list[DemoOrder], console: Console, link: Callable[[str], str]) -> None:
         """Place the plain order alone, to measure its time; then all others together."""
@@ -181,6 +187,20 @@ class Demo:
         """Pass the bank's page as the customer. Stripe then sends the shop a webhook."""
         answer = await self._http.post(f"/_sandbox/authenticate/{payment_intent}", json={"outcome": "succeed"})
         answer.raise_for_status()
+
+    async def ship(self, order_id: str, parcel: Payload) -> str:
+        """Let a parcel leave the warehouse; return the order's status once its webhook has come."""
+        before = await self._status(order_id)
+        key = {"Authorization": "Bearer demo"}
+        answer = await self._http.post(f"/fulfillment/orders/{order_id}/ship", json=parcel, headers=key)
+        answer.raise_for_status()
+        while True:
+            if (status := await self._status(order_id)) != before:
+                return status
+            await asyncio.sleep(POLL_INTERVAL)
+
+    async def _status(self, order_id: str) -> str:
+        return str(await self._database.fetchval("SELECT status FROM orders WHERE id = $1", order_id))
 
     async def _run_order(self, order: DemoOrder) -> None:
         watching = asyncio.create_task(self._watch(order))
@@ -240,8 +260,15 @@ async def more_than_in_stock(demo: Demo, order_id: str) -> str:
     return _answer(await demo.submit(order_id, items=[{"productId": "5", "quantity": 2}]))
 
 
-async def declined(demo: Demo, order_id: str) -> str:
-    return _answer(await demo.submit(order_id, paymentMethodId="pm_card_chargeDeclined"))
+async def given_up(demo: Demo, order_id: str) -> str:
+    order = await demo.submit(order_id, paymentMethodId=DECLINED)
+    cancelled = await cancel_order(demo.client, order_id)
+    return f"{_answer(order)}, {'cancelled' if cancelled.cancelled else cancelled.reason}"
+
+
+async def another_card(demo: Demo, order_id: str) -> str:
+    order = await demo.submit(order_id, paymentMethodId=DECLINED)
+    return f"{_answer(order)}, {_answer(await pay_order(demo.client, order_id, 'pm_card_visa'))}"
 
 
 async def authenticated(demo: Demo, order_id: str) -> str:
@@ -269,6 +296,20 @@ async def cancelled_after_payment(demo: Demo, order_id: str) -> str:
     cancelled = await cancel_order(demo.client, order_id, "customer@example.com")
     money = "refunded" if cancelled.refunded else cancelled.reason
     return f"{'cancelled' if cancelled.cancelled else 'not cancelled'}, {money}"
+
+
+async def returned(demo: Demo, order_id: str) -> str:
+    order = await demo.submit(order_id)
+    line = {"productId": "1", "quantity": 1, "restock": True}
+    refund = await refund_order(demo.client, {"orderId": order_id, "refundId": "return-1", "lines": [line]})
+    money = f"{refund.refund_amount} {refund.currency} refunded" if refund.refunded else refund.reason
+    return f"{_answer(order)}, {money}, {refund.restocked} restocked"
+
+
+async def in_two_parcels(demo: Demo, order_id: str) -> str:
+    order = await demo.submit(order_id)
+    first = await demo.ship(order_id, {"lines": [{"productId": "1", "quantity": 1}], **TRACKED})
+    return ", ".join((_answer(order), first, await demo.ship(order_id, TRACKED)))
 
 
 async def submitted_three_times(demo: Demo, order_id: str) -> str:

@@ -57,6 +57,8 @@ SEEDS = (ROOT / "deploy" / "local" / "seed.sql", ROOT / "deploy" / "local" / "de
 
 PLACE = "    .venv/bin/python starter.py process-order examples/order.json"
 
+DEMO_SETTINGS = {"PAYMENT_RETRY_SECONDS": "600"}  # one of its customers pays with another card
+
 # If the environment has one of these keys, no sandbox setting of its service is used: the key would be sent there.
 OWN_KEYS = {"STRIPE_SECRET_KEY": "STRIPE_", "OPENAI_API_KEY": "OPENAI_"}
 
@@ -310,7 +312,7 @@ async def demo(stack: Stack, options: Iterable[str], *, keep: bool) -> int:
 
     `options` are those of `starter.py demo`. With `keep` the stack runs on until it is interrupted.
     """
-    environment = stack.environment({**os.environ, **stack.sandbox.settings})
+    environment = stack.environment(DEMO_SETTINGS | os.environ | stack.sandbox.settings)
     argv = (sys.executable, "starter.py", "demo", *options)
     command = Command(name="The demo", argv=argv, log=None, env=environment)
     async with stack.running() as services, stack.programs(environment) as programs:

@@ -12,7 +12,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from deploy.local.postgres import temporary_folder
 from deploy.local.process import ROOT
-from deploy.local.stack import Ports, Stack
+from deploy.local.stack import DEMO_SETTINGS, Ports, Stack
 
 DEADLINE = 100
 
@@ -44,7 +44,7 @@ async def demo(environment: dict[str, str]) -> tuple[int, str, str]:
 async def test_the_demo_twice_on_the_same_data(folder: Path) -> None:
     """Every order ends as expected, each has its link, and all invariants hold; in a second run too."""
     stack = Stack(folder, Ports.free(), fast=True)
-    environment = stack.environment({"PATH": os.environ["PATH"]})
+    environment = stack.environment({"PATH": os.environ["PATH"], **DEMO_SETTINGS})
     async with stack.running(), stack.programs(environment):
         for _ in range(2):
             status, out, shown = await demo(environment)
