@@ -40,6 +40,7 @@ SHARED_MODULES: Final = (
     "workflows.notifications",
     "workflows.order_saga",
     "workflows.placing_saga",
+    "workflows.refund_saga",
     "workflows.timeline",
 )
 
