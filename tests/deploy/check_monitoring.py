@@ -41,6 +41,7 @@ MAY_BE_ABSENT: Final[Mapping[str, str]] = {
     "order_sagas_notifications_given_up_total": "every notification arrives",
     "order_sagas_alerts_lost_total": "every alert arrives",
     "order_sagas_keeps_failing_total": "no step fails for ten minutes",
+    "order_sagas_refunds_total": "nobody refunds a part of an order",
 }
 
 
