@@ -118,7 +118,8 @@ def requests_by_order(journal: list[dict[str, Any]]) -> tuple[dict[str, set[str]
             case "fulfillment", "/orders":
                 ships[body["orderId"]].add(key)
             case "email", _ if order_id := body["data"].get("orderNumber"):
-                keys[order_id, body["template"]].add(key)
+                about = body["data"].get("shipmentId") or body["data"].get("refundId")
+                keys[order_id, " ".join(filter(None, (body["template"], about)))].add(key)
             case "analytics", _ if order_id := body["properties"].get("orderId"):
                 keys[order_id, body["event"]].add(key)
     messages: dict[str, Counter[str]] = defaultdict(Counter)
