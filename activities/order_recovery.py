@@ -1,20 +1,21 @@
-"""Orders without a run: an operator terminated it, or Temporal's retention period is over."""
+"""Orders and refunds without a run: an operator terminated it, or Temporal's retention period is over."""
 
 import asyncio
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
+from gateways import order_refunds
 from gateways.order_store import row_as_it_is, write_event_once
 from gateways.postgres import Database
 from gateways.temporal import find_request, is_open, reaching_temporal, request_in
-from orders.models import KEPT, UNFINISHED, WITH_PAYMENT, OrderRow, Status
-from orders.names import CANCEL_ORDER, PROCESS_ORDER, cancel_order_id
-from orders.reconciliation import OrdersWithoutRun, OrderWithoutRun, Page, Restart
+from orders.models import KEPT, UNFINISHED, WITH_PAYMENT, OrderRow, Refund, RefundKey, Status
+from orders.names import CANCEL_ORDER, PROCESS_ORDER, REFUND_ORDER, cancel_order_id, refund_order_id
+from orders.reconciliation import OrdersWithoutRun, OrderWithoutRun, Page, RefundsWithoutRun, Restart
 
 PAGE: Final = 100
 
@@ -36,7 +37,7 @@ FIND_UNCONFIRMED: Final = """
 
 
 class OrderRecovery:
-    """Finds them, and starts the run that continues each order from the status of its row.
+    """Finds them, and starts the run that continues each of them from its row.
 
     Raises, in all activities:
         Unavailable: PostgreSQL or Temporal.
@@ -103,6 +104,33 @@ class OrderRecovery:
         cancel = await request_in(self._client, CANCEL_ORDER, cancel_id)
         return await self._start(CANCEL_ORDER, row, cancel_id, cancel.payload if cancel else {"orderId": order_id})
 
+    @activity.defn
+    async def find_refunds_without_run(self, page: Page) -> RefundsWithoutRun:
+        """A page of refunds of parts of orders, claimed before `after` and not made, that no open run makes."""
+        async with self._database.transaction() as connection:
+            claimed = await order_refunds.find_claimed(connection, self._after, page, PAGE)
+        driven = await asyncio.gather(*(is_open(self._client, _run_of(key)) for key, _ in claimed))
+        return RefundsWithoutRun(
+            refunds=tuple(key for (key, _), is_driven in zip(claimed, driven, strict=True) if not is_driven),
+            next=_page_after(*claimed[-1]) if len(claimed) == PAGE else None,
+        )
+
+    @activity.defn
+    async def restart_refund(self, key: RefundKey) -> Restart:
+        """Start the run that makes the refund, with the input of its last run, or what its rows say.
+
+        The rows do not have the customer's address: then nobody is written to.
+        """
+        async with self._database.transaction() as connection:
+            row = await row_as_it_is(connection, key.order_id)
+            claim = await order_refunds.read_claim(connection, key)
+            refund = await order_refunds.read_refund(connection, key)
+        if claim is None or refund is None or claim.status != "claimed" or await is_open(self._client, _run_of(key)):
+            return Restart(started=None, moved=True)
+        latest = await request_in(self._client, REFUND_ORDER, _run_of(key))
+        request = latest.payload if latest and _asks_for(latest.refund, refund) else refund.as_request()
+        return await self._start(REFUND_ORDER, row, _run_of(key), request)
+
     async def _is_driven(self, order: OrderWithoutRun) -> bool:
         """Whether a run of process-order or cancel-order is open. Only the latter drives a row that is `cancelling`."""
         if await is_open(self._client, cancel_order_id(order.order_id)):
@@ -124,3 +152,19 @@ class OrderRecovery:
                 static_summary="started again by reconcile-orders",
             )
         return Restart(started=workflow)
+
+
+def _asks_for(asked: Refund | None, claimed: Refund) -> bool:
+    """Whether the latest run was asked for what is claimed: another request under the same refund id was refused."""
+    if asked is None:
+        return False
+    same = (asked.lines, set(asked.charges)) == (claimed.lines, set(claimed.charges))
+    return same and asked.amount in (None, claimed.amount)
+
+
+def _page_after(key: RefundKey, at: datetime) -> Page:
+    return Page(at=at, id=f"{key.order_id}:{key.refund_id}")
+
+
+def _run_of(key: RefundKey) -> str:
+    return refund_order_id(key.order_id, key.refund_id)

@@ -13,9 +13,10 @@ from temporalio import activity
 from activities import order_checks
 from activities.order_checks import check_orders, raise_outage
 from gateways import refund_store
+from gateways.order_refunds import sum_paid_by_hand
 from gateways.order_store import existing_row, read_rows, write_event_once
 from gateways.postgres import Database
-from gateways.stripe import Intent, StripeGateway, order_of, shop_id_of
+from gateways.stripe import Intent, StripeGateway, order_of, part_of, shop_id_of
 from gateways.warning_store import find_warnings
 from orders.commands import command_line
 from orders.errors import Permanent, Unavailable
@@ -156,19 +157,29 @@ class Reconciliation:
         intent = await self._gateway.find(intent_id)
         if intent is None:
             return _charge("alert", row.id, intent_id, f"of order {row.id} is not known to Stripe")
-        left = await self._left_of(intent)
+        refunds = await self._gateway.refunds(intent.id) if intent.amount_received else []
+        left = refund_store.left_of(intent, refunds)
         if row.status in CLOSED:
-            gone = intent.status == "canceled" or (intent.status == "succeeded" and not left)
+            gone = intent.status == "canceled" or (
+                intent.status == "succeeded" and left <= await self._paid_by_hand(row)
+            )
             if gone or row.settled_by_hand:
                 return None
             text = f"of order {row.id}, which is {row.status}, is {intent.status}"
             return _charge("void_payment", row.id, intent_id, text)
-        # A manual refund is the shop's own decision: a part of the charge, or all of it for goods that came back.
-        if intent.amount_received == row.total and (left or row.status in GONE):
+        # A manual refund is the shop's own decision: a part of the charge, or all of it for goods that came back. So is
+        # every refund by refund-order, also of all that was left.
+        latest = next((refund for refund in refunds if refund.status not in FAILED), None)
+        is_kept = left or (latest and part_of(latest)) or row.status in GONE
+        if intent.amount_received == row.total and is_kept:
             return None
         paid = show(left, row.currency)
         text = f"of order {row.id} over {show(row.total, row.currency)} has {paid} charged"
         return _charge("alert", row.id, intent_id, text)
+
+    async def _paid_by_hand(self, row: OrderRow) -> int:
+        async with self._database.transaction() as connection:
+            return await sum_paid_by_hand(connection, row.id)
 
     async def _orphan(self, intent: Intent, order_id: str, row: OrderRow | None, *, is_kept: bool) -> Charge | None:
         """What to do with a payment that names an order; None if its id is on that order's row, or may still get there.
@@ -227,7 +238,7 @@ class Reconciliation:
             Problem(
                 key=each["key"],
                 order_id=each["order_id"],
-                text=f"the refund {each['id']} of order {each['order_id']} over "
+                text=f"the refund {_refund_name(each)} of order {each['order_id']} over "
                 f"{show(each['amount'], each['currency'])} {_state(each['status'])}",
             )
             for each in found
@@ -278,6 +289,11 @@ def _warning_text(each: "asyncpg.Record") -> str:
     if each["open"] and each["order_status"] in NOT_GONE:
         text += f"; the goods have not left: `{command_line('cancel-order', each['order_id'])}` stops them"
     return text
+
+
+def _refund_name(each: "asyncpg.Record") -> str:
+    """By Stripe's id, and the shop's if it is of a part."""
+    return f"{each['refund_id']} ({each['id']})" if each["refund_id"] else str(each["id"])
 
 
 def _state(refund_status: str) -> str:

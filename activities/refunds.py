@@ -67,8 +67,10 @@ class Refunds:
         intent = await self._gateway.retrieve(row.payment_intent_id)
         refunds = await self._gateway.refunds(intent.id)
         if not any(part_of(each) == key.refund_id and each.status not in FAILED for each in refunds):
-            if left_of(intent, refunds) < claim.amount:
-                return await self._withdraw_late(key, intent.id, refunds, left_of(intent, refunds))
+            # An operator who has settled the payment of the whole order has settled that of its parts.
+            left = 0 if row.settled_by_hand else left_of(intent, refunds)
+            if left < claim.amount:
+                return await self._withdraw_late(key, intent.id, refunds, left)
             refuse_unknown(standing, refunds)
             await self._check_attempt(key, intent.id, refunds, attempt)
             try:

@@ -15,6 +15,7 @@ from audit.evidence import (
     OrderEntry,
     PaymentEntry,
     ProviderRecords,
+    RefundEntry,
     Shipment,
     read_runs,
     read_schedules,
@@ -22,7 +23,7 @@ from audit.evidence import (
 )
 from audit.invariants import IN_OPERATION, describe, violations
 from gateways.postgres import Database
-from gateways.stripe import StripeGateway
+from gateways.stripe import StripeGateway, part_of
 from gateways.warehouse import Warehouse
 from orders.models import UNFINISHED
 from orders.refunds import UNDER_WAY
@@ -84,10 +85,10 @@ class Verification:
         """What is wrong with these orders. The next run checks those that change during the check."""
         before = await self._read(orders)
         records, odd = await self._ask(before)
-        runs = await read_runs(self._client, orders)
-        known = {order.id: order.moves for order in before.orders}
+        runs = await read_runs(self._client, orders, before.claimed)
+        known = {order.id: order.changes for order in before.orders}
         after = await self._read(orders)
-        still = tuple(order for order in after.orders if order.moves == known.get(order.id) and order.id not in odd)
+        still = tuple(order for order in after.orders if order.changes == known.get(order.id) and order.id not in odd)
         snapshot = after.model_copy(update={"orders": still, "asked": tuple(order.id for order in still)})
         found = violations(Evidence(snapshot, records, runs=runs, patience=self._patience.total_seconds()))
         return CheckResult(checked=len(still), violations=tuple(found), unverified=tuple(odd.values()))
@@ -151,6 +152,10 @@ class Verification:
             captured=intent.amount_received,
             refunded=sum(refund.amount for refund in refunds if refund.status == "succeeded"),
             refund_pending=sum(refund.amount for refund in refunds if refund.status in UNDER_WAY),
+            refunds=tuple(
+                RefundEntry(id=each.id, refund_id=part_of(each), status=each.status or "unknown", amount=each.amount)
+                for each in refunds
+            ),
         )
 
     async def _shipment(self, order: OrderEntry) -> Shipment | None:

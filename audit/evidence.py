@@ -1,7 +1,7 @@
 """What the invariants read: a snapshot of PostgreSQL, the records of external services, and the runs in Temporal."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -9,10 +9,11 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 from temporalio.client import Client
 
 from gateways.temporal import find_run, find_schedule
-from orders.models import Model, Status
-from orders.names import RUNNING, SCHEDULED, cancel_order_id
+from orders.models import Model, RefundStatus, Status
+from orders.names import RUNNING, SCHEDULED, cancel_order_id, refund_order_id
+from orders.refunds import FAILED
 
-AT_ONCE: Final = 20  # orders whose runs are read at the same time
+AT_ONCE: Final = 40  # runs that are read at the same time
 
 # `unconfirmed:` is the key of the alert about an order whose customer's address is lost. It counts as a notification in
 # the state `alerted`, which the table notifications does not have.
@@ -36,12 +37,29 @@ READ_ORDERS: Final = """
            ARRAY(
                SELECT ARRAY[e.from_status, e.to_status] FROM order_events e
                WHERE e.order_id = o.id AND e.to_status IS NOT NULL ORDER BY e.id
-           ) AS moves
+           ) AS moves,
+           (
+               SELECT coalesce(json_agg(json_build_object(
+                   'refund_id', f.refund_id, 'amount', f.amount, 'status', f.status, 'restocked', f.restocked,
+                   'age', extract(epoch FROM now() - f.at),
+                   'settled', EXISTS (
+                       SELECT FROM resolutions r
+                       WHERE r.order_id = o.id AND r.step = 'refund:' || f.refund_id AND r.action <> 'retry'
+                   )
+               )), '[]') FROM order_refunds f WHERE f.order_id = o.id
+           ) AS refunds
     FROM orders o WHERE $1::text[] IS NULL OR o.id = ANY($1)
 """
 
 READ_RESERVATIONS: Final = """
-    SELECT order_id, product_id, quantity, state FROM reservations WHERE $1::text[] IS NULL OR order_id = ANY($1)
+    SELECT v.order_id, v.product_id, v.quantity, v.state, v.returned,
+           coalesce(sum(CASE WHEN f.status <> 'withdrawn' THEN l.quantity WHEN f.restocked THEN l.restock END), 0)
+               AS refunded,
+           coalesce(sum(l.restock) FILTER (WHERE f.restocked), 0) AS restocked
+    FROM reservations v
+    LEFT JOIN order_refund_lines l USING (order_id, product_id) LEFT JOIN order_refunds f USING (order_id, refund_id)
+    WHERE $1::text[] IS NULL OR v.order_id = ANY($1)
+    GROUP BY v.order_id, v.product_id
 """
 
 # Of orders that goods of have left, or should have.
@@ -103,6 +121,20 @@ class Stock(Model):
         return self.quantity + self.held + self.kept
 
 
+class PartialRefund(Model):
+    """The claim of a refund of a part of an order. `amount` is in minor units, `age` in seconds.
+
+    `settled`: an operator skipped or resolved it. `restocked`: what comes back of it is back in stock.
+    """
+
+    refund_id: str
+    amount: int
+    status: RefundStatus
+    restocked: bool
+    settled: bool
+    age: float
+
+
 class OrderEntry(Model):
     """An order row. `total` is in minor units, as is `price`, the sum of its items and charges.
 
@@ -129,13 +161,24 @@ class OrderEntry(Model):
     settled: tuple[str, ...]
     notifications: tuple[tuple[str, str], ...]
     moves: tuple[tuple[str, str], ...]
+    refunds: tuple[PartialRefund, ...]
+
+    @property
+    def changes(self) -> tuple[object, ...]:
+        """Equal as long as neither the order nor a refund of it changes."""
+        return self.moves, {each.refund_id: (each.status, each.settled, each.restocked) for each in self.refunds}
 
 
 class Reservation(Model):
+    """`returned` units of it came back, as its own row says. Refunds say how many are `refunded` and `restocked`."""
+
     order_id: str
     product_id: str
     quantity: int
     state: Literal["held", "sold", "released"]
+    returned: int
+    refunded: int
+    restocked: int
 
 
 class LineEntry(Model):
@@ -167,11 +210,32 @@ class DatabaseSnapshot(Model):
     stock: tuple[Stock, ...]
 
     @property
+    def claimed(self) -> tuple[tuple[str, str], ...]:
+        """The refunds of parts of orders that are claimed and not made: order ids and refund ids."""
+        return tuple(
+            (order.id, each.refund_id) for order in self.orders for each in order.refunds if each.status == "claimed"
+        )
+
+    @property
     def units(self) -> dict[str, int]:
         return {stock.product_id: stock.units for stock in self.stock}
 
     def concerns(self, order_id: str | None) -> bool:
         return self.asked is None or order_id in self.asked
+
+
+class RefundEntry(Model):
+    """A refund of a payment. `refund_id` is that of the part of an order which it refunds; None: it refunds no part."""
+
+    id: str
+    refund_id: str | None
+    status: str
+    amount: int
+
+    @property
+    def stands(self) -> bool:
+        """Whether the customer has the money, or will have it. One of unknown status may have taken its part."""
+        return self.status not in FAILED
 
 
 class PaymentEntry(Model):
@@ -185,6 +249,11 @@ class PaymentEntry(Model):
     captured: int
     refunded: int
     refund_pending: int
+    refunds: tuple[RefundEntry, ...] = ()
+
+    def standing(self, refund_id: str) -> list[RefundEntry]:
+        """The refunds of this part of the order which stand."""
+        return [each for each in self.refunds if each.refund_id == refund_id and each.stands]
 
     @property
     def net(self) -> int:
@@ -289,17 +358,20 @@ async def read_snapshot(reader: Reader, orders: Sequence[str] | None = None, *, 
     return snapshot.model_copy(update={"asked": None if orders is None else tuple(orders)})
 
 
-async def read_runs(client: Client, orders: Sequence[str]) -> tuple[OpenRun, ...]:
-    """The open runs of the orders.
+async def read_runs(
+    client: Client, orders: Sequence[str], refunds: Iterable[tuple[str, str]] = ()
+) -> tuple[OpenRun, ...]:
+    """The open runs of the orders, and of these refunds of parts of them.
 
     Raises:
         Unavailable: Temporal.
     """
+    ids = [(order_id, run) for order_id in orders for run in (order_id, cancel_order_id(order_id))]
+    ids += [(order_id, refund_order_id(order_id, refund_id)) for order_id, refund_id in refunds]
     found: list[OpenRun | None] = []
-    for start in range(0, len(orders), AT_ONCE):
-        some = orders[start : start + AT_ONCE]
-        ids = [(order_id, run) for order_id in some for run in (order_id, cancel_order_id(order_id))]
-        found += await asyncio.gather(*(_read_run(client, *each) for each in ids))
+    for start in range(0, len(ids), AT_ONCE):
+        some = ids[start : start + AT_ONCE]
+        found += await asyncio.gather(*(_read_run(client, *each) for each in some))
     return tuple(run for run in found if run)
 
 

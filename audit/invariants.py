@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Final, NamedTuple
 
-from audit.evidence import Evidence, LineEntry, OrderEntry
+from audit.evidence import Evidence, LineEntry, OpenRun, OrderEntry, PartialRefund, PaymentEntry
 from orders.models import CLOSED, GONE, KEPT, SETTLED, UNSHIPPED, NotificationKind, Status
 from orders.money import show
-from orders.names import CANCEL_ORDER, RUNNING
+from orders.names import CANCEL_ORDER, REFUND_ORDER, RUNNING, refund_order_id
 from orders.verification import Violation
 
 NO_MORE_MONEY: Final = {"canceled", "succeeded"}  # statuses of a PaymentIntent that can take no more money
@@ -80,6 +80,17 @@ def settled_orders_hold_nothing(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(each.order_id, f"{each.quantity} of product {each.product_id} are {each.state}")
 
 
+def returns_are_counted_once(evidence: Evidence) -> Iterator[Finding]:
+    """The units of a sold order that came back are those that its refunds restocked; no more are refunded than sold."""
+    for each in evidence.snapshot.reservations:
+        if each.refunded > each.quantity:
+            what = f"{each.refunded} of product {each.product_id} are refunded, {each.quantity} were ordered"
+            yield Finding(each.order_id, what)
+        if each.state == "sold" and each.returned != each.restocked:
+            what = f"{each.returned} of product {each.product_id} came back, its refunds restocked {each.restocked}"
+            yield Finding(each.order_id, what)
+
+
 # -------------------------------------------------------------------------------------------------------------- money
 
 
@@ -117,8 +128,8 @@ def only_the_rows_payment_has_money(evidence: Evidence) -> Iterator[Finding]:
 
 
 def paid_orders_are_whole(evidence: Evidence) -> Iterator[Finding]:
-    """A paid order is charged, unless it is free; it is shipped; it is confirmed, or operators know why not."""
-    charged = {order.id for order, payment in evidence.payments() if payment.net}
+    """A paid order is charged, but for refunds of parts; it is shipped; it is confirmed, or operators know why not."""
+    charged = {order.id for order, payment in evidence.payments() if payment.net + _refunded_in_parts(order, payment)}
     shipped = {shipment.order_id for shipment in evidence.shipments()}
     for order in evidence.snapshot.orders:
         if order.status not in KEPT:
@@ -127,8 +138,30 @@ def paid_orders_are_whole(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(order.id, f"{order.status}, but nothing is charged")
         if order.id not in shipped:
             yield Finding(order.id, f"{order.status}, but the warehouse has no shipment")
-        if evidence.runs is not None and not evidence.runs_of(order) and not _is_confirmed(order):
+        is_over = evidence.runs is not None and not any(_drives(run, order) for run in evidence.runs_of(order))
+        if is_over and not _is_confirmed(order):
             yield Finding(order.id, f"{order.status}, but its confirmation is not recorded")
+
+
+def parts_are_refunded_once(evidence: Evidence) -> Iterator[Finding]:
+    """The refund of a part is at the payment provider once if it is made, with its amount, and else not at all."""
+    for order, payment in evidence.payments():
+        claims = {each.refund_id: each for each in order.refunds}
+        for refund_id in claims.keys() | {each.refund_id for each in payment.refunds if each.refund_id}:
+            claim, found = claims.get(refund_id), [each.amount for each in payment.standing(refund_id)]
+            if found not in _due(claim):
+                amounts = " and ".join(show(amount, payment.currency) for amount in found) or "nothing"
+                status = claim.status if claim else "unknown"
+                yield Finding(order.id, f"its refund {refund_id} is {status}, {payment.id} has {amounts} of it")
+
+
+def parts_add_up(evidence: Evidence) -> Iterator[Finding]:
+    """The refunds of the parts of an order are not more than its total."""
+    for order in evidence.snapshot.orders:
+        refunded = sum(each.amount for each in order.refunds if each.status != "withdrawn")
+        if refunded > order.total:
+            parts, total = show(refunded, order.currency), show(order.total, order.currency)
+            yield Finding(order.id, f"its parts are refunded with {parts}, the total is {total}")
 
 
 def closed_orders_are_empty(evidence: Evidence) -> Iterator[Finding]:
@@ -242,8 +275,20 @@ def every_order_is_driven(evidence: Evidence) -> Iterator[Finding]:
     for order in evidence.snapshot.orders:
         if order.status in SETTLED or order.parked or order.age < evidence.patience:
             continue
-        if not any(_drives(run.workflow_id, order) for run in evidence.runs_of(order)):
+        if not any(_drives(run, order) for run in evidence.runs_of(order)):
             yield Finding(order.id, f"{order.status}, and no run drives it")
+
+
+def every_refund_is_driven(evidence: Evidence) -> Iterator[Finding]:
+    """A run drives every refund of a part of an order that is claimed and not made."""
+    if evidence.runs is None:
+        return
+    driven = {run.workflow_id for run in evidence.runs}
+    for order in evidence.snapshot.orders:
+        for claim in order.refunds:
+            is_due = claim.status == "claimed" and claim.age >= evidence.patience
+            if is_due and refund_order_id(order.id, claim.refund_id) not in driven:
+                yield Finding(order.id, f"its refund {claim.refund_id} is claimed, and no run makes it")
 
 
 def no_run_is_stuck(evidence: Evidence) -> Iterator[Finding]:
@@ -255,7 +300,7 @@ def no_run_is_stuck(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(run.order_id, f"{run.workflow_id} is {run.state}")
         elif run.attempt >= MAX_ATTEMPTS:
             yield Finding(run.order_id, f"the workflow task of {run.workflow_id} is at attempt {run.attempt}")
-        elif order and order.status in SETTLED and order.unchanged > order.notification_deadline + MAX_AFTERWARDS:
+        elif order and _drives(run, order) and _should_be_over(order):
             hours = order.unchanged / 3600
             yield Finding(run.order_id, f"{run.workflow_id} is open, {hours:.0f} h after the order was {order.status}")
 
@@ -291,38 +336,61 @@ def _is_confirmed(order: OrderEntry) -> bool:
     return any(kind == NotificationKind.CONFIRMATION and state in known for kind, state in order.notifications)
 
 
-def _drives(workflow_id: str, order: OrderEntry) -> bool:
-    """Whether the run drives the order. Only cancel-order drives an order that is `cancelling`."""
-    return order.status is not Status.CANCELLING or workflow_id.startswith(CANCEL_ORDER)
+def _should_be_over(order: OrderEntry) -> bool:
+    return order.status in SETTLED and order.unchanged > order.notification_deadline + MAX_AFTERWARDS
+
+
+def _drives(run: OpenRun, order: OrderEntry) -> bool:
+    """Whether the run drives the order. Only cancel-order drives one that is `cancelling`; refund-order drives none."""
+    if run.workflow_id.startswith(REFUND_ORDER):
+        return False
+    return order.status is not Status.CANCELLING or run.workflow_id.startswith(CANCEL_ORDER)
+
+
+def _due(claim: PartialRefund | None) -> list[list[int]]:
+    """The amounts of the refunds of a part that may stand."""
+    if claim is None or claim.status == "withdrawn" or claim.settled or not claim.amount:
+        return [[]]
+    return [[claim.amount], []] if claim.status == "claimed" else [[claim.amount]]
+
+
+def _refunded_in_parts(order: OrderEntry, payment: PaymentEntry) -> int:
+    return sum(refund.amount for claim in order.refunds for refund in payment.standing(claim.refund_id))
 
 
 # The rules that need only what the payment provider, the warehouse and Temporal can say of one order.
 IN_OPERATION: Final[tuple[Rule, ...]] = (
     stock_is_what_orders_say,
     settled_orders_hold_nothing,
+    returns_are_counted_once,
     totals_add_up,
     charged_in_full_or_not_at_all,
     refunded_at_most_what_was_charged,
     paid_orders_are_whole,
+    parts_are_refunded_once,
+    parts_add_up,
     closed_orders_are_empty,
     closed_orders_take_no_money,
     closed_orders_are_known_outside,
     no_more_is_shipped_than_ordered,
     the_status_follows_the_goods,
     every_order_is_driven,
+    every_refund_is_driven,
     no_run_is_stuck,
     every_schedule_succeeds,
     every_change_is_recorded,
 )
 
 RULES_ABOUT: Final[Mapping[str, tuple[Rule, ...]]] = {
-    "stock": (stock_is_conserved, stock_is_what_orders_say, settled_orders_hold_nothing),
+    "stock": (stock_is_conserved, stock_is_what_orders_say, settled_orders_hold_nothing, returns_are_counted_once),
     "money": (
         totals_add_up,
         charged_in_full_or_not_at_all,
         refunded_at_most_what_was_charged,
         only_the_rows_payment_has_money,
         paid_orders_are_whole,
+        parts_are_refunded_once,
+        parts_add_up,
         closed_orders_are_empty,
         closed_orders_are_known_outside,
         closed_orders_take_no_money,
@@ -336,7 +404,13 @@ RULES_ABOUT: Final[Mapping[str, tuple[Rule, ...]]] = {
         delivered_at_most_once,
         what_is_marked_sent_arrived,
     ),
-    "runs": (every_order_is_driven, no_run_is_stuck, every_schedule_succeeds, every_change_is_recorded),
+    "runs": (
+        every_order_is_driven,
+        every_refund_is_driven,
+        no_run_is_stuck,
+        every_schedule_succeeds,
+        every_change_is_recorded,
+    ),
 }
 
 RULES: Final[tuple[Rule, ...]] = tuple(chain.from_iterable(RULES_ABOUT.values()))

@@ -7,15 +7,27 @@ withdrawn does not. Every function that takes an order row expects it locked: se
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateways.order_store import write_event
 from orders import money
 from orders.errors import InvalidInput, Permanent
-from orders.models import KEPT, OrderRow, Refund, RefundCharge, RefundClaim, RefundKey, RefundLine, RefundReason, Status
+from orders.models import (
+    CLOSED,
+    KEPT,
+    OrderRow,
+    Refund,
+    RefundCharge,
+    RefundClaim,
+    RefundKey,
+    RefundLine,
+    RefundReason,
+    Status,
+)
 from orders.money import show
-from orders.refunds import STANDING
+from orders.reconciliation import Page
+from orders.refunds import FAILED, STANDING
 
 if TYPE_CHECKING:
     import asyncpg
@@ -51,11 +63,14 @@ READ_CHARGES: Final = """
     SELECT type, amount FROM order_refund_charges WHERE (order_id, refund_id) = ($1, $2) ORDER BY type
 """
 
-# What can still be refunded of each product, and the price of one unit.
+# What can still be refunded of each product, and the price of one unit. Units that are back count, also of a claim that
+# was withdrawn when its refund failed: they cannot come back again.
 READ_UNITS_LEFT: Final = """
     SELECT i.product_id, i.price, i.quantity - (
-        SELECT coalesce(sum(l.quantity), 0) FROM order_refund_lines l JOIN order_refunds r USING (order_id, refund_id)
-        WHERE (l.order_id, l.product_id) = (i.order_id, i.product_id) AND r.status <> 'withdrawn'
+        SELECT coalesce(sum(
+            CASE WHEN r.status <> 'withdrawn' THEN l.quantity WHEN r.restocked THEN l.restock ELSE 0 END
+        ), 0) FROM order_refund_lines l JOIN order_refunds r USING (order_id, refund_id)
+        WHERE (l.order_id, l.product_id) = (i.order_id, i.product_id)
     ) AS left
     FROM order_items i WHERE i.order_id = $1
 """
@@ -105,14 +120,34 @@ FINISH: Final = """
     RETURNING refund_id
 """
 
-REOPEN: Final = """
-    UPDATE order_refunds SET status = 'claimed' WHERE (order_id, refund_id) = ($1, $2) AND status = 'made'
-    RETURNING refund_id
+# The claims that are not as their refunds at Stripe are: one was made, and its refund has failed since; or a late
+# attempt made one that was withdrawn. Of a closed order all that is left is refunded, so no part is claimed again.
+FOLLOW: Final = """
+    UPDATE order_refunds r
+    SET status = CASE WHEN s.closed AND NOT s.stands THEN 'withdrawn' ELSE 'claimed' END,
+        refusal = CASE WHEN s.closed AND NOT s.stands THEN $4 END
+    FROM (
+        SELECT f.refund_id, bool_or(f.status <> ALL($2::text[])) AS stands, o.status = ANY($3::text[]) AS closed
+        FROM refunds f JOIN orders o ON (o.id, o.payment_intent_id) = (f.order_id, f.payment_intent_id)
+        WHERE o.id = $1 AND f.refund_id IS NOT NULL
+        GROUP BY f.refund_id, o.status
+    ) s
+    WHERE (r.order_id, r.refund_id) = ($1, s.refund_id)
+      AND CASE
+          WHEN s.stands THEN r.status = 'withdrawn'
+          WHEN s.closed THEN r.status <> 'withdrawn'
+          ELSE r.status = 'made'
+      END
+      AND (s.stands OR NOT EXISTS (
+          SELECT FROM resolutions w WHERE (w.order_id, w.step) = ($1, 'refund:' || r.refund_id) AND w.action <> 'retry'
+      ))
+    RETURNING r.refund_id, r.status
 """
 
 FIND_CLAIMED: Final = """
-    SELECT order_id, refund_id FROM order_refunds WHERE status = 'claimed' AND at < now() - $1::interval
-    ORDER BY at LIMIT $2
+    SELECT order_id, refund_id, at FROM order_refunds
+    WHERE status = 'claimed' AND at < now() - $1::interval AND (at, order_id || ':' || refund_id) > ($2, $3)
+    ORDER BY at, order_id || ':' || refund_id LIMIT $4
 """
 
 SUM_PAID_BY_HAND: Final = """
@@ -207,14 +242,19 @@ async def finish(connection: "Connection", key: RefundKey) -> bool:
     return await connection.fetchval(FINISH, key.order_id, key.refund_id) is not None
 
 
-async def reopen(connection: "Connection", key: RefundKey) -> bool:
-    """A refund that was made has failed at Stripe: its claim stands, and is to be made once more."""
-    return await connection.fetchval(REOPEN, key.order_id, key.refund_id) is not None
+async def follow_refunds(connection: "Connection", order_id: str) -> None:
+    """Open or withdraw the claims whose refunds at Stripe say so, as the table `refunds` has them."""
+    followed = await connection.fetch(FOLLOW, order_id, FAILED, CLOSED, RefundReason.ORDER_CANCELLED)
+    for each in followed:
+        await write_event(connection, order_id, f"refund {each['refund_id']} is now {each['status']}")
 
 
-async def find_claimed(connection: "Connection", after: timedelta, limit: int) -> list[RefundKey]:
-    """The claims that were not finished within `after`; the oldest first."""
-    return [RefundKey(**dict(record)) for record in await connection.fetch(FIND_CLAIMED, after, limit)]
+async def find_claimed(
+    connection: "Connection", after: timedelta, page: Page, limit: int
+) -> list[tuple[RefundKey, datetime]]:
+    """The claims that were not finished within `after`, each with its time; the oldest first, from the page on."""
+    found = await connection.fetch(FIND_CLAIMED, after, page.at, page.id, limit)
+    return [(RefundKey(order_id=each["order_id"], refund_id=each["refund_id"]), each["at"]) for each in found]
 
 
 async def read_refund(connection: "Connection", key: RefundKey) -> Refund | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import stripe
 
+from gateways.order_refunds import follow_refunds
 from gateways.order_store import count_retries, write_event
 from gateways.stripe import Intent, attempt_of, part_of
 from orders.errors import Permanent
@@ -73,7 +74,7 @@ FIND_CHANGEABLE: Final = """
 # payment has failed: nothing else reports that. It is reported until later refunds make up for it, or until an operator
 # settles it. What was reported today is left out, so that it does not take the place of others.
 FIND_STUCK: Final = """
-    SELECT p.key, r.id, r.order_id, r.amount, r.status, o.currency
+    SELECT p.key, r.id, r.order_id, r.refund_id, r.amount, r.status, o.currency
     FROM refunds r JOIN orders o ON o.id = r.order_id CROSS JOIN concat('refund:', r.id, ':', r.status) AS p (key)
     WHERE (r.status = 'requires_action'
        OR (r.status = 'pending' AND r.at < now() - interval '7 days')
@@ -96,7 +97,7 @@ async def keep_refunds(
 ) -> list[str]:
     """Write what Stripe says of the refunds of a payment, newest first. Returns what changed, as text.
 
-    After a change reconciliation compares the order with its payment once more.
+    The claims of parts follow. After a change reconciliation compares the order with its payment once more.
     """
     oldest_first = refunds[::-1]
     changed = await connection.fetch(
@@ -116,6 +117,7 @@ async def keep_refunds(
         await write_event(connection, row.id, text)
     if texts:
         await connection.execute(CHECK_PAYMENT_AGAIN, row.id)
+    await follow_refunds(connection, row.id)
     return texts
 
 
@@ -180,7 +182,7 @@ async def find_changeable(connection: "Connection", after: timedelta, limit: int
 
 
 async def find_stuck(connection: "Connection", limit: int) -> list["asyncpg.Record"]:
-    """Refunds that an operator must know of: key, id, order_id, amount, status, currency."""
+    """Refunds that an operator must know of: key, id, order_id, refund_id, amount, status, currency."""
     return await connection.fetch(FIND_STUCK, limit, FAILED, STANDING)
 
 

@@ -3,7 +3,7 @@
 from datetime import date, datetime
 from typing import Literal
 
-from orders.models import Model, Status
+from orders.models import Model, RefundKey, Status
 
 Remedy = Literal["void_payment", "void_orphan", "alert"]
 
@@ -41,6 +41,13 @@ class Restart(Model):
 
     started: str | None
     moved: bool = False
+
+
+class RefundsWithoutRun(Model):
+    """Refunds of parts of orders that are claimed and not made, and that no run makes."""
+
+    refunds: tuple[RefundKey, ...]
+    next: Page | None
 
 
 class Charge(Model):

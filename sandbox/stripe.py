@@ -359,6 +359,15 @@ def _record(intent: PaymentIntent, refunds: Sequence[Refund]) -> View:
         "captured": intent.amount_received,
         "refunded": sum(each.amount for each in refunds if each.status == "succeeded"),
         "refund_pending": sum(each.amount for each in refunds if each.stands and each.status != "succeeded"),
+        "refunds": [
+            {
+                "id": each.id,
+                "refund_id": each.metadata.get("refund_id"),
+                "status": each.status,
+                "amount": each.amount,
+            }
+            for each in refunds
+        ],
     }
 
 

@@ -73,6 +73,7 @@ class ReconcileOrders:
         await self._restart_orders()
         await self._confirm_orders()
         await self._follow_refunds()
+        await self._restart_refunds()
         await self._find_stuck_refunds()
         await self._find_payment_warnings()
         await self._compare(Reconciliation.check_charges, "orders with their payments")
@@ -157,6 +158,22 @@ class ReconcileOrders:
             changed = await self._try(Reconciliation.follow_refunds, order_id, f"refunds of order {order_id}")
             for text in changed or ():
                 self._note(self._refunds, text)
+
+    async def _restart_refunds(self) -> None:
+        """Of claims whose run is gone, or whose refund has failed since."""
+        self._outages = 0
+        what = "refunds of parts without a run"
+        page: Page | None = Page(at=BEGINNING)
+        while page:
+            found = await self._try(OrderRecovery.find_refunds_without_run, page, what)
+            for key in found.refunds if found else ():
+                if self._must_stop(what):
+                    return
+                refund = f"refund {key.refund_id} of order {key.order_id}, claimed without a run"
+                restart = await self._try(OrderRecovery.restart_refund, key, refund)
+                if restart and restart.started:
+                    self._note(self._restarted, f"{refund}: {restart.started} started again")
+            page = found.next if found else None
 
     async def _find_stuck_refunds(self) -> None:
         stuck = await self._try(Reconciliation.find_stuck_refunds, MAX_ORDERS, "refunds that do not arrive")

@@ -29,6 +29,11 @@ READ_STOCK: Final = """
     SELECT i.product_id, i.reserved, i.quantity + coalesce((
         SELECT sum(l.quantity) FROM order_items l JOIN orders o ON o.id = l.order_id
         WHERE l.product_id = i.product_id AND o.status IN ('processing', 'shipping', 'shipped', 'delivered')
+    ), 0) - coalesce((
+        SELECT sum(l.restock) FROM order_refund_lines l JOIN orders o ON o.id = l.order_id
+        JOIN order_refunds r ON (r.order_id, r.refund_id) = (l.order_id, l.refund_id)
+        WHERE l.product_id = i.product_id AND r.status = 'made'
+          AND o.status IN ('processing', 'shipping', 'shipped', 'delivered')
     ), 0) AS units
     FROM inventory i
 """
@@ -37,7 +42,7 @@ READ_STOCK: Final = """
 MISCOUNTED: Final = """
     SELECT product_id FROM reservation_totals t FULL JOIN (
         SELECT product_id, sum(quantity) FILTER (WHERE state = 'held') AS held,
-            sum(quantity) FILTER (WHERE state = 'sold') AS sold
+            sum(quantity - returned) FILTER (WHERE state = 'sold') AS sold
         FROM reservations GROUP BY product_id
     ) r USING (product_id)
     WHERE (t.held, t.sold) IS DISTINCT FROM (coalesce(r.held, 0), coalesce(r.sold, 0))
@@ -46,7 +51,9 @@ MISCOUNTED: Final = """
 READ_ORDERS: Final = """
     SELECT o.id, o.status,
            (coalesce((SELECT sum(l.quantity * l.price) FROM order_items l WHERE l.order_id = o.id), 0)
-               + coalesce((SELECT sum(c.amount) FROM order_charges c WHERE c.order_id = o.id), 0))::bigint AS price,
+               + coalesce((SELECT sum(c.amount) FROM order_charges c WHERE c.order_id = o.id), 0)
+               - coalesce((SELECT sum(r.amount) FROM order_refunds r WHERE r.order_id = o.id AND r.status = 'made'), 0)
+           )::bigint AS price,
            EXISTS (SELECT FROM reminders m WHERE m.key = 'unconfirmed:' || o.id) OR EXISTS (
                SELECT FROM notifications n
                WHERE n.order_id = o.id AND n.kind = 'order_confirmation' AND n.state IN ('given_up', 'dropped')

@@ -42,7 +42,8 @@ async def collect_evidence(shop: ShopRecords, *orders: str, stocked: Mapping[str
     client = getattr(shop, "client", None)
     snapshot = await read_snapshot(shop.pool, orders)
     records = ProviderRecords.model_validate(shop.world.provider_records())
-    return Evidence(snapshot, records, stocked, await read_runs(client, orders) if client else None)
+    runs = await read_runs(client, orders, snapshot.claimed) if client else None
+    return Evidence(snapshot, records, stocked, runs)
 
 
 def _assert_none(found: list[Violation]) -> None:

@@ -19,11 +19,13 @@ from sandbox.stripe import PaymentIntent, Refund
 from sandbox.stripe_http import Misuse
 from sandbox.world import World
 from tests.support.invariants import SEEDED
-from tests.support.scenarios import REFUSED_ADDRESS, final_error, until_stage, until_stuck
+from tests.support.scenarios import REFUSED_ADDRESS, Run, final_error, until_stage, until_stuck
 from tests.support.servers import copy_database
 from tests.support.shop import CHARGES, FREE, Shop, an_order, eventually, open_shop
 
 NEEDS_3DS: Final = an_order(paymentMethodId="pm_card_authenticationRequired")
+
+UNIT: Final = {"productId": "1", "quantity": 1}
 
 Plant = Callable[["Mixed", pytest.MonkeyPatch], None]
 
@@ -52,7 +54,7 @@ class Mixed:
         """All evidence, with the database as `connection` sees it."""
         snapshot = await read_snapshot(connection or self.shop.pool)
         records = ProviderRecords.model_validate(self.world.provider_records())
-        return Evidence(snapshot, records, SEEDED, await read_runs(self.shop.client, self.orders))
+        return Evidence(snapshot, records, SEEDED, await read_runs(self.shop.client, self.orders, snapshot.claimed))
 
     async def evidence_after(self, statements: str) -> Evidence:
         """All evidence as it would be after the statements, which are rolled back."""
@@ -106,6 +108,14 @@ async def orders_of_every_kind(shop: Shop) -> tuple[str, ...]:
     await shop.start(order_id="goodwill")
     await shop.client.get_workflow_handle("goodwill").result()
     await post(shop, "/refunds", {"payment_intent": await payment_of(shop, "goodwill"), "amount": 100})
+    await shop.place(order_id="partly-returned")
+    await shop.refund("partly-returned", "r1")
+    await shop.place(order_id="all-returned")
+    await shop.refund("all-returned", "r1", lines=[UNIT], amount=10)
+    await shop.refund("all-returned", "r2", amount=49.98)
+    await shop.place(an_order(paymentMethodId="pm_refund_failed"), "refund-parked")
+    parked_refund = await shop.start_refund("refund-parked", "r1")
+    await eventually(lambda: is_stuck(parked_refund), "the refund is parked")
     resolution = {
         "step": "void_payment",
         "action": "skip",
@@ -117,14 +127,18 @@ async def orders_of_every_kind(shop: Shop) -> tuple[str, ...]:
     return tuple(row["id"] for row in await shop.pool.fetch("SELECT id FROM orders"))
 
 
+async def is_stuck(run: Run) -> bool:
+    return bool((await run.query("status"))["stuck"])
+
+
 def found(evidence: Evidence) -> set[tuple[str, str]]:
     return {(violation.subject, violation.rule) for violation in violations(evidence)}
 
 
 async def test_orders_of_every_kind_break_no_rule(mixed: Mixed) -> None:
-    """Placed, refused, undone, cancelled, parked, waiting, resolved by an operator, with a goodwill refund."""
+    """Placed, refused, undone, cancelled, parked, waiting, resolved by an operator, refunded in parts, or by hand."""
     statuses = {order.id: order.status for order in (await mixed.evidence()).snapshot.orders}
-    assert len(statuses) == 16
+    assert len(statuses) == 19
     assert (statuses["parked"], statuses["authenticating"], statuses["settled-by-hand"]) == (
         *("cancelling", "pending"),
         "rejected",
@@ -163,6 +177,48 @@ IN_DATABASE: Final = [
         "refused",
         """UPDATE reservations SET state = 'held' WHERE order_id = 'refused';
         UPDATE inventory SET reserved = reserved + 2, quantity = quantity - 2 WHERE product_id = '1'""",
+    ),
+    (
+        "returns_are_counted_once",
+        "partly-returned",
+        """UPDATE reservations SET returned = 2 WHERE order_id = 'partly-returned';
+        UPDATE inventory SET quantity = quantity + 1, sold = sold - 1 WHERE product_id = '1'""",
+    ),
+    (
+        "returns_are_counted_once",
+        "placed",
+        """INSERT INTO order_refunds (order_id, refund_id, request_hash, amount, status)
+        VALUES ('placed', 'r1', '', 0, 'made');
+        INSERT INTO order_refund_lines VALUES ('placed', 'r1', '1', 3, 0)""",
+    ),
+    (
+        "parts_add_up",
+        "placed",
+        """INSERT INTO order_refunds (order_id, refund_id, request_hash, amount, status)
+        VALUES ('placed', 'r1', '', 5999, 'made');
+        INSERT INTO resolutions (order_id, step, action, reason, actor, key)
+        VALUES ('placed', 'refund:r1', 'resolved', 'by bank transfer', 'Eve', 'r1')""",
+    ),
+    (
+        "parts_are_refunded_once",
+        "placed",
+        """INSERT INTO order_refunds (order_id, refund_id, request_hash, amount, status)
+        VALUES ('placed', 'r1', '', 1, 'made')""",
+    ),
+    (
+        "parts_are_refunded_once",
+        "partly-returned",
+        "UPDATE order_refunds SET amount = 1 WHERE order_id = 'partly-returned'",
+    ),
+    (
+        "parts_are_refunded_once",
+        "partly-returned",
+        "UPDATE order_refunds SET status = 'withdrawn', refusal = 'nothing_left' WHERE order_id = 'partly-returned'",
+    ),
+    (
+        "every_refund_is_driven",
+        "placed",
+        "INSERT INTO order_refunds (order_id, refund_id, request_hash, amount) VALUES ('placed', 'r1', '', 1)",
     ),
     ("totals_add_up", "refused", "UPDATE orders SET total = total + 1 WHERE id = 'refused'"),
     ("totals_add_up", "charged", "UPDATE order_charges SET amount = amount + 1 WHERE type = 'tax'"),
@@ -277,6 +333,19 @@ def fail_a_refund(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(mixed.refund("returned"), "status", "failed")
 
 
+def refund_a_part_twice(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    again = replace(mixed.refund("partly-returned"), id="re_again")
+    patch.setitem(mixed.world.stripe.account.refunds, again.id, again)
+
+
+def refund_an_unknown_part(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(mixed.refund("goodwill"), "metadata", {"refund_id": "r1"})
+
+
+def fail_a_part(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(mixed.refund("partly-returned"), "status", "failed")
+
+
 def authorize_a_closed_order(mixed: Mixed, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(mixed.intent("refused"), "status", "requires_capture")
     patch.setattr(mixed.intent("refused"), "amount_capturable", 5998)
@@ -365,6 +434,9 @@ AT_THE_EXTERNAL_SERVICES: Final[list[tuple[str, str, Plant]]] = [
     ("paid_orders_are_whole", "placed", lose_the_charge),
     ("paid_orders_are_whole", "goodwill", refund_a_paid_order),
     ("paid_orders_are_whole", "placed", lose_the_shipment),
+    ("parts_are_refunded_once", "partly-returned", refund_a_part_twice),
+    ("parts_are_refunded_once", "partly-returned", fail_a_part),
+    ("parts_are_refunded_once", "goodwill", refund_an_unknown_part),
     ("closed_orders_are_empty", "returned", fail_a_refund),
     ("closed_orders_are_empty", "returned", ship_a_closed_order),
     ("closed_orders_are_known_outside", "returned", forget_a_shipment),

@@ -26,6 +26,8 @@ from orders.models import (
     CancelOutcome,
     CancelReason,
     OrderOutcome,
+    RefundOutcome,
+    RefundReason,
     Status,
 )
 from orders.names import RECONCILE_NOW, RECONCILE_ORDERS, TASK_QUEUE
@@ -99,10 +101,11 @@ class Checker:
         if (idle := await self._reconcile()) != ReconcileReport():
             found.append(_violation(RECONCILE_ORDERS, "a second reconciliation does nothing", str(idle)))
         snapshot = await read_snapshot(self._cluster.pool)
-        runs = await read_runs(self._cluster.client, [order.id for order in snapshot.orders])
+        runs = await read_runs(self._cluster.client, [order.id for order in snapshot.orders], snapshot.claimed)
         records = await self._cluster.records()
         found += violations(Evidence(snapshot, records, self._units, runs))
         found += wrong_answers(snapshot, records, load.orders, load.cancels)
+        found += wrong_refunds(snapshot, load.refunds)
         found += [
             _violation("the shop", "a second opinion agrees", what)
             for what in await second_opinion(self._cluster.pool, self._cluster.sandbox, self._counted)
@@ -188,6 +191,23 @@ def wrong_answers(
         for answer in answers:
             if not _cancel_fits(answer, row, was_refunded=order_id in refunded):
                 yield _violation(order_id, "a cancel ends as its customer was answered", _describe(row, answer))
+
+
+def wrong_refunds(snapshot: DatabaseSnapshot, refunds: Mapping[str, list[RefundOutcome]]) -> Iterator[Violation]:
+    """Violations by refunds that were answered as made and are not, or the other way round."""
+    made = {(order.id, each.refund_id) for order in snapshot.orders for each in order.refunds if each.status == "made"}
+    withdrawn = {
+        order.id: order.status for order in snapshot.orders if any(each.status == "withdrawn" for each in order.refunds)
+    }
+    for order_id, outcomes in refunds.items():
+        for outcome in outcomes:
+            is_made = (order_id, outcome.refund_id) in made
+            if outcome.reason == RefundReason.REFUND_PARKED or outcome.refunded == is_made:
+                continue
+            # The refund of a part that fails after its order was cancelled is refunded with the rest of the order.
+            if not (outcome.refunded and withdrawn.get(order_id) in CLOSED):
+                what = f"it is {'made' if is_made else 'not made'}, the answer was {outcome}"
+                yield _violation(order_id, "a refund ends as its customer was answered", what)
 
 
 def _order_fits(outcome: OrderOutcome, row: OrderEntry | None) -> bool:

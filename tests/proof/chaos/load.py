@@ -1,4 +1,4 @@
-"""The customers: they order, authenticate, ask twice and cancel, and repeat each request until it is answered."""
+"""The customers: they order, authenticate, ask twice, cancel and are refunded, and repeat what is not answered."""
 
 import asyncio
 import time
@@ -7,12 +7,12 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any
 
-from client.orders import cancel_order, pay_order, submit_order
+from client.orders import cancel_order, pay_order, refund_order, submit_order
 from client.runs import view_run
 from orders.errors import NotPayable, UnknownOrder
-from orders.models import CancelOutcome, ErrorCode, OrderOutcome, OrderView, Stage
+from orders.models import CancelOutcome, ErrorCode, OrderOutcome, OrderView, RefundOutcome, Stage
 from tests.proof.chaos.cluster import POLL_EVERY, UNREACHABLE, Cluster, until_answered
-from tests.proof.chaos.plan import ASKS, Plan, PlannedOrder
+from tests.proof.chaos.plan import ASKS, Plan, PlannedOrder, PlannedRefund
 
 
 class Load:
@@ -24,6 +24,7 @@ class Load:
         self._begins = begins
         self.orders: dict[str, list[OrderOutcome]] = defaultdict(list)
         self.cancels: dict[str, list[CancelOutcome]] = defaultdict(list)
+        self.refunds: dict[str, list[RefundOutcome]] = defaultdict(list)
         self.spans: dict[str, tuple[float, float]] = {}  # when each order began, and when its last answer came
         self.authenticated = 0
         self.paid_again = 0
@@ -44,19 +45,22 @@ class Load:
 
     async def _run(self, order: PlannedOrder) -> None:
         waiting = asyncio.create_task(self._authenticate(order))
-        acts: list[Coroutine[Any, Any, None]] = [self._submit(order) for _ in range(order.submits)]
+        answered = asyncio.Event()
+        acts: list[Coroutine[Any, Any, None]] = [self._submit(order, answered) for _ in range(order.submits)]
         acts += [self._cancel(order, after) for after in order.cancels]
+        acts += [self._refund(order, refund, answered) for refund in order.refunds]
         await asyncio.gather(*acts)
         waiting.cancel()
         if order.ships:
             await self._ship(order)
 
-    async def _submit(self, order: PlannedOrder) -> None:
+    async def _submit(self, order: PlannedOrder, answered: asyncio.Event) -> None:
         client = self._cluster.client
         answer = await until_answered(lambda: submit_order(client, order.order_id, order.payload))
         if answer.error_code is ErrorCode.PAYMENT_REQUIRED and order.second_card:
             answer = await self._pay_again(order)
         self.orders[order.order_id].append(answer)
+        answered.set()
 
     async def _pay_again(self, order: PlannedOrder) -> OrderOutcome:
         """Pay with the second card, as often as nobody knows what came of it; who comes too late asks how it ended."""
@@ -73,6 +77,12 @@ class Load:
         self.cancels[order.order_id].append(
             await until_answered(lambda: cancel_order(self._cluster.client, order.order_id, email))
         )
+
+    async def _refund(self, order: PlannedOrder, refund: PlannedRefund, answered: asyncio.Event) -> None:
+        await answered.wait()
+        await asyncio.sleep(refund.after)
+        payload = refund.payload(order)
+        self.refunds[order.order_id].append(await until_answered(lambda: refund_order(self._cluster.client, payload)))
 
     async def _authenticate(self, order: PlannedOrder) -> None:
         """Authenticate the payment, or fail to, when the bank asks."""

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from temporalio.client import WorkflowHandle
 
-from orders.names import PROCESS_ORDER, RECONCILE_ORDERS, TASK_QUEUE, cancel_order_id
+from orders.names import CANCEL_ORDER, PROCESS_ORDER, RECONCILE_ORDERS, TASK_QUEUE, cancel_order_id, refund_order_id
 from tests.proof.chaos.cluster import UNREACHABLE, Cluster, until_answered
 from tests.proof.chaos.plan import Plan, PlannedFault
 
@@ -131,8 +131,14 @@ class Nemesis:
 
     async def _run_of(self, fault: PlannedFault) -> WorkflowHandle[Any, Any]:
         """The run of the fault's order, once it has run for `seconds`."""
-        order_id = self._plan.orders[fault.order].order_id
-        workflow_id = order_id if fault.target == PROCESS_ORDER else cancel_order_id(order_id)
+        order = self._plan.orders[fault.order]
+        match fault.target:
+            case target if target == PROCESS_ORDER:
+                workflow_id = order.order_id
+            case target if target == CANCEL_ORDER:
+                workflow_id = cancel_order_id(order.order_id)
+            case _:
+                workflow_id = refund_order_id(order.order_id, order.refunds[0].refund_id)
         run = self._cluster.client.get_workflow_handle(workflow_id)
         async with asyncio.timeout(RUN_BEGINS_WITHIN):
             await until_answered(run.describe)

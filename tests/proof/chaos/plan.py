@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, Final, Literal, TypeVar
 
 from orders.models import Model
-from orders.names import CANCEL_ORDER, PROCESS_ORDER
+from orders.names import CANCEL_ORDER, PROCESS_ORDER, REFUND_ORDER
 
 WORKERS: Final = 3
 HOT: Final = "5"  # the product that most customers want
@@ -45,6 +45,23 @@ PRICES: Final = {"1": "29.99", "2": "89", "3": "14.5", "4": "19", "5": "450"}  #
 CHARGES: Final = {"none": 50, "charges": 35, "free": 15}
 
 
+class PlannedRefund(Model):
+    """A refund of a part of an order, so many seconds after its customer was answered: an amount, or so many units."""
+
+    refund_id: str
+    after: float
+    quantity: int
+    restock: bool
+    amount: str | None
+
+    def payload(self, order: "PlannedOrder") -> dict[str, Any]:
+        """The refund as the shop asks for it."""
+        line = {"productId": order.product, "quantity": self.quantity, "restock": self.restock}
+        amount = {} if self.amount is None else {"amount": Decimal(self.amount)}
+        email = order.payload["customerEmail"]
+        return {"orderId": order.order_id, "refundId": self.refund_id, "lines": [line], "customerEmail": email} | amount
+
+
 class PlannedOrder(Model):
     """One order and what its customer does about it. `cancels` are seconds after the order began."""
 
@@ -58,6 +75,7 @@ class PlannedOrder(Model):
     customer: Customer
     submits: int
     cancels: tuple[float, ...] = ()
+    refunds: tuple[PlannedRefund, ...] = ()
     ships: bool = False
     parcels: bool = False  # it leaves one unit first
 
@@ -155,7 +173,20 @@ def _order(random: Random, order_id: str, rush: float) -> PlannedOrder:
         ships=random.random() < 0.2,
         second_card=_drawn(random, SECOND_CARDS),
         parcels=random.random() < 0.5,
+        refunds=tuple(_refunds(random)),
     )
+
+
+def _refunds(random: Random) -> Iterator[PlannedRefund]:
+    """Often two at the same time, which together may want more units than there are."""
+    for number in range(_drawn(random, {0: 60, 1: 20, 2: 20})):
+        yield PlannedRefund(
+            refund_id=f"r{number}",
+            after=round(max(0, random.uniform(-1, 2)), 2),
+            quantity=random.randint(1, 2),
+            restock=random.random() < 0.6,
+            amount=_drawn(random, {None: 80, "5.00": 20}),
+        )
 
 
 # Each fault, its shortest and longest seconds, and how often in a hundred it is drawn. A worker is stopped for longer
@@ -174,6 +205,7 @@ FAULTS: Final[dict[tuple[Act, str, float, float], int]] = {
     ("kill", "webhooks", 0, 2): 2,
     ("terminate", PROCESS_ORDER, 0, 3): 4,
     ("terminate", CANCEL_ORDER, 0, 0.3): 2,
+    ("terminate", REFUND_ORDER, 0, 0.3): 2,
     ("cancel", PROCESS_ORDER, 0, 3): 6,
     ("reconcile", "", 0, 0): 3,
     ("request", "", 0, 0): 42,
@@ -216,12 +248,17 @@ def _faults(random: Random, planned: Sequence[PlannedOrder], orders: Sequence[in
         if act == "request":
             for _ in range(2):
                 yield _request_fault(random, order)
-        elif target == CANCEL_ORDER:
-            cancelled = next((later for later in range(order, len(planned)) if planned[later].cancels), order)
-            yield PlannedFault(order=cancelled, act=act, target=target, seconds=seconds)
+        elif target in {CANCEL_ORDER, REFUND_ORDER}:
+            later = (n for n in range(order, len(planned)) if _has_run(planned[n], target))
+            if (found := next(later, None)) is not None:
+                yield PlannedFault(order=found, act=act, target=target, seconds=seconds)
         else:
             where = f"{target}.{random.randrange(WORKERS)}" if target == "worker" else target
             yield PlannedFault(order=order, act=act, target=where, seconds=seconds)
+
+
+def _has_run(order: PlannedOrder, workflow: str) -> bool:
+    return bool(order.cancels if workflow == CANCEL_ORDER else order.refunds)
 
 
 def _request_fault(random: Random, order: int) -> PlannedFault:

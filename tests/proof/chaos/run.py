@@ -167,7 +167,12 @@ def _answers(load: Load) -> Counter[str]:
         for answers in load.cancels.values()
         for answer in answers
     )
-    return orders + cancels
+    refunds = Counter(
+        f"refund: {'yes' if answer.refunded else 'no'}, {answer.reason or answer.status or 'nothing to pay'}"
+        for answers in load.refunds.values()
+        for answer in answers
+    )
+    return orders + cancels + refunds
 
 
 async def _stop(watching: asyncio.Task[None]) -> None:

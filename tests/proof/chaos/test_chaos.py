@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from audit.evidence import DatabaseSnapshot, OrderEntry, PaymentEntry, ProviderRecords
-from orders.models import CancelOutcome, ErrorCode, OrderOutcome, Status
-from orders.names import CANCEL_ORDER
-from tests.proof.chaos.checker import wrong_answers
+from audit.evidence import DatabaseSnapshot, OrderEntry, PartialRefund, PaymentEntry, ProviderRecords
+from orders.models import CancelOutcome, ErrorCode, OrderOutcome, RefundOutcome, RefundStatus, Status
+from orders.names import CANCEL_ORDER, REFUND_ORDER
+from tests.proof.chaos.checker import wrong_answers, wrong_refunds
 from tests.proof.chaos.plan import FAULTS, RUSH, Execution, draw_plan
 from tests.proof.chaos.run import run_chaos
 
@@ -33,6 +33,7 @@ async def test_nothing_is_lost(seed: int, execution: Execution, tmp_path: Path) 
     assert report.authenticated
     assert report.paid_again
     assert report.statuses["shipped"]
+    assert report.answers["refund: yes, succeeded"]
     assert report.stock_checks >= 20
     assert report.replayed == report.runs
 
@@ -59,6 +60,7 @@ def test_each_kind_of_fault_has_a_target() -> None:
     kinds = {(fault.act, fault.target.partition(".")[0]) for fault in plan.faults if fault.act != "request"}
     assert kinds == {(act, target) for act, target, *_ in FAULTS if act != "request"}
     assert all(plan.orders[fault.order].cancels for fault in plan.faults if fault.target == CANCEL_ORDER)
+    assert all(plan.orders[fault.order].refunds for fault in plan.faults if fault.target == REFUND_ORDER)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,18 @@ def test_a_right_cancel_answer_is_no_violation(
     assert wrong(moves, {}, {"o": [answer]}, refunded) == []
 
 
+@pytest.mark.parametrize(
+    ("status", "refunded", "is_wrong"),
+    [("made", True, False), ("made", False, True), ("withdrawn", True, True), ("withdrawn", False, False)],
+)
+def test_a_wrong_answer_about_a_refund_is_a_violation(status: RefundStatus, *, refunded: bool, is_wrong: bool) -> None:
+    """The answer to a refund must fit what became of its claim."""
+    claim = PartialRefund(refund_id="r", amount=1, status=status, restocked=False, settled=False, age=0)
+    answers = {"o": [RefundOutcome(refunded=refunded, refund_id="r")]}
+    found = [each.subject for each in wrong_refunds(a_snapshot(PLACED, claim), answers)]
+    assert found == (["o"] if is_wrong else [])
+
+
 def wrong(
     moves: list[tuple[str, str]],
     orders: dict[str, list[OrderOutcome]],
@@ -140,7 +154,7 @@ def answered(success: bool) -> OrderOutcome:  # noqa: FBT001
     return OrderOutcome(success=success, order_id="o", payment_intent="pi_1" if success else None, error_code=code)
 
 
-def a_snapshot(moves: list[tuple[str, str]]) -> DatabaseSnapshot:
+def a_snapshot(moves: list[tuple[str, str]], *refunds: PartialRefund) -> DatabaseSnapshot:
     """One order that has made these moves; no order, if there are none."""
     order = OrderEntry(
         id="o",
@@ -158,5 +172,6 @@ def a_snapshot(moves: list[tuple[str, str]]) -> DatabaseSnapshot:
         settled=(),
         notifications=(),
         moves=tuple(moves),
+        refunds=tuple(refunds),
     )
     return DatabaseSnapshot(orders=(order,) if moves else (), reservations=(), stock=())

@@ -5,7 +5,7 @@ Each first brings about what there is to find, and says what must have become of
 
 from typing import Any, Final, TypeVar
 
-from orders.models import ErrorCode, OrderOutcome, Status
+from orders.models import ErrorCode, OrderOutcome, RefundOutcome, Status
 from orders.names import (
     CHECK_INVENTORY,
     INDEX_PRODUCTS,
@@ -21,6 +21,7 @@ from orders.stock import StockReport
 from orders.verification import VerifyReport
 from tests.proof.matrix.scenarios import TASK_TIMEOUT, is_asked, placed, refused
 from tests.support.manual_actions import authorize_again, hold_again, pay, send_late
+from tests.support.scenarios import resolve, until_marked
 from tests.support.shop import Shop, an_order
 
 ReportT = TypeVar("ReportT")
@@ -42,6 +43,20 @@ async def restarted(shop: Shop, order_id: str) -> None:
     again = shop.client.get_workflow_handle(order_id, result_type=OrderOutcome)
     await again.signal("payment-updated")
     assert (await again.result()).success
+
+
+async def refund_restarted(shop: Shop, order_id: str) -> None:
+    """The refund of a part is terminated while it is parked; another run waits, until an operator pays otherwise."""
+    payload = an_order(paymentMethodId="pm_refund_failed")
+    await shop.place(payload, order_id, task_timeout=TASK_TIMEOUT)
+    run = await shop.start_refund(order_id, "r1", task_timeout=TASK_TIMEOUT)
+    await until_marked(run, "refund:r1")
+    await run.terminate()
+    await _reconcile(shop, order_id)
+    again = shop.client.get_workflow_handle(run.id, result_type=RefundOutcome)
+    await until_marked(again, "refund:r1")
+    await resolve(again, "refund:r1", "resolved")
+    assert (await again.result()).refunded
 
 
 async def told(shop: Shop, order_id: str) -> None:

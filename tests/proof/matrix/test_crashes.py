@@ -114,6 +114,8 @@ TABLE: Final = [
     *cells(scenarios.refund_forestalled, "make_refund", TWO),  # the other refund written, withdrawn
     *cells(scheduled_workflows.restarted, "find_orders_without_run", ()),
     *cells(scheduled_workflows.restarted, "restart_order", ONE),
+    *cells(scheduled_workflows.refund_restarted, "find_refunds_without_run", ()),
+    *cells(scheduled_workflows.refund_restarted, "restart_refund", ONE),
     *cells(scheduled_workflows.told, "find_refunds", ()),
     *cells(scheduled_workflows.told, "find_stuck_refunds", ()),
     *cells(scheduled_workflows.told, "check_charges", ONE),

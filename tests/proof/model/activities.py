@@ -8,12 +8,13 @@ from collections.abc import Callable, Generator, Iterable
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple
 
-from tests.proof.model.state import PAID, Attempt, Configuration, Row, Rule, State, World
+from tests.proof.model.state import CLOSED, PAID, Attempt, Claim, Configuration, Refund, Row, Rule, State
 
 RETRY: Final = "RETRY"  # Unavailable: Temporal tries again
 PERMANENT: Final = "PERMANENT"  # a final error: the undo parks
 
 FORWARD: Final = ("pending", "succeeded", "failed")  # what the recorded status of a refund may become
+REFUNDABLE: Final = ("processing", "shipping", "shipped")  # statuses in which a part of an order can be refunded
 
 Outcome = tuple[State, Any]
 Script = Generator["Do", Any, Any]
@@ -31,6 +32,7 @@ class Activities:
         self._configuration = configuration
         self._without = without
         self._charge = "taken" if configuration.automatic else "authorized"
+        self._units = configuration.units
 
     def _has(self, rule: Rule) -> bool:
         return rule not in self._without
@@ -41,24 +43,27 @@ class Activities:
         def insert_order(s: State) -> Iterable[Outcome]:
             row = s.row
             if row.status == "absent":
-                price = int(not self._configuration.free)
-                held = row._replace(status="pending", owner=payload, price=price, reservation="held")
-                yield s._replace(row=_stock(held, available=-1, reserved=1)), ("pending", payload)
+                price = 0 if self._configuration.free else self._units
+                held = row._replace(status="pending", owner=payload, price=price, reservation="held", units=self._units)
+                yield s._replace(row=self._hold(held)), ("pending", payload)
                 rejected = row._replace(status="rejected", owner=payload, closing="rejected")
                 yield s._replace(row=rejected), ("rejected", payload)
             elif row.status == "pending" and not self._has(Rule.RESERVE_READS_ROW):
-                yield s._replace(row=_stock(row, available=-1, reserved=1)), self._seen(row, payload)
+                yield s._replace(row=self._hold(row)), self._seen(row, payload)
             else:
                 yield s, self._seen(row, payload)
 
         return (yield Do("insert the order or read it", insert_order))
+
+    def _hold(self, row: Row) -> Row:
+        return _stock(row, available=-self._units, reserved=self._units)
 
     def finalize_order(self) -> Script:
         def sell(s: State) -> Iterable[Outcome]:
             row = s.row
             if row.status == "capturing" or (row.status == "pending" and not self._has(Rule.CLAIM_CAPTURE)):
                 row = self._moved(row, row.status, "processing")
-                row = _stock(row._replace(placed=True, reservation="sold"), reserved=-1, sold=1)
+                row = _stock(row._replace(placed=True, reservation="sold"), reserved=-self._units, sold=self._units)
             yield s._replace(row=row), row.status
 
         return (yield Do("sell the stock", sell))
@@ -77,8 +82,9 @@ class Activities:
 
     def _released(self, row: Row) -> Row:
         state = row.reservation if self._has(Rule.RESERVATION_DECIDES) else "held"
-        back = {"held": {"available": 1, "reserved": -1}, "sold": {"available": 1, "sold": -1}}.get(state, {})
-        return _stock(row._replace(reservation="released"), **back)
+        kept = self._units - (row.returned if self._has(Rule.RELEASE_THE_REST) else 0)
+        back = {"held": {"available": kept, "reserved": -kept}, "sold": {"available": kept, "sold": -kept}}
+        return _stock(row._replace(reservation="released"), **back.get(state, {}))
 
     # ------------------------------------------------------------------------------------------------- Payments
 
@@ -213,7 +219,7 @@ class Activities:
         state = yield Do("retrieve", lambda s: [(s, s.world.intents[s.row.intent - 1] if s.row.intent else "")])
         if state not in ("authorized", "taken"):
             return PERMANENT
-        if state == "taken" and (yield Do("list the refunds", lambda s: [(s, s.world.standing)])):
+        if state == "taken" and (yield Do("list the refunds", lambda s: [(s, _standing(s.world.refunds))])):
             return PERMANENT
         return (yield Do("move undoing -> capturing", self._resume))
 
@@ -230,20 +236,38 @@ class Activities:
         yield s._replace(row=row), row.status
 
     def void_payment(self) -> Script:
-        intent, said = yield Do("read the row", lambda s: [(s, (s.row.intent, self._said(s.row, "void_payment")))])
+        intent, said, by_hand = yield Do(
+            "read the row", lambda s: [(s, (s.row.intent, self._said(s.row, "void_payment"), s.row.paid_by_hand))]
+        )
         if said or not intent:
             return "done"
         state = yield self._void(intent)
         if state != "taken" or not self._has(Rule.REAL_STATE):
             return "done"
-        refunds, retries = yield Do("list the refunds", lambda s: [(s, (_statuses(s.world), s.row.retries))])
-        if set(refunds) <= {"failed"}:
-            if len(refunds) > retries and self._has(Rule.BOUNCE_PARKS):
+        refunds, retries = yield Do("list the refunds", lambda s: [(s, (s.world.refunds, s.row.retries))])
+        is_parked = False
+        by_hand = by_hand if self._has(Rule.BY_HAND_IS_PAID) else 0
+        if left := self._units - _standing(refunds) - by_hand:
+            attempt = self._next_attempt(refunds, retries)
+            if attempt is None:
                 return PERMANENT
-            refunds = yield self._refund(retries + 1)
+            refunds = yield self._refund("", attempt, left if by_hand else 0)
+            if refunds in (RETRY, "refused"):
+                return RETRY
+            is_parked = self._has(Rule.BOUNCE_PARKS) and not all(each.stands for each in _of("", refunds)[-1:])
         if self._has(Rule.KEEP_REFUND):
             yield self._keep_refunds(refunds)
-        return PERMANENT if refunds[-1] == "failed" and self._has(Rule.BOUNCE_PARKS) else "done"
+        return PERMANENT if is_parked else "done"
+
+    def _next_attempt(self, refunds: tuple[Refund, ...], retries: int) -> int | None:
+        """The number of the next refund of the whole; None: one has failed, and no operator allows another."""
+        whole = _of("", refunds) if self._has(Rule.PART_IS_NOT_WHOLE) else refunds
+        if sum(not each.stands for each in whole) > retries and self._has(Rule.BOUNCE_PARKS):
+            return None
+        attempt = retries + 1
+        while self._has(Rule.NEW_KEY) and attempt in {each.attempt for each in _of("", refunds)}:
+            attempt += 1
+        return attempt
 
     def _void(self, intent: int) -> Do:
         def void(s: State) -> Iterable[Outcome]:
@@ -252,25 +276,107 @@ class Activities:
 
         return Do(f"void PaymentIntent {intent}", void)
 
-    def _refund(self, attempt: int) -> Do:
+    def _refund(self, of: str, attempt: int, amount: int = 0) -> Do:
+        """Its answer are all refunds. Without an amount all that is left is refunded."""
+
         def refund(s: State) -> Iterable[Outcome]:
-            world = s.world
-            if attempt in dict(world.refunds) or world.standing:  # the saved answer, or nothing is left to refund
-                yield s, _statuses(world)
-                return
-            for status in ("succeeded", "pending", *(["failed"] if s.left.bounces else [])):
-                after = world._replace(refunds=(*world.refunds, (attempt, status)))
-                left = s.left._replace(bounces=s.left.bounces - (status == "failed"))
-                yield s._replace(world=after, left=left), _statuses(after)
+            world, left = s.world, s.world.left(s.row.price)
+            names_refund = not of or self._has(Rule.KEY_NAMES_REFUND)
+            under_key = [each for each in world.refunds if each.attempt == attempt and bool(each.of) == bool(of)]
+            if any(each.of == of for each in under_key) or not (left or amount):  # the saved answer, or nothing is left
+                yield s, world.refunds
+            elif under_key and not names_refund:
+                yield s, PERMANENT  # the key of another refund
+            elif amount > left:
+                yield s, "refused"
+            else:
+                yield from self._refunded(s, Refund(of, attempt, "", amount or left))
 
-        return Do(f"refund, attempt {attempt}", refund)
+        return Do(f"refund {of or 'what is left'}, attempt {attempt}", refund)
 
-    def _keep_refunds(self, refunds: tuple[str, ...]) -> Do:
+    def _refunded(self, s: State, refund: Refund) -> Iterable[Outcome]:
+        for status in ("succeeded", "pending", *(["failed"] if s.left.bounces else [])):
+            refunds = (*s.world.refunds, refund._replace(status=status))
+            left = s.left._replace(bounces=s.left.bounces - (status == "failed"))
+            yield s._replace(world=s.world._replace(refunds=refunds), left=left), refunds
+        if s.left.errors:
+            left = s.left._replace(errors=s.left.errors - 1)
+            newest = s.world.refunds if not self._has(Rule.REFUND_BY_METADATA) and s.world.refunds else RETRY
+            yield s._replace(left=left), newest
+
+    def _keep_refunds(self, refunds: tuple[Refund, ...]) -> Do:
         def keep(s: State) -> Iterable[Outcome]:
-            both = zip_longest(refunds, s.row.refunds, fillvalue="pending")
-            yield s._replace(row=s.row._replace(refunds=tuple(max(each, key=FORWARD.index) for each in both))), None
+            yield s._replace(row=kept(s.row, refunds, self._without)), None
 
-        return Do(f"keep the refunds {', '.join(refunds)}", keep)
+        return Do(f"keep the refunds {_text(refunds)}", keep)
+
+    # ------------------------------------------------------------------------------------------ parts of an order
+
+    def claim_refund(self, refund: str) -> Script:
+        units = self._configuration.refunds[int(refund) - 1]
+
+        def claim(s: State) -> Iterable[Outcome]:
+            row = s.row
+            returned = self._has(Rule.RETURNED_COUNTS)
+            claimed = sum(
+                each.units for each in row.claims if each.status != "withdrawn" or (each.returned and returned)
+            )
+            fits = claimed + units <= self._units or not self._has(Rule.CLAIMS_ADD_UP)
+            if not row.claim(refund) and row.status in REFUNDABLE and fits:
+                row = row.with_claim(Claim(refund, units))
+            found = row.claim(refund)
+            yield s._replace(row=row), found.status if found else "refused"
+
+        return (yield Do("claim the refund or read it", claim))
+
+    def make_refund(self, refund: str) -> Script:  # noqa: PLR0911 (one for each end)
+        """Refund a part. A refund that is pending is made. The claim is withdrawn if less than it is left."""
+        claim, is_settled = yield Do(
+            "read the claim", lambda s: [(s, (s.row.claim(refund), "void_payment" in s.row.settled))]
+        )
+        if claim.status != "claimed":
+            return claim.status
+        if claim.settled == "skip":
+            return (yield self._withdraw(refund))
+        if claim.settled or self._configuration.free:
+            return "claimed"
+        refunds = yield Do("list the refunds", lambda s: [(s, s.world.refunds)])
+        mine = _of(refund, refunds)
+        if not _standing(mine):
+            less = self._units - _standing(refunds) < claim.units and self._has(Rule.WITHDRAWN_WHEN_LESS)
+            if less or (is_settled and self._has(Rule.SETTLED_WITHDRAWS)):
+                yield self._keep_refunds(refunds)
+                return (yield self._withdraw(refund))
+            if len(mine) > claim.retries and self._has(Rule.PART_PARKS):
+                yield self._keep_refunds(refunds)
+                return PERMANENT
+            refunds = yield self._refund(refund, claim.retries + 1, claim.units)
+            if refunds in (RETRY, PERMANENT, "refused"):
+                return PERMANENT if refunds == PERMANENT else RETRY
+        yield self._keep_refunds(refunds)
+        return "claimed" if _standing(_of(refund, refunds)) or not self._has(Rule.PART_PARKS) else PERMANENT
+
+    def _withdraw(self, refund: str) -> Do:
+        def withdraw(s: State) -> Iterable[Outcome]:
+            claim = s.row.claim(refund)
+            assert claim
+            if claim.status == "claimed":
+                claim = claim._replace(status="withdrawn")
+            yield s._replace(row=s.row.with_claim(claim)), claim.status
+
+        return Do("withdraw the claim", withdraw)
+
+    def return_stock(self, refund: str) -> Script:
+        def put_back(s: State) -> Iterable[Outcome]:
+            row, claim = s.row, s.row.claim(refund)
+            if claim and (claim.status == "claimed" or not self._has(Rule.RETURN_ONCE)):
+                is_sold = row.reservation == "sold" or not self._has(Rule.RETURN_WHILE_SOLD)
+                if is_sold and not (claim.returned and self._has(Rule.RETURN_ONCE)):
+                    row = _stock(row._replace(returned=row.returned + claim.units), claim.units, sold=-claim.units)
+                row = row.with_claim(claim._replace(status="made", returned=True))
+            yield s._replace(row=row), "done"
+
+        return (yield Do("put back what comes back", put_back))
 
     # ------------------------------------------------------------------------------------------------ Warehouse
 
@@ -423,5 +529,35 @@ def _intent(s: State, number: int, state: str) -> State:
     return s._replace(world=s.world._replace(intents=(state, second) if number == 1 else (first, state)))
 
 
-def _statuses(world: World) -> tuple[str, ...]:
-    return tuple(status for _, status in world.refunds)
+def kept(row: Row, refunds: tuple[Refund, ...], without: frozenset[Rule] = frozenset()) -> Row:
+    """The row once these refunds are kept: a status only goes forward, and every claim is as its refunds are."""
+    known = tuple(
+        max(each, key=lambda refund: FORWARD.index(refund.status)) if all(each) else each[0] or each[1]
+        for each in zip_longest(refunds, row.refunds)
+    )
+    return row._replace(refunds=known, claims=tuple(_followed(each, known, row.status, without) for each in row.claims))
+
+
+def _followed(claim: Claim, refunds: tuple[Refund, ...], status: str, without: frozenset[Rule]) -> Claim:
+    """Open again; or withdrawn if what it leaves is refunded with the whole order."""
+    mine = _of(claim.refund, refunds)
+    if _standing(mine):
+        return claim._replace(status="claimed") if claim.status == "withdrawn" else claim
+    if not mine or claim.settled or Rule.FAILED_IS_CLAIMED in without:
+        return claim
+    if status in CLOSED:
+        return claim._replace(status="withdrawn")
+    return claim._replace(status="claimed") if claim.status == "made" else claim
+
+
+def _of(refund: str, refunds: Iterable[Refund]) -> list[Refund]:
+    """Those that name this refund; "": those of the undo of the whole order."""
+    return [each for each in refunds if each.of == refund]
+
+
+def _standing(refunds: Iterable[Refund]) -> int:
+    return sum(each.amount for each in refunds if each.stands)
+
+
+def _text(refunds: tuple[Refund, ...]) -> str:
+    return ", ".join(f"{each.of or 'of the rest'} {each.status}" for each in refunds)

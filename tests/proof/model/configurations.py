@@ -39,6 +39,29 @@ CONFIGURATIONS: Final = {
             "free, terminated, shipping, calling off is refused", Left(kills=1, refusals=1), free=True, ships=True
         ),
         Configuration("shipping, calling off is refused, refunds fail", Left(bounces=1, refusals=1), ships=True),
+        Configuration("a part is refunded, from the beginning", refunds=(1,)),
+        Configuration("two parts are refunded", placed=True, ships=True, refunds=(1, 2)),
+        Configuration("a part is refunded, which fails", Left(bounces=1, paid=1), placed=True, refunds=(2,)),
+        Configuration("a part is refunded, which fails after the rest", Left(bounces=1), placed=True, refunds=(1,)),
+        Configuration(
+            "two parts are refunded, which fails", Left(bounces=1, paid=1), placed=True, cancels=False, refunds=(1, 2)
+        ),
+        Configuration(
+            "a part is refunded, which fails, a late attempt",
+            Left(late=1, bounces=1),
+            placed=True,
+            cancels=False,
+            refunds=(1,),
+        ),
+        Configuration("a part is refunded, terminated", Left(kills=1, errors=1), placed=True, refunds=(1,)),
+        Configuration(
+            "a part is refunded, also in the dashboard",
+            Left(late=1, dashboard=1, errors=1),
+            placed=True,
+            cancels=False,
+            refunds=(2,),
+        ),
+        Configuration("a part of a free order comes back", Left(kills=1), free=True, placed=True, refunds=(1,)),
     )
 }
 
@@ -82,5 +105,20 @@ DETECTIONS: Final = {
     Rule.REAL_STATE: Detection("3DS, the run itself is cancelled", "closed_orders_are_empty"),
     Rule.KEEP_REFUND: Detection("3DS, the run itself is cancelled", "refunds_are_known"),
     Rule.BOUNCE_PARKS: Detection("automatic capture, 3DS, refunds fail", "no_refund_fails_in_silence"),
+    Rule.CLAIMS_ADD_UP: Detection("two parts are refunded, which fails", "claims_add_up"),
+    Rule.KEY_NAMES_REFUND: Detection("two parts are refunded, which fails", "parks_have_a_reason"),
+    Rule.REFUND_BY_METADATA: Detection("a part is refunded, terminated", "closed_orders_are_empty"),
+    Rule.PART_IS_NOT_WHOLE: Detection("a part is refunded, which fails", "parks_have_a_reason"),
+    Rule.BY_HAND_IS_PAID: Detection("a part is refunded, which fails", "charged_once"),
+    Rule.SETTLED_WITHDRAWS: Detection("a part is refunded, which fails", "charged_once"),
+    Rule.PART_PARKS: Detection("two parts are refunded, which fails", LIVENESS),
+    Rule.NEW_KEY: Detection("a part is refunded, which fails after the rest", LIVENESS),
+    Rule.RETURNED_COUNTS: Detection("two parts are refunded, which fails", "claims_add_up"),
+    Rule.WITHDRAWN_WHEN_LESS: Detection("a part is refunded, also in the dashboard", LIVENESS),
+    Rule.RETURN_ONCE: Detection("a part of a free order comes back", "parts_are_refunded"),
+    Rule.RETURN_WHILE_SOLD: Detection("a part of a free order comes back", "stock_is_conserved"),
+    Rule.RELEASE_THE_REST: Detection("a part of a free order comes back", "stock_is_conserved"),
+    Rule.FAILED_IS_CLAIMED: Detection("two parts are refunded, which fails", LIVENESS),
+    Rule.CLAIM_IS_DRIVEN: Detection("a part of a free order comes back", LIVENESS),
     Rule.CANCEL_WRITES_ROW: Detection("3DS, the run itself is cancelled", "cancel_order_finishes"),
 }

@@ -19,17 +19,31 @@ from gateways.order_store import existing_row
 from gateways.parcel_store import follow_shipment
 from gateways.stripe import stripe_client
 from orders.errors import Permanent, Unavailable
-from orders.models import FulfillmentAnswer, OrderRow, Park, Payment, PaymentRequest, Status, UndoResult
+from orders.models import (
+    FulfillmentAnswer,
+    OrderRow,
+    Park,
+    Payment,
+    PaymentRequest,
+    Refund,
+    RefundClaim,
+    RefundKey,
+    RefundLine,
+    Status,
+    UndoResult,
+)
 from orders.parcels import Shipment
 from saga import Resolution
 from sandbox.server import serve
 from sandbox.stripe import PaymentIntent
 from sandbox.stripe import Refund as StripeRefund
 from sandbox.stripe_cards import CARDS as CARDS_OF_STRIPE
+from sandbox.stripe_params import CreateRefund
 from tests.proof.model.activities import PERMANENT, RETRY, Do, is_on_its_way
 from tests.proof.model.paths import Path, Taken
-from tests.proof.model.protocol import MAX_RETRIES, Act, Protocol
-from tests.proof.model.state import UNITS, Attempt, Configuration, Row, State, World
+from tests.proof.model.protocol import MAX_RETRIES, REFUND, Act, Protocol
+from tests.proof.model.state import UNITS, Attempt, Claim, Configuration, Row, State, World
+from tests.proof.model.state import Refund as RefundOfModel
 from tests.support.activity_bench import (
     ActivityBench,
     Clients,
@@ -46,8 +60,7 @@ from tests.support.shop import settings_for
 PRODUCT: Final = "1"
 TRANSACTION: Final = "transaction"
 
-ONE: Final[dict[str, Any]] = {"items": [{"productId": PRODUCT, "quantity": 1}]}
-FREE: Final[dict[str, Any]] = ONE | {"charges": [{"type": "discount", "amount": -29.99}], "paymentMethodId": None}
+PRICE: Final = 2999  # of one unit
 
 # With which transaction or request a statement or call of the model begins, where it is not the first of its attempt.
 BEGINNINGS: Final = {
@@ -60,8 +73,9 @@ BEGINNINGS: Final = {
     "move": TRANSACTION,
     "void": "GET .*/payment_intents/[^/]+",
     "list the refunds": "GET .*/refunds",
-    "refund,": "POST .*/refunds",
+    "refund ": "POST .*/refunds",
     "keep the refunds": TRANSACTION,
+    "withdraw the claim": TRANSACTION,
     "ask to ship": "POST .*/orders",
     "keep the shipment's id": TRANSACTION,
     "ask what has left": "GET .*/orders/[^/]+",
@@ -94,14 +108,22 @@ INTENTS: Final = {
 }
 
 READ: Final = """
-    SELECT o.*, v.state, i.quantity, i.reserved, i.sold,
-        ARRAY(SELECT status FROM refunds r WHERE r.order_id = o.id ORDER BY r.attempt) AS refunds,
+    SELECT o.*, v.state, v.quantity AS units, v.returned, i.quantity, i.reserved, i.sold,
         ARRAY(SELECT key FROM payment_tries t WHERE t.order_id = o.id ORDER BY t.number) AS tries,
         ARRAY(SELECT step FROM resolutions w WHERE w.order_id = o.id AND w.action <> 'retry') AS settled,
         (SELECT count(*) FROM resolutions w WHERE w.order_id = o.id AND (w.step, w.action) = ('void_payment', 'retry'))
             AS retries
     FROM inventory i LEFT JOIN orders o ON o.id = $1 LEFT JOIN reservations v ON v.order_id = o.id
     WHERE i.product_id = $2
+"""
+READ_REFUNDS: Final = "SELECT id, status FROM refunds WHERE order_id = $1"
+READ_CLAIMS: Final = """
+    SELECT r.refund_id, r.status, r.restocked, l.quantity,
+        (SELECT count(*) FROM resolutions w WHERE w.order_id = $1 AND w.step = 'refund:' || r.refund_id
+            AND w.action = 'retry') AS retries,
+        (SELECT max(action) FROM resolutions w WHERE w.order_id = $1 AND w.step = 'refund:' || r.refund_id
+            AND w.action <> 'retry') AS settled
+    FROM order_refunds r JOIN order_refund_lines l USING (order_id, refund_id) WHERE order_id = $1 ORDER BY refund_id
 """
 STOCK: Final = "UPDATE inventory SET quantity = $2, reserved = 0, sold = 0 WHERE product_id = $1"
 SHELF: Final = "UPDATE inventory SET quantity = $2 WHERE product_id = $1"
@@ -174,8 +196,11 @@ class Driver:
         self._bench = bench
         self._protocol = protocol
         self._id = f"path-{number}"
-        one = FREE if protocol.configuration.free else ONE
-        self._orders = {"ours": order_of(self._id, **one), "another": order_of(self._id, **one, priority="express")}
+        wanted = _payload(protocol.configuration)
+        self._orders = {
+            "ours": order_of(self._id, **wanted),
+            "another": order_of(self._id, **wanted, priority="express"),
+        }
         self._lives: dict[str, Live] = {}
         self._resolutions = 0
         self._is_forgotten = False
@@ -184,6 +209,8 @@ class Driver:
         """Take every step. Raises AssertionError where model and code come to different states."""
         await self._bench.pool.execute(STOCK, PRODUCT, UNITS)
         CARDS_OF_STRIPE[ANOTHER_CARD] = CARDS_OF_STRIPE["pm_123"]
+        if self._protocol.configuration.placed:
+            await self._bench.bring(self._orders["ours"], "finalize")
         try:
             for number, taken in enumerate(path):
                 wrong = await self._take(taken) or await self._difference(taken.step.after)
@@ -262,9 +289,15 @@ class Driver:
             case "park_order", (step, run, seen):
                 count = await self._bench.pool.fetchval(COUNT_RESOLUTIONS, self._id) - (seen == "stale")
                 return Park(order_id=self._id, step=step, reason="scripted", workflow_id=run, resolution_count=count)
+            case "claim_refund", (refund,):
+                units = self._protocol.configuration.refunds[int(refund) - 1]
+                line = RefundLine(product_id=PRODUCT, quantity=units, restock=units)
+                return Refund(order_id=self._id, refund_id=refund, lines=(line,))
+            case "make_refund" | "return_stock", (refund,):
+                return RefundKey(order_id=self._id, refund_id=refund)
         return self._id
 
-    def _answer(self, activity: str, answer: Any) -> Any:
+    def _answer(self, activity: str, answer: Any) -> Any:  # noqa: PLR0911 (a table)
         """The answer in the terms of the model."""
         match answer:
             case Payment():
@@ -273,6 +306,8 @@ class Driver:
                 return "closed" if state == "order_closed" else state
             case UndoResult(shipped=shipped):
                 return "shipped" if shipped else "done"
+            case RefundClaim(status=status):
+                return "done" if activity == "return_stock" else status or "refused"
             case None:
                 return "absent" if activity == "read_order" else ("absent", "", "")
             case OrderRow():
@@ -300,8 +335,9 @@ class Driver:
     async def _follow(self, s: State) -> None:
         """End the attempts that the model has none of any more, and pass on one that lives on as the late one."""
         attempts = {"placing": s.placing.attempt, "cancelling": s.cancelling.attempt, "late": s.late}
+        attempts |= {f"{number}": run.attempt for number, run in enumerate(s.refunding, start=1)}
         for by, live in list(self._lives.items()):
-            if attempts[by] == live.attempt:
+            if attempts.get(by) == live.attempt:
                 continue
             del self._lives[by]
             if attempts["late"] == live.attempt and "late" not in self._lives:
@@ -326,8 +362,10 @@ class Driver:
                 CARDS_OF_STRIPE[ANOTHER_CARD] = CARDS_OF_STRIPE[CARDS[answer]]
             case "confirm", _ if world.intents[int(taken.do[-1]) - 1] == "new":
                 self._intents()[int(taken.do[-1]) - 1].payment_method = CARDS[answer]
-            case "refund,", _ if len(after.refunds) > len(world.refunds):
-                self._intents()[taken.before.row.intent - 1].payment_method = CARDS[after.refunds[-1][1]]
+            case "refund", _ if len(after.refunds) > len(world.refunds):
+                self._intents()[taken.before.row.intent - 1].payment_method = CARDS[after.refunds[-1].status]
+            case "refund", _ if taken.before.left.errors > taken.step.after.left.errors:
+                self._bench.fault("stripe", "saved", "POST */refunds", status=500, effect=False)
             case "ask", "refused":
                 body = {"error": {"code": "address_refused"}}
                 self._bench.fault("fulfillment", "status", "POST /orders", status=422, body=body)
@@ -352,11 +390,13 @@ class Driver:
                 account.expire(self._intents()[number].id)
             elif was != becomes:
                 account.authenticate(self._intents()[number].id, succeeds=becomes != "declined")
-        for refund, (old, new) in zip(
-            self._refunds(), zip(before.world.refunds, after.world.refunds, strict=True), strict=True
-        ):
+        if len(after.world.refunds) > len(before.world.refunds):
+            payment = self._intents()[0]
+            payment.payment_method = CARDS["succeeded"]
+            account.create_refund(CreateRefund(payment_intent=payment.id, amount=PRICE))
+        for refund, old, new in zip(self._refunds(), before.world.refunds, after.world.refunds, strict=False):
             if old != new:
-                account.settle(refund.id, succeeds=new[1] == "succeeded")
+                account.settle(refund.id, succeeds=new.status == "succeeded")
         if before.world.forgotten != after.world.forgotten:
             self._forget_keys("confirm")
         warehouse = self._bench.world.fulfillment
@@ -368,7 +408,7 @@ class Driver:
             self._is_forgotten = True
         if before.row.status != after.row.status:
             await self._report(Shipment(id=warehouse.shipments[self._id].id, status=after.world.warehouse))
-        elif before.row.refunds != after.row.refunds:
+        elif before.row != after.row:
             await self._bench.do(Reconciliation.follow_refunds, self._id)
 
     async def _report(self, shipment: Shipment) -> None:
@@ -378,7 +418,8 @@ class Driver:
     async def _resolve(self, action: str, step: str) -> None:
         self._resolutions += 1
         said = Resolution.model_validate({"step": step, "action": action, "reason": "scripted", "by": "ann"})
-        record = ResolutionRecord(order_id=self._id, key=str(self._resolutions), resolution=said)
+        marks_row = not step.startswith(REFUND)
+        record = ResolutionRecord(order_id=self._id, key=str(self._resolutions), resolution=said, marks_row=marks_row)
         await self._bench.do(OrderState.record_resolution, record)
 
     # -------------------------------------------------------------------------------------------------- the states
@@ -401,7 +442,7 @@ class Driver:
             status=row["status"] or "absent",
             owner=self._owner(row["request_hash"]),
             closing=row["closing"] or "",
-            price=int(bool(row["total"])),
+            price=(row["total"] or 0) // PRICE,
             intent=self._number(row["payment_intent_id"]),
             requested=row["fulfillment_requested_at"] is not None,
             shipment=row["fulfillment_id"] is not None,
@@ -412,17 +453,37 @@ class Driver:
             available=row["quantity"],
             reserved=row["reserved"],
             sold=row["sold"],
-            refunds=tuple(row["refunds"]),
+            units=row["units"] or 0,
+            returned=row["returned"] or 0,
+            refunds=await self._kept_refunds(),
+            claims=await self._claims(),
             settled=frozenset(row["settled"]),
             retries=min(row["retries"], MAX_RETRIES),
             tries=tuple(row["tries"]),
         )
 
+    async def _kept_refunds(self) -> tuple[RefundOfModel, ...]:
+        kept = {row["id"]: row["status"] for row in await self._bench.pool.fetch(READ_REFUNDS, self._id)}
+        known = [(refund, kept[refund.id]) for refund in self._refunds() if refund.id in kept]
+        return tuple(_refund(refund)._replace(status=status) for refund, status in known)
+
+    async def _claims(self) -> tuple[Claim, ...]:
+        return tuple(
+            Claim(
+                refund=row["refund_id"],
+                units=row["quantity"],
+                status=row["status"],
+                returned=row["restocked"],
+                retries=min(row["retries"], MAX_RETRIES),
+                settled=row["settled"] or "",
+            )
+            for row in await self._bench.pool.fetch(READ_CLAIMS, self._id)
+        )
+
     def _world(self) -> World:
         first, second, *others = [*(INTENTS[each.status] for each in self._intents()), "", ""]
         assert not any(others), others
-        refunds = tuple((int(each.metadata["attempt"]), each.status) for each in self._refunds())
-        return World(intents=(first, second), refunds=refunds, warehouse=self._warehouse())
+        return World(intents=(first, second), refunds=tuple(map(_refund, self._refunds())), warehouse=self._warehouse())
 
     def _warehouse(self) -> str:
         warehouse = self._bench.world.fulfillment
@@ -450,3 +511,19 @@ class Driver:
 
 def _beginning(do: Do) -> str:
     return next(pattern for start, pattern in BEGINNINGS.items() if do.name.startswith(start))
+
+
+def _payload(configuration: Configuration) -> dict[str, Any]:
+    """What the order changes in the reference's payload."""
+    units = configuration.units
+    items = {"items": [{"productId": PRODUCT, "quantity": units}]}
+    if not configuration.free:
+        return items
+    return items | {"charges": [{"type": "discount", "amount": -units * PRICE / 100}], "paymentMethodId": None}
+
+
+def _refund(refund: StripeRefund) -> RefundOfModel:
+    """The refund in the terms of the model."""
+    attempt = int(refund.metadata.get("attempt", 0))
+    of = refund.metadata.get("refund_id", "") if attempt else "dashboard"
+    return RefundOfModel(of, attempt, refund.status, refund.amount // PRICE)

@@ -6,6 +6,7 @@ Each is a function whose docstring is the rule; it returns what is wrong, or "".
 from collections.abc import Callable
 from typing import Final
 
+from tests.proof.model.activities import REFUNDABLE
 from tests.proof.model.protocol import Step
 from tests.proof.model.state import CLOSED, PAID, UNITS, Attempt, State
 
@@ -28,7 +29,8 @@ def stock_is_conserved(s: State) -> str:
     """No unit is lost or made up; a reservation is held, sold and released once, as the order's status says."""
     row = s.row
     counted = (row.available, row.reserved, row.sold)
-    expected = {"held": (UNITS - 1, 1, 0), "sold": (UNITS - 1, 0, 1)}.get(row.reservation, (UNITS, 0, 0))
+    kept = row.units - row.returned
+    expected = {"held": (UNITS - kept, kept, 0), "sold": (UNITS - kept, 0, kept)}.get(row.reservation, (UNITS, 0, 0))
     if counted != expected:
         return f"{row.reservation or 'no'} reservation, but stock is {counted}"
     due = RESERVED.get(row.status, row.reservation if row.reservation in ("", "released") else "released")
@@ -39,7 +41,8 @@ def charged_once(s: State) -> str:
     """An order is charged its total once, or nothing, and given back once."""
     if s.world.intents.count("taken") > 1:
         return "two PaymentIntents are captured"
-    if s.world.net not in (0, s.row.price) or (s.world.by_hand and not s.world.net):
+    left = s.world.left(s.row.price)
+    if left < s.row.paid_by_hand or (s.world.by_hand and left == s.row.paid_by_hand):
         return "given back twice"
     return ""
 
@@ -63,7 +66,7 @@ def closed_orders_are_empty(s: State) -> str:
     if s.row.status not in CLOSED:
         return ""
     if "void_payment" not in s.row.settled:
-        if s.world.net and not s.row.refunds:
+        if s.world.left(s.row.price) > s.row.paid_by_hand and all(each.stands for each in s.world.refunds):
             return f"{s.row.status}, but the customer is charged"
         if held := {"authorized", "action"} & {*s.world.intents}:
             return f"{s.row.status}, but its payment is {held.pop()}"
@@ -73,11 +76,11 @@ def closed_orders_are_empty(s: State) -> str:
 
 
 def paid_orders_are_whole(s: State) -> str:
-    """A paid order is charged in full, which is nothing if it is free, and the warehouse has it."""
+    """A paid order is charged in full but for the refunds of its parts, and the warehouse has it."""
     if s.row.status not in ("processing", "shipping", "shipped"):
         return ""
-    if s.world.net != s.row.price:
-        return f"{s.row.status}, but {s.world.net or 'nothing'} is charged instead of {s.row.price}"
+    if s.world.intents.count("taken") != bool(s.row.price) or s.world.standing(""):
+        return f"{s.row.status}, but {s.world.left(s.row.price) or 'nothing'} is charged of {s.row.price}"
     if s.world.warehouse not in SENT and "cancel_fulfillment" not in s.row.settled:
         return f"{s.row.status}, but the warehouse has {s.world.warehouse} it"
     return ""
@@ -119,16 +122,48 @@ def shipped_is_paid(s: State) -> str:
     """At rest, a shipped order is paid, parked, or resolved by an operator."""
     settled = "cancel_fulfillment" in s.row.settled or "void_payment" in s.row.settled
     called = s.row.parked or settled or "waiting" in (s.placing.phase, s.cancelling.phase)
-    unpaid = s.world.warehouse in ("shipping", "shipped") and s.row.status != "absent" and s.world.net != s.row.price
-    return "shipped, but not paid" if unpaid and not called else ""
+    unpaid = s.row.status not in ("absent", *REFUNDABLE) and s.world.left(s.row.price) != s.row.price
+    return "shipped, but not paid" if s.world.warehouse in ("shipping", "shipped") and unpaid and not called else ""
 
 
 def refunds_are_known(s: State) -> str:
     """At rest every refund of a closed order is recorded with its status; a failed refund needs an operator."""
     if s.row.status not in CLOSED or "void_payment" in s.row.settled:
         return ""
-    actual = tuple(status for _, status in s.world.refunds)
-    return "" if actual == s.row.refunds else f"Stripe says {actual}, the database says {s.row.refunds}"
+    if s.world.refunds != s.row.refunds and any(each.of != "dashboard" for each in s.world.refunds):
+        return f"Stripe says {s.world.refunds}, the database says {s.row.refunds}"
+    return ""
+
+
+def claims_add_up(s: State) -> str:
+    """No more is refunded in parts than was sold, and nothing comes back that was not."""
+    claimed = sum(each.units for each in s.row.claims if each.status != "withdrawn")
+    if claimed > s.row.units or s.row.returned > s.row.units:
+        return f"{claimed} refunded and {s.row.returned} returned of {s.row.units}"
+    return ""
+
+
+def parts_are_refunded_once(s: State) -> str:
+    """The claim of a part has one refund that stands, of its amount; none if it is withdrawn or settled by hand."""
+    for claim in s.row.claims:
+        amounts = [each.amount for each in s.world.standing(claim.refund)]
+        if amounts not in ([], [claim.units]):
+            return f"the refund {claim.refund} of {claim.units} has refunded {amounts}"
+        if amounts and claim.settled:
+            return f"the refund {claim.refund} is settled by hand, and refunded"
+    return ""
+
+
+def parts_are_refunded(s: State) -> str:
+    """At rest the refund of a part stands if it is made, and only then; what comes back is back in stock."""
+    for claim in s.row.claims:
+        is_due = claim.status == "made" and not claim.settled and s.row.price
+        if bool(s.world.standing(claim.refund)) != bool(is_due):
+            return f"the refund {claim.refund} is {claim.status}, but Stripe has refunded {s.world.refunds}"
+    back = sum(each.units for each in s.row.claims if each.returned)
+    if s.row.reservation == "sold" and s.row.returned != back:
+        return f"{s.row.returned} are back in stock instead of {back}"
+    return ""
 
 
 def another_payload_changes_nothing(before: State, step: Step) -> str:
@@ -139,13 +174,37 @@ def another_payload_changes_nothing(before: State, step: Step) -> str:
     return ""
 
 
+def parks_have_a_reason(before: State, step: Step) -> str:
+    """A refund is parked only if one of its own has failed; that of a part has nothing to do with that of the whole."""
+    for run, after in zip(before.runs, step.after.runs, strict=True):
+        activity, is_parked = run.attempt.activity, after.phase == "waiting" or after.attempt.activity == "park_order"
+        if is_parked and activity in ("void_payment", "make_refund") and run.attempt != after.attempt:
+            of = "".join(run.attempt.arg)
+            if not any(each.of == of and not each.stands for each in step.after.world.refunds):
+                return f"{activity} {of} is parked, but no refund of it has failed"
+    return ""
+
+
+def refund_order_finishes(before: State, step: Step) -> str:
+    """The run closes only when its claim is withdrawn or refused, or made and what comes back is back."""
+    for run, after, claim in (
+        (each, then, step.after.row.claim(f"{number}"))
+        for number, (each, then) in enumerate(zip(before.refunding, step.after.refunding, strict=True), start=1)
+    ):
+        if run.phase != "closed" == after.phase and claim and not (claim.returned or claim.status == "withdrawn"):
+            return f"refund-order answers {after.answer}, but its claim is {claim.status}"
+    return ""
+
+
 def no_refund_fails_in_silence(before: State, step: Step) -> str:
     """An order whose recorded refund has failed is parked."""
     runs = ((before.placing, step.after.placing), (before.cancelling, step.after.cancelling))
     for run, after in runs:
         goes_on = run.attempt != after.attempt == Attempt("release_stock")
-        if run.attempt.activity == "void_payment" and goes_on and ("failed",) in run.attempt.seen[3:]:
-            return "the order is about to close, but the refund has failed"
+        if run.attempt.activity == "void_payment" and goes_on and run.attempt.seen[3:]:
+            refunds = run.attempt.seen[3]
+            if refunds and refunds[-1].of == "" and not refunds[-1].stands:
+                return "the order is about to close, but the refund has failed"
     return ""
 
 
@@ -183,11 +242,15 @@ ALWAYS: Final[tuple[Callable[[State], str], ...]] = (
     constraints_hold,
     settled_is_settled,
     process_order_finishes,
+    claims_add_up,
+    parts_are_refunded_once,
 )
-AT_REST: Final[tuple[Callable[[State], str], ...]] = (shipped_is_paid, refunds_are_known)
+AT_REST: Final[tuple[Callable[[State], str], ...]] = (shipped_is_paid, refunds_are_known, parts_are_refunded)
 ACROSS: Final[tuple[Callable[[State, Step], str], ...]] = (
     another_payload_changes_nothing,
     no_refund_fails_in_silence,
     nothing_to_pay_is_paid,
     cancel_order_finishes,
+    parks_have_a_reason,
+    refund_order_finishes,
 )

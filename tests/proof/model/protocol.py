@@ -1,21 +1,37 @@
-"""Everything that can happen next to one order: its two runs, a late attempt, an operator, and the world outside.
+"""Everything that can happen next to one order: its runs, a late attempt, an operator, and the world outside.
 
-`Protocol.steps` is all of it. `_answered_placing` and `_answered_cancelling` are workflows/process_order.py and
-workflows/cancel_order.py: which activity follows which answer. Left out are e-mails, and signals: what a signal makes a
-run do, to give up its step and undo, every run may do here at any moment.
+`Protocol.steps` is all of it. `_answered_placing`, `_answered_cancelling` and `_answered_refunding` are
+workflows/process_order.py, cancel_order.py and refund_order.py: which activity follows which answer. Left out are
+e-mails, and signals: what a signal makes a run do, to give up its step and undo, every run may do here at any moment.
 """
 
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from tests.proof.model.activities import PERMANENT, RETRY, Activities, Do
-from tests.proof.model.state import CLOSED, NOTHING, PAID, UNDOS, Attempt, Configuration, Rule, Run, State, Who
+from tests.proof.model.activities import PERMANENT, REFUNDABLE, RETRY, Activities, Do, kept
+from tests.proof.model.state import (
+    CLOSED,
+    NOTHING,
+    PAID,
+    UNDOS,
+    UNITS,
+    Attempt,
+    Configuration,
+    Refund,
+    Row,
+    Rule,
+    Run,
+    State,
+    Who,
+    World,
+)
 
-NAMES: Final[dict[Who, str]] = {"placing": "process-order", "cancelling": "cancel-order"}
+SAGAS: Final = {"placing": "process-order", "cancelling": "cancel-order"}
 
 FORWARD: Final = ("reserve_stock", "authorize_payment", "read_payment", "request_fulfillment")
 READING: Final = ("", "read_payment", "read_order", "read_run")  # a late one changes nothing
 MAX_RETRIES: Final = 2
+REFUND: Final = "refund"  # the step at which refund-order parks
 
 
 class Act(NamedTuple):
@@ -47,13 +63,17 @@ class Protocol:
         self._without = without
         self._activities = Activities(configuration, without)
         self._next: dict[Attempt, Do | tuple[Any]] = {}
+        self._refunds = tuple(f"{number}" for number, _ in enumerate(configuration.refunds, start=1))
 
     @property
     def start(self) -> State:
-        return State(left=self.configuration.left)
+        configuration = self.configuration
+        refunding = (Run(),) * len(configuration.refunds)
+        start = State(refunding=refunding, left=configuration.left)
+        return _paid(start, configuration) if configuration.placed else start
 
     def steps(self, s: State) -> Iterator[Step]:
-        for who in NAMES:
+        for who in (*SAGAS, *self._refunds):
             yield from self._starts(s, who)
             if s.run(who).phase == "running":
                 yield from self._works(s, who)
@@ -78,6 +98,10 @@ class Protocol:
                 started = Run("running", Attempt("claim_cancellation"), undos=UNDOS)
                 yield Step("cancel-order starts", s.with_run(who, started))
             return
+        if who != "placing":
+            if run.phase == "off" or (is_claim_left_behind(s, who) and Rule.CLAIM_IS_DRIVEN not in self._without):
+                yield Step(f"{_name(who)} starts", s.with_run(who, Run("running", Attempt("claim_refund", (who,)))))
+            return
         for payload in ("ours", "another") if self.configuration.other_payload else ("ours",):
             left_behind = s.row.status in ("pending", "undoing", "capturing") and s.row.owner == payload
             if run.phase != "closed" or left_behind or payload != run.payload:
@@ -90,7 +114,7 @@ class Protocol:
         run = s.run(who)
         again = run._replace(attempt=run.attempt._replace(seen=()))
         for name, after, attempt in self._acts(s, run.attempt):
-            name = f"{NAMES[who]}: {name}"  # noqa: PLW2901 (who did it)
+            name = f"{_name(who)}: {name}"  # noqa: PLW2901 (who did it)
             match self.advance(attempt):
                 case Do():
                     goes_on = after.with_run(who, run._replace(attempt=attempt))
@@ -108,7 +132,7 @@ class Protocol:
         undo = [("failed", self._claims_undo(s, run, "failed"))] if activity in FORWARD and who == "placing" else []
         if undo and self.configuration.operator_cancels:
             undo.append(("cancelled", self._claims_undo(s, run, "cancelled")))
-        yield from _lives_on(f"{activity} of {NAMES[who]} times out", run.attempt, again)
+        yield from _lives_on(f"{activity} of {_name(who)} times out", run.attempt, again)
         for closing, undoing in undo:
             name = f"process-order gives {activity} up, to be {closing}"
             yield Step(name, undoing)
@@ -131,7 +155,7 @@ class Protocol:
         if s.left.kills:
             run = s.run(who)
             name = (
-                f"{NAMES[who]} is terminated {f'in {run.attempt.activity}' if run.attempt.activity else 'as it waits'}"
+                f"{_name(who)} is terminated {f'in {run.attempt.activity}' if run.attempt.activity else 'as it waits'}"
             )
             killed = s.with_run(who, Run("terminated", payload=run.payload))
             killed = killed._replace(left=s.left._replace(kills=s.left.kills - 1))
@@ -176,7 +200,9 @@ class Protocol:
             return self._answered_undo(s, who, run, answer)
         if who == "placing":
             return self._answered_placing(s, run, activity, answer)
-        return self._answered_cancelling(s, run, answer)
+        if who == "cancelling":
+            return self._answered_cancelling(s, run, answer)
+        return self._answered_refunding(s, who, run, answer)
 
     def _answered_placing(self, s: State, run: Run, activity: str, answer: Any) -> State:  # noqa: C901, PLR0911, PLR0912 (a table)
         match activity, answer:
@@ -247,6 +273,16 @@ class Protocol:
                 return self._then(s, run, "finalize_order")
         return self._then(s, run, "claim_cancellation")  # look again
 
+    def _answered_refunding(self, s: State, who: Who, run: Run, answer: Any) -> State:
+        match run.attempt.activity, answer:
+            case "claim_refund", "claimed":
+                return self._then(s, run, "make_refund", who, who=who)
+            case "make_refund", "claimed":
+                return self._then(s, run, "return_stock", who, who=who)
+            case "make_refund", answer if answer == PERMANENT:
+                return s.with_run(who, run._replace(phase="waiting", attempt=NOTHING, parked=frozenset({REFUND})))
+        return s.with_run(who, _closed(run, answer))
+
     def _drives(self, s: State, run: Run, status: str, parked: str) -> State:
         if status == "cancelling":
             run = run._replace(undos=UNDOS, if_shipped="mark_shipped")
@@ -309,9 +345,15 @@ class Protocol:
     def _resolutions(self, s: State, who: Who) -> Iterator[Step]:
         """An operator resolves a parked step: record_resolution, and then the run continues, or reads the row again."""
         run = s.run(who)
+        if who not in SAGAS:
+            yield from self._refund_resolutions(s, who)
+            return
         for step in run.parked:
-            for action in ("retry",) if step == "release_stock" else ("retry", "skip", "resolved"):
-                name = f"record_resolution: an operator says {action} of {step} to {NAMES[who]}"
+            refunding = any(each.attempt.activity == "make_refund" and each.attempt.seen for each in s.refunding)
+            # An operator does not pay what is being refunded at that moment.
+            is_mine = step != "release_stock" and not (step == "void_payment" and refunding)
+            for action in ("retry", "skip", "resolved") if is_mine else ("retry",):
+                name = f"record_resolution: an operator says {action} of {step} to {_name(who)}"
                 if s.row.parked == step or Rule.RESOLUTION_NEEDS_PARK in self._without:
                     undos = tuple(each for each in run.undos if action == "retry" or each != step)
                     after = _settled(s, who, step, action)
@@ -322,6 +364,20 @@ class Protocol:
                 waiting = run.phase == "waiting"
                 after = self._undoes_next(after, who, heard) if waiting else after.with_run(who, heard)
                 yield Step(name, after, resolution=(action, step))
+
+    def _refund_resolutions(self, s: State, who: Who) -> Iterator[Step]:
+        """The park of refund-order is in the run alone, so a resolution is recorded, whatever the claim is by now."""
+        run, claim = s.run(who), s.row.claim(who)
+        # A cancel refunds all that is left, also what somebody is paying by other means at the same time.
+        can_pay = s.left.paid and s.row.status in REFUNDABLE
+        for action in ("retry", "skip", *(["resolved"] if can_pay else [])) if run.parked else ():
+            assert claim
+            name = f"record_resolution: an operator says {action} of {REFUND} to {_name(who)}"
+            said = {"retries": min(claim.retries + 1, MAX_RETRIES)} if action == "retry" else {"settled": action}
+            left = s.left._replace(paid=s.left.paid - (action == "resolved"))
+            after = s._replace(row=s.row.with_claim(claim._replace(**said)), left=left)
+            after = self._then(after, run._replace(parked=frozenset()), "make_refund", who, who=who)
+            yield Step(name, after, resolution=(action, f"{REFUND}:{who}"))
 
     # ---------------------------------------------------------------------------------------------------- the world
 
@@ -347,7 +403,7 @@ class Protocol:
             cards = tuple(card for card in world.asked if card != row.tries[-1])
             left = s.left._replace(forgotten=s.left.forgotten - 1)
             yield Step("Stripe forgets its keys", s._replace(world=world._replace(forgotten=cards), left=left))
-        yield from self._refunds(s)
+        yield from self._refunds_change(s)
 
     def _intent_moves(self, s: State, intent: str) -> Iterator[tuple[str, str]]:
         if intent == "action":
@@ -356,38 +412,82 @@ class Protocol:
         if intent == "authorized" and s.left.expiries:
             yield "the authorization expires", "canceled"
 
-    def _refunds(self, s: State) -> Iterator[Step]:
-        """Stripe settles a pending refund; reconciliation follows each recorded refund."""
+    def _refunds_change(self, s: State) -> Iterator[Step]:
+        """Stripe settles a pending refund, somebody refunds in the dashboard, reconciliation follows and corrects."""
         world = s.world
-        for index, (attempt, status) in enumerate(world.refunds):
-            if status == "pending":
+        for index, refund in enumerate(world.refunds):
+            if refund.status == "pending":
                 for becomes in ("succeeded", *(["failed"] if s.left.bounces else [])):
-                    refunds = (*world.refunds[:index], (attempt, becomes), *world.refunds[index + 1 :])
                     left = s.left._replace(bounces=s.left.bounces - (becomes == "failed"))
-                    after = s._replace(world=world._replace(refunds=refunds), left=left)
+                    after = s._replace(world=_with_refund(world, index, refund._replace(status=becomes)), left=left)
                     yield Step(f"the pending refund has {becomes}", after)
+        if s.left.dashboard and s.row.status in PAID and world.left(s.row.price) > s.row.paid_by_hand:
+            left = s.left._replace(dashboard=s.left.dashboard - 1)
+            made = world._replace(refunds=(*world.refunds, Refund("dashboard", 0, "succeeded", 1)))
+            yield Step("one unit is refunded in the dashboard", s._replace(world=made, left=left))
         if is_refund_unread(s):
-            now = tuple(status for _, status in world.refunds)
-            yield Step("reconciliation reads the refunds", s._replace(row=s.row._replace(refunds=now)))
+            row = kept(s.row, world.refunds, self._without)
+            yield Step("reconciliation reads the refunds", s._replace(row=row))
+        if is_charged_in_vain(s) and s.late is None:
+            yield Step("reconciliation voids the payment", s._replace(late=Attempt("void_payment")))
 
 
 def is_refund_unread(s: State) -> bool:
-    kept = s.row.refunds
-    return bool(kept) and s.row.status in CLOSED and kept != tuple(status for _, status in s.world.refunds)
+    """Whether reconciliation, which reads all refunds of an order of which it knows one, has something to change."""
+    settled = s.row.status in (*CLOSED, *PAID)
+    return settled and bool(s.row.refunds) and kept(s.row, s.world.refunds) != s.row
+
+
+def is_charged_in_vain(s: State) -> bool:
+    """Whether reconciliation returns what is left of the charge of a closed order: no refund of it has failed."""
+    failed = sum(not each.of and not each.stands for each in s.world.refunds)
+    is_due = s.row.status in CLOSED and "void_payment" not in s.row.settled and s.row.retries >= failed
+    return is_due and s.world.left(s.row.price) > s.row.paid_by_hand
+
+
+def is_claim_left_behind(s: State, refund: str) -> bool:
+    """Whether reconciliation starts refund-order again, if it does not run."""
+    claim = s.row.claim(refund)
+    return claim is not None and claim.status == "claimed"
 
 
 def is_at_rest(s: State) -> bool:
     """No run is at work, and reconciliation finds nothing to do; an operator may still resolve a park."""
-    busy = {"running", "unpaid"} & {s.placing.phase, s.cancelling.phase} or s.late is not None
+    busy = {"running", "unpaid"} & {run.phase for run in s.runs} or s.late is not None
     unfinished = s.row.status in ("pending", "undoing", "capturing") and not s.placing.is_open
     left_behind = s.row.status == "cancelling" and not s.cancelling.is_open
-    return not busy and not is_refund_unread(s) and (bool(s.row.parked) or not (unfinished or left_behind))
+    claims = any(is_claim_left_behind(s, each.refund) and not s.run(each.refund).is_open for each in s.row.claims)
+    to_correct = claims or is_refund_unread(s) or is_charged_in_vain(s)
+    return not busy and not to_correct and (bool(s.row.parked) or not (unfinished or left_behind))
 
 
 def is_over(s: State) -> bool:
     """At rest for good: nothing waits for an operator."""
-    waiting = "waiting" in (s.placing.phase, s.cancelling.phase)
+    waiting = any(run.phase == "waiting" for run in s.runs)
     return is_at_rest(s) and not waiting and not s.row.parked and s.row.status in {"absent", *CLOSED, *PAID}
+
+
+def _paid(s: State, configuration: Configuration) -> State:
+    """The order after an undisturbed run of process-order."""
+    row = Row(
+        status="processing",
+        owner="ours",
+        price=0 if configuration.free else UNITS,
+        intent=0 if configuration.free else 1,
+        requested=True,
+        shipment=True,
+        placed=True,
+        reservation="sold",
+        units=UNITS,
+        available=0,
+        sold=UNITS,
+    )
+    world = World(intents=("" if configuration.free else "taken", ""), warehouse="accepted")
+    return s._replace(row=row, world=world, placing=Run("closed", payload="ours"))
+
+
+def _with_refund(world: World, index: int, refund: Refund) -> World:
+    return world._replace(refunds=(*world.refunds[:index], refund, *world.refunds[index + 1 :]))
 
 
 def _lives_on(name: str, attempt: Attempt, s: State) -> Iterator[Step]:
@@ -406,7 +506,7 @@ def _settled(s: State, heard_by: Who, step: str, action: str) -> State:
         row = row._replace(settled=row.settled | {step})
     elif step == "void_payment":
         row = row._replace(retries=min(row.retries + 1, MAX_RETRIES))
-    by_hand = world.by_hand or ((action, step) == ("resolved", "void_payment") and world.net > 0)
+    by_hand = world.by_hand or ((action, step) == ("resolved", "void_payment") and world.left(row.price) > 0)
     return s._replace(
         row=row,
         world=world._replace(by_hand=by_hand),
@@ -425,6 +525,10 @@ def _aged(run: Run, *, heard: bool) -> Run:
 def _aged_attempt(attempt: Attempt) -> Attempt:
     park = attempt.activity == "park_order"
     return attempt._replace(arg=(*attempt.arg[:2], "stale")) if park else attempt
+
+
+def _name(who: Who) -> str:
+    return SAGAS.get(who) or f"refund-order {who}"
 
 
 def _closed(run: Run, answer: str = "") -> Run:

@@ -1,15 +1,39 @@
 """What there is to know about one order at one moment: a frozen tuple, compared by value."""
 
 from enum import StrEnum
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
-Who = Literal["placing", "cancelling"]  # process-order, cancel-order
+Who = str  # "placing" is process-order, "cancelling" cancel-order; else it is a refund id, and refund-order
 
-UNITS: Final = 2  # available at first; the order takes one
+UNITS: Final = 2  # available at first; an order takes one, or both if parts of it are refunded
 
 CLOSED: Final = frozenset({"rejected", "failed", "cancelled"})
 PAID: Final = frozenset({"processing", "shipping", "shipped", "cancelling"})
 UNDOS: Final = ("cancel_fulfillment", "void_payment", "release_stock")  # newest first; each needs those before it
+
+
+class Claim(NamedTuple):
+    """A row of order_refunds: so many units, at a price of one each, and whether they are back in stock."""
+
+    refund: str
+    units: int
+    status: str = "claimed"  # made, withdrawn
+    returned: bool = False
+    retries: int = 0  # resolutions to refund once more
+    settled: str = ""  # skip; or resolved: it is paid by other means
+
+
+class Refund(NamedTuple):
+    """A refund at Stripe. `of` is a refund id; "" is what was left of the whole, "dashboard" was made there."""
+
+    of: str
+    attempt: int
+    status: str
+    amount: int
+
+    @property
+    def stands(self) -> bool:
+        return self.status != "failed"
 
 
 class Row(NamedTuple):
@@ -18,7 +42,7 @@ class Row(NamedTuple):
     status: str = "absent"
     owner: str = ""  # whose payload it is: request_hash
     closing: str = ""
-    price: int = 0  # 1: the total, 0: free, or no total yet
+    price: int = 0  # the total, in units; 0: free, or no total yet
     intent: int = 0  # payment_intent_id, 0 is NULL
     requested: bool = False  # fulfillment_requested_at
     shipment: bool = False  # fulfillment_id
@@ -29,17 +53,32 @@ class Row(NamedTuple):
     available: int = UNITS
     reserved: int = 0
     sold: int = 0
-    refunds: tuple[str, ...] = ()  # as last read from Stripe
+    units: int = 0  # of the reservation
+    returned: int = 0  # of its units, those that came back
+    refunds: tuple[Refund, ...] = ()  # as last read from Stripe
+    claims: tuple[Claim, ...] = ()
     settled: frozenset[str] = frozenset()  # skipped or resolved
     retries: int = 0  # resolutions to refund once more
     tries: tuple[str, ...] = ()  # payment_tries: the cards after the first one, in their order
+
+    def claim(self, refund: str) -> Claim | None:
+        return next((each for each in self.claims if each.refund == refund), None)
+
+    @property
+    def paid_by_hand(self) -> int:
+        """What operators have paid by other means, of refunds of parts that failed."""
+        return sum(each.units for each in self.claims if each.settled == "resolved" and each.status != "withdrawn")
+
+    def with_claim(self, claim: Claim) -> "Row":
+        others = (each for each in self.claims if each.refund != claim.refund)
+        return self._replace(claims=tuple(sorted((*others, claim))))
 
 
 class World(NamedTuple):
     """What Stripe and the warehouse say."""
 
     intents: tuple[str, str] = ("", "")  # PaymentIntents 1 and 2: new, action, declined, authorized, taken, canceled
-    refunds: tuple[tuple[int, str], ...] = ()  # (attempt, status), oldest first
+    refunds: tuple[Refund, ...] = ()  # oldest first
     asked: tuple[str, ...] = ()  # the cards after the first one, each as often as its bank was asked
     forgotten: tuple[str, ...] = ()  # the cards whose idempotency keys Stripe has forgotten
     by_hand: bool = False  # an operator has given the money back outside Stripe
@@ -47,15 +86,12 @@ class World(NamedTuple):
     # (the cancel came first)
     warehouse: str = "unknown"
 
-    @property
-    def standing(self) -> int:
-        """Refunds that have not failed."""
-        return sum(status != "failed" for _, status in self.refunds)
+    def left(self, price: int) -> int:
+        """What the shop keeps of the total."""
+        return price * self.intents.count("taken") - sum(each.amount for each in self.refunds if each.stands)
 
-    @property
-    def net(self) -> int:
-        """How many totals the shop keeps."""
-        return self.intents.count("taken") - self.standing
+    def standing(self, of: str) -> list[Refund]:
+        return [each for each in self.refunds if each.of == of and each.stands]
 
 
 class Attempt(NamedTuple):
@@ -97,6 +133,9 @@ class Left(NamedTuple):
     bounces: int = 0  # refunds that fail
     cards: int = 0  # that are tried after a refused one: PAYMENT_RETRY_SECONDS
     archived: int = 0  # shipments that the warehouse accepted and forgets
+    dashboard: int = 0  # units that are refunded in the dashboard
+    errors: int = 0  # refunds that are not made, and whose error Stripe saves
+    paid: int = 0  # failed refunds of parts that an operator pays by other means
 
 
 class State(NamedTuple):
@@ -104,14 +143,30 @@ class State(NamedTuple):
     world: World = World()
     placing: Run = Run()  # process-order
     cancelling: Run = Run()  # cancel-order
+    refunding: tuple[Run, ...] = ()  # refund-order, of the refunds 1, 2, …
     late: Attempt | None = None
     left: Left = Left()
 
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        return (self.placing, self.cancelling, *self.refunding)
+
     def run(self, who: Who) -> Run:
-        return self.placing if who == "placing" else self.cancelling
+        match who:
+            case "placing":
+                return self.placing
+            case "cancelling":
+                return self.cancelling
+        return self.refunding[int(who) - 1]
 
     def with_run(self, who: Who, run: Run) -> "State":
-        return self._replace(placing=run) if who == "placing" else self._replace(cancelling=run)
+        match who:
+            case "placing":
+                return self._replace(placing=run)
+            case "cancelling":
+                return self._replace(cancelling=run)
+        number = int(who)
+        return self._replace(refunding=(*self.refunding[: number - 1], run, *self.refunding[number:]))
 
 
 class Configuration(NamedTuple):
@@ -127,6 +182,13 @@ class Configuration(NamedTuple):
     cancels: bool = True  # the customer may cancel
     operator_cancels: bool = False  # the run itself may be cancelled
     other_payload: bool = False  # the order id may be submitted with another payload
+    placed: bool = False  # it begins with a paid order, and process-order is over
+    refunds: tuple[int, ...] = ()  # how many units the refunds 1, 2, … refund and return
+
+    @property
+    def units(self) -> int:
+        """How many the order takes; its price is as many."""
+        return UNITS if self.refunds else 1
 
 
 class Rule(StrEnum):
@@ -163,4 +225,19 @@ class Rule(StrEnum):
     REAL_STATE = "void or refund is decided by the PaymentIntent's real state"
     KEEP_REFUND = "a refund is recorded before the order closes"
     BOUNCE_PARKS = "a refund that has failed is parked"
+    CLAIMS_ADD_UP = "no more is claimed than was sold, less what other refunds have claimed"
+    KEY_NAMES_REFUND = "the idempotency key of a refund names its refund id"
+    REFUND_BY_METADATA = "a refund is found by what it names, not because it is the latest"
+    PART_IS_NOT_WHOLE = "the failed refund of a part is no failed refund of the whole"
+    BY_HAND_IS_PAID = "what an operator has paid by other means is not refunded with the rest"
+    SETTLED_WITHDRAWS = "no part is refunded of an order whose payment an operator has settled"
+    PART_PARKS = "the refund of a part that has failed is parked"
+    NEW_KEY = "what is refunded once more has another idempotency key"
+    RETURNED_COUNTS = "what came back is not claimed again, also if its claim is withdrawn"
+    WITHDRAWN_WHEN_LESS = "a claim of more than is left is withdrawn"
+    RETURN_ONCE = "what comes back is put back once"
+    RETURN_WHILE_SOLD = "nothing comes back to a reservation that is released"
+    RELEASE_THE_REST = "what came back is not released again"
+    FAILED_IS_CLAIMED = "the refund of a part that fails later is claimed again"
+    CLAIM_IS_DRIVEN = "a claim whose run is gone is continued"
     CANCEL_WRITES_ROW = "the cancel of an order that has a run but no row writes a closed row"

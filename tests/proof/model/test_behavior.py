@@ -14,20 +14,21 @@ from tests.proof.model.state import Configuration
 
 SAMPLE: Final = "3DS, the run itself is cancelled"
 
-# Whether it captures at once, whether its warehouse remembers cancels, and whether it waits for another card. The
-# configurations of a shop share paths.
-Kind = tuple[bool, bool, bool]
+# Whether it captures at once, whether its warehouse remembers cancels, whether it waits for another card, and whether
+# parts are refunded. The configurations of a shop share paths.
+Kind = tuple[bool, bool, bool, bool]
 SHOPS: Final[tuple[Kind, ...]] = (
-    (False, True, False),
-    (True, True, False),
-    (False, False, False),
-    (False, True, True),
-    (True, True, True),
+    (False, True, False, False),
+    (True, True, False, False),
+    (False, False, False, False),
+    (False, True, True, False),
+    (True, True, True, False),
+    (False, True, False, True),
 )
 
 
 def kind_of(each: Configuration) -> Kind:
-    return each.automatic, each.remembers_cancels, bool(each.left.cards)
+    return each.automatic, each.remembers_cancels, bool(each.left.cards), bool(each.refunds)
 
 
 def configurations_of(shop: Kind) -> list[Configuration]:

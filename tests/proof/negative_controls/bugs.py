@@ -374,7 +374,7 @@ BUGS: Final = (
     Bug(
         "captured_amount_ignored",
         "reconciliation takes any captured amount for the price of the order",
-        (Patch("activities/reconciliation.py", "if intent.amount_received == row.total and (", "if ("),),
+        (Patch("activities/reconciliation.py", "if intent.amount_received == row.total and is_kept:", "if is_kept:"),),
         (f"{DOUBTS}::test_a_part_of_the_price_is_reported",),
     ),
     Bug(
@@ -444,6 +444,54 @@ BUGS: Final = (
         ),
         ("saga/tests/test_local_first.py::test_a_failed_attempt_is_made_again_as_a_regular_activity",),
         because="no hotel|WorkflowFailureError",
+    ),
+    Bug(
+        "claims_ignore_refunds",
+        "the claim of a refund ignores the units that other refunds have claimed",
+        (
+            Patch(
+                "gateways/order_refunds.py",
+                "SELECT i.product_id, i.price, i.quantity - (",
+                "SELECT i.product_id, i.price, i.quantity - 0 * (",
+            ),
+        ),
+        ("tests/workflows/test_reconcile_refunds.py::test_a_refund_that_failed_later_is_settled",),
+    ),
+    Bug(
+        "returned_twice",
+        "the goods of a refund that is made once more come back once more",
+        (Patch("activities/inventory.py", "if claim.restock and not claim.restocked:", "if claim.restock:"),),
+        ("tests/workflows/test_reconcile_refunds.py::test_a_refund_that_fails_days_later_is_made_again",),
+    ),
+    Bug(
+        "refund_key_without_id",
+        "two refunds of parts share an idempotency key",
+        (Patch("gateways/stripe.py", ":refund-part:{key.refund_id}:{attempt}", ":refund-part:{attempt}"),),
+        ("tests/integration/activities/test_refunds.py::test_what_stripe_gets",),
+    ),
+    Bug(
+        "cancel_counts_failed_part",
+        "a cancel takes the failed refund of a part for its own",
+        (
+            Patch(
+                "gateways/refund_store.py",
+                "whole = [refund for refund in refunds if part_of(refund) is None]",
+                "whole = [*refunds]",
+            ),
+        ),
+        ("tests/integration/activities/test_refunds.py::test_a_failed_part_is_no_failure_of_the_rest",),
+    ),
+    Bug(
+        "failed_part_in_silence",
+        "a refund of a part that fails days later is recorded, and its claim stays made",
+        (Patch("gateways/refund_store.py", "    await follow_refunds(connection, row.id)\n", ""),),
+        ("tests/workflows/test_reconcile_refunds.py::test_a_refund_that_fails_days_later_is_made_again",),
+    ),
+    Bug(
+        "claim_left_behind",
+        "a claim whose run is gone is never made",
+        (Patch("workflows/reconcile_orders.py", "        await self._restart_refunds()\n", ""),),
+        ("tests/workflows/test_reconcile_refunds.py::test_a_refund_that_is_parked_is_left_to_its_run",),
     ),
     Bug(
         "late_try_asks_the_bank",

@@ -11,9 +11,9 @@ from temporalio.exceptions import ApplicationError
 
 from audit.evidence import Evidence, ProviderRecords, read_snapshot
 from audit.invariants import violations
-from orders.models import SETTLED, Order, Status
+from orders.models import SETTLED, Order, Refund, RefundKey, RefundLine, Status
 from sandbox.fulfillment import Departure
-from tests.proof.properties.runs import Cancelling, Placing, Run
+from tests.proof.properties.runs import Cancelling, Placing, Refunding, Run
 from tests.proof.properties.steps import ATTEMPTS, Script, Step
 from tests.support.activity_bench import ActivityBench, ObservedDatabase, fulfillment, order_of, payment, undo
 
@@ -25,6 +25,7 @@ PRICE: Final = 29.99
 SHELVE: Final = "UPDATE inventory SET quantity = $2 WHERE product_id = $1"
 A_WHILE: Final = 3600  # seconds that an order may be under way: a script takes a fraction of one
 UNDISTURBED: Final = Step("done", order=0, cancels=False, seam=1)
+MAX_REFUNDS: Final = 3  # of one order, each of one unit: it has one or two
 MAX_ATTEMPTS: Final = 40  # until an order must have come to rest, once nothing disturbs it
 
 
@@ -68,6 +69,12 @@ class Part:
     prompt: bool
     placing: Placing | None = field(default_factory=Placing)
     cancelling: Cancelling | None = None
+    refunding: list[Refunding] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[Run]:
+        """Those that are under way."""
+        return [run for run in (self.placing, *self.refunding, self.cancelling) if run and run.next]
 
 
 class Player:
@@ -138,8 +145,7 @@ class Player:
     # ------------------------------------------------------------------------------------------------------ attempts
 
     async def _advance(self, part: Part, step: Step) -> bool:
-        runs = [run for run in (part.placing, part.cancelling) if run and run.next]
-        if not runs:
+        if not (runs := part.runs):
             return False
         run = runs[-1] if step.cancels else runs[0]
         if isinstance(run, Cancelling):
@@ -177,7 +183,7 @@ class Player:
     async def _attempt(self, part: Part, run: Run, seam: Seam | None = None, *, heard: bool = True) -> bool:
         """One attempt of what comes next, False: it fell asleep. Unless an answer is `heard` it comes again."""
         activity = run.next or ""
-        attempt = asyncio.create_task(self._do(activity, part.order, seam))
+        attempt = asyncio.create_task(self._do(activity, _argument(run, part.order), seam))
         if seam:
             reached = asyncio.create_task(seam.reached.wait())
             await asyncio.wait({attempt, reached}, return_when=asyncio.FIRST_COMPLETED)
@@ -192,10 +198,10 @@ class Player:
                 run.answered(answer)
         return True
 
-    async def _do(self, activity: str, order: Order, seam: Seam | None = None) -> Any:
+    async def _do(self, activity: str, argument: Any, seam: Seam | None = None) -> Any:
         _seam.set(seam)
         bench = self._bench.another_worker() if seam else self._bench
-        return await bench.do(bench.activities[activity], _argument(activity, order))
+        return await bench.do(bench.activities[activity], argument)
 
     async def _wake(self, number: int) -> bool:
         sleeper = self._sleepers.pop(number)
@@ -222,6 +228,12 @@ class Player:
         acted = part.cancelling is None or part.cancelling.next is None
         if acted:
             part.cancelling = Cancelling()
+        return acted
+
+    def _refund(self, part: Part) -> bool:
+        acted = len(part.refunding) < MAX_REFUNDS
+        if acted:
+            part.refunding.append(Refunding(f"r{len(part.refunding)}"))
         return acted
 
     def _ship(self, part: Part) -> bool:
@@ -257,8 +269,9 @@ class Player:
             await self._judge("at rest")
 
     async def _drive(self, part: Part) -> Status:
-        """As reconciliation does: process-order, and then cancel-order if it has begun something."""
-        for run in (Placing(), Cancelling() if part.cancelling else None):
+        """As reconciliation does: process-order, then what cancel-order and refund-order have begun."""
+        refunding = [Refunding(each.refund_id) for each in part.refunding]
+        for run in (Placing(), Cancelling() if part.cancelling else None, *refunding):
             for _ in range(MAX_ATTEMPTS):
                 if run is None or run.next is None:
                     break
@@ -278,7 +291,12 @@ class Player:
         assert found == [], f"after {after}: {found}"
 
 
-def _argument(activity: str, order: Order) -> Any:
+def _argument(run: Run, order: Order) -> Any:
+    activity = run.next or ""
+    if isinstance(run, Refunding):
+        key = RefundKey(order_id=order.id, refund_id=run.refund_id)
+        lines = (RefundLine(product_id=STOCK, quantity=1, restock=1),)
+        return Refund(**key.model_dump(), lines=lines) if activity == run.first else key
     made: dict[str, Callable[[Order], Any]] = {
         "reserve_stock": lambda order: order.reservation,
         "authorize_payment": payment,

@@ -1,14 +1,24 @@
-"""What process-order and cancel-order do next, by the answers they get: their stories without Temporal."""
+"""What the runs about an order do next, by the answers they get: their stories without Temporal."""
 
 from typing import Any, Final
 
-from orders.models import CLOSED, PAID, FulfillmentAnswer, OrderRow, Payment, PaymentState, Status, UndoResult
+from orders.models import (
+    CLOSED,
+    PAID,
+    FulfillmentAnswer,
+    OrderRow,
+    Payment,
+    PaymentState,
+    RefundClaim,
+    Status,
+    UndoResult,
+)
 
 FORWARD: Final = {"reserve_stock", "authorize_payment", "read_payment", "request_fulfillment"}  # until the pivot
 
 
 class Run:
-    """One of the two runs of an order. `next` is the activity that it is about to execute, None: it is over."""
+    """One of the runs about an order. `next` is the activity that it is about to execute, None: it is over."""
 
     first: str
     claim: str  # the first act of what it does to an order that is not to be
@@ -84,3 +94,22 @@ class Cancelling(Run):
         if row and row.status in {Status.UNDOING, Status.CAPTURING} and not self.may_drive:
             return self.claim
         return following
+
+
+class Refunding(Run):
+    """refund-order, of the refund with this id."""
+
+    first = "claim_refund"
+
+    def __init__(self, refund_id: str) -> None:
+        super().__init__()
+        self.refund_id = refund_id
+
+    def answered(self, answer: Any) -> None:
+        match self.next, answer:
+            case "claim_refund", RefundClaim(status="claimed"):
+                self.next = "make_refund"
+            case "make_refund", RefundClaim(status="claimed"):
+                self.next = "return_stock"
+            case _:
+                self.next = None

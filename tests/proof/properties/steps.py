@@ -11,13 +11,14 @@ MAX_SEAMS: Final = 5  # transactions and requests of one attempt
 # answer is lost; or the external services do what it asks and it never hears of it; or it falls asleep before
 # one of its transactions or requests, which its run takes for a time-out: it tries again, or has the step abandoned; or
 # the run gives up before it. What is given up before the pivot is undone. A sleeper wakes, and nobody waits for it.
-# process-order is terminated, or started again; the customer cancels, or authenticates the payment; the goods leave.
+# process-order is terminated, or started again; the customer cancels, authenticates the payment, or sends a unit back;
+# the goods leave.
 ATTEMPTS: Final = {"done": 6, "lost": 2, "cut_off": 4, "asleep": 3, "abandoned": 4, "given_up": 2}
-EVENTS: Final = {"wake": 3, "terminate": 2, "start": 2, "cancel": 1, "ship": 2, "authenticate": 3}
+EVENTS: Final = {"wake": 3, "terminate": 2, "start": 2, "cancel": 1, "ship": 2, "authenticate": 3, "refund": 3}
 
 
 class Step(NamedTuple):
-    """`what` happens to the order; if it `cancels`, rather to its run of cancel-order; `seam` is where one sleeps."""
+    """`what` happens to the order; if it `cancels`, rather to its run that began last; `seam` is where one sleeps."""
 
     what: str
     order: int

@@ -38,7 +38,7 @@ PARTS: Final = [
 ACTIVITIES: Final = (
     *("reserve_stock", "authorize_payment", "read_payment", "request_fulfillment", "capture_payment", "finalize_order"),
     *("read_order", "claim_undo", "claim_cancellation", "cancel_fulfillment", "void_payment", "release_stock"),
-    "mark_shipped",
+    *("claim_refund", "make_refund", "return_stock", "mark_shipped"),
 )
 RARE: Final = {"given_up", "ship", "read_order", "mark_shipped"}
 HAPPENED: Final = {what: 5 if what in RARE else 20 for what in (*ATTEMPTS, *EVENTS, *ACTIVITIES)}

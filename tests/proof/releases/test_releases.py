@@ -125,7 +125,7 @@ class Drill:
         snapshot = await read_snapshot(self.pool)
         assert {order.status for order in snapshot.orders} <= SETTLED
         records = ProviderRecords.model_validate((await self.sandbox.get("/_sandbox/records")).json())
-        runs = await read_runs(self.client, [order.id for order in snapshot.orders])
+        runs = await read_runs(self.client, [order.id for order in snapshot.orders], snapshot.claimed)
         assert violations(Evidence(snapshot, records, stocked, runs)) == []
         status, report = await self.starter("verify")
         assert (status, report["count"], report["unverified"]) == (0, 0, []), report
