@@ -1,7 +1,7 @@
 """Refunds of parts of orders whose run is gone, or that fail days later, are made all the same, and once."""
 
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from temporalio.testing import WorkflowEnvironment
@@ -66,7 +66,7 @@ async def test_a_refund_whose_input_is_gone_is_made_from_its_rows(shop: Shop) ->
     """Lines, charges, amount and reason are on the rows; the address is not, so nobody is written to."""
     await shop.place(order_id=O)
     held = shop.hooks.hold("make_refund", "before", "a run that Temporal does not find")
-    asked = {"lines": [UNIT, UNIT | {"restock": True}], "amount": 12.5, "reason": "too small"}
+    asked: dict[str, Any] = {"lines": [UNIT, UNIT | {"restock": True}], "amount": 12.5, "reason": "too small"}
     run = await shop.start_refund(O, "r1", "a run that Temporal does not find", **asked)
     await held.reached.wait()
     await run.terminate()
