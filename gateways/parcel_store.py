@@ -50,14 +50,18 @@ KEEP_SHORTAGE: Final = """
 """
 
 # Of the last week, those whose refund does not exist, or was refused.
+# Subqueries for each shortage: joins would read the refunds and lines of all orders, once there are enough of them.
 FIND_UNREFUNDED: Final = """
     SELECT s.order_id, s.number, s.at < now() - interval '1 hour' AS is_late,
-           json_object_agg(l.product_id, l.quantity) AS lines
-    FROM shortages s JOIN shortage_lines l USING (order_id, number)
-    WHERE s.at BETWEEN now() - interval '7 days' AND now() - $1::interval AND NOT EXISTS (
-        SELECT FROM order_refunds r WHERE (r.order_id, r.refund_id) = (s.order_id, 'shorted-' || s.number)
-    )
-    GROUP BY s.order_id, s.number, s.at ORDER BY s.at LIMIT $2
+           (
+               SELECT json_object_agg(l.product_id, l.quantity) FROM shortage_lines l
+               WHERE (l.order_id, l.number) = (s.order_id, s.number)
+           ) AS lines
+    FROM shortages s
+    WHERE s.at BETWEEN now() - interval '7 days' AND now() - $1::interval AND (
+        SELECT r.refund_id FROM order_refunds r WHERE (r.order_id, r.refund_id) = (s.order_id, 'shorted-' || s.number)
+    ) IS NULL
+    ORDER BY s.at LIMIT $2
 """
 
 READ_ORDERED: Final = "SELECT product_id, quantity FROM order_items WHERE order_id = $1 ORDER BY product_id"

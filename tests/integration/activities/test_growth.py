@@ -9,6 +9,7 @@ import pytest
 
 from activities.inventory import Inventory
 from activities.order_recovery import OrderRecovery
+from activities.parcels import Parcels
 from activities.reconciliation import Reconciliation
 from activities.shipments import Shipments
 from activities.verification import Verification
@@ -61,6 +62,14 @@ ADD_DETAILS: Final = (
     """INSERT INTO refunds (id, order_id, payment_intent_id, amount, status, attempt, at, checked_at)
     SELECT 're_' || id, id, payment_intent_id, 100, 'succeeded', 1, now() - interval '1 year', now() - interval '1 year'
     FROM orders WHERE payment_intent_id IS NOT NULL""",
+    """INSERT INTO order_refunds (order_id, refund_id, request_hash, amount, status, at)
+    SELECT id, 'shorted-1', '', 50, 'made', created_at FROM orders WHERE status = 'delivered'""",
+    "INSERT INTO order_refund_lines SELECT id, 'shorted-1', '1', 1, 1 FROM orders WHERE status = 'delivered'",
+    """INSERT INTO shipments (order_id, id, at, shipped_at, delivered_at)
+    SELECT id, 'p1', created_at, created_at, created_at FROM orders WHERE status = 'delivered'""",
+    "INSERT INTO shipment_lines SELECT id, 'p1', '1', 1 FROM orders WHERE status = 'delivered'",
+    "INSERT INTO shortages SELECT id, 1, created_at FROM orders WHERE status = 'delivered'",
+    "INSERT INTO shortage_lines SELECT id, 1, '1', 1 FROM orders WHERE status = 'delivered'",
     "INSERT INTO notifications SELECT id, 'order_confirmation', 'sent' FROM orders",
     "INSERT INTO reminders SELECT 'payment:' || id FROM orders",
     "ANALYZE",
@@ -75,6 +84,11 @@ SWEEPS: Final[tuple[tuple[Callable[..., Awaitable[Any]], Any], ...]] = (
     (Reconciliation.find_stuck_refunds, 100),
     (Shipments.check_shipments, ""),
     (OrderRecovery.find_orders_without_run, Page(at=datetime(1970, 1, 1, tzinfo=UTC))),
+    (OrderRecovery.find_refunds_without_run, Page(at=datetime(1970, 1, 1, tzinfo=UTC))),
+    (OrderRecovery.find_unconfirmed_orders, 100),
+    (Parcels.tell_again, 100),
+    (Parcels.refund_shortages, 100),
+    (Parcels.find_parcel_problems, 100),
     (Inventory.release_leftovers, 100),
 )
 
