@@ -47,6 +47,7 @@ async def test_every_activity_is_registered(database_url: str, temporal: Workflo
     assert sorted(registered) == sorted(defined_activities())
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("program", "unwanted"),
     [

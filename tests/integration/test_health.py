@@ -97,6 +97,7 @@ async def both_programs(folder: Path, environment: Mapping[str, str]) -> AsyncIt
         yield await asyncio.gather(*starts)
 
 
+@pytest.mark.prove
 async def test_a_blocked_loop_is_seen(temporal: WorkflowEnvironment, database_url: str, tmp_path: Path) -> None:
     """A probe gets no answer while the loop is blocked for 10 s; metrics come from another thread of the process."""
     async with serve() as sandbox, both_programs(tmp_path, addresses(temporal, database_url, sandbox)) as programs:

@@ -133,6 +133,7 @@ async def test_a_line_to_temporal_that_breaks_is_no_reason_not_to_start(temporal
     assert line.broken == 1
 
 
+@pytest.mark.prove
 async def test_a_worker_told_to_stop_does_not_wait_for_the_model(
     temporal: WorkflowEnvironment, database_url: str, tmp_path: Path
 ) -> None:
@@ -230,6 +231,7 @@ async def test_a_worker_told_to_stop_leaves_no_reservation_behind(
     assert not [line for line in said if "destroyed" in str(line) or "never retrieved" in str(line)]
 
 
+@pytest.mark.prove
 async def test_a_worker_without_the_sandbox(temporal: WorkflowEnvironment, database_url: str, tmp_path: Path) -> None:
     """It places orders, on the faster loop, and what it leaves behind is replayed in the sandbox."""
     log = tmp_path / "worker.log"

@@ -179,6 +179,7 @@ async def test_customers_of_a_closed_loop_order_one_after_the_other() -> None:
     assert len({sample.order_id for sample in load.samples}) == len(load.samples) >= 10
 
 
+@pytest.mark.prove
 async def test_customers_of_an_open_loop_are_timed_from_when_they_were_due() -> None:
     """Also while the program is late, which would otherwise hide the wait."""
 

@@ -135,6 +135,7 @@ def found(evidence: Evidence) -> set[tuple[str, str]]:
     return {(violation.subject, violation.rule) for violation in violations(evidence)}
 
 
+@pytest.mark.prove
 async def test_orders_of_every_kind_break_no_rule(mixed: Mixed) -> None:
     """Placed, refused, undone, cancelled, parked, waiting, resolved by an operator, refunded in parts, or by hand."""
     statuses = {order.id: order.status for order in (await mixed.evidence()).snapshot.orders}

@@ -46,6 +46,7 @@ def apply_patch(project: Path) -> None:
         pytest.fail(f"{PATCH.name} does not fit the code of today: see `Refresh the patch` in {README}.\n{done.stderr}")
 
 
+@pytest.mark.prove
 @pytest.mark.timeout(400)
 async def test_the_patched_project_does_what_the_recipe_says(tmp_path: Path) -> None:
     """The patch's own tests pass in a copy, and so does the replay of every history from before the step."""

@@ -248,6 +248,7 @@ async def test_an_operators_cancel_before_the_first_step(halved: Shop, split_wor
     assert await halved.stock() == (100, 0)
 
 
+@pytest.mark.prove
 async def test_a_submit_that_joins_a_run_without_an_order(halved: Shop, split_worker: SplitWorker) -> None:
     """The refusal is that of the run's own input: the caller's order gets a run of its own."""
     async with split_worker.workflows_paused():
@@ -427,6 +428,7 @@ async def test_the_closing_of_the_order_cannot_be_settled_by_a_word(shop: Shop) 
     await check_end(shop, run, FAILED_WITH_EMAIL)
 
 
+@pytest.mark.prove
 async def test_a_database_that_refuses_ends_no_run(shop: Shop) -> None:
     """Rights are lost in the middle of an undo, and come back: the run is still there, and finishes it."""
     held = shop.hooks.hold("void_payment")

@@ -57,6 +57,7 @@ async def let_go_on(shop: Shop, order_id: str) -> None:
     await shop.client.workflow_service.unpause_workflow_execution(request)
 
 
+@pytest.mark.prove
 async def test_lists_name_it(shop: Shop, paused: str) -> None:
     """Its state stands in the list, among all other runs; what asks for its stage learns why nothing answers."""
     assert [run.state for run in await order_runs(shop.client, paused)] == ["paused"]
@@ -90,6 +91,7 @@ async def test_sweeps_go_on(shop: Shop, paused: str) -> None:
     assert await shop.status(paused) == "pending"
 
 
+@pytest.mark.prove
 async def test_a_cancel_waits_for_it_and_says_so(shop: Shop, paused: str) -> None:
     """The caller gets an answer, operators get an alert, and the cancel ends once the run goes on."""
     outcome = await cancel_order(shop.client, paused, task_queue=shop.task_queue)

@@ -187,6 +187,7 @@ async def test_the_payment_is_cancelled_at_stripe_before_the_capture(shop: Shop)
 # ------------------------------------------------------------------------------------------------- silence, and a pause
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("kind", one_in(2, ["hang_after", "hang_before"]))
 async def test_stripe_hangs_in_every_post(shop: Shop, kind: Kind) -> None:
     """The client gives up first, and asks again under the same key."""

@@ -550,6 +550,7 @@ async def test_a_refund_that_does_not_arrive_is_told(shop: Shop) -> None:
     assert not (await reconcile(shop)).alerted
 
 
+@pytest.mark.prove
 async def test_a_refund_in_the_dashboard_settles_one_that_failed(shop: Shop) -> None:
     """It is found without any webhook, and kept."""
     order_id = new_order_id()
@@ -568,6 +569,7 @@ async def test_a_refund_in_the_dashboard_settles_one_that_failed(shop: Shop) -> 
     assert await reconcile(shop) == NOTHING
 
 
+@pytest.mark.prove
 async def test_a_failed_refund_that_was_made_good_otherwise_is_told_no_more(shop: Shop) -> None:
     """By the exact statement in docs/operating.md."""
     order_id = new_order_id()
@@ -584,6 +586,7 @@ async def test_a_failed_refund_that_was_made_good_otherwise_is_told_no_more(shop
     await assert_invariants(shop, order_id)
 
 
+@pytest.mark.prove
 async def test_what_is_said_of_a_second_charge_is_not_said_of_the_order(shop: Shop) -> None:
     """Its own payment is refunded all the same when it is cancelled, whichever statement was run."""
     order_id = new_order_id()
@@ -605,6 +608,7 @@ async def test_what_is_said_of_a_second_charge_is_not_said_of_the_order(shop: Sh
     assert [each.amount for each in shop.world.stripe.account.refunds.values() if each.payment_intent == own] == [5998]
 
 
+@pytest.mark.prove
 async def test_a_small_refund_does_not_make_up_for_one_that_failed(shop: Shop) -> None:
     """Neither one before it nor one after it; all of it does."""
     order_id = new_order_id()
@@ -623,6 +627,7 @@ async def test_a_small_refund_does_not_make_up_for_one_that_failed(shop: Shop) -
         assert [refund.id in words for words in alerted] == [True] * alerts
 
 
+@pytest.mark.prove
 async def test_a_refund_that_was_made_and_not_kept_is_kept(shop: Shop) -> None:
     """The run that made the refund ended before it had recorded it."""
     order_id = new_order_id()
@@ -656,6 +661,7 @@ async def test_stock_that_a_closed_order_holds_is_released(shop: Shop) -> None:
 # --------------------------------------------------------------------------------------------------- when it goes wrong
 
 
+@pytest.mark.prove
 async def test_an_outage_of_stripe_leaves_the_rest_done(shop: Shop) -> None:
     """What cannot be done now is named, and done by the next run."""
     payment = await pay(shop, "order-lost", capture="manual")
@@ -675,6 +681,7 @@ async def test_an_outage_of_stripe_leaves_the_rest_done(shop: Shop) -> None:
     assert [payment in words for words in (await reconcile(shop)).payments] == [True]
 
 
+@pytest.mark.prove
 async def test_what_is_impossible_again_and_again_does_not_hold_up_the_rest(shop: Shop) -> None:
     """After three payments that cannot be voided the others are for the next run; stock is released all the same."""
     payments = [await pay(shop, f"order-lost-{number}", capture="manual") for number in range(5)]

@@ -213,6 +213,7 @@ async def test_reset_to_each_workflow_task_after_completion(shop: Shop, payload:
     await assert_invariants(shop, O)
 
 
+@pytest.mark.prove
 async def test_reset_after_a_cancel_does_not_sell_again(shop: Shop) -> None:
     """The order was placed and is cancelled; going through it again leaves it so, and confirms nothing."""
     first = await shop.start(order_id=O)

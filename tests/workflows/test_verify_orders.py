@@ -96,6 +96,7 @@ async def test_violations_are_named_and_told_once_a_day(shop: Shop) -> None:
     assert (await report_of(await start(shop))).alerted == 2
 
 
+@pytest.mark.prove
 async def test_each_external_services_is_asked(shop: Shop) -> None:
     """The shipment at the warehouse, the refund at Stripe, the run at Temporal, the events of the row."""
     for order_id in ("shipped", "refund-failed", "unknown-payment", "unrecorded"):
@@ -138,6 +139,7 @@ async def test_an_order_whose_email_is_under_way_is_whole(shop: Shop) -> None:
     ]
 
 
+@pytest.mark.prove
 async def test_an_order_that_moves_meanwhile_is_left_to_the_next_run(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

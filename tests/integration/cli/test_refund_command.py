@@ -72,6 +72,7 @@ async def test_bad_input_is_exit_status_2(shop: Shop, starter: Starter, options:
     assert shop.hooks.calls == []
 
 
+@pytest.mark.prove
 async def test_a_parked_refund_is_exit_status_5(shop: Shop, starter: Starter) -> None:
     """`stuck` and `status` name it, with its own amount; `resolve` settles it."""
     order_id = new_order_id()

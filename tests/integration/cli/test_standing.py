@@ -358,6 +358,7 @@ async def test_a_retry_that_takes_long_is_not_waited_for(
     assert lines(said)[1].endswith("is next: stripe: out")
 
 
+@pytest.mark.prove
 async def test_a_parked_cancel_is_linked_to_its_own_run(shop: Shop, starter: Starter) -> None:
     """The run that is parked is that of cancel-order, whose refund Stripe has failed: its reason has Stripe's code."""
     order_id = new_order_id()
@@ -379,6 +380,7 @@ async def test_a_parked_cancel_is_linked_to_its_own_run(shop: Shop, starter: Sta
     assert "ada said resolved of void_payment, " in (await starter("status", order_id)).out
 
 
+@pytest.mark.prove
 async def test_a_retry_whose_run_is_terminated_is_not_done(shop: Shop, starter: Starter) -> None:
     """Exit status 5: the refund was not made."""
     order_id = new_order_id()
@@ -396,6 +398,7 @@ async def test_a_retry_whose_run_is_terminated_is_not_done(shop: Shop, starter: 
     assert "void_payment is not done: its run was ended" in said.out
 
 
+@pytest.mark.prove
 async def test_the_reason_has_the_code_and_the_message_of_the_warehouse(shop: Shop, starter: Starter) -> None:
     """What a message must not hold is left out of it."""
     order_id = new_order_id()
@@ -434,6 +437,7 @@ async def was_tried(shop: Shop, order_id: str) -> bool:
     return (order_id, "void_payment") in shop.hooks.calls
 
 
+@pytest.mark.prove
 async def test_a_parked_order_whose_run_is_gone(shop: Shop, starter: Starter) -> None:
     """A resolution has nobody to go to: the command is a cancel, which takes over, and then can be resolved."""
     order_id = await parked(shop)
@@ -472,6 +476,7 @@ async def parked_row(shop: Shop) -> str:
     return order_id
 
 
+@pytest.mark.prove
 async def test_a_parked_order_that_temporal_has_forgotten(shop: Shop, starter: Starter) -> None:
     """Its row is enough to list it, with the cancel that takes over; without PostgreSQL the list says what it lacks."""
     order_id = await parked_row(shop)
@@ -486,6 +491,7 @@ async def test_a_parked_order_that_temporal_has_forgotten(shop: Shop, starter: S
     assert blind.out.rstrip().endswith("Orders that are parked without a run are not shown.")
 
 
+@pytest.mark.prove
 async def test_more_parked_orders_than_are_listed(
     shop: Shop, starter: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,6 +521,7 @@ async def test_a_message_that_was_given_up_says_why(shop: Shop, starter: Starter
     assert "order_confirmation given up" in said.out
 
 
+@pytest.mark.prove
 async def test_more_marked_runs_than_are_listed(
     temporal: WorkflowEnvironment, starter: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -540,6 +547,7 @@ async def test_more_marked_runs_than_are_listed(
     assert int(said.err.partition(told)[0]) >= 2, "and those that other tests have left"
 
 
+@pytest.mark.prove
 async def test_who_only_reads_needs_no_more_than_that_role(shop: Shop, starter: Starter) -> None:
     """`status`, `list` and `stuck` work with orders_readonly, and nothing that writes does."""
     order_id = await parked(shop)

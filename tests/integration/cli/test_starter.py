@@ -185,6 +185,7 @@ async def test_a_bad_setting_is_named(starter: Starter) -> None:
     assert said.err.startswith("HTTP_TIMEOUT_SECONDS: ")
 
 
+@pytest.mark.prove
 async def test_without_a_worker_it_says_so(temporal: WorkflowEnvironment, starter: Starter) -> None:
     """Exit status 4; the run exists."""
     namespace = await an_empty_namespace(temporal)

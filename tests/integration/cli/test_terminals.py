@@ -113,6 +113,7 @@ async def a_parked_order(shop: Shop) -> str:
 # -------------------------------------------------------------------------------------------------------------- Ctrl-C
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("as_json", [False, True])
 async def test_ctrl_c_says_how_to_look_again(shop: Shop, terminal: Terminal, tmp_path: Path, *, as_json: bool) -> None:
     """The id is there before the wait, and again with the command after Ctrl-C; the order goes on."""
@@ -164,6 +165,7 @@ async def test_every_command_that_waits_says_how_to_look_again(
 # ------------------------------------------------------------------------------------------------------------- encoding
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("encoding", one_in(3, ["ascii", "latin-1", "utf-16"]))
 async def test_any_output_encoding(shop: Shop, terminal: Terminal, encoding: str) -> None:
     """What the encoding has not is spelled out or escaped, and the exit status is as ever."""

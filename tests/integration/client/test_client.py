@@ -160,6 +160,7 @@ async def test_a_terminated_run_is_taken_up(shop: Shop) -> None:
     await assert_invariants(shop, order_id)
 
 
+@pytest.mark.prove
 async def test_a_run_that_had_too_little_time_is_taken_up(shop: Shop) -> None:
     """Any client may give a run a time-out; the next submit starts another run, which goes on from the row."""
     order_id = new_order_id()

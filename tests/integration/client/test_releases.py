@@ -94,6 +94,7 @@ async def test_a_canary_that_ends_otherwise_stops_the_release(shop: Shop) -> Non
     assert (await view_deployment(shop.client, shop.settings.temporal_deployment_name)).ramping is None
 
 
+@pytest.mark.prove
 async def test_a_broken_invariant_takes_the_orders_back(shop: Shop) -> None:
     """What was broken before does not count; what breaks while the new version has orders does."""
     name = shop.settings.temporal_deployment_name
@@ -111,6 +112,7 @@ async def test_a_broken_invariant_takes_the_orders_back(shop: Shop) -> None:
     assert (await view_deployment(shop.client, name)).ramping is None
 
 
+@pytest.mark.prove
 async def test_what_cannot_be_released_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A version that nobody is; one that may break more than is listed; one beside which another is being ramped."""
     with monkeypatch.context() as soon:

@@ -112,6 +112,7 @@ async def test_a_broken_data_folder_is_a_message(folder: Path, files: dict[str, 
     assert all((server.data_dir / name).exists() for name in files)
 
 
+@pytest.mark.prove
 async def test_another_server_on_the_port_is_not_taken_for_ours(folder: Path) -> None:
     """A Postgres that accepts our password but serves another folder does not count as ours."""
     server = server_in(folder)

@@ -100,6 +100,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.prove
 async def test_the_life_of_a_stack(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder has one stack and is not deleted under it; SIGKILL leaves no process; the next stack finds the data."""
     stack = Stack(folder, Ports.free(), fast=True)
@@ -140,6 +141,7 @@ FULL_DISK = """
 """
 
 
+@pytest.mark.prove
 async def test_a_full_disk_is_a_message(folder: Path) -> None:
     """The error names the disk, with exit status 1 and no traceback."""
     process = await asyncio.create_subprocess_exec(
@@ -191,6 +193,7 @@ async def test_no_child_is_restarted(folder: Path) -> None:
         assert not any(map(alive, children))
 
 
+@pytest.mark.prove
 async def test_an_interrupted_start_leaves_no_process(folder: Path) -> None:
     """Ctrl-C while the stack is starting stops everything without an error."""
     async with supervisor(Stack(folder, Ports.free())) as process:

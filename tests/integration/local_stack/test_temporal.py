@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client, WorkflowExecutionStatus
 
@@ -9,6 +10,7 @@ from deploy.local.process import free_ports
 from deploy.local.temporal import TemporalServer
 
 
+@pytest.mark.prove
 async def test_runs_and_search_attributes_survive_a_restart(tmp_path: Path) -> None:
     """A run is still open after a restart, and a new search attribute is registered."""
     port, ui_port = free_ports(2)

@@ -133,6 +133,7 @@ async def a_process(log: Path, **environment: str) -> AsyncIterator[Child]:
         yield child
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("environment", "message"),
     one_in(

@@ -103,6 +103,7 @@ def test_what_pytest_reports(inside: str, expected: Result) -> None:
     assert read_report(report) == [expected]
 
 
+@pytest.mark.prove
 async def test_a_bug_that_harms_nobody_gets_away(tmp_path: Path) -> None:
     """The whole way, with a change that no test can see."""
     harmless = Bug("harmless", "nothing", (), ("tests/unit/test_money.py",))
@@ -118,6 +119,7 @@ async def test_a_patch_that_does_not_fit_catches_nothing(tmp_path: Path) -> None
     assert verdict.missed == ("worker.py has 0 times, not once: no such line",)
 
 
+@pytest.mark.prove
 async def test_one_that_got_away_fails_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """The exit status is that of the worst bug, and the line says which it is."""
     run_nothing = AsyncMock(return_value=[Result(TEST, failed="", broken="")])
