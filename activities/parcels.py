@@ -8,7 +8,7 @@ from temporalio import activity
 from temporalio.client import Client
 
 from gateways.order_store import existing_row, read_rows
-from gateways.parcel_store import find_unrefunded, read_goods
+from gateways.parcel_store import find_empty, find_owed, find_unrefunded, read_goods
 from gateways.postgres import Database
 from gateways.temporal import find_request, refund_shortage, tell_of_parcel
 from orders.models import Model, Notification, NotificationKind
@@ -29,9 +29,15 @@ FIND_UNTOLD: Final = """
     ORDER BY shipped_at LIMIT $3
 """
 
+# What operators were alerted of today is left out, so that it does not take the place of others.
 FIND_PROBLEMS: Final = """
-    SELECT order_id, id, problem FROM shipments
-    WHERE problem IS NOT NULL AND at > now() - interval '7 days' ORDER BY at LIMIT $1
+    SELECT order_id, id, problem FROM shipments s
+    WHERE problem IS NOT NULL AND problem_at > now() - interval '7 days'
+      AND NOT EXISTS (
+          SELECT FROM reminders r
+          WHERE r.key = concat('parcel:', s.order_id, ':', s.id) AND r.at > now() - interval '1 day'
+      )
+    ORDER BY problem_at LIMIT $1
 """
 
 
@@ -100,7 +106,7 @@ class Parcels:
     async def refund_shortages(self, limit: int) -> Sequence[str]:
         """Start the refunds of what can never leave, as far as they do not exist. Returns what was done, as text."""
         async with self._database.transaction() as connection:
-            found = [shortage for shortage, _ in await find_unrefunded(connection, self._after, limit)]
+            found = await find_unrefunded(connection, self._after, limit)
             rows = await read_rows(connection, {shortage.order_id for shortage in found})
         for shortage in found:
             row = rows[shortage.order_id]
@@ -109,23 +115,38 @@ class Parcels:
 
     @activity.defn
     async def find_parcel_problems(self, limit: int) -> Sequence[Problem]:
-        """Parcels of the last week that contradict their order or an earlier report, and shortages without a refund."""
+        """What operators must know of the last week, and were not told today.
+
+        Parcels that contradict their order or an earlier report, shortages without a refund, and orders that can
+        neither leave nor be cancelled.
+        """
         async with self._database.transaction() as connection:
             found = await connection.fetch(FIND_PROBLEMS, limit)
-            shortages = await find_unrefunded(connection, self._after, limit)
+            shortages = await find_owed(connection, self._after, limit)
+            empty = await find_empty(connection, self._after, limit)
         return [
-            Problem(
-                key=f"shortage:{each.order_id}:{each.number}",
-                order_id=each.order_id,
-                text=f"order {each.order_id}: the warehouse can never ship {each.text}, and it is not refunded",
-            )
-            for each, is_late in shortages
-            if is_late
-        ] + [
-            Problem(
-                key=f"parcel:{each['order_id']}:{each['id']}",
-                order_id=each["order_id"],
-                text=f"the parcel {each['id']} of order {each['order_id']}: {each['problem']}",
-            )
-            for each in found
+            *(
+                Problem(
+                    key=f"shortage:{each.order_id}:{each.number}",
+                    order_id=each.order_id,
+                    text=f"order {each.order_id}: the warehouse can never ship {each.text}, and it is not refunded",
+                )
+                for each in shortages
+            ),
+            *(
+                Problem(
+                    key=f"empty:{each}",
+                    order_id=each,
+                    text=f"the warehouse can never ship any of order {each}, which cannot be cancelled: refund it",
+                )
+                for each in empty
+            ),
+            *(
+                Problem(
+                    key=f"parcel:{each['order_id']}:{each['id']}",
+                    order_id=each["order_id"],
+                    text=f"the parcel {each['id']} of order {each['order_id']}: {each['problem']}",
+                )
+                for each in found
+            ),
         ]

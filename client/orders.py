@@ -65,6 +65,7 @@ from orders.names import (
     TASK_QUEUE,
     cancel_order_id,
 )
+from orders.parcels import SHORTAGE_REFUND
 from orders.parsing import (
     CancelRequest,
     PayRequest,
@@ -174,7 +175,10 @@ def read_refund(data: OrderData) -> Refund:
     Raises:
         InvalidInput: every problem is named.
     """
-    return parse_refund(read_json(data if isinstance(data, bytes | str) else _to_json(data)))
+    refund = parse_refund(read_json(data if isinstance(data, bytes | str) else _to_json(data)))
+    if refund.refund_id.startswith(SHORTAGE_REFUND):
+        raise InvalidInput([f"refundId: must not begin with {SHORTAGE_REFUND}, which the refunds of shortages do"])
+    return refund
 
 
 async def refund_order(

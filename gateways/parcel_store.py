@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateways.order_store import move_row, write_event
 from orders.errors import Unavailable
-from orders.models import CLOSED, UNFINISHED, OrderRow, Status
+from orders.models import CLOSED, GONE, KEPT, UNFINISHED, OrderRow, Status
 from orders.parcels import Parcel, Shipment, Shortage, units_text
 
 if TYPE_CHECKING:
@@ -49,19 +49,81 @@ KEEP_SHORTAGE: Final = """
     RETURNING number
 """
 
-# Of the last week, those whose refund does not exist, or was refused.
-# Subqueries for each shortage: joins would read the refunds and lines of all orders, once there are enough of them.
-FIND_UNREFUNDED: Final = """
-    SELECT s.order_id, s.number, s.at < now() - interval '1 hour' AS is_late,
-           (
-               SELECT json_object_agg(l.product_id, l.quantity) FROM shortage_lines l
-               WHERE (l.order_id, l.number) = (s.order_id, s.number)
-           ) AS lines
+# Of a shortage `s`. Subqueries for each: joins would read the refunds and lines of all orders, once there are enough.
+READ_SHORTAGE: Final = """
+    SELECT s.order_id, s.number, (
+        SELECT json_object_agg(l.product_id, l.quantity) FROM shortage_lines l
+        WHERE (l.order_id, l.number) = (s.order_id, s.number)
+    ) AS lines
     FROM shortages s
-    WHERE s.at BETWEEN now() - interval '7 days' AND now() - $1::interval AND (
+"""
+
+IS_UNREFUNDED: Final = """
+    (SELECT o.status FROM orders o WHERE o.id = s.order_id) = ANY($2::text[])
+    AND (
         SELECT r.refund_id FROM order_refunds r WHERE (r.order_id, r.refund_id) = (s.order_id, 'shorted-' || s.number)
     ) IS NULL
-    ORDER BY s.at LIMIT $2
+"""
+
+# Of a product of a shortage: the units that are refunded, as order_refunds.READ_UNITS_LEFT counts them.
+REFUNDED: Final = """(
+    SELECT coalesce(sum((
+        SELECT CASE WHEN r.status <> 'withdrawn' THEN u.quantity WHEN r.restocked THEN u.restock END
+        FROM order_refunds r WHERE (r.order_id, r.refund_id) = (u.order_id, u.refund_id)
+    )), 0) FROM order_refund_lines u WHERE (u.order_id, u.product_id) = (l.order_id, l.product_id)
+)"""
+
+# Some line of a shortage has more units than are left to refund: refund-order would refuse it.
+IS_REFUSED: Final = f"""EXISTS (
+    SELECT FROM shortage_lines l JOIN order_items i USING (order_id, product_id)
+    WHERE (l.order_id, l.number) = (s.order_id, s.number) AND l.quantity > i.quantity - {REFUNDED}
+)"""
+
+# Some line of a shortage has fewer units that are refunded than can never leave.
+IS_OWED: Final = f"""EXISTS (
+    SELECT FROM shortage_lines l WHERE (l.order_id, l.number) = (s.order_id, s.number) AND (
+        SELECT sum(t.quantity) FROM shortage_lines t WHERE (t.order_id, t.product_id) = (l.order_id, l.product_id)
+    ) > {REFUNDED}
+)"""  # noqa: S608 (constants of ours)
+
+FIND_UNREFUNDED: Final = f"""
+    {READ_SHORTAGE}
+    WHERE s.at BETWEEN now() - interval '7 days' AND now() - $1::interval AND {IS_UNREFUNDED} AND NOT {IS_REFUSED}
+    ORDER BY s.at LIMIT $3
+"""
+
+# Not refunded for an hour. What operators were alerted of today is left out.
+FIND_OWED: Final = f"""
+    {READ_SHORTAGE}
+    WHERE s.at BETWEEN now() - interval '7 days' AND now() - greatest($1::interval, interval '1 hour')
+      AND {IS_UNREFUNDED} AND (NOT {IS_REFUSED} OR {IS_OWED})
+      AND NOT EXISTS (
+          SELECT FROM reminders m
+          WHERE m.key = concat('shortage:', s.order_id, ':', s.number) AND m.at > now() - interval '1 day'
+      )
+    ORDER BY s.at LIMIT $3
+"""
+
+# No cancel refunds what is left of them: something has left, as the warehouse says, and no parcel with units of them.
+FIND_EMPTY: Final = """
+    SELECT DISTINCT s.order_id FROM shortages s
+    WHERE s.at BETWEEN now() - interval '7 days' AND now() - $1::interval
+      AND (SELECT o.status FROM orders o WHERE o.id = s.order_id) = ANY($2::text[])
+      AND NOT EXISTS (SELECT FROM shipments p WHERE p.order_id = s.order_id AND p.shipped_at IS NOT NULL)
+      AND NOT EXISTS (
+          SELECT FROM order_items i WHERE i.order_id = s.order_id AND i.quantity > (
+              SELECT coalesce(sum(l.quantity), 0) FROM shortage_lines l
+              WHERE (l.order_id, l.product_id) = (i.order_id, i.product_id)
+          )
+      )
+      AND (SELECT o.total FROM orders o WHERE o.id = s.order_id) > (
+          SELECT coalesce(sum(r.amount), 0) FROM order_refunds r
+          WHERE r.order_id = s.order_id AND r.status <> 'withdrawn'
+      )
+      AND NOT EXISTS (
+          SELECT FROM reminders m WHERE m.key = 'empty:' || s.order_id AND m.at > now() - interval '1 day'
+      )
+    ORDER BY s.order_id LIMIT $3
 """
 
 READ_ORDERED: Final = "SELECT product_id, quantity FROM order_items WHERE order_id = $1 ORDER BY product_id"
@@ -70,7 +132,7 @@ KEEP: Final = """
     INSERT INTO shipments AS s (order_id, id, carrier, tracking, tracking_url, shipped_at)
     VALUES ($1, $2, $3, $4, $5, now())
     ON CONFLICT (order_id, id) DO UPDATE SET carrier = excluded.carrier, tracking = excluded.tracking,
-        tracking_url = excluded.tracking_url, shipped_at = now(), problem = NULL
+        tracking_url = excluded.tracking_url, shipped_at = now(), problem = NULL, problem_at = NULL
 """
 
 KEEP_LINES: Final = """
@@ -81,14 +143,17 @@ KEEP_LINES: Final = """
 # A carrier may give its number later than the goods.
 KEEP_TRACKING: Final = """
     UPDATE shipments SET carrier = coalesce($3, carrier), tracking = coalesce($4, tracking),
-        tracking_url = coalesce($5, tracking_url), problem = $6
+        tracking_url = coalesce($5, tracking_url), problem = $6,
+        problem_at = CASE WHEN problem = $6 THEN problem_at WHEN $6 IS NOT NULL THEN now() END
     WHERE (order_id, id) = ($1, $2)
       AND (problem IS DISTINCT FROM $6 OR carrier IS NULL OR tracking IS NULL OR tracking_url IS NULL)
 """
 
+# A problem that is said again is not new.
 KEEP_PROBLEM: Final = """
-    INSERT INTO shipments AS s (order_id, id, problem) VALUES ($1, $2, $3)
-    ON CONFLICT (order_id, id) DO UPDATE SET problem = excluded.problem
+    INSERT INTO shipments AS s (order_id, id, problem, problem_at) VALUES ($1, $2, $3, now())
+    ON CONFLICT (order_id, id) DO UPDATE SET problem = excluded.problem, problem_at = now()
+    WHERE s.problem IS DISTINCT FROM excluded.problem
 """
 
 KEEP_DELIVERY: Final = """
@@ -122,11 +187,6 @@ class Goods(NamedTuple):
     shorted: Mapping[str, int] = {}
 
     @property
-    def can_never_leave(self) -> bool:
-        """Whether the warehouse has nothing that it could ship."""
-        return not self.parcels and bool(self.shorted) and not self.rest
-
-    @property
     def counting(self) -> Sequence[KeptParcel]:
         return [each for each in self.parcels if each.counts]
 
@@ -140,9 +200,14 @@ class Goods(NamedTuple):
         return {product: quantity for product, quantity in rest.items() if quantity}
 
     @property
+    def still_there(self) -> Mapping[str, int]:
+        """What has not left, and can."""
+        return self.rest if all(each.lines for each in self.counting) else {}
+
+    @property
     def have_left(self) -> bool:
-        """Whether every unit has."""
-        return bool(self.counting) and (not self.rest or any(not each.lines for each in self.counting))
+        """Whether every unit has, except for those that never can."""
+        return bool(self.counting) and not self.still_there
 
     @property
     def are_delivered(self) -> bool:
@@ -155,8 +220,8 @@ class Goods(NamedTuple):
 class Followed(NamedTuple):
     """What came of what the warehouse said: whether the order moved, the parcels that are new, and what is wrong.
 
-    `missing` is what has not left though the warehouse says that all has, `can_never_leave`: the warehouse has nothing
-    to ship.
+    `missing` is what has not left though the warehouse says that all has, `can_never_leave`: nothing has left, and the
+    warehouse has nothing to ship.
     """
 
     moved: bool = False
@@ -173,10 +238,19 @@ async def read_goods(connection: "Connection", order_id: str) -> Goods:
     return Goods(ordered, [_kept(row) for row in await connection.fetch(READ, order_id)], shorted)
 
 
-async def find_unrefunded(connection: "Connection", after: timedelta, limit: int) -> list[tuple[Shortage, bool]]:
-    """Shortages older than `after` whose refund does not exist, each with whether that is so for long."""
-    found = await connection.fetch(FIND_UNREFUNDED, after, limit)
-    return [(Shortage(row["order_id"], row["number"], json.loads(row["lines"])), row["is_late"]) for row in found]
+async def find_unrefunded(connection: "Connection", after: timedelta, limit: int) -> list[Shortage]:
+    """Shortages of paid orders, older than `after`, whose refund does not exist and would not be refused."""
+    return [_shortage(row) for row in await connection.fetch(FIND_UNREFUNDED, after, KEPT, limit)]
+
+
+async def find_owed(connection: "Connection", after: timedelta, limit: int) -> list[Shortage]:
+    """Shortages of paid orders that are not refunded for long, however it may be. Those reported today are left out."""
+    return [_shortage(row) for row in await connection.fetch(FIND_OWED, after, KEPT, limit)]
+
+
+async def find_empty(connection: "Connection", after: timedelta, limit: int) -> list[str]:
+    """Orders that can neither leave nor be cancelled, and are not all refunded. Those reported today are left out."""
+    return [row["order_id"] for row in await connection.fetch(FIND_EMPTY, after, GONE, limit)]
 
 
 async def follow_shipment(
@@ -188,8 +262,12 @@ async def follow_shipment(
     that something has left.
 
     Raises:
-        Unavailable: the order is unfinished, and its own run comes first.
+        Unavailable: the order is unfinished, and its own run comes first; or the event names a parcel, and the answer
+            says nothing of it yet.
     """
+    if event and _comes_before(shipment) and row.status not in CLOSED:
+        text = f"the warehouse answers that the order is {shipment.status}"
+        raise Unavailable(text, type="goods_are_there", retry_after=UNTIL_SETTLED)
     if shipment.status not in LEFT and not shipment.parcels and not shipment.shorted:
         return Followed()
     if row.status in UNFINISHED:
@@ -219,16 +297,19 @@ async def _follow(connection: "Connection", row: OrderRow, shipment: Shipment, e
     for parcel in _parcels(shipment, event):
         if problem := await _keep(connection, row, shipment, parcel, shipped):
             problems[parcel.shipment_id] = problem
-    if shipment.parcels is None and event and event.status == "delivered":
+    if shipment.parcels is None and shipment.status in LEFT and event and event.status == "delivered":
         await connection.execute(KEEP_DELIVERY, row.id, event.shipment_id)
     goods = await read_goods(connection, row.id)
     if goods.have_left and shipment.status == "delivered":
         await connection.execute(DELIVER_ALL, row.id)
         goods = await read_goods(connection, row.id)
-    has_begun = shipment.status in LEFT or bool(goods.parcels)
+    if SHORTED in problems and goods.have_left:  # nobody asks about the order any more, so it is a problem of a parcel
+        await connection.execute(KEEP_PROBLEM, row.id, goods.counting[-1].id, problems[SHORTED])
+    has_begun = row.status in GONE or shipment.status in LEFT or bool(goods.parcels)
     moved = await _move_after(connection, row.id, goods) if has_begun else False
     missing = goods.rest if shipment.status in ALL_LEFT and not goods.have_left else {}
-    return Followed(moved, shipped, shortage, problems, missing, goods.can_never_leave)
+    can_never_leave = not has_begun and bool(goods.shorted) and not goods.rest
+    return Followed(moved, shipped, shortage, problems, missing, can_never_leave)
 
 
 async def _keep_shortage(
@@ -249,11 +330,16 @@ async def _keep_shortage(
     return shortage
 
 
+def _comes_before(shipment: Shipment) -> bool:
+    """Whether the answer may be older than an event: the goods are still there, and it lists no parcels."""
+    return shipment.parcels is None and shipment.status not in (*LEFT, "cancelled")
+
+
 def _parcels(shipment: Shipment, event: Parcel | None) -> Sequence[Parcel]:
     """The parcels to believe in. A warehouse that lists none ships all at once, unless its events say otherwise."""
     if shipment.parcels is not None:
         return shipment.parcels
-    if event and (event.lines or event.status == "shipped"):
+    if event and shipment.status in LEFT and (event.lines or event.status == "shipped"):
         return [event]
     return [Parcel(shipment_id=shipment.id)] if shipment.status in ALL_LEFT and event is None else []
 
@@ -268,12 +354,13 @@ async def _keep(
     goods = await read_goods(connection, row.id)
     known = next((each for each in goods.parcels if each.id == parcel.shipment_id), None)
     lines = {line.product_id: line.quantity for line in parcel.lines or ()}
-    details = (row.id, parcel.shipment_id, parcel.carrier, parcel.tracking, parcel.tracking_url)
+    tracking = (None, None) if row.is_erased else (parcel.tracking, parcel.tracking_url)
+    details = (row.id, parcel.shipment_id, parcel.carrier, *tracking)
     if known and known.counts:
         differs = bool(lines) and lines != dict(goods.lines_of(known))
         problem = f"the warehouse says later that the parcel has {units_text(lines)}" if differs else None
         await connection.execute(KEEP_TRACKING, *details, problem)
-    elif not lines and goods.have_left:
+    elif not lines and not goods.still_there:
         return None
     elif problem := _excess(goods, lines) if lines or shipment.status in ALL_LEFT else NO_LINES:
         await connection.execute(KEEP_PROBLEM, row.id, parcel.shipment_id, problem)
@@ -289,7 +376,7 @@ async def _keep(
 
 def _excess(goods: Goods, lines: Mapping[str, int]) -> str | None:
     """What the lines have that the order has not, or that has left already."""
-    rest = goods.rest
+    rest = goods.still_there
     more = {product: quantity for product, quantity in lines.items() if quantity > rest.get(product, 0)}
     if not more:
         return None
@@ -298,14 +385,17 @@ def _excess(goods: Goods, lines: Mapping[str, int]) -> str | None:
 
 
 async def _move_after(connection: "Connection", order_id: str, goods: Goods) -> bool:
-    """Move the row to where its goods are. A parcel whose lines do not count has left too."""
+    """Move the row to where its goods are. A parcel whose lines do not count has left too.
+
+    An order that has begun to leave ends as `shipped`, also if no parcel of it counts and the rest can never leave.
+    """
     moved = False
-    if not goods.have_left:
+    if goods.still_there:
         why = "the warehouse has shipped a part"
         moved |= await move_row(connection, order_id, Status.PROCESSING, Status.SHIPPING, why)
         moved |= await move_row(connection, order_id, Status.CANCELLING, Status.SHIPPING, why)
         return moved
-    why = "the warehouse says shipped"
+    why = "the warehouse says shipped" if goods.have_left else "the warehouse can never ship the rest"
     moved |= await move_row(connection, order_id, Status.PROCESSING, Status.SHIPPED, why)
     moved |= await move_row(connection, order_id, Status.CANCELLING, Status.SHIPPED, why)
     moved |= await move_row(connection, order_id, Status.SHIPPING, Status.SHIPPED, why)
@@ -324,3 +414,7 @@ def _kept(row: "asyncpg.Record") -> KeptParcel:
         tracking=row["tracking"],
         tracking_url=row["tracking_url"],
     )
+
+
+def _shortage(row: "asyncpg.Record") -> Shortage:
+    return Shortage(row["order_id"], row["number"], json.loads(row["lines"]))

@@ -216,11 +216,13 @@ CREATE TABLE shipments (
     shipped_at timestamptz,  -- null: its lines do not count, because they are not known yet, or cannot be true
     delivered_at timestamptz,
     problem text,  -- what operators must know: the warehouse contradicts the order, or itself
-    PRIMARY KEY (order_id, id)
+    problem_at timestamptz,  -- since when
+    PRIMARY KEY (order_id, id),
+    CONSTRAINT shipments_problem CHECK ((problem IS NULL) = (problem_at IS NULL))
 );
 
 CREATE INDEX shipments_shipped ON shipments (shipped_at);
-CREATE INDEX shipments_problems ON shipments (at) WHERE problem IS NOT NULL;
+CREATE INDEX shipments_problems ON shipments (problem_at) WHERE problem IS NOT NULL;
 
 CREATE TABLE shipment_lines (
     order_id text,

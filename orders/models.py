@@ -4,6 +4,7 @@ First the vocabulary (statuses and codes), then the edge (what a client gets, in
 then the inside (money in minor units, each product of a cart once, the order row).
 """
 
+import re
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -99,6 +100,8 @@ class ErrorCode(StrEnum):
 
 
 # The order goes on, so another submit or `pay` may get another answer.
+ERASED: Final = re.compile(r"forgotten-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # a customer id
+
 UNFINISHED_ANSWERS: Final = frozenset(
     {ErrorCode.PAYMENT_REQUIRED, ErrorCode.AUTHENTICATION_REQUIRED, ErrorCode.UNDO_PARKED}
 )
@@ -423,6 +426,11 @@ class OrderRow(Model):
     def is_free(self) -> bool:
         """Nothing is to be paid, so there is no payment. Also of an order that was closed before it had a price."""
         return self.total == 0
+
+    @property
+    def is_erased(self) -> bool:
+        """Whether its personal data was erased: see forget_orders in the database."""
+        return bool(ERASED.fullmatch(self.customer_id))
 
     @property
     def outcome(self) -> OrderOutcome:

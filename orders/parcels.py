@@ -15,6 +15,7 @@ from orders.parsing import MAX_LINES, ORDER_ID, Email, Id, Request, Units, valid
 from orders.plain_text import has_markup, is_harmful
 
 MAX_PARCELS: Final = 200  # of one order
+SHORTAGE_REFUND: Final = "shorted-"  # how the ids of refunds of shortages begin: no other refund may be called so
 
 Token = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
 ParcelId = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
@@ -53,7 +54,7 @@ class Shortage(NamedTuple):
 
     @property
     def refund_id(self) -> str:
-        return f"shorted-{self.number}"
+        return f"{SHORTAGE_REFUND}{self.number}"
 
     @property
     def text(self) -> str:

@@ -85,7 +85,7 @@ async def test_a_parcel_that_does_not_count(shop: Shop) -> None:
     """Nobody is told of what cannot be true."""
     order_id = await ship(shop)
     await shop.pool.execute(
-        "UPDATE shipments SET shipped_at = NULL, problem = 'too much' WHERE order_id = $1", order_id
+        "UPDATE shipments SET shipped_at = NULL, problem = 'too much', problem_at = now() WHERE order_id = $1", order_id
     )
     await notify(shop, order_id)
     assert (told(shop, order_id), await state(shop, order_id)) == ([], None)

@@ -7,13 +7,19 @@ import pytest
 
 from activities.parcels import Parcels
 from activities.shipments import Shipments
+from gateways.order_store import existing_row
+from gateways.parcel_store import find_unrefunded, follow_shipment
 from orders.models import Order
+from orders.parcels import Parcel, Shipment
 from orders.reconciliation import Problem, StrayShipments
 from sandbox.fulfillment import Departure, Item, Lack
 from tests.support.activity_bench import ActivityBench, order_of
 
 TWO = [{"productId": "1", "quantity": 2}, {"productId": "2", "quantity": 1}]
 AGE = timedelta(hours=2)
+ADD_REFUND = """
+    INSERT INTO order_refunds (order_id, refund_id, request_hash, amount, status) VALUES ('o1', 'r1', '', $1, 'made')
+"""
 
 
 @pytest.fixture
@@ -121,9 +127,107 @@ async def test_a_shortage_that_is_not_refunded(bench: ActivityBench, order: Orde
     assert problem.text == "order o1: the warehouse can never ship 1 of product 2, and it is not refunded"
 
 
-def send(bench: ActivityBench, order: Order, shipment_id: str, units: dict[str, int]) -> None:
+async def test_problems_that_are_reported_leave_room(bench: ActivityBench, order: Order) -> None:
+    """The one that was reported today does not take the place of another; a week counts from when it was found."""
+    send(bench, order, "par_1", {"1": 1})
+    await check(bench)
+    await bench.pool.execute("UPDATE shipments SET at = at - interval '8 days'")
+    send(bench, order, "par_1", {"1": 2})
+    await check(bench)
+    (problem,) = await bench.do(Parcels.find_parcel_problems, 1)
+    assert problem.text.endswith("the warehouse says later that the parcel has 2 of product 1")
+    since = await bench.pool.fetchval("SELECT problem_at FROM shipments")
+    await check(bench)
+    assert await bench.pool.fetchval("SELECT problem_at FROM shipments") == since
+
+    send(bench, order, "par_2", {"2": 2})
+    await check(bench)
+    await remind(bench, problem.key)
+    (another,) = await bench.do(Parcels.find_parcel_problems, 1)
+    assert another.key == "parcel:o1:par_2"
+
+
+@pytest.mark.parametrize(
+    ("short_of", "refunded", "found"),
+    [
+        ({"2": 1}, {}, ["started", "reported"]),
+        ({"2": 1}, {"2": 1}, []),  # support was faster
+        ({"1": 2}, {"1": 1}, ["reported"]),  # refund-order would refuse the two, and one is owed
+        ({"1": 1}, {"1": 1}, ["started", "reported"]),  # the unit may be another one
+    ],
+)
+async def test_a_shortage_whose_units_are_refunded(
+    bench: ActivityBench, order: Order, short_of: dict[str, int], refunded: dict[str, int], found: list[str]
+) -> None:
+    """It is not asked for again, and operators are not told of what is not owed."""
+    short(bench, order, short_of)
+    await check(bench)
+    await bench.pool.execute("UPDATE shortages SET at = at - $1::interval", AGE)
+    await bench.pool.execute(ADD_REFUND, 1)
+    for product, units in refunded.items():
+        await bench.pool.execute("INSERT INTO order_refund_lines VALUES ('o1', 'r1', $1, $2, 0)", product, units)
+    assert ["reported" for _ in await bench.do(Parcels.find_parcel_problems, 10)] == found[-1:]
+    async with bench.database.transaction() as connection:
+        assert ["started" for _ in await find_unrefunded(connection, timedelta(0), 10)] == found[:-1]
+
+
+async def test_a_shortage_of_a_cancelled_order(bench: ActivityBench, order: Order) -> None:
+    """The cancel refunds it; it takes the place of no other one."""
+    short(bench, order, {"2": 1})
+    await check(bench)
+    await bench.pool.execute("UPDATE shortages SET at = at - $1::interval", AGE)
+    await bench.pool.execute("UPDATE orders SET status = 'cancelling'")
+    assert await bench.do(Parcels.find_parcel_problems, 10) == []
+    assert await bench.do(Parcels.refund_shortages, 10) == []
+
+
+async def test_a_shortage_is_reported_once_a_day(bench: ActivityBench, order: Order) -> None:
+    """It does not take the place of others."""
+    short(bench, order, {"2": 1})
+    await check(bench)
+    await bench.pool.execute("UPDATE shortages SET at = at - $1::interval", AGE)
+    (problem,) = await bench.do(Parcels.find_parcel_problems, 10)
+    await remind(bench, problem.key)
+    assert await bench.do(Parcels.find_parcel_problems, 10) == []
+
+
+@pytest.mark.parametrize("has_a_problem", [False, True])
+async def test_nothing_can_ever_leave_of_an_order_that_cannot_be_cancelled(
+    bench: ActivityBench, order: Order, *, has_a_problem: bool
+) -> None:
+    """The warehouse said that goods have left: the order ends, and operators are told until it is refunded."""
+    if has_a_problem:
+        send(bench, order, "par_1", {"1": 3})
+    else:
+        await bench.pool.execute("UPDATE orders SET status = 'cancelling'")
+        await bench.do(Shipments.mark_shipped, order.id)
+    short(bench, order, {"1": 2, "2": 1})
+    assert (await check(bench)).found == ()
+    assert await bench.status(order.id) == "shipped"
+    await bench.pool.execute("UPDATE shortages SET at = at - $1::interval", AGE)
+    text = "the warehouse can never ship any of order o1, which cannot be cancelled: refund it"
+    assert Problem(key="empty:o1", order_id="o1", text=text) in await bench.do(Parcels.find_parcel_problems, 10)
+    await bench.pool.execute(ADD_REFUND, await bench.pool.fetchval("SELECT total FROM orders"))
+    assert all(each.key != "empty:o1" for each in await bench.do(Parcels.find_parcel_problems, 10))
+
+
+async def test_an_erased_order_gets_no_tracking(bench: ActivityBench, order: Order) -> None:
+    """What was erased does not come back with the next answer of the warehouse."""
+    send(bench, order, "par_1", {"1": 2, "2": 1}, tracking="1Z999")
+    await check(bench)
+    await bench.pool.execute("SELECT forget_orders(customer_id, ARRAY[id], 'ann') FROM orders")
+    shipment = Shipment(id="ful_1", status="shipped", parcels=(Parcel(shipment_id="par_1", tracking="1Z999"),))
+    async with bench.database.transaction() as connection:
+        await follow_shipment(connection, await existing_row(connection, order.id), shipment)
+    assert await bench.pool.fetchval("SELECT tracking FROM shipments") is None
+
+
+def send(
+    bench: ActivityBench, order: Order, shipment_id: str, units: dict[str, int], tracking: str | None = None
+) -> None:
     shipments = bench.world.fulfillment.shipments
-    shipments[order.id] = shipments[order.id].sends(Departure(shipment_id=shipment_id, lines=items(units)))
+    said = Departure(shipment_id=shipment_id, lines=items(units), tracking=tracking)
+    shipments[order.id] = shipments[order.id].sends(said)
 
 
 def short(bench: ActivityBench, order: Order, units: dict[str, int]) -> None:
@@ -138,6 +242,11 @@ def set_status(bench: ActivityBench, order: Order, status: Any) -> None:
 
 def items(units: dict[str, int]) -> tuple[Item, ...]:
     return tuple(Item(product_id=product, quantity=quantity) for product, quantity in units.items())
+
+
+async def remind(bench: ActivityBench, key: str) -> None:
+    """Operators were alerted."""
+    await bench.pool.execute("INSERT INTO reminders (key) VALUES ($1)", key)
 
 
 async def check(bench: ActivityBench) -> StrayShipments:

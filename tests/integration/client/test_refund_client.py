@@ -97,7 +97,7 @@ async def test_a_program_starts_one_without_waiting(shop: Shop) -> None:
     """As the web process does; a second start joins the first."""
     order_id = new_order_id()
     await shop.place(order_id=order_id)
-    asked = read_refund({"orderId": order_id, "refundId": "shorted-1", "lines": [UNIT]})
+    asked = read_refund({"orderId": order_id, "refundId": "r1", "lines": [UNIT]})
     first = await start_refund(shop.client, asked, task_queue=shop.task_queue)
     await start_refund(shop.client, asked, task_queue=shop.task_queue)
 
@@ -106,7 +106,12 @@ async def test_a_program_starts_one_without_waiting(shop: Shop) -> None:
 
 @pytest.mark.parametrize(
     ("data", "problem"),
-    [("{", "input: must be JSON"), ({"orderId": "o1"}, "refundId: is required"), ({"amount": -1}, "amount")],
+    [
+        ("{", "input: must be JSON"),
+        ({"orderId": "o1"}, "refundId: is required"),
+        ({"amount": -1}, "amount"),
+        ({"orderId": "o1", "refundId": "shorted-1", "amount": 1}, "refundId: must not begin with shorted-"),
+    ],
 )
 def test_bad_input_starts_nothing(data: Any, problem: str) -> None:
     """Every problem is named."""

@@ -11,6 +11,7 @@ import pytest
 from app.web import events
 from orders.errors import NoAnswer
 from sandbox.faults import Fault
+from sandbox.fulfillment import Item
 from tests.support.invariants import assert_invariants
 from tests.support.sample import one_in
 from tests.support.shop import an_order, eventually
@@ -184,12 +185,62 @@ async def test_the_warehouse_itself_lists_other_parcels(web: Web) -> None:
     assert await web.shop.status(O) == "shipping"
 
 
-@pytest.mark.parametrize("claim", [FIRST, {}, {"tracking": "7"}], ids=["parcel", "nothing", "tracking"])
-async def test_a_parcel_of_goods_that_are_still_there(web: Web, claim: dict[str, Any]) -> None:
-    """The warehouse itself answers that nothing has left."""
+@pytest.mark.parametrize("is_short", [False, True], ids=["all", "shorted"])
+@pytest.mark.parametrize(
+    ("kind", "claim", "status"),
+    [
+        ("shipped", FIRST, 503),
+        ("shipped", {"tracking": "7"}, 503),
+        ("delivered", {"shipmentId": "par_1"}, 503),
+        ("shipped", {}, 200),
+    ],
+    ids=["parcel", "tracking", "delivery", "nothing"],
+)
+async def test_a_parcel_of_goods_that_are_still_there(
+    web: Web, kind: str, claim: dict[str, Any], status: int, *, is_short: bool
+) -> None:
+    """The warehouse itself answers that nothing has left: what only the event says may be sent again."""
     assert (await web.shop.place(TWO_LINES, order_id=O)).success
-    assert (await tell(web, "shipped", claim)).status_code == 200
+    if is_short:
+        await web.shop.at_warehouse(O, "short", {"lines": SECOND["lines"]})
+    assert (await tell(web, kind, claim)).status_code == status
     assert (await web.shop.status(O), await kept(web)) == ("processing", [])
+
+
+async def test_an_event_that_is_faster_than_the_answer(web: Web) -> None:
+    """It is sent again until the warehouse says so too, and nothing of it is lost."""
+    web.shop.world.fulfillment.hides_parcels = True
+    assert (await web.shop.place(TWO_LINES, order_id=O)).success
+    assert (await tell(web, "shipped", FIRST, "whe_1")).status_code == 503
+    await web.shop.ship(O, FIRST)
+    assert (await tell(web, "shipped", FIRST, "whe_1")).json()["outcome"] == "applied"
+    assert await kept(web) == [("par_1", True, False, "1", 2)]
+    assert await web.shop.pool.fetchval("SELECT tracking FROM shipments") == "1Z999"
+
+
+@pytest.mark.parametrize("has_arrived", [False, True])
+async def test_what_has_left_as_a_whole(web: Web, *, has_arrived: bool) -> None:
+    """Nothing of it can be short, and no parcel of it can leave: operators are told, and nothing is refunded."""
+    web.shop.world.fulfillment.hides_parcels = True
+    assert (await web.shop.place(TWO_LINES, order_id=O)).success
+    await web.shop.ship(O)
+    assert (await tell(web, "shipped", {})).status_code == 200
+    if has_arrived:
+        await web.shop.deliver(O)
+        assert (await tell(web, "delivered", {})).status_code == 200
+    status = await web.shop.status(O)
+    assert status == ("delivered" if has_arrived else "shipped")
+    shipments = web.shop.world.fulfillment.shipments
+    shipments[O] = shipments[O].model_copy(update={"shorted": (Item(product_id="2", quantity=1),)})
+
+    answer = await tell(web, "shorted", {})
+    text = "the warehouse says 1 of product 2, but the rest of the order is 0 of product 2"
+    assert (answer.status_code, answer.json()["why"]) == (422, f"lines: {text}")
+    assert await problems(web) == [text]
+    assert (await tell(web, "shipped", FIRST)).status_code == 422
+    assert await web.shop.pool.fetchval("SELECT count(*) FROM shortages") == 0
+    assert await web.shop.status(O) == status
+    await assert_invariants(web.shop, O)
 
 
 @pytest.mark.parametrize(
