@@ -124,20 +124,25 @@ SELL_STOCK: Final = """
     FROM sold s WHERE i.product_id = s.product_id
 """
 
-# A held unit leaves `reserved`, a sold unit leaves `sold`, a released unit is back already. `sold` is for statistics: a
-# wrong count must not keep stock from coming back.
+# A held unit leaves `reserved`, a sold unit leaves `sold`, a released unit is back already. Units that were refunded
+# and not put back are lost, and stay `sold`. That is for statistics: a wrong count must not keep stock from coming
+# back.
 RELEASE_STOCK: Final = """
     WITH open AS (
-        SELECT product_id, quantity - returned AS quantity, state FROM reservations
-        WHERE order_id = $1 AND state <> 'released' FOR UPDATE
+        SELECT product_id, quantity - returned AS quantity, state, least(quantity - returned, (
+            SELECT coalesce(sum(l.quantity - l.restock), 0)
+            FROM order_refund_lines l JOIN order_refunds f USING (order_id, refund_id)
+            WHERE (l.order_id, l.product_id) = (r.order_id, r.product_id) AND f.status <> 'withdrawn'
+        ))::integer AS lost
+        FROM reservations r WHERE order_id = $1 AND state <> 'released' FOR UPDATE
     ), released AS (
-        UPDATE reservations r SET state = 'released' FROM open
+        UPDATE reservations r SET state = 'released', written_off = open.lost FROM open
         WHERE r.order_id = $1 AND r.product_id = open.product_id
     )
     UPDATE inventory i
-    SET quantity = i.quantity + open.quantity,
+    SET quantity = i.quantity + open.quantity - open.lost,
         reserved = i.reserved - CASE open.state WHEN 'held' THEN open.quantity ELSE 0 END,
-        sold = greatest(0, i.sold - CASE open.state WHEN 'sold' THEN open.quantity ELSE 0 END)
+        sold = greatest(0, i.sold - CASE open.state WHEN 'sold' THEN open.quantity - open.lost ELSE 0 END)
     FROM open WHERE i.product_id = open.product_id
 """
 

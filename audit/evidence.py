@@ -52,10 +52,11 @@ READ_ORDERS: Final = """
 """
 
 READ_RESERVATIONS: Final = """
-    SELECT v.order_id, v.product_id, v.quantity, v.state, v.returned,
+    SELECT v.order_id, v.product_id, v.quantity, v.state, v.returned, v.written_off,
            coalesce(sum(CASE WHEN f.status <> 'withdrawn' THEN l.quantity WHEN f.restocked THEN l.restock END), 0)
                AS refunded,
-           coalesce(sum(l.restock) FILTER (WHERE f.restocked), 0) AS restocked
+           coalesce(sum(l.restock) FILTER (WHERE f.restocked), 0) AS restocked,
+           coalesce(sum(l.quantity - l.restock), 0) AS lost
     FROM reservations v
     LEFT JOIN order_refund_lines l USING (order_id, product_id) LEFT JOIN order_refunds f USING (order_id, refund_id)
     WHERE $1::text[] IS NULL OR v.order_id = ANY($1)
@@ -170,15 +171,20 @@ class OrderEntry(Model):
 
 
 class Reservation(Model):
-    """`returned` units of it came back, as its own row says. Refunds say how many are `refunded` and `restocked`."""
+    """`returned` units of it came back, as its own row says; `written_off` ones of a released order did not.
+
+    Refunds say how many are `refunded` and `restocked`, and how many can be `lost`.
+    """
 
     order_id: str
     product_id: str
     quantity: int
     state: Literal["held", "sold", "released"]
     returned: int
+    written_off: int
     refunded: int
     restocked: int
+    lost: int
 
 
 class LineEntry(Model):

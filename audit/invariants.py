@@ -81,13 +81,16 @@ def settled_orders_hold_nothing(evidence: Evidence) -> Iterator[Finding]:
 
 
 def returns_are_counted_once(evidence: Evidence) -> Iterator[Finding]:
-    """The units of a sold order that came back are those that its refunds restocked; no more are refunded than sold."""
+    """The units that came back or are lost are those that refunds say, and no more are refunded than were sold."""
     for each in evidence.snapshot.reservations:
         if each.refunded > each.quantity:
             what = f"{each.refunded} of product {each.product_id} are refunded, {each.quantity} were ordered"
             yield Finding(each.order_id, what)
         if each.state == "sold" and each.returned != each.restocked:
             what = f"{each.returned} of product {each.product_id} came back, its refunds restocked {each.restocked}"
+            yield Finding(each.order_id, what)
+        if each.written_off > each.lost:
+            what = f"{each.written_off} of product {each.product_id} are written off, its refunds lost {each.lost}"
             yield Finding(each.order_id, what)
 
 

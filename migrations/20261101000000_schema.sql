@@ -158,7 +158,9 @@ CREATE TABLE reservations (
     quantity integer NOT NULL CHECK (quantity > 0),
     state text NOT NULL CHECK (state IN ('held', 'sold', 'released')),
     returned integer NOT NULL DEFAULT 0 CHECK (returned BETWEEN 0 AND quantity),  -- units that came back after the sale
-    PRIMARY KEY (order_id, product_id)
+    written_off integer NOT NULL DEFAULT 0 CHECK (written_off >= 0),  -- of a released one: units that are lost, and stay sold
+    PRIMARY KEY (order_id, product_id),
+    CONSTRAINT reservations_written_off CHECK (written_off <= quantity - returned AND (written_off = 0 OR state = 'released'))
 );
 
 CREATE INDEX reservations_held ON reservations (order_id) WHERE state = 'held';
@@ -176,9 +178,10 @@ BEGIN
     INSERT INTO reservation_totals AS t (product_id, held, sold)
     SELECT product_id,
            coalesce(sum(units) FILTER (WHERE state = 'held'), 0),
-           coalesce(sum(units) FILTER (WHERE state = 'sold'), 0)
-    FROM (VALUES (OLD.product_id, OLD.state, OLD.returned - OLD.quantity),
-                 (NEW.product_id, NEW.state, NEW.quantity - NEW.returned)) AS change (product_id, state, units)
+           coalesce(sum(CASE state WHEN 'sold' THEN units WHEN 'released' THEN written_off END), 0)
+    FROM (VALUES (OLD.product_id, OLD.state, OLD.returned - OLD.quantity, -OLD.written_off),
+                 (NEW.product_id, NEW.state, NEW.quantity - NEW.returned, NEW.written_off))
+        AS change (product_id, state, units, written_off)
     WHERE product_id IS NOT NULL
     GROUP BY product_id
     ON CONFLICT (product_id) DO UPDATE SET held = t.held + excluded.held, sold = t.sold + excluded.sold;
@@ -194,7 +197,7 @@ BEGIN
     INSERT INTO reservation_totals AS t (product_id, held, sold)
     SELECT product_id,
            coalesce(sum(quantity - returned) FILTER (WHERE state = 'held'), 0),
-           coalesce(sum(quantity - returned) FILTER (WHERE state = 'sold'), 0)
+           coalesce(sum(CASE state WHEN 'sold' THEN quantity - returned WHEN 'released' THEN written_off END), 0)
     FROM arrived
     GROUP BY product_id
     ON CONFLICT (product_id) DO UPDATE SET held = t.held + excluded.held, sold = t.sold + excluded.sold;

@@ -34,6 +34,9 @@ READ_STOCK: Final = """
         JOIN order_refunds r ON (r.order_id, r.refund_id) = (l.order_id, l.refund_id)
         WHERE l.product_id = i.product_id AND r.status = 'made'
           AND o.status IN ('processing', 'shipping', 'shipped', 'delivered')
+    ), 0) + coalesce((
+        SELECT sum(v.written_off) FROM reservations v JOIN orders o ON o.id = v.order_id
+        WHERE v.product_id = i.product_id AND o.status = 'cancelled'
     ), 0) AS units
     FROM inventory i
 """
@@ -42,7 +45,7 @@ READ_STOCK: Final = """
 MISCOUNTED: Final = """
     SELECT product_id FROM reservation_totals t FULL JOIN (
         SELECT product_id, sum(quantity) FILTER (WHERE state = 'held') AS held,
-            sum(quantity - returned) FILTER (WHERE state = 'sold') AS sold
+            sum(CASE state WHEN 'sold' THEN quantity - returned WHEN 'released' THEN written_off END) AS sold
         FROM reservations GROUP BY product_id
     ) r USING (product_id)
     WHERE (t.held, t.sold) IS DISTINCT FROM (coalesce(r.held, 0), coalesce(r.sold, 0))

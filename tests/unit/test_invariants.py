@@ -187,6 +187,12 @@ IN_DATABASE: Final = [
     ),
     (
         "returns_are_counted_once",
+        "returned",
+        """UPDATE reservations SET written_off = 1 WHERE order_id = 'returned';
+        UPDATE inventory SET quantity = quantity - 1, sold = sold + 1 WHERE product_id = '1'""",
+    ),
+    (
+        "returns_are_counted_once",
         "placed",
         """INSERT INTO order_refunds (order_id, refund_id, request_hash, amount, status)
         VALUES ('placed', 'r1', '', 0, 'made');

@@ -266,6 +266,22 @@ async def test_an_undo_after_a_restock(bench: ActivityBench) -> None:
     assert await totals(bench) == (0, 0)
 
 
+async def test_an_undo_after_units_were_lost(bench: ActivityBench) -> None:
+    """Units that were refunded and not put back do not exist any more: the next customer cannot order them."""
+    refund = await claimed(bench, refund_of(lines=(RefundLine(product_id="1", quantity=1),)))
+    await make(bench, refund)
+    await finish(bench, refund)
+    await bench.do(OrderState.claim_cancellation, "o1")
+    await bench.do(Payments.void_payment, "o1")
+    for _ in range(2):
+        await bench.do(Inventory.release_stock, "o1")
+
+    assert await bench.stock() == (99, 0)
+    assert await totals(bench) == (0, 1)
+    assert await bench.pool.fetchval("SELECT sold FROM inventory WHERE product_id = '1'") == 1
+    assert await bench.pool.fetchval("SELECT written_off FROM reservations") == 1
+
+
 async def test_a_refund_that_stripe_no_longer_knows(bench: ActivityBench) -> None:
     """One more might be one too many: an operator must decide."""
     refund = await claimed(bench)
