@@ -7,6 +7,7 @@ from typing import Final
 from temporalio import activity
 from temporalio.client import Client
 
+from gateways.order_refunds import amount_of
 from gateways.order_store import existing_row, read_rows
 from gateways.parcel_store import find_empty, find_owed, find_unrefunded, read_goods
 from gateways.postgres import Database
@@ -108,9 +109,10 @@ class Parcels:
         async with self._database.transaction() as connection:
             found = await find_unrefunded(connection, self._after, limit)
             rows = await read_rows(connection, {shortage.order_id for shortage in found})
-        for shortage in found:
-            row = rows[shortage.order_id]
-            await refund_shortage(self._client, activity.info().task_queue, row, shortage, restock=self._restock)
+            amounts = [await amount_of(connection, rows[each.order_id], each) for each in found]
+        for shortage, amount in zip(found, amounts, strict=True):
+            row, queue = rows[shortage.order_id], activity.info().task_queue
+            await refund_shortage(self._client, queue, row, shortage, restock=self._restock, amount=amount)
         return [f"order {each.order_id}: {each.text} can never leave, {each.refund_id} is started" for each in found]
 
     @activity.defn

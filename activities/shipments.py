@@ -137,7 +137,7 @@ def _wrong(row: OrderRow, shipment: Shipment, came: Followed) -> StrayShipment |
         units = units_text(came.missing)
         text = f"the warehouse says that order {row.id} is {shipment.status}, but {units} are in none of its parcels"
     elif SHORTED in came.problems:
-        text = f"the warehouse can never ship more of order {row.id} than it has: {came.problems[SHORTED]}"
+        text = f"what the warehouse can never ship of order {row.id} cannot be refunded: {came.problems[SHORTED]}"
     else:
         return None
     return StrayShipment(order_id=row.id, description=text)

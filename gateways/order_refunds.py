@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateways.order_store import write_event
@@ -26,6 +27,7 @@ from orders.models import (
     Status,
 )
 from orders.money import show
+from orders.parcels import Shortage
 from orders.reconciliation import Page
 from orders.refunds import FAILED, STANDING
 
@@ -92,6 +94,13 @@ READ_SPENT: Final = """
         SELECT coalesce(sum(amount), 0)::bigint FROM refunds
         WHERE order_id = $1 AND payment_intent_id = $2 AND refund_id IS NULL AND status = ANY($3::text[])
     ) AS by_hand
+"""
+
+# What was paid for the products: their prices, less discounts, and tax.
+READ_PAID_FOR_ITEMS: Final = """
+    SELECT (SELECT coalesce(sum(price * quantity), 0)::bigint FROM order_items WHERE order_id = $1) AS items, (
+        SELECT coalesce(sum(amount), 0)::bigint FROM order_charges WHERE order_id = $1 AND type IN ('discount', 'tax')
+    ) AS changes
 """
 
 CLAIM: Final = """
@@ -279,6 +288,21 @@ async def read_refund(connection: "Connection", key: RefundKey) -> Refund | None
 async def read_refunded_lines(connection: "Connection", key: RefundKey) -> list[RefundLine]:
     """The units of the refund, in product order."""
     return [RefundLine(**dict(line)) for line in await connection.fetch(READ_LINES, key.order_id, key.refund_id)]
+
+
+async def amount_of(connection: "Connection", row: OrderRow, shortage: Shortage) -> Decimal | None:
+    """What is refunded for units that can never leave; None: their prices.
+
+    With a discount or tax it is their share of what was paid for the products, never more than is left. What was paid
+    for shipping and fees stays.
+    """
+    (paid,) = await connection.fetch(READ_PAID_FOR_ITEMS, row.id)
+    if not paid["changes"]:
+        return None
+    left = await _read_left(connection, row)
+    prices = sum(units * left.prices[product] for product, units in shortage.lines.items())
+    share = money.share_of(prices, paid["items"], paid["items"] + paid["changes"])
+    return money.to_decimal(max(0, min(share, left.money)), row.currency)
 
 
 async def sum_paid_by_hand(connection: "Connection", order_id: str) -> int:

@@ -268,7 +268,7 @@ async def follow_shipment(
     if event and _comes_before(shipment) and row.status not in CLOSED:
         text = f"the warehouse answers that the order is {shipment.status}"
         raise Unavailable(text, type="goods_are_there", retry_after=UNTIL_SETTLED)
-    if shipment.status not in LEFT and not shipment.parcels and not shipment.shorted:
+    if shipment.status not in LEFT and not (shipment.parcels or shipment.shorted or shipment.problem):
         return Followed()
     if row.status in UNFINISHED:
         raise Unavailable(f"the order is {row.status}", type="order_under_way", retry_after=UNTIL_SETTLED)
@@ -320,9 +320,10 @@ async def _keep_shortage(
     listed = {line.product_id: line.quantity for line in shipment.shorted}
     new = {product: units - goods.shorted.get(product, 0) for product, units in listed.items()}
     new = {product: units for product, units in new.items() if units > 0}
-    if problem := _excess(goods, new):
+    excess = _excess(goods, new)
+    if problem := excess or shipment.problem:
         problems[SHORTED] = problem
-    if problem or not new:
+    if excess or not new:
         return None
     number = await connection.fetchval(KEEP_SHORTAGE, row.id, [*new], [*new.values()])
     shortage = Shortage(row.id, number, new)
@@ -358,11 +359,12 @@ async def _keep(
     details = (row.id, parcel.shipment_id, parcel.carrier, *tracking)
     if known and known.counts:
         differs = bool(lines) and lines != dict(goods.lines_of(known))
-        problem = f"the warehouse says later that the parcel has {units_text(lines)}" if differs else None
+        later = f"the warehouse says later that the parcel has {units_text(lines)}" if differs else None
+        problem = parcel.problem or later
         await connection.execute(KEEP_TRACKING, *details, problem)
-    elif not lines and not goods.still_there:
+    elif not lines and not parcel.problem and not goods.still_there:
         return None
-    elif problem := _excess(goods, lines) if lines or shipment.status in ALL_LEFT else NO_LINES:
+    elif problem := parcel.problem or (_excess(goods, lines) if lines or shipment.status in ALL_LEFT else NO_LINES):
         await connection.execute(KEEP_PROBLEM, row.id, parcel.shipment_id, problem)
     else:
         await connection.execute(KEEP, *details)

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from temporalio.api.common.v1 import Payload, WorkflowExecution
@@ -343,7 +344,7 @@ async def request_in(client: Client, workflow: str, workflow_id: str, run_id: st
 
 
 async def tell_of_parcel(client: Client, task_queue: str, notice: ParcelNotice) -> None:
-    """Start the run that tells the customer, unless it is open. It waits for a transaction that has locked the row.
+    """Start the run that tells the customer, unless it is open.
 
     Raises:
         NoAnswer: Temporal is out of reach.
@@ -361,15 +362,19 @@ async def tell_of_parcel(client: Client, task_queue: str, notice: ParcelNotice) 
         )
 
 
-async def refund_shortage(client: Client, task_queue: str, row: OrderRow, shortage: Shortage, *, restock: bool) -> None:
+async def refund_shortage(  # noqa: PLR0913 (what a refund is made of)
+    client: Client, task_queue: str, row: OrderRow, shortage: Shortage, *, restock: bool, amount: Decimal | None
+) -> None:
     """Start the refund of what can never leave. The customer is told, if Temporal still has the order's request.
+
+    `amount` is what is refunded; None: the prices of the units.
 
     Raises:
         NoAnswer: Temporal is out of reach.
     """
     request = await find_request(client, row)
     order = request.order_of(row.id) if request else None
-    refund = shortage.refund(order.customer_email if order else None, restock=restock)
+    refund = shortage.refund(order.customer_email if order else None, restock=restock, amount=amount)
     await start_refund(client, refund, task_queue=task_queue)
 
 

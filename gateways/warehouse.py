@@ -8,13 +8,14 @@ from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateways.http import CLIENT_ERRORS, get_json, post_json
 from gateways.quotes import with_message
 from orders.errors import Unavailable
 from orders.models import FulfillmentRequest
-from orders.parcels import Shipment, Token
+from orders.parcels import Shipment, Token, parse_shipment
 
 SERVICE: Final = "fulfillment"
 
@@ -24,6 +25,8 @@ ORDER_UNKNOWN: Final = "order_unknown"
 ALREADY_SHIPPED: Final = "already_shipped"
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
+
+log = structlog.get_logger()
 
 
 class WarehouseRefused(Exception):
@@ -106,7 +109,7 @@ class Warehouse:
         """The shipment of the order; None: the warehouse does not know the order."""
         response = await get_json(self._http, SERVICE, f"{self._base}{_path(order_id)}", self._headers)
         if response.is_success:
-            return _read(Shipment, response)
+            return _read_shipment(response, order_id)
         error = _read_error(response)
         if error.code != ORDER_UNKNOWN:
             raise _unavailable(with_message(error.code, error.message))
@@ -127,6 +130,17 @@ def _read(kind: type[AnswerT], response: httpx.Response) -> AnswerT:
         return kind.model_validate_json(response.content)
     except ValidationError:
         raise _unavailable("malformed_answer") from None
+
+
+def _read_shipment(response: httpx.Response, order_id: str) -> Shipment:
+    """The shipment. Raises Unavailable: the answer has no id or no status."""
+    try:
+        shipment = parse_shipment(response.content)
+    except ValidationError:
+        raise _unavailable("malformed_answer") from None
+    if shipment.unread:
+        log.warning("parcels that cannot be read", order_id=order_id, problems=shipment.unread)
+    return shipment
 
 
 def _error(response: httpx.Response, *refusals: str) -> WarehouseRefused | Unavailable:

@@ -61,3 +61,8 @@ def to_json_number(minor: int, currency: str) -> float:
 def show(minor: int, currency: str) -> str:
     """The amount as text, e.g. `29.99 usd`; of a currency that is not ours, in minor units."""
     return f"{to_decimal(minor, currency)} {currency}" if currency in DECIMALS else f"{minor} minor units of {currency}"
+
+
+def share_of(part: int, whole: int, net: int) -> int:
+    """What falls to `part` of `whole`, of which `net` was paid; in minor units, rounded down."""
+    return max(net, 0) * part // whole if whole else 0

@@ -5,16 +5,29 @@ A parcel is what leaves at one time. The same words come in an event of the ware
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Annotated, Final, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic.alias_generators import to_camel
 
 from orders.models import Refund, RefundLine
-from orders.parsing import MAX_LINES, ORDER_ID, Email, Id, Request, Units, validate
-from orders.plain_text import has_markup, is_harmful
+from orders.parsing import MAX_LINES, ORDER_ID, Email, Id, Request, Units, problems_of, validate
+from orders.plain_text import has_markup, is_harmful, shorten
 
 MAX_PARCELS: Final = 200  # of one order
+MAX_PROBLEM: Final = 300  # characters
 SHORTAGE_REFUND: Final = "shorted-"  # how the ids of refunds of shortages begin: no other refund may be called so
 
 Token = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
@@ -31,12 +44,24 @@ def _blank_is_none(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
 
-# A customer reads these in an e-mail: a link only where one belongs, and nothing that hides.
+def _odd_is_none(value: object, read: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
+# A customer reads these in an e-mail: a link only where one belongs, and nothing that hides. What is anything else is
+# left out, because goods have left all the same.
 PlainText = Annotated[
-    Annotated[str, StringConstraints(max_length=100), AfterValidator(_plain)] | None, BeforeValidator(_blank_is_none)
+    Annotated[str, StringConstraints(max_length=100), AfterValidator(_plain)] | None,
+    BeforeValidator(_blank_is_none),
+    WrapValidator(_odd_is_none),
 ]
 Link = Annotated[
-    Annotated[str, StringConstraints(pattern=r"^https?://[!-~]{1,500}$")] | None, BeforeValidator(_blank_is_none)
+    Annotated[str, StringConstraints(pattern=r"^https?://[!-~]{1,500}$")] | None,
+    BeforeValidator(_blank_is_none),
+    WrapValidator(_odd_is_none),
 ]
 
 
@@ -60,7 +85,7 @@ class Shortage(NamedTuple):
     def text(self) -> str:
         return units_text(self.lines)
 
-    def refund(self, customer_email: str | None, *, restock: bool) -> Refund:
+    def refund(self, customer_email: str | None, *, restock: bool, amount: Decimal | None = None) -> Refund:
         return Refund(
             order_id=self.order_id,
             refund_id=self.refund_id,
@@ -68,6 +93,7 @@ class Shortage(NamedTuple):
                 RefundLine(product_id=product, quantity=units, restock=units if restock else 0)
                 for product, units in self.lines.items()
             ),
+            amount=amount,
             reason="the warehouse cannot ship it",
             customer_email=customer_email,
         )
@@ -116,9 +142,7 @@ Lines = Annotated[tuple[ParcelLine, ...], Field(max_length=MAX_LINES), AfterVali
 ParcelLines = Annotated[Lines, Field(min_length=1)]
 
 
-class Parcel(_Said):
-    """One parcel. Without `lines` it has the whole rest of the order."""
-
+class _ParcelAnswer(_Said):
     shipment_id: ParcelId
     lines: ParcelLines | None = None
     status: Literal["shipped", "delivered"] = "shipped"
@@ -127,14 +151,103 @@ class Parcel(_Said):
     tracking_url: Link = None
 
 
+class Parcel(_ParcelAnswer):
+    """One parcel. Without `lines` it has the whole rest of the order; `problem` says why it could not be read."""
+
+    problem: str | None = None
+
+
 class Shipment(_Said):
     """The shipment of an order, as the warehouse describes it.
 
     Known statuses are accepted, cancelled, shipping (a part has left), shipped and delivered. `parcels` are all that
-    have left; None: the warehouse does not tell. `shorted` is all that it can never ship.
+    have left; None: the warehouse does not tell. `shorted` is all that it can never ship. `problem` says what of
+    `shorted` cannot be read, `unread` are the parcels that cannot even be named.
     """
 
     id: Token
     status: Token
     shorted: Lines = ()
-    parcels: Annotated[tuple[Parcel, ...], Field(max_length=MAX_PARCELS)] | None = None
+    parcels: tuple[Parcel, ...] | None = None
+    problem: str | None = None
+    unread: tuple[str, ...] = ()
+
+
+class _Answer(_Said):
+    id: Token
+    status: Token
+    parcels: object = None
+    shorted: object = None
+
+
+class _Named(_Said):
+    shipment_id: ParcelId
+
+
+_LINES: Final[TypeAdapter[tuple[ParcelLine, ...]]] = TypeAdapter(Lines)
+
+
+def parse_shipment(said: bytes) -> Shipment:
+    """The shipment in an answer of the warehouse. A parcel or a line that is wrong stops only itself.
+
+    Raises:
+        ValidationError: the answer has no id or no status.
+    """
+    answer = _Answer.model_validate_json(said)
+    shorted, problem = _read_shorted(answer.shorted)
+    parcels, unread = _read_parcels(answer.parcels)
+    return Shipment(
+        id=answer.id, status=answer.status, shorted=shorted, parcels=parcels, problem=problem, unread=tuple(unread)
+    )
+
+
+def _read_shorted(said: object) -> tuple[tuple[ParcelLine, ...], str | None]:
+    """The lines that can be read, and what is wrong with the others."""
+    items = _items(said)
+    if items is None:
+        return (), _unreadable(["shorted: must be a list"]) if said is not None else None
+    lines: list[ParcelLine] = []
+    problems: list[str] = []
+    for number, each in enumerate(items):
+        try:
+            lines.append(ParcelLine.model_validate(each))
+        except ValidationError as error:
+            problems += [f"shorted[{number}]: {problem}" for problem in problems_of(error)]
+    try:
+        return _LINES.validate_python(lines), _unreadable(problems) if problems else None
+    except ValidationError as error:  # too many
+        return (), _unreadable(problems_of(error))
+
+
+def _read_parcels(said: object) -> tuple[tuple[Parcel, ...] | None, list[str]]:
+    """The parcels that have an id, and what is wrong with the others. A list that cannot be read names none."""
+    if said is None:
+        return None, []
+    items = _items(said)
+    if items is None:
+        return (), ["parcels: must be a list"]
+    unread = [f"parcels: {len(items)}, only {MAX_PARCELS} are read"] if len(items) > MAX_PARCELS else []
+    parcels: list[Parcel] = []
+    for number, each in enumerate(items[:MAX_PARCELS]):
+        try:
+            parcels.append(_read_parcel(each))
+        except ValidationError as error:
+            unread += [f"parcels[{number}]: {problem}" for problem in problems_of(error)]
+    return tuple(parcels), unread
+
+
+def _read_parcel(said: object) -> Parcel:
+    """The parcel, or what is wrong with it under its id. Raises ValidationError: it has none."""
+    named = _Named.model_validate(said)
+    try:
+        return Parcel(**dict(_ParcelAnswer.model_validate(said)))
+    except ValidationError as error:
+        return Parcel(shipment_id=named.shipment_id, problem=_unreadable(problems_of(error)))
+
+
+def _items(said: object) -> Sequence[object] | None:
+    return said if isinstance(said, list) else None
+
+
+def _unreadable(problems: Sequence[str]) -> str:
+    return shorten(f"the warehouse's answer cannot be read: {'; '.join(problems)}", MAX_PROBLEM)

@@ -81,6 +81,7 @@ MESSAGES: Final = {  # pydantic's terms, in those of the JSON's author
     "Extra inputs are not permitted": "is unknown",
     " after validation, not": ", not",
     "an instance of Decimal": "a number",
+    "a valid tuple": "a list",
 }
 
 

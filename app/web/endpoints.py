@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from app.web.bodies import Refused, read_body
-from app.web.events import Effect, Event, Receiver, is_kept
+from app.web.events import Effect, Envelope, Event, Receiver, is_kept
 from app.web.signatures import BadSignature, verify
 from gateways.postgres import Database
 from orders.errors import Permanent, Unavailable
@@ -66,20 +66,22 @@ class Endpoint:
         entry.info("webhook", outcome=effect)
         return JSONResponse({"outcome": effect})
 
-    async def _authentic(self, request: Request) -> Event:
-        """The event, which is not parsed before its signature is checked."""
+    async def _authentic(self, request: Request) -> Envelope:
+        """The event, which is not parsed before its signature is checked. Of an unknown type only the type is read."""
         body = await read_body(request, MAX_BODY)
         signature = request.headers.get(self._header, "")
         try:
             verify(signature, body, self._secrets, tolerance=self._tolerance, now=time.time())
-            return self._receiver.event.model_validate_json(body)
+            envelope = Envelope.model_validate_json(body)
+            is_known = envelope.type in self._receiver.types
+            return self._receiver.event.model_validate_json(body) if is_known else envelope
         except BadSignature as refusal:
             raise Refused(400, str(refusal)) from None
         except ValidationError as error:
             raise Refused(400, f"not an event: {', '.join(problems_of(error))}") from None
 
-    async def _apply(self, event: Event) -> Effect:
-        if event.type not in self._receiver.types:
+    async def _apply(self, event: Envelope) -> Effect:
+        if not isinstance(event, Event):
             return Effect.UNKNOWN_TYPE
         if event.about is None:
             raise Refused(400, "about nothing")

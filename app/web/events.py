@@ -5,6 +5,7 @@ the id is not kept, and the sender delivers the event again.
 """
 
 from contextlib import suppress
+from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Final, Protocol, Self
 
@@ -13,9 +14,10 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from app.web.bodies import Refused
+from gateways.order_refunds import amount_of
 from gateways.order_store import existing_row, read_row
 from gateways.parcel_store import SHORTED as SHORTAGE
-from gateways.parcel_store import follow_shipment
+from gateways.parcel_store import Followed, follow_shipment
 from gateways.postgres import Database
 from gateways.refund_store import keep_refunds
 from gateways.stripe import Intent, StripeGateway, order_of
@@ -70,13 +72,18 @@ SHORTED: Final = "order.shorted"
 Token = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
 
 
-class Event(BaseModel):
-    """All that is read of an event: its id, its type, and the id of the object or order that it is about."""
+class Envelope(BaseModel):
+    """All that is read of an event of any type."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     id: Token
     type: Token
+
+
+class Event(Envelope):
+    """An event of a type that we know, and the id of the object or order that it is about."""
+
     about: Token | None = Field(
         default=None, validation_alias=AliasChoices(AliasPath("data", "object", "id"), "orderId")
     )
@@ -239,18 +246,24 @@ class FulfillmentEvents:
             wrong = followed.problems.get(named.shipment_id if named else SHORTAGE)
             # Another delivery of the event may have been faster, and this one have found more at the warehouse.
             is_first = wrong is not None or await _keep(connection, self.source, event, row.id)
-            for shipment_id in followed.shipped if self._emails else ():
-                notice = ParcelNotice(order_id=row.id, shipment_id=shipment_id)
-                await tell_of_parcel(self._client, self._task_queue, notice)
-            if followed.problems or followed.can_never_leave:
-                await reconcile(self._client, self._task_queue, "the warehouse contradicts an order")
-        if followed.shortage:
-            # Only once it is kept: what is lost here reconcile-orders starts.
-            with suppress(Unavailable):
-                await refund_shortage(self._client, self._task_queue, row, followed.shortage, restock=self._restock)
+            amount = await amount_of(connection, row, followed.shortage) if followed.shortage else None
+        await self._start(row, followed, amount)
         if wrong:
             raise Refused(422, f"lines: {wrong}")
         return Effect.APPLIED if is_first else Effect.DUPLICATE
+
+    async def _start(self, row: OrderRow, followed: Followed, amount: Decimal | None) -> None:
+        """Start the runs that follow from what is kept. reconcile-orders starts those that are lost here."""
+        with suppress(Unavailable):
+            for shipment_id in followed.shipped if self._emails else ():
+                notice = ParcelNotice(order_id=row.id, shipment_id=shipment_id)
+                await tell_of_parcel(self._client, self._task_queue, notice)
+            if followed.shortage:
+                await refund_shortage(
+                    self._client, self._task_queue, row, followed.shortage, restock=self._restock, amount=amount
+                )
+            if followed.problems or followed.can_never_leave:
+                await reconcile(self._client, self._task_queue, "the warehouse contradicts an order")
 
 
 async def reconcile(client: Client, task_queue: str, why: str) -> None:

@@ -1,5 +1,8 @@
 """Events from the warehouse: an order whose goods have left can no longer be cancelled."""
 
+import json
+from typing import Any
+
 import pytest
 
 from sandbox.faults import Fault
@@ -148,7 +151,10 @@ async def test_an_order_that_is_not_ours(web: Web, order_id: str) -> None:
 
 async def test_an_unknown_type_is_none_of_our_business(web: Web) -> None:
     """The answer is 200, and nothing is kept."""
-    assert (await web.fulfillment("packed", O)).json()["outcome"] == "unknown type"
+    odd: list[dict[str, Any]] = [{}, {"lines": [{"sku": "A 1", "count": "two"}], "carrier": 7}, {"orderId": 7}]
+    for details in odd:
+        body = {"id": "whe_1", "type": "order.returned", "orderId": O} | details
+        assert (await web.post("fulfillment", json.dumps(body).encode())).json()["outcome"] == "unknown type"
     assert await web.kept() == []
 
 

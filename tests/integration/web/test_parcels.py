@@ -14,7 +14,7 @@ from sandbox.faults import Fault
 from sandbox.fulfillment import Item
 from tests.support.invariants import assert_invariants
 from tests.support.sample import one_in
-from tests.support.shop import an_order, eventually
+from tests.support.shop import CHARGES, an_order, eventually
 from tests.support.web import Web, an_event
 
 O = "o1"  # noqa: E741 (the one order of each test)
@@ -256,10 +256,6 @@ async def test_what_has_left_as_a_whole(web: Web, *, has_arrived: bool) -> None:
         ({"shipmentId": "par 1"}, "shipmentId"),
         ({"shipmentId": 1}, "shipmentId"),
         ({"shipmentId": None, "lines": FIRST["lines"]}, "shipmentId"),
-        ({"carrier": "<b>UPS</b>"}, "carrier"),
-        ({"tracking": "1\u202e2"}, "tracking"),
-        ({"tracking": "x" * 101}, "tracking"),
-        ({"trackingUrl": "javascript:alert(1)"}, "trackingUrl"),
     ],
 )
 async def test_bad_input(web: Web, wrong: dict[str, Any], field: str) -> None:
@@ -271,6 +267,50 @@ async def test_bad_input(web: Web, wrong: dict[str, Any], field: str) -> None:
     assert answer.status_code == 400
     assert field in answer.json()["why"]
     assert (await kept(web), await web.kept()) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"carrier": "<b>UPS</b>"},
+        {"tracking": "1\u202e2"},
+        {"carrier": "x" * 101},
+        {"tracking": 7},
+        {"trackingUrl": "javascript:alert(1)"},
+    ],
+    ids=str,
+)
+async def test_an_odd_text(web: Web, odd: dict[str, Any]) -> None:
+    """It is left out; the parcel counts."""
+    web.shop.world.fulfillment.hides_parcels = True
+    assert (await web.shop.place(TWO_LINES, order_id=O)).success
+    await web.shop.ship(O, FIRST)
+    assert (await tell(web, "shipped", FIRST | {"trackingUrl": "https://carrier.example"} | odd)).status_code == 200
+    assert await kept(web) == [("par_1", True, False, "1", 2)]
+    found = await web.shop.pool.fetchrow("SELECT carrier, tracking, tracking_url FROM shipments")
+    assert found is not None
+    assert sum(each is None for each in found) == 1
+
+
+async def test_an_answer_with_odd_parcels(web: Web) -> None:
+    """What can be read counts, operators are told of the rest, and a cancel is refused at once."""
+    assert (await web.shop.place(TWO_LINES, order_id=O)).success
+    await web.shop.ship(O, FIRST)
+    odd: dict[str, Any] = {
+        "id": "ful_1",
+        "status": "shipping",
+        "parcels": [FIRST | {"carrier": "x" * 101}, {"shipmentId": "par_2", "lines": []}, {"lines": "no id"}],
+        "shorted": [{"productId": "SKU 7", "quantity": 1}],
+    }
+    fault = Fault(service="fulfillment", route="GET *", kind="status", status=200, body=odd, times=None)
+    web.shop.world.faults.add(fault)
+    answer = await web.shop.cancel(O)
+    assert (answer.cancelled, answer.reason) == (False, "already_shipped")
+    assert await web.shop.status(O) == "shipping"
+    assert (await tell(web, "delivered", {})).status_code == 422
+    assert await kept(web) == [("par_1", True, False, "1", 2), ("par_2", False, False, None, None)]
+    (problem,) = await problems(web)
+    assert problem.startswith("the warehouse's answer cannot be read: lines: ")
 
 
 async def test_a_part_without_lines(web: Web) -> None:
@@ -313,18 +353,22 @@ async def test_a_part_that_leaves_while_the_order_is_cancelled(web: Web) -> None
     await assert_invariants(web.shop, O)
 
 
-async def test_temporal_out_of_reach(subscribed: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is kept until the customer can be told, and the next delivery has the whole effect."""
+async def test_temporal_out_of_reach(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parcel is kept, and nobody waits for its row; reconcile-orders tells the customer."""
+    locked: list[bool] = []
 
     async def refuse(*_: Any) -> None:
-        monkeypatch.undo()
+        free = await web.shop.pool.fetch("SELECT id FROM orders WHERE id = $1 FOR UPDATE SKIP LOCKED", O)
+        locked.append(not free)
         raise NoAnswer("Temporal does not answer")
 
-    assert (await subscribed.shop.place(TWO_LINES, order_id=O)).success
+    assert (await web.shop.place(TWO_LINES, order_id=O)).success
     monkeypatch.setattr(events, "tell_of_parcel", refuse)
-    await subscribed.shop.ship(O, FIRST)
-    await until(subscribed, "shipping")
-    assert len(await e_mails(subscribed, 1)) == 1
+    await web.shop.ship(O, FIRST)
+    assert (await tell(web, "shipped", FIRST)).json()["outcome"] == "applied"
+    assert locked == [False]
+    assert await web.shop.status(O) == "shipping"
+    assert await kept(web) == [("par_1", True, False, "1", 2)]
 
 
 async def test_events_that_arrive_twice_and_out_of_order(subscribed: Web) -> None:
@@ -381,6 +425,36 @@ async def test_a_shortage_is_refunded_once(web: Web) -> None:
     (told,) = await e_mails(web, 1)
     assert told["items"] == one
     await assert_invariants(web.shop, O)
+
+
+async def test_a_shortage_of_an_order_with_a_discount(web: Web) -> None:
+    """Each line is refunded its share of what was paid for the products, and a cancel the rest, with the shipping."""
+    assert (await web.shop.place(TWO_LINES | {"charges": CHARGES}, order_id=O)).success
+    for number, lines in enumerate((SECOND["lines"], FIRST["lines"]), start=1):
+        await web.shop.at_warehouse(O, "short", {"lines": lines})
+        assert (await tell(web, "shorted", {})).status_code == 200
+        await e_mails(web, number, "order_refunded")
+    found = await web.shop.pool.fetch("SELECT refund_id, amount FROM order_refunds ORDER BY refund_id")
+    paid = 2 * 2999 + 8900 - 1000 + 512
+    assert [tuple(each) for each in found] == [
+        ("shorted-1", 8900 * paid // 14898),
+        ("shorted-2", 5998 * paid // 14898),
+    ]
+    assert (await web.shop.cancel(O)).cancelled
+    stock = await web.shop.pool.fetch("SELECT quantity, sold FROM inventory WHERE product_id IN ('1', '2') ORDER BY 1")
+    assert [tuple(each) for each in stock] == [(39, 1), (98, 2)]
+    await assert_invariants(web.shop, O)
+
+
+async def test_a_shortage_when_most_is_refunded_already(web: Web) -> None:
+    """No more than is left."""
+    assert (await web.shop.place(TWO_LINES | {"charges": CHARGES}, order_id=O)).success
+    assert (await web.shop.refund(O, "r1", amount=158)).refunded
+    await web.shop.at_warehouse(O, "short", {"lines": SECOND["lines"]})
+    assert (await tell(web, "shorted", {})).status_code == 200
+    await e_mails(web, 2, "order_refunded")
+    amount = await web.shop.pool.fetchval("SELECT amount FROM order_refunds WHERE refund_id = 'shorted-1'")
+    assert amount == 15884 - 15800
 
 
 async def test_a_shortage_that_the_warehouse_does_not_confirm(web: Web) -> None:
