@@ -6,7 +6,6 @@ from typing import Final
 import stripe
 from temporalio import activity
 
-from gateways.order_refunds import sum_paid_by_hand
 from gateways.order_store import count_retries, existing_row, move_row, read_resolution, row_as_it_is
 from gateways.payment_tries import FIRST_TRY, begin_try
 from gateways.postgres import Database
@@ -14,16 +13,16 @@ from gateways.refund_store import (
     keep_refunds,
     left_of,
     next_attempt,
+    read_paid_elsewhere,
     read_standing,
     refund_failed,
-    refunded_by_hand,
     refuse_unknown,
 )
 from gateways.stripe import Intent, PaymentRefused, StripeGateway, part_of
 from orders.errors import Permanent, Unavailable
 from orders.models import PAID, ErrorCode, OrderRow, Payment, PaymentRequest, PaymentState, Status, UndoResult
 from orders.money import show
-from orders.refunds import STANDING
+from orders.refunds import FAILED, STANDING
 from saga import Step, local_first
 
 # The first id that is written stays. An id that was never written is never confirmed.
@@ -168,14 +167,12 @@ class Payments:
         """Refund what is left of the charge. Refunds that already exist count, also manual ones, and those of parts."""
         async with self._database.transaction() as connection:
             standing = await read_standing(connection, intent.id)
-            settled_by_hand = await sum_paid_by_hand(connection, order_id)
         refunds = await self._gateway.refunds(intent.id)
-        # What an operator has settled may have been refunded in the dashboard: then Stripe counts it already.
-        paid_elsewhere = max(0, settled_by_hand - refunded_by_hand(refunds))
+        async with self._database.transaction() as connection:
+            paid_elsewhere = await read_paid_elsewhere(connection, order_id, refunds)
         if (due := left_of(intent, refunds) - paid_elsewhere) > 0:
             refuse_unknown(standing, refunds)
-            async with self._database.transaction() as connection:
-                attempt = await next_attempt(connection, order_id, refunds)
+            attempt = await self._next_attempt(order_id, intent.id, refunds)
             amount = due if paid_elsewhere else None
             refunds = await self._gateway.refund(order_id, intent.id, attempt=attempt, known=refunds, amount=amount)
         await self._keep_refunds(order_id, intent.id, refunds)
@@ -187,6 +184,20 @@ class Payments:
         if latest.status not in STANDING:
             raise refund_failed(latest)
         return UndoResult(note=f"{intent.id} refunded: {latest.id} {latest.status}")
+
+    async def _next_attempt(self, order_id: str, intent_id: str, refunds: list[stripe.Refund]) -> int:
+        """Refunds of parts do not count. If one of them fails later, what it leaves is refunded by another attempt.
+
+        Raises:
+            Permanent: a refund failed, and no operator has allowed another one.
+        """
+        whole = [refund for refund in refunds if part_of(refund) is None]
+        async with self._database.transaction() as connection:
+            attempt = await next_attempt(connection, order_id, "void_payment", whole)
+        if attempt is None:
+            await self._keep_refunds(order_id, intent_id, refunds)
+            raise refund_failed(next(refund for refund in whole if refund.status in FAILED))
+        return attempt
 
     async def _keep_refunds(self, order_id: str, intent_id: str, refunds: list[stripe.Refund]) -> None:
         async with self._database.transaction() as connection:

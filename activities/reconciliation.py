@@ -13,7 +13,6 @@ from temporalio import activity
 from activities import order_checks
 from activities.order_checks import check_orders, raise_outage
 from gateways import refund_store
-from gateways.order_refunds import sum_paid_by_hand
 from gateways.order_store import existing_row, read_rows, write_event_once
 from gateways.postgres import Database
 from gateways.stripe import Intent, StripeGateway, order_of, part_of, shop_id_of
@@ -161,7 +160,7 @@ class Reconciliation:
         left = refund_store.left_of(intent, refunds)
         if row.status in CLOSED:
             gone = intent.status == "canceled" or (
-                intent.status == "succeeded" and left <= await self._paid_by_hand(row)
+                intent.status == "succeeded" and left <= await self._paid_elsewhere(row, refunds)
             )
             if gone or row.settled_by_hand:
                 return None
@@ -177,9 +176,9 @@ class Reconciliation:
         text = f"of order {row.id} over {show(row.total, row.currency)} has {paid} charged"
         return _charge("alert", row.id, intent_id, text)
 
-    async def _paid_by_hand(self, row: OrderRow) -> int:
+    async def _paid_elsewhere(self, row: OrderRow, refunds: Sequence[stripe.Refund]) -> int:
         async with self._database.transaction() as connection:
-            return await sum_paid_by_hand(connection, row.id)
+            return await refund_store.read_paid_elsewhere(connection, row.id, refunds)
 
     async def _orphan(self, intent: Intent, order_id: str, row: OrderRow | None, *, is_kept: bool) -> Charge | None:
         """What to do with a payment that names an order; None if its id is on that order's row, or may still get there.

@@ -7,10 +7,18 @@ import stripe
 from temporalio import activity
 
 from gateways import order_refunds
-from gateways.order_store import count_retries, existing_row, read_resolution, read_row
+from gateways.order_store import existing_row, read_resolution, read_row
 from gateways.postgres import Database
-from gateways.refund_store import keep_refunds, left_of, read_standing, refund_failed, refuse_unknown
-from gateways.stripe import StripeGateway, attempt_of, part_of
+from gateways.refund_store import (
+    keep_refunds,
+    left_of,
+    next_attempt,
+    read_paid_elsewhere,
+    read_standing,
+    refund_failed,
+    refuse_unknown,
+)
+from gateways.stripe import Intent, StripeGateway, part_of
 from orders.errors import Permanent, Unavailable
 from orders.models import OrderRow, Refund, RefundClaim, RefundKey, RefundReason
 from orders.money import show
@@ -41,7 +49,9 @@ class Refunds:
 
     @activity.defn
     async def make_refund(self, key: RefundKey) -> RefundClaim:
-        """Refund the claimed amount at Stripe, unless that is done. Less is left than that: the claim is withdrawn.
+        """Refund the claimed amount at Stripe, unless that is done, or an operator has decided about it.
+
+        Less is left than that: the claim is withdrawn.
 
         Raises:
             Permanent: the refund failed, or Stripe refuses it; an operator must decide.
@@ -50,29 +60,33 @@ class Refunds:
             row = await existing_row(connection, key.order_id)
             claim = await order_refunds.existing_claim(connection, key)
             resolution = await read_resolution(connection, key.order_id, refund_step(key.refund_id))
-            attempt = 1 + await count_retries(connection, key.order_id, refund_step(key.refund_id))
         if claim.status != "claimed":
             return claim
-        if resolution and resolution.startswith(SKIPPED):
-            return await self._withdraw(key, RefundReason.SETTLED_BY_HAND)
-        if resolution or not claim.amount:
-            return claim
-        return await self._refund(row, key, claim, attempt)
+        intent = await self._gateway.find(row.payment_intent_id) if claim.amount and row.payment_intent_id else None
+        if intent is not None:
+            return await self._refund(row, key, claim, intent, resolution)
+        if claim.amount and not resolution:
+            raise Permanent(f"Stripe knows no payment of order {row.id}", type="payment_absent")
+        return await self._withdraw(key, RefundReason.SETTLED_BY_HAND) if _is_skip(resolution) else claim
 
-    async def _refund(self, row: OrderRow, key: RefundKey, claim: RefundClaim, attempt: int) -> RefundClaim:
-        if row.payment_intent_id is None:
-            raise Permanent(f"order {row.id} has no payment", type="payment_absent")
+    async def _refund(
+        self, row: OrderRow, key: RefundKey, claim: RefundClaim, intent: Intent, resolution: str | None
+    ) -> RefundClaim:
+        """A refund that stands is made, whatever an operator decided who did not see it: its answer may be lost."""
         async with self._database.transaction() as connection:
-            standing = await read_standing(connection, row.payment_intent_id)
-        intent = await self._gateway.retrieve(row.payment_intent_id)
+            standing = await read_standing(connection, intent.id)
         refunds = await self._gateway.refunds(intent.id)
         if not any(part_of(each) == key.refund_id and each.status not in FAILED for each in refunds):
-            # An operator who has settled the payment of the whole order has settled that of its parts.
-            left = 0 if row.settled_by_hand else left_of(intent, refunds)
-            if left < claim.amount:
+            if _is_skip(resolution):
+                return await self._withdraw(key, RefundReason.SETTLED_BY_HAND)
+            left = await self._left(row, intent, refunds)
+            if left < (0 if resolution else claim.amount):
                 return await self._withdraw_late(key, intent.id, refunds, left)
+            if resolution:
+                await self._keep(key.order_id, intent.id, refunds)
+                return claim
             refuse_unknown(standing, refunds)
-            await self._check_attempt(key, intent.id, refunds, attempt)
+            attempt = await self._next_attempt(key, intent.id, refunds)
             try:
                 refunds = await self._gateway.refund_part(key, intent.id, claim.amount, attempt=attempt, known=refunds)
             except Permanent:
@@ -82,22 +96,32 @@ class Refunds:
                 raise _less_is_left(claim) from None
         await self._keep(key.order_id, intent.id, refunds)
         latest = next(each for each in refunds if part_of(each) == key.refund_id)
-        if latest.status not in STANDING:
+        if latest.status not in STANDING and not resolution:
             raise refund_failed(latest)
-        return claim.model_copy(update={"stripe_status": latest.status})
+        return claim.model_copy(update={"stripe_status": latest.status, "paid_by_hand": False})
 
-    async def _check_attempt(
-        self, key: RefundKey, intent_id: str, refunds: Sequence[stripe.Refund], attempt: int
-    ) -> None:
-        """Return only if the attempt is the first one, or allowed by an operator. Each failure takes a resolution.
+    async def _left(self, row: OrderRow, intent: Intent, refunds: Sequence[stripe.Refund]) -> int:
+        """What the customer has not got back yet, at Stripe or by other means; below zero: a part was given back twice.
+
+        An operator who has settled the payment of the whole order has settled that of its parts.
+        """
+        async with self._database.transaction() as connection:
+            elsewhere = await read_paid_elsewhere(connection, row.id, refunds)
+        return (0 if row.settled_by_hand else left_of(intent, refunds)) - elsewhere
+
+    async def _next_attempt(self, key: RefundKey, intent_id: str, refunds: Sequence[stripe.Refund]) -> int:
+        """Each failure takes a resolution.
 
         Raises:
-            Permanent: it is not.
+            Permanent: the refund failed, and no operator has allowed another one.
         """
-        failed = [each for each in refunds if part_of(each) == key.refund_id]
-        if len(failed) >= attempt or attempt in map(attempt_of, failed):
+        mine = [each for each in refunds if part_of(each) == key.refund_id]
+        async with self._database.transaction() as connection:
+            attempt = await next_attempt(connection, key.order_id, refund_step(key.refund_id), mine)
+        if attempt is None:
             await self._keep(key.order_id, intent_id, refunds)
-            raise refund_failed(failed[0])
+            raise refund_failed(mine[0])
+        return attempt
 
     async def _withdraw_late(
         self, key: RefundKey, intent_id: str, refunds: Sequence[stripe.Refund], left: int
@@ -115,6 +139,10 @@ class Refunds:
     async def _keep(self, order_id: str, intent_id: str, refunds: Sequence[stripe.Refund]) -> None:
         async with self._database.transaction() as connection:
             await keep_refunds(connection, await existing_row(connection, order_id), intent_id, refunds)
+
+
+def _is_skip(resolution: str | None) -> bool:
+    return resolution is not None and resolution.startswith(SKIPPED)
 
 
 def _less_is_left(claim: RefundClaim) -> Unavailable:

@@ -23,7 +23,7 @@ from audit.evidence import (
 )
 from audit.invariants import IN_OPERATION, describe, violations
 from gateways.postgres import Database
-from gateways.stripe import StripeGateway, part_of
+from gateways.stripe import StripeGateway, attempt_of, made_at, part_of
 from gateways.warehouse import Warehouse
 from orders.models import UNFINISHED
 from orders.refunds import UNDER_WAY
@@ -153,7 +153,14 @@ class Verification:
             refunded=sum(refund.amount for refund in refunds if refund.status == "succeeded"),
             refund_pending=sum(refund.amount for refund in refunds if refund.status in UNDER_WAY),
             refunds=tuple(
-                RefundEntry(id=each.id, refund_id=part_of(each), status=each.status or "unknown", amount=each.amount)
+                RefundEntry(
+                    id=each.id,
+                    refund_id=part_of(each),
+                    status=each.status or "unknown",
+                    amount=each.amount,
+                    by_hand=part_of(each) is None and attempt_of(each) is None,
+                    created=made_at(each),
+                )
                 for each in refunds
             ),
         )

@@ -41,10 +41,11 @@ READ_ORDERS: Final = """
            (
                SELECT coalesce(json_agg(json_build_object(
                    'refund_id', f.refund_id, 'amount', f.amount, 'status', f.status, 'restocked', f.restocked,
-                   'age', extract(epoch FROM now() - f.at),
-                   'settled', EXISTS (
-                       SELECT FROM resolutions r
+                   'age', extract(epoch FROM now() - f.at), 'at', f.at,
+                   'settled', (
+                       SELECT r.action FROM resolutions r
                        WHERE r.order_id = o.id AND r.step = 'refund:' || f.refund_id AND r.action <> 'retry'
+                       ORDER BY r.id DESC LIMIT 1
                    )
                )), '[]') FROM order_refunds f WHERE f.order_id = o.id
            ) AS refunds
@@ -123,17 +124,18 @@ class Stock(Model):
 
 
 class PartialRefund(Model):
-    """The claim of a refund of a part of an order. `amount` is in minor units, `age` in seconds.
+    """The claim of a refund of a part of an order, made `at` a time. `amount` is in minor units, `age` in seconds.
 
-    `settled`: an operator skipped or resolved it. `restocked`: what comes back of it is back in stock.
+    `settled` says how an operator decided about it. `restocked`: what comes back of it is back in stock.
     """
 
     refund_id: str
     amount: int
     status: RefundStatus
     restocked: bool
-    settled: bool
+    settled: Literal["skip", "resolved"] | None
     age: float
+    at: datetime
 
 
 class OrderEntry(Model):
@@ -231,12 +233,17 @@ class DatabaseSnapshot(Model):
 
 
 class RefundEntry(Model):
-    """A refund of a payment. `refund_id` is that of the part of an order which it refunds; None: it refunds no part."""
+    """A refund of a payment. `refund_id` is that of the part of an order which it refunds; None: it refunds no part.
+
+    `by_hand`: it was made in the dashboard.
+    """
 
     id: str
     refund_id: str | None
     status: str
     amount: int
+    by_hand: bool = False
+    created: datetime
 
     @property
     def stands(self) -> bool:

@@ -14,6 +14,7 @@ from audit.evidence import Evidence, LineEntry, OpenRun, OrderEntry, PartialRefu
 from orders.models import CLOSED, GONE, KEPT, SETTLED, UNSHIPPED, NotificationKind, Status
 from orders.money import show
 from orders.names import CANCEL_ORDER, REFUND_ORDER, RUNNING, refund_order_id
+from orders.refunds import ByHand, paid_elsewhere
 from orders.verification import Violation
 
 NO_MORE_MONEY: Final = {"canceled", "succeeded"}  # statuses of a PaymentIntent that can take no more money
@@ -147,7 +148,10 @@ def paid_orders_are_whole(evidence: Evidence) -> Iterator[Finding]:
 
 
 def parts_are_refunded_once(evidence: Evidence) -> Iterator[Finding]:
-    """The refund of a part is at the payment provider once if it is made, with its amount, and else not at all."""
+    """The refund of a part is at the payment provider once if it is made, with its amount, and else not at all.
+
+    Of one that an operator has resolved it may be there: its answer was lost.
+    """
     for order, payment in evidence.payments():
         claims = {each.refund_id: each for each in order.refunds}
         for refund_id in claims.keys() | {each.refund_id for each in payment.refunds if each.refund_id}:
@@ -168,9 +172,10 @@ def parts_add_up(evidence: Evidence) -> Iterator[Finding]:
 
 
 def closed_orders_are_empty(evidence: Evidence) -> Iterator[Finding]:
-    """A closed order has no charge and no shipment, except where an operator resolved the step."""
+    """A closed order has no charge and no shipment, except where an operator resolved the step, or paid it back."""
     for order, payment in evidence.payments():
-        if order.status in CLOSED and "void_payment" not in order.settled and payment.net > 0:
+        is_due = order.status in CLOSED and "void_payment" not in order.settled
+        if is_due and payment.net > _paid_elsewhere(order, payment):
             charged = show(payment.net, payment.currency)
             yield Finding(order.id, f"{order.status}, but {payment.id} has {charged} charged")
     shipped = {shipment.order_id for shipment in evidence.shipments()}
@@ -352,9 +357,23 @@ def _drives(run: OpenRun, order: OrderEntry) -> bool:
 
 def _due(claim: PartialRefund | None) -> list[list[int]]:
     """The amounts of the refunds of a part that may stand."""
-    if claim is None or claim.status == "withdrawn" or claim.settled or not claim.amount:
+    if claim is None or claim.status == "withdrawn" or not claim.amount:
         return [[]]
-    return [[claim.amount], []] if claim.status == "claimed" else [[claim.amount]]
+    may_be_absent = claim.status == "claimed" or claim.settled == "resolved"
+    return [[claim.amount], []] if may_be_absent else [[claim.amount]]
+
+
+def _paid_elsewhere(order: OrderEntry, payment: PaymentEntry) -> int:
+    """What operators paid back of the parts of the order by other means than this payment, in minor units."""
+    by_hand = [each for each in payment.refunds if each.by_hand and each.stands]
+    resolved = [
+        each
+        for each in order.refunds
+        if each.settled == "resolved" and each.status != "withdrawn" and not payment.standing(each.refund_id)
+    ]
+    return paid_elsewhere(
+        [ByHand(each.amount, each.at) for each in resolved], [ByHand(each.amount, each.created) for each in by_hand]
+    )
 
 
 def _refunded_in_parts(order: OrderEntry, payment: PaymentEntry) -> int:

@@ -13,19 +13,27 @@ if TYPE_CHECKING:
 
 OVER: Final = CLOSED | (GONE - UNSHIPPED)  # nothing personal is needed any more: neither an address nor a payment
 
-FIND: Final = "SELECT id, status FROM orders WHERE customer_id = $1 ORDER BY created_at, id"
+FIND: Final = """
+    SELECT o.id, o.status,
+           EXISTS (SELECT FROM order_refunds r WHERE r.order_id = o.id AND r.status = 'claimed') AS is_refunding
+    FROM orders o WHERE o.customer_id = $1 ORDER BY o.created_at, o.id
+"""
 FORGET: Final = "SELECT forget_orders($1, $2, $3)"
 
 
 class OwnOrder(NamedTuple):
-    """An order of the customer."""
+    """An order of the customer. `is_refunding`: a refund of a part of it is claimed, and not made."""
 
     id: str
     status: Status
+    is_refunding: bool
 
     @property
-    def is_over(self) -> bool:
-        return self.status in OVER
+    def why_left(self) -> str | None:
+        """Why nothing of it can be erased yet; None: it is over."""
+        if self.status not in OVER:
+            return f"it is {self.status}"
+        return "a refund of a part of it is not made" if self.is_refunding else None
 
 
 async def find_orders_of(database: "Database", customer_id: str) -> list[OwnOrder]:
@@ -35,7 +43,8 @@ async def find_orders_of(database: "Database", customer_id: str) -> list[OwnOrde
         Unavailable: PostgreSQL.
     """
     async with database.transaction() as connection:
-        return [OwnOrder(row["id"], Status(row["status"])) for row in await connection.fetch(FIND, customer_id)]
+        found = await connection.fetch(FIND, customer_id)
+    return [OwnOrder(row["id"], Status(row["status"]), row["is_refunding"]) for row in found]
 
 
 async def forget_orders(database: "Database", customer_id: str, order_ids: Sequence[str], by: str) -> int:

@@ -6,7 +6,7 @@ withdrawn does not. Every function that takes an order row expects it locked: se
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -29,7 +29,7 @@ from orders.models import (
 from orders.money import show
 from orders.parcels import Shortage
 from orders.reconciliation import Page
-from orders.refunds import FAILED, STANDING
+from orders.refunds import FAILED, STANDING, ByHand, paid_elsewhere
 
 if TYPE_CHECKING:
     import asyncpg
@@ -50,6 +50,10 @@ READ: Final = """
            EXISTS (
                SELECT FROM resolutions s
                WHERE s.order_id = r.order_id AND s.step = 'refund:' || r.refund_id AND s.action = 'resolved'
+           ) AND NOT EXISTS (
+               SELECT FROM refunds s
+               WHERE (s.order_id, s.payment_intent_id, s.refund_id) = (o.id, o.payment_intent_id, r.refund_id)
+               AND s.status <> ALL($3::text[])
            ) AS paid_by_hand,
            coalesce((o.terms ->> 'notificationDeadline')::integer, 0) AS notification_deadline
     FROM order_refunds r JOIN orders o ON o.id = r.order_id
@@ -86,14 +90,10 @@ READ_CHARGES_LEFT: Final = """
     FROM order_charges c WHERE c.order_id = $1 AND c.type <> 'discount' GROUP BY c.type
 """
 
-# Of the money: what is claimed or made, and what was refunded by hand beside that, as far as we know.
-READ_SPENT: Final = """
-    SELECT (
-        SELECT coalesce(sum(amount), 0)::bigint FROM order_refunds WHERE order_id = $1 AND status <> 'withdrawn'
-    ) AS claimed, (
-        SELECT coalesce(sum(amount), 0)::bigint FROM refunds
-        WHERE order_id = $1 AND payment_intent_id = $2 AND refund_id IS NULL AND status = ANY($3::text[])
-    ) AS by_hand
+# The refunds at Stripe that stand, as far as we know; a part is not named if it was not refunded by refund-order.
+READ_STANDING: Final = """
+    SELECT refund_id, amount, made_at FROM refunds
+    WHERE order_id = $1 AND payment_intent_id = $2 AND status = ANY($3::text[])
 """
 
 # What was paid for the products: their prices, less discounts, and tax.
@@ -102,6 +102,8 @@ READ_PAID_FOR_ITEMS: Final = """
         SELECT coalesce(sum(amount), 0)::bigint FROM order_charges WHERE order_id = $1 AND type IN ('discount', 'tax')
     ) AS changes
 """
+
+READ_CLAIMED: Final = "SELECT refund_id, amount FROM order_refunds WHERE order_id = $1 AND status <> 'withdrawn'"
 
 CLAIM: Final = """
     INSERT INTO order_refunds (order_id, refund_id, request_hash, amount, reason) VALUES ($1, $2, $3, $4, $5)
@@ -148,7 +150,8 @@ FOLLOW: Final = """
           ELSE r.status = 'made'
       END
       AND (s.stands OR NOT EXISTS (
-          SELECT FROM resolutions w WHERE (w.order_id, w.step) = ($1, 'refund:' || r.refund_id) AND w.action <> 'retry'
+          SELECT FROM resolutions w
+          WHERE (w.order_id, w.step) = ($1, 'refund:' || r.refund_id) AND w.action = 'resolved'
       ))
     RETURNING r.refund_id, r.status
 """
@@ -159,8 +162,8 @@ FIND_CLAIMED: Final = """
     ORDER BY at, order_id || ':' || refund_id LIMIT $4
 """
 
-SUM_PAID_BY_HAND: Final = """
-    SELECT coalesce(sum(amount), 0)::bigint FROM order_refunds r
+READ_RESOLVED: Final = """
+    SELECT refund_id, amount, at FROM order_refunds r
     WHERE r.order_id = $1 AND r.status <> 'withdrawn' AND EXISTS (
         SELECT FROM resolutions s
         WHERE s.order_id = $1 AND s.step = 'refund:' || r.refund_id AND s.action = 'resolved'
@@ -204,7 +207,7 @@ class _Left(NamedTuple):
 
 async def read_claim(connection: "Connection", key: RefundKey) -> RefundClaim | None:
     """The refund as its row has it; None: it was never claimed."""
-    record = await connection.fetchrow(READ, key.order_id, key.refund_id)
+    record = await connection.fetchrow(READ, key.order_id, key.refund_id, FAILED)
     return _claim(record) if record else None
 
 
@@ -222,7 +225,7 @@ async def existing_claim(connection: "Connection", key: RefundKey) -> RefundClai
 
 async def claim(connection: "Connection", row: OrderRow, refund: Refund) -> RefundClaim:
     """Claim the units, charges and money of a refund, or refuse it by name. The same refund again: its claim."""
-    before = await connection.fetchrow(READ, refund.order_id, refund.refund_id)
+    before = await connection.fetchrow(READ, refund.order_id, refund.refund_id, FAILED)
     left = await _read_left(connection, row)
     try:
         asked = _asked(row, refund, left.prices)
@@ -268,7 +271,7 @@ async def find_claimed(
 
 async def read_refund(connection: "Connection", key: RefundKey) -> Refund | None:
     """What was asked for, as refund-order takes it; without the address, which is not kept. None: nothing was."""
-    record = await connection.fetchrow(READ, key.order_id, key.refund_id)
+    record = await connection.fetchrow(READ, key.order_id, key.refund_id, FAILED)
     if record is None:
         return None
     currency = record["currency"]
@@ -305,23 +308,34 @@ async def amount_of(connection: "Connection", row: OrderRow, shortage: Shortage)
     return money.to_decimal(max(0, min(share, left.money)), row.currency)
 
 
-async def sum_paid_by_hand(connection: "Connection", order_id: str) -> int:
-    """What operators have settled by hand instead of a refund of a part, in minor units: at Stripe or elsewhere."""
-    paid: int = await connection.fetchval(SUM_PAID_BY_HAND, order_id)
-    return paid
+async def read_resolved(connection: "Connection", order_id: str, refunded: Container[str | None]) -> list[ByHand]:
+    """The parts that operators have paid back by hand. Not so one that is `refunded`: its refund at Stripe stands."""
+    found = await connection.fetch(READ_RESOLVED, order_id)
+    return [ByHand(each["amount"], each["at"]) for each in found if each["refund_id"] not in refunded]
 
 
 async def _read_left(connection: "Connection", row: OrderRow) -> _Left:
     units = await connection.fetch(READ_UNITS_LEFT, row.id)
     charges = await connection.fetch(READ_CHARGES_LEFT, row.id)
-    (spent,) = await connection.fetch(READ_SPENT, row.id, row.payment_intent_id, STANDING)
-    beside = max(0, spent["by_hand"] - await sum_paid_by_hand(connection, row.id))
     return _Left(
         units={each["product_id"]: each["left"] for each in units},
         prices={each["product_id"]: each["price"] for each in units},
         charges={each["type"]: int(each["left"]) for each in charges},
-        money=row.total - spent["claimed"] - beside,
+        money=row.total - await _spent(connection, row),
     )
+
+
+async def _spent(connection: "Connection", row: OrderRow) -> int:
+    """What is claimed or refunded of the money; also a part whose claim is withdrawn, but whose refund stands."""
+    standing = await connection.fetch(READ_STANDING, row.id, row.payment_intent_id, STANDING)
+    parts = {each["refund_id"]: each["amount"] for each in standing if each["refund_id"] is not None}
+    in_dashboard = [ByHand(each["amount"], each["made_at"]) for each in standing if each["refund_id"] is None]
+    resolved = await read_resolved(connection, row.id, parts)
+    parts |= {each["refund_id"]: each["amount"] for each in await connection.fetch(READ_CLAIMED, row.id)}
+    # Resolved parts are claimed too: of them only that counts which is not among the refunds in the dashboard.
+    at_stripe = sum(parts.values()) - sum(each.amount for each in resolved)
+    elsewhere = paid_elsewhere(resolved, in_dashboard)
+    return int(at_stripe + sum(each.amount for each in in_dashboard) + elsewhere)
 
 
 def _asked(row: OrderRow, refund: Refund, prices: Mapping[str, int]) -> _Asked | None:
@@ -372,7 +386,7 @@ async def _write(connection: "Connection", row: OrderRow, refund: Refund, asked:
     )
     await connection.execute(CLAIM_CHARGES, *key, [*asked.charges], [*asked.charges.values()])
     await write_event(connection, row.id, f"refund {refund.refund_id} of {show(asked.amount, row.currency)} claimed")
-    (record,) = await connection.fetch(READ, *key)
+    (record,) = await connection.fetch(READ, *key, FAILED)
     return _claim(record)
 
 

@@ -26,6 +26,11 @@ COLUMNS: Final = """
     EXISTS (
         SELECT 1 FROM resolutions s WHERE s.order_id = o.id AND s.step = 'void_payment' AND s.action <> 'retry'
     ) AS settled_by_hand,
+    EXISTS (
+        SELECT 1 FROM order_refunds f JOIN resolutions s USING (order_id)
+        WHERE f.order_id = o.id AND f.status <> 'withdrawn' AND s.step = 'refund:' || f.refund_id
+        AND s.action = 'resolved'
+    ) AS part_paid_by_hand,
     (SELECT count(*) FROM resolutions w WHERE w.order_id = o.id) AS resolution_count
 """
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 import stripe
 
-from gateways.order_refunds import follow_refunds
-from gateways.order_store import count_retries, write_event
-from gateways.stripe import Intent, attempt_of, part_of
+from gateways.order_refunds import follow_refunds, read_resolved
+from gateways.order_store import write_event
+from gateways.stripe import Intent, attempt_of, made_at, part_of
 from orders.errors import Permanent
 from orders.models import OrderRow
-from orders.refunds import ARRIVING, FAILED, STANDING, UNDER_WAY
+from orders.refunds import ARRIVING, FAILED, STANDING, UNDER_WAY, ByHand, paid_elsewhere
 
 if TYPE_CHECKING:
     import asyncpg
@@ -31,8 +31,8 @@ LATEST_FIRST: Final = ("failed", "canceled", "succeeded", "requires_action", "pe
 # One statement, so that `refunds` in its last part is the table before the change.
 KEEP_REFUNDS: Final = """
     WITH kept AS (
-        INSERT INTO refunds AS r (order_id, payment_intent_id, id, amount, status, attempt, refund_id)
-        SELECT $1, $2, * FROM unnest($3::text[], $4::bigint[], $5::text[], $6::integer[], $8::text[])
+        INSERT INTO refunds AS r (order_id, payment_intent_id, id, amount, status, attempt, refund_id, made_at)
+        SELECT $1, $2, * FROM unnest($3::text[], $4::bigint[], $5::text[], $6::integer[], $8::text[], $9::timestamptz[])
         ON CONFLICT (id) DO UPDATE SET status = CASE
             WHEN array_position($7::text[], r.status) < array_position($7::text[], excluded.status) THEN r.status
             ELSE excluded.status
@@ -55,6 +55,14 @@ READ_REFUNDED: Final = """
     SELECT coalesce(sum(r.amount), 0)
     FROM refunds r JOIN orders o ON (r.order_id, r.payment_intent_id) = (o.id, o.payment_intent_id)
     WHERE o.id = $1 AND r.refund_id IS NULL AND r.status = ANY($2::text[])
+"""
+
+# Whether the retry came after the refund was known: one that answered an earlier problem allows nothing.
+IS_RETRIED: Final = """
+    SELECT EXISTS (
+        SELECT FROM resolutions s JOIN refunds r ON r.id = $3
+        WHERE s.order_id = $1 AND s.step = $2 AND s.action = 'retry' AND s.at > r.at
+    )
 """
 
 FIND_KEPT: Final = "SELECT DISTINCT payment_intent_id FROM refunds WHERE payment_intent_id = ANY($1::text[])"
@@ -110,6 +118,7 @@ async def keep_refunds(
         [*range(1, len(refunds) + 1)],
         LATEST_FIRST,
         [part_of(refund) for refund in oldest_first],
+        [made_at(refund) for refund in oldest_first],
     )
     await connection.execute(MARK_CHECKED, row.id, intent_id)
     texts = [f"refund {refund['id']} {refund['status']}" for refund in changed]
@@ -121,25 +130,27 @@ async def keep_refunds(
     return texts
 
 
-async def next_attempt(connection: "Connection", order_id: str, refunds: Sequence[stripe.Refund]) -> int:
-    """The number of the next refund of the rest. After a failure it takes a resolution: each `retry` allows one more.
+async def next_attempt(
+    connection: "Connection", order_id: str, step: str, refunds: Sequence[stripe.Refund]
+) -> int | None:
+    """The number of the step's next refund; `refunds` are those that it has made, newest first.
 
-    Refunds of parts do not count. If one of them fails later, what it leaves is refunded by another attempt.
-
-    A retry that answered a refusal, which left no refund behind, does not answer the failure of the refund that it led
-    to: under the key of that attempt Stripe would repeat its first answer, or, days later, refund once more.
-
-    Raises:
-        Permanent: a refund failed, and no operator has allowed another one.
+    None: one has failed, and no operator has allowed another one since. A number stays the next one until Stripe shows
+    a refund with it: under another number, and so another key, a request that is still under way could take effect
+    twice. An error that Stripe has saved spends only the key: see SpentKeys.
     """
-    whole = [refund for refund in refunds if part_of(refund) is None]
-    failed = [refund for refund in whole if refund.status in FAILED]
-    allowed = await count_retries(connection, order_id, "void_payment")
-    stood = [attempt_of(refund) or 0 for refund in whole if refund.status not in FAILED]
-    attempt = max(allowed, *stood, 0) + 1
-    if len(failed) > allowed or attempt in map(attempt_of, failed):
-        raise refund_failed(failed[0])
-    return attempt
+    failed = next((refund for refund in refunds if refund.status in FAILED), None)
+    if failed and not await connection.fetchval(IS_RETRIED, order_id, step, failed.id):
+        return None
+    return 1 + max((attempt_of(refund) or 0 for refund in refunds), default=0)
+
+
+async def read_paid_elsewhere(connection: "Connection", order_id: str, refunds: Sequence[stripe.Refund]) -> int:
+    """What operators have paid back of parts by other means than Stripe, in minor units, beside these refunds."""
+    parts = {part_of(refund) for refund in refunds if refund.status not in FAILED}
+    by_hand = [refund for refund in refunds if part_of(refund) is None and attempt_of(refund) is None]
+    in_dashboard = [ByHand(refund.amount, made_at(refund)) for refund in by_hand if refund.status in STANDING]
+    return paid_elsewhere(await read_resolved(connection, order_id, parts), in_dashboard)
 
 
 async def read_standing(connection: "Connection", intent_id: str) -> set[str]:
@@ -189,15 +200,6 @@ async def find_stuck(connection: "Connection", limit: int) -> list["asyncpg.Reco
 def left_of(intent: Intent, refunds: Iterable[stripe.Refund]) -> int:
     """What is left of a charge after its refunds, in minor units. One of unknown status may have taken its part."""
     return intent.amount_received - sum(refund.amount for refund in refunds if refund.status not in FAILED)
-
-
-def refunded_by_hand(refunds: Iterable[stripe.Refund]) -> int:
-    """What was refunded in the dashboard, in minor units."""
-    return sum(
-        refund.amount
-        for refund in refunds
-        if part_of(refund) is None and attempt_of(refund) is None and refund.status in STANDING
-    )
 
 
 def refund_failed(refund: stripe.Refund) -> Permanent:

@@ -5,7 +5,7 @@ Nothing here knows the order row; activities/payments.py decides what may be don
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -248,7 +248,7 @@ class StripeGateway:
     async def void(self, order_id: str, intent_id: str, *, attempt: int) -> Intent:
         """Cancel the PaymentIntent unless it has taken money. The answer reads `canceled` or `succeeded`.
 
-        `attempt` is that of `refund`.
+        `attempt` grows with each retry that an operator allows, so that Stripe takes the retry for a new request.
 
         Raises:
             Unavailable: also while the payment can be neither voided nor refunded.
@@ -286,7 +286,7 @@ class StripeGateway:
         Args:
             order_id: for the idempotency key and the refund's metadata.
             intent_id: the PaymentIntent.
-            attempt: grows with each retry that an operator allows, so that Stripe takes the retry for a new request.
+            attempt: one more than that of the last refund, so that Stripe takes it for a new request.
             known: the refunds that the caller has read, newest first.
             amount: not all that is left, but so much of it, in minor units: the rest was paid by other means.
         """
@@ -423,6 +423,11 @@ def attempt_of(refund: stripe.Refund) -> int | None:
 def part_of(refund: stripe.Refund) -> str | None:
     """The refund id of a refund of a part; None: it is of all that was left, or was made by hand."""
     return _metadata(refund).get(REFUND_METADATA)
+
+
+def made_at(refund: stripe.Refund) -> datetime:
+    """When a refund was made, by Stripe's clock."""
+    return datetime.fromtimestamp(refund.created, UTC)
 
 
 def _warning(

@@ -329,6 +329,7 @@ CREATE TABLE refunds (
     status text NOT NULL,
     attempt integer NOT NULL CHECK (attempt > 0),
     at timestamptz NOT NULL DEFAULT now(),
+    made_at timestamptz NOT NULL DEFAULT now(),  -- by Stripe's clock
     checked_at timestamptz NOT NULL DEFAULT now(),  -- when Stripe was last asked: a refund may fail days after it succeeded
     refund_id text  -- of the refund-order that made it; null: it is of an undo or a cancel, or was made by hand
 );

@@ -45,6 +45,7 @@ GRANT SELECT, INSERT, UPDATE ON products, inventory TO orders_catalogue;
 
 -- Who answers requests for erasure finds the orders of a customer, and can change nothing but by the function.
 GRANT SELECT ON orders, erasures, schema_migrations TO orders_privacy;
+GRANT SELECT (order_id, status) ON order_refunds TO orders_privacy;
 GRANT EXECUTE ON FUNCTION forget_orders TO orders_privacy;
 
 -- migrate:down

@@ -396,9 +396,9 @@ class OrderRow(Model):
 
     `closing` is the status in which an undo will end, `placed` says that the order was paid and sold at some time,
     `refund_status` is the status of the last refund, `settled_by_hand` says that an operator settled the payment,
-    and `resolution_count` counts the resolutions of the order. The `parked_` fields name the step that waits for an
-    operator, the reason, and the workflow id of the run that waits. `customer_tag` is not in the row: it is what lists
-    of runs call the customer of an encrypted order.
+    `part_paid_by_hand` that an operator paid a part of it back, and `resolution_count` counts the resolutions. The
+    `parked_` fields name the step that waits for an operator, the reason, and the workflow id of the run that waits.
+    `customer_tag` is not in the row: it is what lists of runs call the customer of an encrypted order.
     """
 
     id: str
@@ -419,6 +419,7 @@ class OrderRow(Model):
     placed: bool = False
     refund_status: str | None = None
     settled_by_hand: bool = False
+    part_paid_by_hand: bool = False
     resolution_count: int = 0
     customer_tag: str | None = None
 

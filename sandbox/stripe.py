@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final, Literal, NoReturn, TypeVar
 
 from sandbox.persistence import PersistentDict
@@ -365,6 +366,8 @@ def _record(intent: PaymentIntent, refunds: Sequence[Refund]) -> View:
                 "refund_id": each.metadata.get("refund_id"),
                 "status": each.status,
                 "amount": each.amount,
+                "by_hand": "attempt" not in each.metadata,
+                "created": datetime.fromtimestamp(each.created, UTC).isoformat(),
             }
             for each in refunds
         ],

@@ -33,6 +33,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from orders.names import CANCEL_ORDER, PROCESS_ORDER, RUNNING
     from orders.parsing import CancelRequest, parse_cancel, read_payload
+    from orders.refunds import STANDING
     from saga import UNTIL_DONE, run_activity, shielded
     from workflows.notifications import deliver
     from workflows.order_saga import OrderSaga, was_reset
@@ -209,7 +210,7 @@ def _outcome(row: OrderRow | None, *, asked_too_late: bool) -> CancelOutcome:
 
 
 def _money_reason(row: OrderRow) -> CancelReason:
-    if row.settled_by_hand:
+    if row.settled_by_hand or (row.part_paid_by_hand and row.refund_status not in STANDING):
         return CancelReason.SETTLED_BY_HAND
     if row.refund_status:
         return CancelReason.REFUND_PENDING

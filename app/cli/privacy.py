@@ -80,7 +80,7 @@ async def _find(client: Client, customer: str, orders: Sequence[OwnOrder]) -> Fo
     for order in orders:
         runs = await _runs_of(client, order.id)
         is_open = next((f"its run {run.workflow_id} is {run.state}" for run in runs if run.is_open), None)
-        if why := is_open if order.is_over else f"it is {order.status}":
+        if why := order.why_left or is_open:
             left.append(Left(order.id, why))
         else:
             over.append(order.id)

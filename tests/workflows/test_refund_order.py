@@ -425,6 +425,19 @@ async def test_a_failed_refund_that_an_operator_pays_by_other_means(shop: Shop) 
     assert (await shop.refund(O, "r2", amount=30)).reason == "more_than_left"
 
 
+async def test_a_cancel_after_an_operator_paid_everything(shop: Shop) -> None:
+    """Nothing is refunded, and the answer says by whom it was settled."""
+    await shop.place(an_order(paymentMethodId="pm_refund_failed"), O)
+    refund = await shop.start_refund(O, "r1", amount=59.98)
+    await is_stuck(refund)
+    await resolve(refund, "refund:r1", "resolved")
+    assert (await refund.result()).refunded
+
+    outcome = await shop.cancel(O)
+    assert (outcome.cancelled, outcome.refunded, outcome.reason) == (True, False, "settled_by_hand")
+    await assert_invariants(shop, O)
+
+
 async def test_a_failed_refund_that_an_operator_skips(shop: Shop) -> None:
     """It is withdrawn, and counts for nothing."""
     await shop.place(an_order(paymentMethodId="pm_refund_failed"), O)

@@ -410,19 +410,56 @@ async def test_a_failed_refund_is_tried_again_only_after_a_retry(bench: Activity
 
 
 async def test_a_retry_of_a_refused_refund_is_a_new_one_to_stripe(bench: ActivityBench) -> None:
-    """Stripe saves the refusal under its key: only an operator's retry leads to another key."""
+    """Stripe saves the refusal under its key, and repeats it: then another key is used."""
     order = order_of()
     await bench.bring(order, "finalize")
     await undone(bench, order)
-    bench.fault("stripe", "status", "POST /v1/refunds", status=400, body=NO_FUNDS)
-    with pytest.raises(Permanent):
+    account = bench.world.stripe.account
+    account.warn("dispute", (await bench.row(order.id))["payment_intent_id"])
+    with pytest.raises(Permanent, match="charge_disputed"):
+        await void(bench, order)
+    account.warnings.clear()
+
+    await park(bench, order)
+    await resolve(bench, order, "retry")
+    await void(bench, order)
+    assert refund_keys(bench) == ["1:1", "1:1", "1:2"]
+
+
+async def test_a_retry_before_a_refund_failed_keeps_the_key(bench: ActivityBench) -> None:
+    """The request whose answer is lost may still be under way: under another key it could take effect twice."""
+    order = order_of()
+    await bench.bring(order, "finalize")
+    await undone(bench, order)
+    bench.fault("stripe", "reset_before", "POST /v1/refunds")
+    with pytest.raises(Unavailable):
         await void(bench, order)
 
     await park(bench, order)
     await resolve(bench, order, "retry")
     await void(bench, order)
-    keys = [post["headers"]["idempotency-key"] for post in bench.calls("stripe", "/v1/refunds")]
-    assert [key.partition(":refund:")[2] for key in keys] == ["1:1", "2:1"]
+    assert refund_keys(bench) == ["1:1", "1:1"]
+
+
+async def test_a_failure_whose_answer_was_lost_takes_a_retry(bench: ActivityBench) -> None:
+    """It is kept when it is first seen, so that the retry after it is told from one before."""
+    order = order_of(paymentMethodId="pm_refund_failed")
+    await bench.bring(order, "finalize")
+    await undone(bench, order)
+    bench.fault("stripe", "reset_after", "POST /v1/refunds")
+    with pytest.raises(Unavailable):
+        await void(bench, order)
+    await park(bench, order)
+    await resolve(bench, order, "retry")
+    with pytest.raises(Permanent, match="the refund failed"):
+        await void(bench, order)
+    assert await refunds(bench) == [(1, 5998, "failed")]
+
+    await park(bench, order, resolutions=1)
+    await resolve(bench, order, "retry", "another")
+    with pytest.raises(Permanent, match="the refund failed"):
+        await void(bench, order)
+    assert refund_keys(bench) == ["1:1", "2:1"]
 
 
 async def test_a_retry_after_a_refusal_allows_none_after_a_later_failure(bench: ActivityBench) -> None:
@@ -767,16 +804,24 @@ async def void(bench: ActivityBench, order: Order) -> str:
     return (await bench.do(Payments.void_payment, order.id)).note
 
 
+def refund_keys(bench: ActivityBench) -> list[str]:
+    """The attempt and the number of each idempotency key that Stripe got for a refund."""
+    posts = bench.calls("stripe", "/v1/refunds")
+    return [post["headers"]["idempotency-key"].partition(":refund:")[2] for post in posts]
+
+
 async def refunds(bench: ActivityBench) -> list[tuple[int, int, str]]:
     rows = await bench.pool.fetch("SELECT attempt, amount, status FROM refunds ORDER BY attempt")
     return [(row["attempt"], row["amount"], row["status"]) for row in rows]
 
 
-async def park(bench: ActivityBench, order: Order) -> None:
-    await bench.do(OrderState.park_order, Park(order_id=order.id, step="void_payment", reason="stuck", workflow_id="w"))
+async def park(bench: ActivityBench, order: Order, resolutions: int = 0) -> None:
+    """The run knows of so many resolutions."""
+    park = Park(order_id=order.id, step="void_payment", reason="stuck", workflow_id="w", resolution_count=resolutions)
+    await bench.do(OrderState.park_order, park)
 
 
-async def resolve(bench: ActivityBench, order: Order, action: Any) -> None:
+async def resolve(bench: ActivityBench, order: Order, action: Any, key: str = "1") -> None:
     resolution = Resolution(step="void_payment", action=action, reason="looked at it", by="ann")
-    record = ResolutionRecord(order_id=order.id, key="1", resolution=resolution)
+    record = ResolutionRecord(order_id=order.id, key=key, resolution=resolution)
     await bench.do(OrderState.record_resolution, record)

@@ -8,6 +8,7 @@ import pytest
 from activities.inventory import Inventory
 from activities.order_state import OrderState, ResolutionRecord
 from activities.payments import Payments
+from activities.reconciliation import Reconciliation
 from activities.refunds import Refunds
 from gateways.stripe import StripeGateway
 from orders.errors import Permanent, Unavailable
@@ -161,6 +162,128 @@ async def test_a_failed_refund_is_tried_again_only_after_a_retry(bench: Activity
         with pytest.raises(Permanent, match="the refund failed"):
             await make(bench, refund)
     assert refunded(bench) == [(2999, "failed")] * 2
+
+
+async def test_a_retry_before_the_refund_failed_keeps_its_key(bench: ActivityBench) -> None:
+    """The request whose answer is lost may still be under way: under another key there could be two refunds."""
+    refund = await claimed(bench)
+    bench.fault("stripe", "reset_before", REFUND)
+    with pytest.raises(Unavailable):
+        await make(bench, refund)
+    await resolve(bench, "retry")
+    await make(bench, refund)
+
+    keys = [post["headers"]["idempotency-key"] for post in bench.calls("stripe", "/refunds")]
+    assert [key.partition(":refund-part:")[2] for key in keys] == ["r1:1:1", "r1:1:1"]
+
+
+@pytest.mark.parametrize("action", ["skip", "resolved"])
+async def test_an_operator_does_not_see_that_the_refund_was_made(bench: ActivityBench, action: str) -> None:
+    """Its answer was lost. It is made, whatever the operator said, and a cancel refunds the rest."""
+    refund = await claimed(bench)
+    bench.fault("stripe", "reset_after", REFUND)
+    with pytest.raises(Unavailable):
+        await make(bench, refund)
+    await resolve(bench, action)
+
+    claim = await make(bench, refund)
+    assert (claim.status, claim.stripe_status, claim.paid_by_hand) == ("claimed", "succeeded", False)
+    claim = await finish(bench, refund)
+    assert (claim.status, claim.stripe_status, claim.paid_by_hand) == ("made", "succeeded", False)
+    await bench.do(OrderState.claim_cancellation, "o1")
+    await bench.do(Payments.void_payment, "o1")
+    assert refunded(bench) == [(2999, "succeeded"), (2999, "succeeded")]
+
+
+async def test_a_skipped_refund_that_was_made_fails_later(bench: ActivityBench) -> None:
+    """The claim is open again; what the operator said holds now."""
+    refund = await claimed(bench)
+    bench.fault("stripe", "reset_after", REFUND)
+    with pytest.raises(Unavailable):
+        await make(bench, refund)
+    await resolve(bench, "skip")
+    await make(bench, refund)
+    await finish(bench, refund)
+    (made,) = bench.world.stripe.account.refunds.values()
+    made.fail()
+    await bench.do(Reconciliation.follow_refunds, "o1")
+
+    claim = await make(bench, refund)
+    assert (claim.status, claim.refusal) == ("withdrawn", "settled_by_hand")
+
+
+async def test_a_late_refund_of_a_withdrawn_claim_is_spent(bench: ActivityBench) -> None:
+    """Until reconciliation opens the claim again nobody else gets its money."""
+    refund = await claimed(bench)
+    await make(bench, refund)
+    await bench.pool.execute("UPDATE order_refunds SET status = 'withdrawn', refusal = 'settled_by_hand'")
+
+    claim = await bench.do(Refunds.claim_refund, refund_of("r2", lines=(), amount=Decimal("30.00")))
+    assert claim.refusal == "more_than_left"
+
+
+async def test_a_cancel_was_faster_than_an_operator(bench: ActivityBench) -> None:
+    """It has refunded everything: the part was not paid a second time."""
+    refund = await claimed(bench, paymentMethodId="pm_refund_failed")
+    with pytest.raises(Permanent):
+        await make(bench, refund)
+    (intent,) = bench.world.stripe.account.intents.values()
+    intent.payment_method = "pm_123"
+    await bench.do(OrderState.claim_cancellation, "o1")
+    await bench.do(Payments.void_payment, "o1")
+    await resolve(bench, "resolved")
+
+    claim = await make(bench, refund)
+    assert (claim.status, claim.refusal) == ("withdrawn", "nothing_left")
+
+
+async def test_all_was_refunded_in_the_dashboard(bench: ActivityBench) -> None:
+    """That is how the operator has paid: the refund is made, although nothing is left."""
+    refund = await claimed(bench, refund_of(amount=Decimal("59.98")))
+    await by_hand(bench)
+    await resolve(bench, "resolved")
+
+    assert (await make(bench, refund)).paid_by_hand
+    assert (await finish(bench, refund)).status == "made"
+
+
+async def test_a_refund_in_the_dashboard_before_the_claim_has_another_reason(bench: ActivityBench) -> None:
+    """It is not the payment of the part that an operator resolved: both are gone."""
+    await bench.bring(order_of(), "finalize")
+    await by_hand(bench, 1000)
+    (goodwill,) = bench.world.stripe.account.refunds.values()
+    goodwill.created -= 60
+    await bench.do(Refunds.claim_refund, refund := refund_of(amount=Decimal("20.00")))
+    await resolve(bench, "resolved")
+    await make(bench, refund)
+    await finish(bench, refund)
+    await bench.do(Reconciliation.follow_refunds, "o1")
+
+    later = refund_of("r2", lines=(), amount=Decimal("29.99"))
+    assert (await bench.do(Refunds.claim_refund, later)).refusal == "more_than_left"
+    await bench.do(OrderState.claim_cancellation, "o1")
+    await bench.do(Payments.void_payment, "o1")
+    assert refunded(bench) == [(1000, "succeeded"), (2998, "succeeded")]
+
+
+async def test_the_rest_that_fails_after_a_part_was_paid_in_the_dashboard(bench: ActivityBench) -> None:
+    """Reconciliation does not take what is owed again for what the operator has paid."""
+    refund = await claimed(bench, refund_of(amount=Decimal("36.00")))
+    await by_hand(bench, 3600)
+    await resolve(bench, "resolved")
+    await make(bench, refund)
+    await finish(bench, refund)
+    await bench.do(OrderState.claim_cancellation, "o1")
+    await bench.do(Payments.void_payment, "o1")
+    await bench.do(Inventory.release_stock, "o1")
+    await bench.pool.execute("UPDATE orders SET created_at = now() - interval '30 days'")
+    assert (await bench.do(Reconciliation.check_charges, "")).found == ()
+    (_, rest) = bench.world.stripe.account.refunds.values()
+    rest.fail()
+    await bench.do(Reconciliation.follow_refunds, "o1")
+
+    (found,) = (await bench.do(Reconciliation.check_charges, "")).found
+    assert found.remedy == "void_payment"
 
 
 async def test_a_failed_part_is_no_failure_of_the_rest(bench: ActivityBench) -> None:

@@ -20,6 +20,7 @@ from tests.support.shop import Shop, an_order, eventually, new_order_id
 
 CUSTOMER = "cus_forgotten"
 HASHED = "cus_hashed"
+REFUNDED = "cus_refunded"
 ADDRESS = "canary@canary.example"
 QUOTE = "Mrs Canary lives in 7 Canary Street"
 LOGINS = """
@@ -111,6 +112,20 @@ async def test_a_customer_is_forgotten(shop: Shop, starter: Starter, login: str)
 
     again = await starter("forget", CUSTOMER, "--json", DATABASE_URL=login)
     assert (again.status, again.json["erased"], [each["orderId"] for each in again.json["left"]]) == (1, 0, [paid])
+
+
+async def test_an_order_with_a_refund_that_is_not_made_is_left(shop: Shop, starter: Starter, login: str) -> None:
+    """Its histories stay too: the refund still needs them."""
+    order_id = new_order_id()
+    await shop.place(an_order(customerId=REFUNDED), order_id)
+    await shop.cancel(order_id)
+    await shop.pool.execute(
+        "INSERT INTO order_refunds (order_id, refund_id, request_hash, amount) VALUES ($1, 'r1', '', 1)", order_id
+    )
+
+    said = await starter("forget", REFUNDED, "--json", DATABASE_URL=login)
+    assert (said.status, said.json["orders"], said.json["erased"], said.json["histories"]) == (1, [], 0, [])
+    assert said.json["left"] == [{"orderId": order_id, "why": "a refund of a part of it is not made"}]
 
 
 @pytest.mark.prove  # Temporal deletes what has just been closed after half a minute

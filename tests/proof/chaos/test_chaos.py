@@ -1,5 +1,6 @@
 """Chaos runs lose nothing, whichever processes are killed, stopped or cut off and whichever requests fail."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,9 @@ def test_a_right_cancel_answer_is_no_violation(
 )
 def test_a_wrong_answer_about_a_refund_is_a_violation(status: RefundStatus, *, refunded: bool, is_wrong: bool) -> None:
     """The answer to a refund must fit what became of its claim."""
-    claim = PartialRefund(refund_id="r", amount=1, status=status, restocked=False, settled=False, age=0)
+    claim = PartialRefund(
+        refund_id="r", amount=1, status=status, restocked=False, settled=None, age=0, at=datetime.now(UTC)
+    )
     answers = {"o": [RefundOutcome(refunded=refunded, refund_id="r")]}
     found = [each.subject for each in wrong_refunds(a_snapshot(PLACED, claim), answers)]
     assert found == (["o"] if is_wrong else [])

@@ -236,20 +236,23 @@ class Activities:
         yield s._replace(row=row), row.status
 
     def void_payment(self) -> Script:
-        intent, said, by_hand = yield Do(
-            "read the row", lambda s: [(s, (s.row.intent, self._said(s.row, "void_payment"), s.row.paid_by_hand))]
-        )
+        intent, said = yield Do("read the row", lambda s: [(s, (s.row.intent, self._said(s.row, "void_payment")))])
         if said or not intent:
             return "done"
         state = yield self._void(intent)
         if state != "taken" or not self._has(Rule.REAL_STATE):
             return "done"
-        refunds, retries = yield Do("list the refunds", lambda s: [(s, (s.world.refunds, s.row.retries))])
+        refunds, retries, by_hand = yield Do(
+            "list the refunds",
+            lambda s: [(s, (s.world.refunds, s.row.retries, s.row.paid_elsewhere(s.world.refunds)))],
+        )
         is_parked = False
         by_hand = by_hand if self._has(Rule.BY_HAND_IS_PAID) else 0
         if left := self._units - _standing(refunds) - by_hand:
             attempt = self._next_attempt(refunds, retries)
             if attempt is None:
+                if self._has(Rule.KEEP_REFUND):
+                    yield self._keep_refunds(refunds)
                 return PERMANENT
             refunds = yield self._refund("", attempt, left if by_hand else 0)
             if refunds in (RETRY, "refused"):
@@ -264,7 +267,7 @@ class Activities:
         whole = _of("", refunds) if self._has(Rule.PART_IS_NOT_WHOLE) else refunds
         if sum(not each.stands for each in whole) > retries and self._has(Rule.BOUNCE_PARKS):
             return None
-        attempt = retries + 1
+        attempt = 1
         while self._has(Rule.NEW_KEY) and attempt in {each.attempt for each in _of("", refunds)}:
             attempt += 1
         return attempt
@@ -336,21 +339,27 @@ class Activities:
         )
         if claim.status != "claimed":
             return claim.status
-        if claim.settled == "skip":
-            return (yield self._withdraw(refund))
-        if claim.settled or self._configuration.free:
-            return "claimed"
-        refunds = yield Do("list the refunds", lambda s: [(s, s.world.refunds)])
+        if self._configuration.free:
+            return (yield self._withdraw(refund)) if claim.settled == "skip" else "claimed"
+        refunds, by_hand = yield Do(
+            "list the refunds", lambda s: [(s, (s.world.refunds, s.row.paid_elsewhere(s.world.refunds)))]
+        )
         mine = _of(refund, refunds)
         if not _standing(mine):
-            less = self._units - _standing(refunds) < claim.units and self._has(Rule.WITHDRAWN_WHEN_LESS)
-            if less or (is_settled and self._has(Rule.SETTLED_WITHDRAWS)):
+            if claim.settled == "skip":
+                return (yield self._withdraw(refund))
+            needed = by_hand + (0 if claim.settled else claim.units)
+            less = self._units - _standing(refunds) < needed and self._has(Rule.WITHDRAWN_WHEN_LESS)
+            if less or (needed and is_settled and self._has(Rule.SETTLED_WITHDRAWS)):
                 yield self._keep_refunds(refunds)
                 return (yield self._withdraw(refund))
+            if claim.settled:
+                yield self._keep_refunds(refunds)
+                return "claimed"
             if len(mine) > claim.retries and self._has(Rule.PART_PARKS):
                 yield self._keep_refunds(refunds)
                 return PERMANENT
-            refunds = yield self._refund(refund, claim.retries + 1, claim.units)
+            refunds = yield self._refund(refund, min(claim.retries, len(mine)) + 1, claim.units)
             if refunds in (RETRY, PERMANENT, "refused"):
                 return PERMANENT if refunds == PERMANENT else RETRY
         yield self._keep_refunds(refunds)
@@ -543,7 +552,7 @@ def _followed(claim: Claim, refunds: tuple[Refund, ...], status: str, without: f
     mine = _of(claim.refund, refunds)
     if _standing(mine):
         return claim._replace(status="claimed") if claim.status == "withdrawn" else claim
-    if not mine or claim.settled or Rule.FAILED_IS_CLAIMED in without:
+    if not mine or claim.settled == "resolved" or Rule.FAILED_IS_CLAIMED in without:
         return claim
     if status in CLOSED:
         return claim._replace(status="withdrawn")

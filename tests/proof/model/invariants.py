@@ -42,7 +42,9 @@ def charged_once(s: State) -> str:
     if s.world.intents.count("taken") > 1:
         return "two PaymentIntents are captured"
     left = s.world.left(s.row.price)
-    if left < s.row.paid_by_hand or (s.world.by_hand and left == s.row.paid_by_hand):
+    if left < s.row.paid_elsewhere(s.world.refunds) or (
+        s.world.by_hand and left == s.row.paid_elsewhere(s.world.refunds)
+    ):
         return "given back twice"
     return ""
 
@@ -66,7 +68,9 @@ def closed_orders_are_empty(s: State) -> str:
     if s.row.status not in CLOSED:
         return ""
     if "void_payment" not in s.row.settled:
-        if s.world.left(s.row.price) > s.row.paid_by_hand and all(each.stands for each in s.world.refunds):
+        if s.world.left(s.row.price) > s.row.paid_elsewhere(s.world.refunds) and all(
+            each.stands for each in s.world.refunds
+        ):
             return f"{s.row.status}, but the customer is charged"
         if held := {"authorized", "action"} & {*s.world.intents}:
             return f"{s.row.status}, but its payment is {held.pop()}"

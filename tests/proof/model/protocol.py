@@ -421,7 +421,11 @@ class Protocol:
                     left = s.left._replace(bounces=s.left.bounces - (becomes == "failed"))
                     after = s._replace(world=_with_refund(world, index, refund._replace(status=becomes)), left=left)
                     yield Step(f"the pending refund has {becomes}", after)
-        if s.left.dashboard and s.row.status in PAID and world.left(s.row.price) > s.row.paid_by_hand:
+        if (
+            s.left.dashboard
+            and s.row.status in PAID
+            and world.left(s.row.price) > s.row.paid_elsewhere(s.world.refunds)
+        ):
             left = s.left._replace(dashboard=s.left.dashboard - 1)
             made = world._replace(refunds=(*world.refunds, Refund("dashboard", 0, "succeeded", 1)))
             yield Step("one unit is refunded in the dashboard", s._replace(world=made, left=left))
@@ -442,7 +446,7 @@ def is_charged_in_vain(s: State) -> bool:
     """Whether reconciliation returns what is left of the charge of a closed order: no refund of it has failed."""
     failed = sum(not each.of and not each.stands for each in s.world.refunds)
     is_due = s.row.status in CLOSED and "void_payment" not in s.row.settled and s.row.retries >= failed
-    return is_due and s.world.left(s.row.price) > s.row.paid_by_hand
+    return is_due and s.world.left(s.row.price) > s.row.paid_elsewhere(s.world.refunds)
 
 
 def is_claim_left_behind(s: State, refund: str) -> bool:

@@ -64,10 +64,12 @@ class Row(NamedTuple):
     def claim(self, refund: str) -> Claim | None:
         return next((each for each in self.claims if each.refund == refund), None)
 
-    @property
-    def paid_by_hand(self) -> int:
-        """What operators have paid by other means, of refunds of parts that failed."""
-        return sum(each.units for each in self.claims if each.settled == "resolved" and each.status != "withdrawn")
+    def paid_elsewhere(self, refunds: tuple[Refund, ...]) -> int:
+        """What operators have paid by other means, of refunds of parts that failed, beside these refunds at Stripe."""
+        standing = [each for each in refunds if each.stands]
+        parts, in_dashboard = {each.of for each in standing}, sum(e.amount for e in standing if e.of == "dashboard")
+        resolved = (each for each in self.claims if each.settled == "resolved" and each.status != "withdrawn")
+        return max(0, sum(each.units for each in resolved if each.refund not in parts) - in_dashboard)
 
     def with_claim(self, claim: Claim) -> "Row":
         others = (each for each in self.claims if each.refund != claim.refund)

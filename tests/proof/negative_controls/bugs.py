@@ -351,9 +351,9 @@ BUGS: Final = (
         "an operator's retry of another step allows one more refund",
         (
             Patch(
-                "gateways/order_store.py",
-                "WHERE order_id = $1 AND step = $2 AND action = 'retry'",
-                "WHERE order_id = $1 AND $2 <> '' AND action = 'retry'",
+                "gateways/refund_store.py",
+                "WHERE s.order_id = $1 AND s.step = $2 AND s.action = 'retry'",
+                "WHERE s.order_id = $1 AND $2 <> '' AND s.action = 'retry'",
             ),
         ),
         (f"{DOUBTS}::test_a_retry_of_another_step_allows_no_refund",),
@@ -474,7 +474,7 @@ BUGS: Final = (
         "a cancel takes the failed refund of a part for its own",
         (
             Patch(
-                "gateways/refund_store.py",
+                "activities/payments.py",
                 "whole = [refund for refund in refunds if part_of(refund) is None]",
                 "whole = [*refunds]",
             ),
