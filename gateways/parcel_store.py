@@ -12,6 +12,7 @@ from gateways.order_store import move_row, write_event
 from orders.errors import Unavailable
 from orders.models import CLOSED, GONE, KEPT, UNFINISHED, OrderRow, Status
 from orders.parcels import Parcel, Shipment, Shortage, units_text
+from orders.refunds import STANDING
 
 if TYPE_CHECKING:
     import asyncpg
@@ -49,7 +50,7 @@ KEEP_SHORTAGE: Final = """
     RETURNING number
 """
 
-# Of a shortage `s`. Subqueries for each: joins would read the refunds and lines of all orders, once there are enough.
+# Of a shortage `s`. Values of subqueries: joins, and EXISTS that becomes one, would read the rows of all orders.
 READ_SHORTAGE: Final = """
     SELECT s.order_id, s.number, (
         SELECT json_object_agg(l.product_id, l.quantity) FROM shortage_lines l
@@ -58,12 +59,23 @@ READ_SHORTAGE: Final = """
     FROM shortages s
 """
 
-IS_UNREFUNDED: Final = """
-    (SELECT o.status FROM orders o WHERE o.id = s.order_id) = ANY($2::text[])
-    AND (
+# Of an order `o`: the money that is claimed, or was refunded, as order_refunds.READ_SPENT counts it.
+SPENT: Final = """(
+    SELECT coalesce(sum(r.amount), 0) FROM order_refunds r WHERE r.order_id = o.id AND r.status <> 'withdrawn'
+) + (
+    SELECT coalesce(sum(h.amount), 0) FROM refunds h
+    WHERE (h.order_id, h.payment_intent_id) = (o.id, o.payment_intent_id)
+      AND h.refund_id IS NULL AND h.status = ANY($4::text[])
+)"""
+
+# A free order has units to write off all the same.
+IS_UNREFUNDED: Final = f"""
+    (
+        SELECT o.status = ANY($2::text[]) AND (o.total = 0 OR o.total > {SPENT}) FROM orders o WHERE o.id = s.order_id
+    ) AND (
         SELECT r.refund_id FROM order_refunds r WHERE (r.order_id, r.refund_id) = (s.order_id, 'shorted-' || s.number)
     ) IS NULL
-"""
+"""  # noqa: S608 (constants of ours)
 
 # Of a product of a shortage: the units that are refunded, as order_refunds.READ_UNITS_LEFT counts them.
 REFUNDED: Final = """(
@@ -74,16 +86,17 @@ REFUNDED: Final = """(
 )"""
 
 # Some line of a shortage has more units than are left to refund: refund-order would refuse it.
-IS_REFUSED: Final = f"""EXISTS (
-    SELECT FROM shortage_lines l JOIN order_items i USING (order_id, product_id)
-    WHERE (l.order_id, l.number) = (s.order_id, s.number) AND l.quantity > i.quantity - {REFUNDED}
-)"""
+IS_REFUSED: Final = f"""(
+    SELECT bool_or(l.quantity + {REFUNDED} > (
+        SELECT i.quantity FROM order_items i WHERE (i.order_id, i.product_id) = (l.order_id, l.product_id)
+    )) FROM shortage_lines l WHERE (l.order_id, l.number) = (s.order_id, s.number)
+)"""  # noqa: S608 (constants of ours)
 
 # Some line of a shortage has fewer units that are refunded than can never leave.
-IS_OWED: Final = f"""EXISTS (
-    SELECT FROM shortage_lines l WHERE (l.order_id, l.number) = (s.order_id, s.number) AND (
+IS_OWED: Final = f"""(
+    SELECT bool_or({REFUNDED} < (
         SELECT sum(t.quantity) FROM shortage_lines t WHERE (t.order_id, t.product_id) = (l.order_id, l.product_id)
-    ) > {REFUNDED}
+    )) FROM shortage_lines l WHERE (l.order_id, l.number) = (s.order_id, s.number)
 )"""  # noqa: S608 (constants of ours)
 
 FIND_UNREFUNDED: Final = f"""
@@ -105,26 +118,22 @@ FIND_OWED: Final = f"""
 """
 
 # No cancel refunds what is left of them: something has left, as the warehouse says, and no parcel with units of them.
-FIND_EMPTY: Final = """
+FIND_EMPTY: Final = f"""
     SELECT DISTINCT s.order_id FROM shortages s
     WHERE s.at BETWEEN now() - interval '7 days' AND now() - $1::interval
-      AND (SELECT o.status FROM orders o WHERE o.id = s.order_id) = ANY($2::text[])
-      AND NOT EXISTS (SELECT FROM shipments p WHERE p.order_id = s.order_id AND p.shipped_at IS NOT NULL)
-      AND NOT EXISTS (
-          SELECT FROM order_items i WHERE i.order_id = s.order_id AND i.quantity > (
+      AND (SELECT o.status = ANY($2::text[]) AND o.total > {SPENT} FROM orders o WHERE o.id = s.order_id)
+      AND (SELECT max(p.shipped_at) FROM shipments p WHERE p.order_id = s.order_id) IS NULL
+      AND (
+          SELECT bool_and(i.quantity = (
               SELECT coalesce(sum(l.quantity), 0) FROM shortage_lines l
               WHERE (l.order_id, l.product_id) = (i.order_id, i.product_id)
-          )
-      )
-      AND (SELECT o.total FROM orders o WHERE o.id = s.order_id) > (
-          SELECT coalesce(sum(r.amount), 0) FROM order_refunds r
-          WHERE r.order_id = s.order_id AND r.status <> 'withdrawn'
+          )) FROM order_items i WHERE i.order_id = s.order_id
       )
       AND NOT EXISTS (
           SELECT FROM reminders m WHERE m.key = 'empty:' || s.order_id AND m.at > now() - interval '1 day'
       )
     ORDER BY s.order_id LIMIT $3
-"""
+"""  # noqa: S608 (constants of ours)
 
 READ_ORDERED: Final = "SELECT product_id, quantity FROM order_items WHERE order_id = $1 ORDER BY product_id"
 
@@ -240,17 +249,17 @@ async def read_goods(connection: "Connection", order_id: str) -> Goods:
 
 async def find_unrefunded(connection: "Connection", after: timedelta, limit: int) -> list[Shortage]:
     """Shortages of paid orders, older than `after`, whose refund does not exist and would not be refused."""
-    return [_shortage(row) for row in await connection.fetch(FIND_UNREFUNDED, after, KEPT, limit)]
+    return [_shortage(row) for row in await connection.fetch(FIND_UNREFUNDED, after, KEPT, limit, STANDING)]
 
 
 async def find_owed(connection: "Connection", after: timedelta, limit: int) -> list[Shortage]:
     """Shortages of paid orders that are not refunded for long, however it may be. Those reported today are left out."""
-    return [_shortage(row) for row in await connection.fetch(FIND_OWED, after, KEPT, limit)]
+    return [_shortage(row) for row in await connection.fetch(FIND_OWED, after, KEPT, limit, STANDING)]
 
 
 async def find_empty(connection: "Connection", after: timedelta, limit: int) -> list[str]:
     """Orders that can neither leave nor be cancelled, and are not all refunded. Those reported today are left out."""
-    return [row["order_id"] for row in await connection.fetch(FIND_EMPTY, after, GONE, limit)]
+    return [row["order_id"] for row in await connection.fetch(FIND_EMPTY, after, GONE, limit, STANDING)]
 
 
 async def follow_shipment(

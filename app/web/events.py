@@ -243,7 +243,8 @@ class FulfillmentEvents:
         async with self._database.transaction() as connection:
             row = await existing_row(connection, row.id)
             followed = await follow_shipment(connection, row, shipment, named)
-            wrong = followed.problems.get(named.shipment_id if named else SHORTAGE)
+            subject = SHORTAGE if event.type == SHORTED else named.shipment_id if named else ""
+            wrong = followed.problems.get(subject)
             # Another delivery of the event may have been faster, and this one have found more at the warehouse.
             is_first = wrong is not None or await _keep(connection, self.source, event, row.id)
             amount = await amount_of(connection, row, followed.shortage) if followed.shortage else None

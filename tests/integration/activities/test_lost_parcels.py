@@ -171,6 +171,19 @@ async def test_a_shortage_whose_units_are_refunded(
         assert ["started" for _ in await find_unrefunded(connection, timedelta(0), 10)] == found[:-1]
 
 
+async def test_a_shortage_of_an_order_whose_money_is_back(bench: ActivityBench, order: Order) -> None:
+    """Somebody refunded all of it at Stripe: refund-order would refuse, and nothing is owed."""
+    short(bench, order, {"2": 1})
+    await check(bench)
+    await bench.pool.execute("UPDATE shortages SET at = at - $1::interval", AGE)
+    await bench.pool.execute(
+        "INSERT INTO refunds (id, order_id, payment_intent_id, amount, status, attempt)"
+        " SELECT 're_1', id, payment_intent_id, total, 'succeeded', 1 FROM orders"
+    )
+    assert await bench.do(Parcels.find_parcel_problems, 10) == []
+    assert await bench.do(Parcels.refund_shortages, 10) == []
+
+
 async def test_a_shortage_of_a_cancelled_order(bench: ActivityBench, order: Order) -> None:
     """The cancel refunds it; it takes the place of no other one."""
     short(bench, order, {"2": 1})
@@ -209,6 +222,19 @@ async def test_nothing_can_ever_leave_of_an_order_that_cannot_be_cancelled(
     assert Problem(key="empty:o1", order_id="o1", text=text) in await bench.do(Parcels.find_parcel_problems, 10)
     await bench.pool.execute(ADD_REFUND, await bench.pool.fetchval("SELECT total FROM orders"))
     assert all(each.key != "empty:o1" for each in await bench.do(Parcels.find_parcel_problems, 10))
+
+
+async def test_a_part_that_can_still_leave_of_an_order_that_cannot_be_cancelled(
+    bench: ActivityBench, order: Order
+) -> None:
+    """The warehouse will ship it: the order waits, and nobody is told to refund it."""
+    await bench.pool.execute("UPDATE orders SET status = 'cancelling'")
+    await bench.do(Shipments.mark_shipped, order.id)
+    short(bench, order, {"1": 2})
+    assert (await check(bench)).found == ()
+    assert await bench.status(order.id) == "shipping"
+    await bench.pool.execute("UPDATE shortages SET at = at - $1::interval", AGE)
+    assert [each.key for each in await bench.do(Parcels.find_parcel_problems, 10)] == ["shortage:o1:1"]
 
 
 async def test_an_erased_order_gets_no_tracking(bench: ActivityBench, order: Order) -> None:
