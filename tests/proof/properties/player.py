@@ -11,7 +11,7 @@ from temporalio.exceptions import ApplicationError
 
 from audit.evidence import Evidence, ProviderRecords, read_snapshot
 from audit.invariants import violations
-from orders.models import SETTLED, Order, Refund, RefundKey, RefundLine, Status
+from orders.models import KEPT, SETTLED, Order, Refund, RefundKey, RefundLine, Status
 from sandbox.fulfillment import Departure
 from tests.proof.properties.runs import Cancelling, Placing, Refunding, Run
 from tests.proof.properties.steps import ATTEMPTS, Script, Step
@@ -107,8 +107,11 @@ class Player:
         await self._bench.pool.execute(SHELVE, STOCK, self._script.units)
         self._units = (await read_snapshot(self._bench.pool, [])).units
         try:
-            for part, begun, regretted in zip(self._parts, self._script.begun, self._script.regretted, strict=True):
-                await self._begin(part, begun, regretted)
+            script = self._script
+            for part, begun, returns, regretted in zip(
+                self._parts, script.begun, script.returns, script.regretted, strict=True
+            ):
+                await self._begin(part, begun, returns, regretted)
             self._disturbed = True
             for step in self._script.steps:
                 if await self._take(step):
@@ -123,11 +126,14 @@ class Player:
     def _count(self, what: str) -> None:
         self._tally[what] += self._disturbed
 
-    async def _begin(self, part: Part, begun: int, regretted: int) -> None:
+    async def _begin(self, part: Part, begun: int, returns: int, regretted: int) -> None:
         for _ in range(begun):
             await self._advance(part, UNDISTURBED)
+        if returns and await self._refund(part):
+            for _ in range(returns - 1):
+                await self._advance(part, UNDISTURBED)
         if regretted:
-            self._cancel(part)
+            await self._cancel(part)
         for _ in range(regretted - 1):
             await self._advance(part, UNDISTURBED._replace(cancels=True))
 
@@ -138,7 +144,7 @@ class Player:
             return await self._advance(part, step)
         if step.what == "wake":
             return bool(self._sleepers) and await self._wake(step.seam % len(self._sleepers))
-        if getattr(self, f"_{step.what}")(part):
+        if await getattr(self, f"_{step.what}")(part):
             self._count(step.what)
         return False
 
@@ -167,7 +173,7 @@ class Player:
         if acted:
             self._count(step.what)
         if part.prompt:
-            self._ship(part)
+            await self._ship(part)
         return True
 
     async def _cut_off(self, part: Part, run: Run) -> bool:
@@ -213,30 +219,31 @@ class Player:
 
     # ------------------------------------------------------------------------------------------------- from outside
 
-    def _terminate(self, part: Part) -> bool:
+    async def _terminate(self, part: Part) -> bool:
         acted = part.placing is not None and part.placing.next is not None
         part.placing = None
         return acted
 
-    def _start(self, part: Part) -> bool:
+    async def _start(self, part: Part) -> bool:
         acted = part.placing is None or part.placing.next is None
         if acted:
             part.placing = Placing()
         return acted
 
-    def _cancel(self, part: Part) -> bool:
+    async def _cancel(self, part: Part) -> bool:
         acted = part.cancelling is None or part.cancelling.next is None
         if acted:
             part.cancelling = Cancelling()
         return acted
 
-    def _refund(self, part: Part) -> bool:
-        acted = len(part.refunding) < MAX_REFUNDS
+    async def _refund(self, part: Part) -> bool:
+        status = await self._bench.status(part.order.id)
+        acted = len(part.refunding) < MAX_REFUNDS and status in KEPT
         if acted:
             part.refunding.append(Refunding(f"r{len(part.refunding)}"))
         return acted
 
-    def _ship(self, part: Part) -> bool:
+    async def _ship(self, part: Part) -> bool:
         shipments = self._bench.world.fulfillment.shipments
         shipment = shipments.get(part.order.id)
         acted = shipment is not None and shipment.status in ("accepted", "shipping")
@@ -246,7 +253,7 @@ class Player:
             )
         return acted
 
-    def _authenticate(self, part: Part) -> bool:
+    async def _authenticate(self, part: Part) -> bool:
         account = self._bench.world.stripe.account
         waiting = [
             entry["id"]

@@ -30,7 +30,8 @@ class Script(NamedTuple):
     """`units` are available; each order wants `wants` of them for what it `costs`.
 
     It has made `begun` attempts undisturbed. Then the customers of `regretted` orders cancel, whose runs have made so
-    many attempts less one; 0: they do not. The goods of `prompt` orders leave as soon as they may.
+    many attempts less one; 0: they do not. The goods of `prompt` orders leave as soon as they may. Of orders that are
+    paid by then a unit comes back, whose refund-order has made `returns` attempts less one; 0: none comes back.
     """
 
     units: int
@@ -40,6 +41,7 @@ class Script(NamedTuple):
     begun: tuple[int, ...]
     regretted: tuple[int, ...]
     prompt: tuple[bool, ...]
+    returns: tuple[int, ...]
     steps: tuple[Step, ...]
 
 
@@ -58,8 +60,9 @@ scripts = st.builds(
     st.tuples(*[st.integers(1, 2)] * ORDERS),
     st.tuples(*[st.sampled_from(["the price"] * 4 + ["with charges"] * 2 + ["nothing"])] * ORDERS),
     st.tuples(*[_cards] * ORDERS),
-    st.tuples(*[st.sampled_from([0, 1, 2, 3, 3, 4, 5, 5])] * ORDERS),
+    st.tuples(*[st.sampled_from([0, 1, 2, 3, 3, 4, 5, 5, 5])] * ORDERS),
     st.tuples(*[st.sampled_from([0, 0, 0, 1, 2, 3, 3])] * ORDERS),
     st.tuples(*[st.booleans()] * ORDERS),
+    st.tuples(*[st.sampled_from([0, 0, 1, 2, 3, 3])] * ORDERS),
     st.lists(_steps, min_size=6, max_size=16).map(tuple),
 )

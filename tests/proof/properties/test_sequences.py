@@ -40,7 +40,7 @@ ACTIVITIES: Final = (
     *("read_order", "claim_undo", "claim_cancellation", "cancel_fulfillment", "void_payment", "release_stock"),
     *("claim_refund", "make_refund", "return_stock", "mark_shipped"),
 )
-RARE: Final = {"given_up", "ship", "read_order", "mark_shipped"}
+RARE: Final = {"given_up", "ship", "read_order", "mark_shipped", "make_refund", "return_stock"}
 HAPPENED: Final = {what: 5 if what in RARE else 20 for what in (*ATTEMPTS, *EVENTS, *ACTIVITIES)}
 
 
