@@ -148,10 +148,8 @@ def paid_orders_are_whole(evidence: Evidence) -> Iterator[Finding]:
 
 
 def parts_are_refunded_once(evidence: Evidence) -> Iterator[Finding]:
-    """The refund of a part is at the payment provider once if it is made, with its amount, and else not at all.
-
-    Of one that an operator has resolved it may be there: its answer was lost.
-    """
+    """The refund of a part is at the payment provider once if it is made, with its amount, and else not at all."""
+    # Of one that an operator has resolved it may be there: its answer was lost.
     for order, payment in evidence.payments():
         claims = {each.refund_id: each for each in order.refunds}
         for refund_id in claims.keys() | {each.refund_id for each in payment.refunds if each.refund_id}:

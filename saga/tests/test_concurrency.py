@@ -27,6 +27,7 @@ def needing(undo: str, independent: tuple[str, ...]) -> set[str]:
     return {other for other in UNDOS if waits_for(other, undo, independent)}
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("undo", UNDOS)
 @pytest.mark.parametrize("independent", INDEPENDENT)
 async def test_a_service_that_is_out_holds_up_only_undos_that_need_it(
@@ -81,6 +82,7 @@ async def test_undos_that_need_nothing_of_each_other_are_in_flight_together(agen
     assert len(await run.result()) == 4
 
 
+@pytest.mark.prove
 async def test_no_undo_begins_before_the_claim_has_succeeded(agency: Agency) -> None:
     """Not even an independent one: a late attempt of its step could get through."""
     agency.desk.out.add("claim for NoneType")

@@ -52,6 +52,7 @@ async def test_failure(office: Office) -> None:
     assert office.agency.bookings == set()
 
 
+@pytest.mark.prove
 async def test_cancel_during_the_undo(office: Office) -> None:
     """The undo goes on to its end."""
     outcome = await starter.cancel(office.env.client, office.task_queue)
@@ -60,6 +61,7 @@ async def test_cancel_during_the_undo(office: Office) -> None:
     assert office.agency.bookings == set()
 
 
+@pytest.mark.prove
 async def test_a_customer_calls_a_trip_off(environment: WorkflowEnvironment) -> None:
     """The run completes, and nothing is left booked."""
     office = Office(environment)

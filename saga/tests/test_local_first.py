@@ -96,6 +96,7 @@ async def time_for(run: WorkflowHandle[Any, Any]) -> timedelta:
     return scheduled.schedule_to_close_timeout.ToTimedelta()
 
 
+@pytest.mark.prove
 async def test_an_attempt_that_takes_too_long_is_ended(agency: Agency) -> None:
     """The workflow task goes on without it."""
     hotel = agency.hold("hotel")
@@ -138,6 +139,7 @@ async def test_a_run_keeps_what_it_began_with(
     assert await regular_steps(run) == regular
 
 
+@pytest.mark.prove
 async def test_a_worker_that_stops_cancels_nothing(environment: WorkflowEnvironment) -> None:
     """Its attempt ends with it; the next worker makes it again, and nothing is undone."""
     agency = Agency(environment)

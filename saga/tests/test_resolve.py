@@ -98,6 +98,7 @@ async def test_a_parked_run_outlives_its_worker(environment: WorkflowEnvironment
     assert agency.desk.done.count("cancel_car") == 1
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("action", ["skip", "retry"])
 async def test_an_undo_whose_service_is_out_can_be_resolved(agency: Agency, action: str) -> None:
     """It is not parked, but no operator has to wait for the service: the attempts end, and it parks first."""

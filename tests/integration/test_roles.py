@@ -55,6 +55,7 @@ async def may(database_url: str, role: str, statement: str) -> bool:
     return True
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("statement", [*READ, *WRITE])
 async def test_the_app_reads_and_writes(database_url: str, statement: str) -> None:
     """It may do what placing and cancelling orders needs."""

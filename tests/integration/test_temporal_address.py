@@ -254,6 +254,7 @@ async def test_a_taken_port_is_one_line(database_url: str, temporal: WorkflowEnv
     )
 
 
+@pytest.mark.prove
 async def test_a_ready_file_that_cannot_be_made_is_one_line(database_url: str, temporal: WorkflowEnvironment) -> None:
     """worker.py names the setting."""
     status, _, errors = await ended(

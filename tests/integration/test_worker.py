@@ -60,6 +60,7 @@ def confirmations(sandbox: Running) -> int:
     return sum(entry["path"].endswith("/confirm") for entry in sandbox.world.journal.about("drained"))
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("environment", "message"),
     one_in(

@@ -25,6 +25,7 @@ async def sandbox(shop: Shop) -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
+@pytest.mark.prove
 async def test_four_tamperings_are_four_findings(shop: Shop, sandbox: httpx.AsyncClient) -> None:
     """A unit added, a foreign refund, a cancelled shipment and a second e-mail; nothing is wrong before."""
     units = await count_units(shop.pool)

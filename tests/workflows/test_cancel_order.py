@@ -142,6 +142,7 @@ async def test_an_order_that_is_not_valid_is_unknown(shop: Shop, payload: Payloa
     assert await shop.status(O) is None
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("terminated", [False, True], ids=["live", "terminated"])
 async def test_while_the_capture_is_claimed(shop: Shop, *, terminated: bool) -> None:
     """Past the pivot there is no undo: the open run captures the money, and cancel-order refunds it."""
@@ -258,6 +259,7 @@ async def test_again_after_it_was_cancelled(shop: Shop) -> None:
     await check_cancelled(shop)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("running", one_in(2, [True, False]), ids=["in flight", "completed"])
 async def test_twenty_at_once(shop: Shop, *, running: bool) -> None:
     """Under one id or under many, all who asked in time get the same answer; the effects happen once."""
@@ -308,6 +310,7 @@ async def test_a_failed_refund_parks_until_an_operator_settles_it(shop: Shop) ->
     assert await attempts(shop, 2)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("ending", "at", "moment"),
     one_in(

@@ -142,6 +142,7 @@ async def test_the_next_shortage_is_told_again(shop: Shop) -> None:
     assert (await check(shop)).alerted == 1
 
 
+@pytest.mark.prove
 async def test_twenty_runs_at_once(shop: Shop) -> None:
     """One alert is sent for each product, and no run ends before all are sent."""
     await shop.pool.execute(ADD_PRODUCTS, "Lamp ", 250)
@@ -157,6 +158,7 @@ async def test_twenty_runs_at_once(shop: Shop) -> None:
 # ------------------------------------------------------------------------------------------------- what may go wrong
 
 
+@pytest.mark.prove
 async def test_slack_is_down_for_an_hour(shop: Shop) -> None:
     """Orders go on; when Slack is back, what is still low is reported once, and what has recovered is not."""
     await shop.set_stock(4)
@@ -245,6 +247,7 @@ async def test_a_worker_that_dies_after_the_mark(shop: Shop) -> None:
     assert told(shop) == ["Walnut desk organiser"]
 
 
+@pytest.mark.prove
 async def test_the_lease_of_a_dead_worker_is_waited_for(shop: Shop) -> None:
     """The run waits until the lease has lapsed and sends the alert again: two alerts are better than none."""
     await shop.set_stock(4)

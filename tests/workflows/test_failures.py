@@ -144,6 +144,7 @@ async def test_a_final_error_before_the_pivot(shop: Shop, where: tuple[str, Mome
     await check_end(shop, await shop.start(order_id=O), end)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(("where", "end"), one_in(3, BEFORE_THE_PIVOT.items()), ids=map(" ".join, BEFORE_THE_PIVOT))
 async def test_an_outage_until_the_deadline(shop: Shop, where: tuple[str, Moment], end: End) -> None:
     """The step is retried until its deadline, with or without an effect that got lost; then the order is undone."""
@@ -306,6 +307,7 @@ async def test_an_undo_in_a_long_outage_calls_for_attention(shop: Shop) -> None:
     assert (await shop.row(O))["parked_step"] is None
 
 
+@pytest.mark.prove
 async def test_an_undo_in_a_long_outage_can_be_resolved(shop: Shop) -> None:
     """An operator need not wait for Stripe: the undo parks, the resolution is recorded, and the order closes."""
     shop.hooks.fail("request_fulfillment", final_error(), "after")

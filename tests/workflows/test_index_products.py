@@ -67,6 +67,7 @@ async def fails(handle: WorkflowHandle[Any, Any]) -> str:
     return " / ".join(said)
 
 
+@pytest.mark.prove
 async def test_a_run_that_a_clients_cron_starts_again(shop: Shop) -> None:
     """It has the input of the first run, and no progress to continue from."""
     run = await shop.client.start_workflow(
@@ -126,6 +127,7 @@ async def test_a_run_that_ends_between_batches(shop: Shop, monkeypatch: pytest.M
     assert texts(shop) == [2, 2, 1]
 
 
+@pytest.mark.prove
 async def test_a_long_run_is_continued(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """As another run, from where it was, with its numbers; its history stays short."""
     monkeypatch.setattr(product_index, "BATCH", 1)
@@ -193,6 +195,7 @@ async def test_an_outage_delays_the_run(shop: Shop, fault: dict[str, Any]) -> No
     assert (await handle.result()).finished
 
 
+@pytest.mark.prove
 async def test_a_key_that_stays_wrong_fails_the_run(shop: Shop) -> None:
     """After an hour, saying so; what was embedded before is kept, and the next run goes on."""
     await index(shop)

@@ -135,6 +135,7 @@ async def test_a_message_that_is_refused_is_given_up_at_once(shop: Shop) -> None
     assert await marks(run) == ("completed", "notification:order_confirmation")
 
 
+@pytest.mark.prove
 async def test_slack_is_waited_for_by_nobody(impatient: Shop) -> None:
     """The caller has its answer while the alert cannot be posted, and the run ends without it in the end."""
     shop = impatient

@@ -171,6 +171,7 @@ async def test_a_long_reason_is_cut(shop: Shop, customer: str) -> None:
     assert outcome.recommendations[0].reason.endswith("…")
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("fault", "why"),
     [

@@ -90,6 +90,7 @@ async def test_an_order_terminated_on_its_way_is_finished(shop: Shop, at: str, m
     assert await reconcile(shop) == NOTHING
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(("at", "moment"), moments(*BACKWARD))
 async def test_an_order_terminated_in_its_undo_is_undone(shop: Shop, at: str, moment: Moment) -> None:
     """The undo is finished by another run of process-order, for the same reason."""
@@ -107,6 +108,7 @@ async def test_an_order_terminated_in_its_undo_is_undone(shop: Shop, at: str, mo
     assert await reconcile(shop) == NOTHING
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(("at", "moment"), moments(*CANCELLING))
 async def test_a_cancel_terminated_on_its_way_is_finished(shop: Shop, at: str, moment: Moment) -> None:
     """cancel-order is started again with its first input: the customer is written to all the same."""
@@ -170,6 +172,7 @@ async def test_terminated_while_the_customer_authenticates(shop: Shop) -> None:
     await assert_invariants(shop, order_id)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("at", ["authorize_payment", "request_fulfillment"])
 async def test_an_order_whose_request_is_gone_is_cancelled(shop: Shop, at: str) -> None:
     """Past its retention Temporal does not know what to ship, or where: the order is undone."""
@@ -293,6 +296,7 @@ async def test_the_alert_about_a_parked_order_names_its_run(shop: Shop) -> None:
 # ------------------------------------------------------------------- shipments that contradict their orders
 
 
+@pytest.mark.prove
 async def test_a_shipment_of_an_undone_order_is_cancelled(shop: Shop) -> None:
     """Its request slept, and arrived after the undo."""
     order_id = new_order_id()
@@ -307,6 +311,7 @@ async def test_a_shipment_of_an_undone_order_is_cancelled(shop: Shop) -> None:
     assert await reconcile(shop) == NOTHING
 
 
+@pytest.mark.prove
 async def test_goods_that_left_are_told_of(shop: Shop) -> None:
     """The warehouse's event is lost, and the order is shipped all the same."""
     order_id = new_order_id()
@@ -323,6 +328,7 @@ async def test_goods_that_left_are_told_of(shop: Shop) -> None:
     assert await reconcile(shop) == NOTHING
 
 
+@pytest.mark.prove
 async def test_a_shipment_that_the_warehouse_forgot_is_an_operators_matter(shop: Shop) -> None:
     """The order is paid, so its customer waits for goods that nobody sends: one alert a day."""
     order_id = new_order_id()
@@ -358,6 +364,7 @@ async def test_a_charge_for_no_order_is_a_persons_matter(shop: Shop) -> None:
     assert await reconcile(shop) == NOTHING
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("ending", ["placed", "rejected", "cancelled"])
 async def test_a_second_charge_of_an_order_is_refunded(shop: Shop, ending: str) -> None:
     """The order answers for the payment on its row alone, if at all."""
@@ -373,6 +380,7 @@ async def test_a_second_charge_of_an_order_is_refunded(shop: Shop, ending: str) 
     assert await reconcile(shop) == NOTHING
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("capture", ["manual", "automatic"])
 async def test_a_payment_made_by_hand_for_an_order_is_told(shop: Shop, capture: str) -> None:
     """Only the person who made it knows its purpose."""
@@ -387,6 +395,7 @@ async def test_a_payment_made_by_hand_for_an_order_is_told(shop: Shop, capture: 
     assert await reconcile(shop) == NOTHING
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("capture", ["manual", "automatic"])
 @pytest.mark.parametrize("shop_id", [None, "another-shop"])
 async def test_a_payment_of_others_is_left_alone(shop: Shop, capture: str, shop_id: str | None) -> None:
@@ -427,6 +436,7 @@ async def test_an_authorization_of_a_closed_order_is_voided(shop: Shop) -> None:
     assert await reconcile(shop) == NOTHING
 
 
+@pytest.mark.prove
 async def test_a_paid_order_whose_charge_was_given_back_is_told(shop: Shop) -> None:
     """Refunded in full by hand although its goods are shipped: an alert a day until it is repaired."""
     order_id = new_order_id()
@@ -442,6 +452,7 @@ async def test_a_paid_order_whose_charge_was_given_back_is_told(shop: Shop) -> N
     assert (await reconcile(shop)).alerted == report.alerted
 
 
+@pytest.mark.prove
 async def test_an_order_that_is_cancelled_while_its_payment_is_compared(shop: Shop) -> None:
     """The refund that was seen belongs to an order that is not paid any more: no alert asks to charge again."""
     order_id = new_order_id()
@@ -477,6 +488,7 @@ async def test_a_payment_that_stripe_does_not_know_is_told(shop: Shop) -> None:
 # ------------------------------------------------------------------------------------------------------------- refunds
 
 
+@pytest.mark.prove
 async def test_a_refund_that_fails_days_later_is_told(shop: Shop) -> None:
     """It had succeeded, and the order was closed; a refund by hand then settles it."""
     order_id = new_order_id()
@@ -512,6 +524,7 @@ async def test_a_pending_refund_is_followed_to_its_end(shop: Shop) -> None:
     assert await reconcile(shop) == NOTHING
 
 
+@pytest.mark.prove
 async def test_a_refund_of_a_second_charge_is_followed_too(shop: Shop) -> None:
     """It fails after its payment left the window; alerts go out until it is refunded otherwise. The order stands."""
     order_id = new_order_id()
@@ -534,6 +547,7 @@ async def test_a_refund_of_a_second_charge_is_followed_too(shop: Shop) -> None:
     await assert_invariants(shop, order_id)
 
 
+@pytest.mark.prove
 async def test_a_refund_that_does_not_arrive_is_told(shop: Shop) -> None:
     """A refund that is pending for more than a week gets an alert a day until it is settled."""
     order_id = new_order_id()
@@ -645,6 +659,7 @@ async def test_a_refund_that_was_made_and_not_kept_is_kept(shop: Shop) -> None:
 # --------------------------------------------------------------------------------------------------------------- stock
 
 
+@pytest.mark.prove
 async def test_stock_that_a_closed_order_holds_is_released(shop: Shop) -> None:
     """Only a change by hand in the database leaves any."""
     order_id = new_order_id()
@@ -700,6 +715,7 @@ async def test_what_is_impossible_again_and_again_does_not_hold_up_the_rest(shop
     assert report.stock
 
 
+@pytest.mark.prove
 async def test_an_outage_of_slack_is_named(shop: Shop) -> None:
     """No alert was sent, so the report says so, the run is marked, and the next run sends it."""
     order_id = new_order_id()
@@ -743,6 +759,7 @@ async def start(shop: Shop, *payload: Any) -> WorkflowHandle[Any, Any]:
     )
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("status", one_in(2, [503, 400]))
 async def test_a_payment_that_cannot_be_read_stops_no_other_one(shop: Shop, status: int) -> None:
     """Operators are alerted of it, and the next order is compared with its payment."""

@@ -78,6 +78,7 @@ async def test_a_refund_whose_input_is_gone_is_made_from_its_rows(shop: Shop) ->
     assert "order_refunded" not in [email.template for email in shop.world.inbox.emails]
 
 
+@pytest.mark.prove
 async def test_a_refund_that_is_parked_is_left_to_its_run(shop: Shop) -> None:
     """It is claimed, and its run waits for an operator; once that is gone, another one waits."""
     await shop.place(an_order(paymentMethodId="pm_refund_failed"), O)
@@ -89,6 +90,7 @@ async def test_a_refund_that_is_parked_is_left_to_its_run(shop: Shop) -> None:
     await until_parked(shop.client.get_workflow_handle(RUN))
 
 
+@pytest.mark.prove
 async def test_a_refund_that_fails_days_later_is_made_again(shop: Shop) -> None:
     """Its claim is open again, and waits for an operator. The goods, which are back, do not come back twice."""
     await shop.place(PENDING, O)
@@ -110,6 +112,7 @@ async def test_a_refund_that_fails_days_later_is_made_again(shop: Shop) -> None:
     assert await reconcile(shop) == NOTHING
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(("action", "claim"), [("skip", "withdrawn"), ("resolved", "made")])
 async def test_a_refund_that_failed_later_is_settled(shop: Shop, action: str, claim: str) -> None:
     """Its goods are back, and do not come back once more, whether or not the customer got the money otherwise."""
@@ -146,6 +149,7 @@ async def test_the_refund_of_a_part_of_a_cancelled_order_fails_later(shop: Shop)
     await assert_invariants(shop, O)
 
 
+@pytest.mark.prove
 async def test_an_order_whose_parts_are_all_refunded_is_right(shop: Shop) -> None:
     """Nothing is charged any more, and that is what the shop asked for."""
     await shop.place(order_id=O)

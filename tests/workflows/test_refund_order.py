@@ -230,6 +230,7 @@ async def test_invalid_input_is_a_completed_run(shop: Shop, payload: Any, names:
 # --------------------------------------------------------------------------------------------------------------- once
 
 
+@pytest.mark.prove
 async def test_the_same_refund_again(shop: Shop) -> None:
     """Whenever it is asked for, and in whatever words, it has the same answer and no further effect."""
     await shop.place(order_id=O)
@@ -243,6 +244,7 @@ async def test_the_same_refund_again(shop: Shop) -> None:
     await assert_invariants(shop, O)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("other", [{"lines": [UNIT]}, {"lines": [BACK], "amount": 29.98}, {"amount": 29.99}])
 async def test_another_refund_under_the_same_id(shop: Shop, other: Payload) -> None:
     """It is refused: the caller has mistaken the id."""
@@ -253,6 +255,7 @@ async def test_another_refund_under_the_same_id(shop: Shop, other: Payload) -> N
     assert money(shop) == (5998, 2999)
 
 
+@pytest.mark.prove
 async def test_ten_at_once_under_one_id(shop: Shop) -> None:
     """Under one workflow id or under many, there is one refund, one unit back and one e-mail."""
     await shop.place(order_id=O)
@@ -280,6 +283,7 @@ async def test_ten_refunds_at_once(shop: Shop) -> None:
 # ------------------------------------------------------------------------------------------- with a cancel, or by hand
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(("at", "moment"), one_in(3, MOMENTS))
 async def test_a_cancel_at_each_moment_of_a_refund(shop: Shop, at: str, moment: Moment) -> None:
     """Whoever is first: all of the money goes back once, and each unit once."""
@@ -302,6 +306,7 @@ async def test_a_cancel_at_each_moment_of_a_refund(shop: Shop, at: str, moment: 
     await assert_invariants(shop, O)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("at", "moment"),
     one_in(
@@ -330,6 +335,7 @@ async def test_a_refund_at_each_moment_of_a_cancel(shop: Shop, at: str, moment: 
     await assert_invariants(shop, O)
 
 
+@pytest.mark.prove
 async def test_a_cancel_after_refunds_returns_the_rest(shop: Shop) -> None:
     """Refunded units are left out, also those that never come back; the e-mail names what the cancel returns."""
     await shop.place(order_id=O)
@@ -357,6 +363,7 @@ async def test_a_cancel_after_everything_was_refunded(shop: Shop) -> None:
     await assert_invariants(shop, O)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("amount", [None, 4000])
 async def test_a_refund_by_hand_that_was_faster(shop: Shop, amount: int | None) -> None:
     """The claim is withdrawn: nothing is restocked, the customer is not told, and another refund may have the units."""
@@ -452,6 +459,7 @@ async def test_a_failed_refund_that_an_operator_skips(shop: Shop) -> None:
     assert told(shop) == []
 
 
+@pytest.mark.prove
 async def test_a_parked_refund_holds_up_no_cancel(shop: Shop) -> None:
     """Only the run of the refund waits for the operator; the cancel puts everything back, and parks by itself."""
     await shop.place(an_order(paymentMethodId="pm_refund_failed"), O)

@@ -96,6 +96,7 @@ async def test_a_foreign_client_terminates_what_runs(shop: Shop, at: str, payloa
     await check_placed(shop)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("after", ["placed", "rejected", "cancelled"])
 async def test_another_payload_is_refused_once_the_first_is_settled(shop: Shop, after: str) -> None:
     """The id belongs to the first payload for ever."""
@@ -170,6 +171,7 @@ async def test_expired_idempotency_keys_do_not_charge_twice(shop: Shop, at: str)
     await check_placed(shop)
 
 
+@pytest.mark.prove
 async def test_expired_idempotency_keys_do_not_refund_twice(shop: Shop) -> None:
     """What was refunded is looked at before anything is refunded."""
     await shop.place(order_id=O)
@@ -225,6 +227,7 @@ async def test_reset_after_a_cancel_does_not_sell_again(shop: Shop) -> None:
     await assert_invariants(shop, O)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("taker", ["process-order", "cancel-order"])
 async def test_a_park_that_is_taken_over_waits_before_anything_is_undone_again(shop: Shop, taker: str) -> None:
     """The warehouse might answer otherwise the second time; the resolution reaches the run that waits."""
@@ -259,6 +262,7 @@ async def test_the_answer_of_a_technical_failure_is_recorded(shop: Shop) -> None
     await assert_invariants(shop, O)
 
 
+@pytest.mark.prove
 async def test_a_cancel_that_is_reset_while_its_e_mail_is_on_its_way(shop: Shop) -> None:
     """The run finds the order cancelled by itself: it answers so, and its customer gets the e-mail."""
     await shop.place(order_id=O)

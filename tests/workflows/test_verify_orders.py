@@ -157,6 +157,7 @@ async def test_an_order_that_moves_meanwhile_is_left_to_the_next_run(
     assert (await verify(shop)).checked == 2
 
 
+@pytest.mark.prove
 async def test_an_outage_of_stripe_is_no_violation(shop: Shop) -> None:
     """The report says what could not be checked, and why; the rest is checked."""
     await shop.place(order_id="o1")
@@ -177,6 +178,7 @@ async def test_an_outage_of_stripe_is_no_violation(shop: Shop) -> None:
 REFUSAL: dict[str, Any] = {"error": {"type": "invalid_request_error", "code": "parameter_invalid", "param": "intent"}}
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("status", "body", "error"),
     [(503, None, "stripe: scripted: This failure was asked for."), (400, REFUSAL, "stripe: parameter_invalid intent")],

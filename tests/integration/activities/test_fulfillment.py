@@ -121,6 +121,7 @@ async def test_the_delay_that_the_warehouse_asks_for_is_kept(bench: ActivityBenc
     assert outage.value.next_retry_delay.total_seconds() == 9
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("kind", ["reset_after", "hang_after"])
 async def test_a_lost_answer_makes_no_second_shipment(bench: ActivityBench, kind: str) -> None:
     """The next attempt gets the id of the first shipment."""

@@ -87,6 +87,7 @@ async def test_analytics_get_the_order_once(bench: ActivityBench) -> None:
     }
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("kind", ["reset_after", "hang_after"])
 async def test_a_lost_answer_delivers_no_second_email(bench: ActivityBench, kind: str) -> None:
     """The receiver knows the idempotency key."""

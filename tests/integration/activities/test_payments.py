@@ -228,6 +228,7 @@ async def test_capture_twice_takes_the_money_once(bench: ActivityBench) -> None:
     assert await bench.events(order.id) == ["pending", "capturing"]
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("kind", ["reset_after", "hang_after"])
 async def test_a_capture_whose_answer_is_lost(bench: ActivityBench, kind: str) -> None:
     """The next attempt finds out whether it took effect."""

@@ -57,6 +57,7 @@ async def candidates(bench: ActivityBench) -> list[str]:
 # --------------------------------------------------------------------------------------------------- the candidates
 
 
+@pytest.mark.prove
 async def test_the_nearest_come_first(bench: ActivityBench, catalogue: Catalogue) -> None:
     """By the cosine to the average purchase, each with the nearest of the purchases; the model is not asked."""
     await catalogue.indexed(

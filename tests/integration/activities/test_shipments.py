@@ -109,6 +109,7 @@ async def test_a_correct_order_is_asked_about_once_an_hour(bench: ActivityBench)
         assert len(gets(bench)) == looks
 
 
+@pytest.mark.prove
 async def test_pages(bench: ActivityBench) -> None:
     """The next page begins after the last order that was looked at."""
     for number in range(PAGE + 1):

@@ -369,6 +369,7 @@ async def test_the_delay_that_slack_asks_for_is_kept(globe: ActivityBench) -> No
     assert limit.value.next_retry_delay.total_seconds() == 17
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("kind", ["reset_before", "hang_before"])
 async def test_slack_does_not_answer(globe: ActivityBench, kind: str) -> None:
     """It did not get the message: the next attempt sends it, once."""

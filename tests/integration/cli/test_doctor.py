@@ -208,6 +208,7 @@ async def test_connections_of_all_logins_count(database_url: str) -> None:
             await check_connections(database, needed=server.room - 1)
 
 
+@pytest.mark.prove
 async def test_workers_whose_version_is_not_released(temporal: WorkflowEnvironment) -> None:
     """They poll, and get no order: doctor names the release that is missing, and is content after it."""
     name = f"doctor-{uuid.uuid4().hex[:8]}"

@@ -9,6 +9,7 @@ from tests.integration.cli.conftest import Starter
 from tests.support.shop import CHARGES, Shop, an_order, eventually, new_order_id
 
 
+@pytest.mark.prove
 async def test_a_part_is_refunded(shop: Shop, starter: Starter, database_url: str) -> None:
     """Units that come back, units that do not, and charges; the same command again is the same refund."""
     order_id = new_order_id()

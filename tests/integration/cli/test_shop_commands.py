@@ -272,6 +272,7 @@ async def test_a_bad_customer_is_refused(starter: Starter, customer: str) -> Non
 # ----------------------------------------------------------------------------------------------------------- the rest
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("command", [("check-inventory",), ("recommend", "cus_123"), ("index-products",)])
 async def test_without_a_worker_it_says_so(
     temporal: WorkflowEnvironment, starter: Starter, command: tuple[str, ...]

@@ -131,6 +131,7 @@ async def test_an_order_whose_id_was_used_again_stays_what_it_is(shop: Shop, sta
     ]
 
 
+@pytest.mark.prove
 async def test_what_an_order_costs(shop: Shop, starter: Starter) -> None:
     """Its total beside the placed order; its charges in its status; a free one has a price, and nothing to pay."""
     charged, free = new_order_id(), new_order_id()
@@ -161,6 +162,7 @@ async def test_an_order_under_way(shop: Shop, starter: Starter) -> None:
     await run.terminate()
 
 
+@pytest.mark.prove
 async def test_a_refund_that_is_pending_or_failed_is_named(shop: Shop, starter: Starter) -> None:
     """What the customer has is not what was sent."""
     order_id = new_order_id()
@@ -312,6 +314,7 @@ async def test_a_parked_order_from_the_alarm_to_the_end(shop: Shop, starter: Sta
     assert (await starter(*command)).status == 1
 
 
+@pytest.mark.prove
 async def test_the_alert_has_the_page_and_the_command(shop: Shop, starter: Starter) -> None:
     """What operators read in Slack is enough to look at the run, and to resolve it."""
     order_id = await parked(shop, Permanent("no <@U1> & `no`", type="refund_failed"))

@@ -240,6 +240,7 @@ async def an_empty_namespace(temporal: WorkflowEnvironment) -> str:
     return name
 
 
+@pytest.mark.prove
 async def test_a_parked_cancel_is_resolved_where_it_is_parked(shop: Shop, starter: Starter) -> None:
     """The parked run is that of cancel-order, and a skip ends it; the operator's name is kept."""
     order_id = new_order_id()

@@ -140,6 +140,7 @@ async def test_ctrl_c_says_how_to_look_again(shop: Shop, terminal: Terminal, tmp
     await run.terminate()
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("command", "again"),
     [
@@ -220,6 +221,7 @@ async def test_a_closed_pipe_changes_nothing(shop: Shop, terminal: Terminal) -> 
         os.close(write)
 
 
+@pytest.mark.prove
 async def test_a_full_disk_loses_no_result(shop: Shop, terminal: Terminal, tmp_path: Path) -> None:
     """The result goes to standard error, with what to do; a refusal keeps its own exit status."""
     order_id = new_order_id()

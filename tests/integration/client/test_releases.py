@@ -83,6 +83,7 @@ async def test_a_version_gets_the_orders_and_gives_them_back(shop: Shop) -> None
     assert (view.current, view.ramping, [each.build_id for each in view.versions]) == ("1", None, ["2", "1"])
 
 
+@pytest.mark.prove
 async def test_a_canary_that_ends_otherwise_stops_the_release(shop: Shop) -> None:
     """It should fail at its payment: here it does not come so far. No other order has met that version."""
     await shop.set_stock(0)
@@ -133,6 +134,7 @@ async def test_what_cannot_be_released_is_refused(shop: Shop, monkeypatch: pytes
         assert (await view_deployment(shop.client, name)).ramping == "2"
 
 
+@pytest.mark.prove
 async def test_what_somebody_else_made_current_stays(shop: Shop) -> None:
     """Another version is made current while the canaries go badly: the rollback must not take its orders away."""
     name = shop.settings.temporal_deployment_name
@@ -148,6 +150,7 @@ async def test_what_somebody_else_made_current_stays(shop: Shop) -> None:
     assert (await view_deployment(shop.client, name)).current == "1"
 
 
+@pytest.mark.prove
 async def test_a_run_that_no_worker_answers_for_is_reported(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a rollback nobody knows whether the earlier version can replay it."""
     name = shop.settings.temporal_deployment_name

@@ -227,6 +227,7 @@ async def test_a_run_that_hangs_is_ended(client: Client, monkeypatch: pytest.Mon
     assert again.workflow_id != hanging.workflow_id
 
 
+@pytest.mark.prove
 async def test_every_run_that_a_program_starts_has_an_end(client: Client) -> None:
     """Also by hand: a run that hangs is not joined for ever."""
     await apply(client)
@@ -242,6 +243,7 @@ async def test_every_run_that_a_program_starts_has_an_end(client: Client) -> Non
     assert config.workflow_execution_timeout.ToTimedelta() == SCHEDULED[INDEX_PRODUCTS]
 
 
+@pytest.mark.prove
 async def test_a_trigger_is_skipped_while_a_run_is_under_way(shop: Shop, client: Client) -> None:
     """The answer says so, and names the run that is under way."""
     held = shop.hooks.hold("find_shortages")

@@ -191,6 +191,7 @@ async def test_it_refuses_to_be_an_oracle(environment: dict[str, str], message: 
     assert (process.returncode, message in errors.decode()) == (1, True)
 
 
+@pytest.mark.prove
 async def test_the_program_serves_and_logs_no_secret(tmp_path: Path) -> None:
     """Its log has one line for each request, without tokens and payloads; SIGTERM ends it with status 0."""
     port, health = free_ports(2)

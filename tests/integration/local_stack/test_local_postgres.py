@@ -39,6 +39,7 @@ async def ask(server: Postgres, query: str) -> object:
         await connection.close()
 
 
+@pytest.mark.prove
 async def test_data_survives_a_restart_and_no_process_remains(folder: Path) -> None:
     """A second start finds the data, and a stop leaves no process."""
     server = server_in(folder)
@@ -50,6 +51,7 @@ async def test_data_survives_a_restart_and_no_process_remains(folder: Path) -> N
         assert await ask(server, "SELECT answer FROM kept") == 42
 
 
+@pytest.mark.prove
 async def test_a_start_waits_for_a_server_that_is_still_stopping(folder: Path) -> None:
     """A start right after the supervisor was killed waits until the old Postgres has stopped."""
     server = server_in(folder)
@@ -60,6 +62,7 @@ async def test_a_start_waits_for_a_server_that_is_still_stopping(folder: Path) -
             assert await ask(server, "SELECT true")
 
 
+@pytest.mark.prove
 async def test_a_stale_pid_is_no_obstacle(folder: Path) -> None:
     """A left-over pid file is deleted, even if its pid is now another process of the same user."""
     server = server_in(folder)
@@ -79,6 +82,7 @@ async def test_a_stale_pid_is_no_obstacle(folder: Path) -> None:
             assert await ask(server, "SELECT true")
 
 
+@pytest.mark.prove
 async def test_an_interrupted_initdb_is_no_obstacle(folder: Path) -> None:
     """A left-over of initdb is deleted; the collation is the same everywhere; pgvector is available."""
     staging = folder / "data.new"
@@ -121,6 +125,7 @@ async def test_another_server_on_the_port_is_not_taken_for_ours(folder: Path) ->
         assert not await replace(server, data_dir=folder / "other").answers()
 
 
+@pytest.mark.prove
 @as_root
 @pytest.mark.skipif(not namespace_works(), reason="user namespaces are not allowed here")
 async def test_root_serves_a_folder_that_only_root_may_enter(folder: Path) -> None:

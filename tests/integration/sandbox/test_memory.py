@@ -219,6 +219,7 @@ async def test_a_file_that_is_not_a_state_file_is_refused(state: Path, spoil: Ca
     assert spoil in (a_damaged_entry, a_folder) or state.read_bytes() == before
 
 
+@pytest.mark.prove
 async def test_a_state_file_has_one_sandbox(state: Path) -> None:
     """A second sandbox on the same file ends with a message."""
     async with sandbox(state) as http:

@@ -66,6 +66,7 @@ async def problems(web: Web) -> list[str]:
     return [row["problem"] for row in await web.shop.pool.fetch("SELECT problem FROM shipments WHERE problem <> ''")]
 
 
+@pytest.mark.prove
 async def test_an_order_leaves_in_two_parcels(subscribed: Web) -> None:
     """The first one ends what can be cancelled, the last one makes it shipped; the customer is told of each."""
     assert (await subscribed.shop.place(TWO_LINES, order_id=O)).success
@@ -139,6 +140,7 @@ async def test_events_in_any_order(web: Web, order: tuple[int, ...]) -> None:
     await assert_invariants(web.shop, O)
 
 
+@pytest.mark.prove
 async def test_more_than_was_ordered(web: Web) -> None:
     """The parcel does not count and the event is refused, naming what is wrong; the order has left all the same."""
     web.shop.world.fulfillment.hides_parcels = True
@@ -405,6 +407,7 @@ async def test_a_line_that_can_never_leave(subscribed: Web) -> None:
     await assert_invariants(subscribed.shop, O)
 
 
+@pytest.mark.prove
 async def test_a_shortage_is_refunded_once(web: Web) -> None:
     """However often the warehouse says so; more of it is one more refund."""
     order = an_order(items=[{"productId": "1", "quantity": 3}])

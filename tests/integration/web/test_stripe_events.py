@@ -90,6 +90,7 @@ async def test_a_failed_authentication_ends_the_order_at_once(subscribed: Web) -
     await assert_invariants(subscribed.shop, O)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("kind", ["duplicate", "reorder", "delay"])
 async def test_deliveries_that_repeat_overtake_or_tarry_change_nothing(subscribed: Web, kind: str) -> None:
     """This holds for every event of an order, through authentication, capture and refund."""
@@ -262,6 +263,7 @@ async def test_an_unknown_type_is_none_of_our_business(web: Web, kind: str) -> N
 # ------------------------------------------------------------------------------------------------------------- outages
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("route", one_in(3, ["GET /v1/refunds/*", "GET /v1/payment_intents/*", "GET /v1/refunds"]))
 @pytest.mark.parametrize("status", one_in(4, [429, 400, 401, 500]))
 async def test_stripe_out(web: Web, route: str, status: int) -> None:
@@ -383,6 +385,7 @@ async def test_a_failed_refund_is_not_kept_until_it_is_looked_into(web: Web) -> 
 # --------------------------------------------------------------------------------- disputes, fraud warnings, reviews
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("kind", "open_status", "end_status"),
     [
@@ -416,6 +419,7 @@ async def test_a_warning_about_a_payment_is_kept_and_reported_once(
     assert [open_status in events[0]["why"], end_status in events[1]["why"]] == [True, True]
 
 
+@pytest.mark.prove
 async def test_a_warning_that_stays_open_is_marked_in_every_sweep(subscribed: Web) -> None:
     """It is reported once; the mark tells operators until it is over."""
     shop = subscribed.shop

@@ -105,6 +105,7 @@ async def test_events_are_posted(web: Web, method: str, source: str) -> None:
     assert (await web.http.request(method, f"/webhooks/{source}")).status_code == 405
 
 
+@pytest.mark.prove
 async def test_a_probe_costs_no_query(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events need the connections; tests/integration/test_health.py has the rest of health."""
     opened: list[Database] = []

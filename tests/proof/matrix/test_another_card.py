@@ -275,6 +275,7 @@ async def test_called_off_while_it_waits(shop: Shop, who: str) -> None:
     await check_end(shop, run, replace(CANCELLED, how="cancelled", code=None) if who == "operator" else CANCELLED)
 
 
+@pytest.mark.prove
 async def test_terminated_while_it_waits(shop: Shop) -> None:
     """reconcile-orders restarts it: it asks no bank again, waits anew, and numbers the next card after the last one."""
     run = await wait_for_card(shop)

@@ -88,6 +88,7 @@ async def submit(shop: Shop, order_id: str, payload: Payload) -> OrderOutcome:
     return await submit_order(shop.client, order_id, payload, task_queue=shop.task_queue)
 
 
+@pytest.mark.prove
 async def test_many_start_and_submit_one_order_at_once(shop: Shop, order_id: str) -> None:
     """One run and one answer, whichever way they ask; who only starts is told that it runs already."""
     submits = asyncio.gather(*(submit(shop, order_id, an_order()) for _ in range(CALLERS)))
@@ -290,6 +291,7 @@ async def test_a_customer_cancels(shops: Mapping[str, Shop], at: Boundary) -> No
     await check_end(shop, run, at.customers)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("at", sampled(UNDER_WAY, lambda at: at in SAMPLE), ids=name)
 async def test_the_run_is_terminated(shop: Shop, at: Boundary) -> None:
     """reconcile-orders starts it again, the attempt left behind changes nothing, and the order is placed."""
@@ -362,6 +364,7 @@ CONCURRENT = {
 }
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("case", one_in(3, CONCURRENT.values()), ids=CONCURRENT)
 async def test_everybody_cancels_at_once(shops: Mapping[str, Shop], case: ConcurrentCancels) -> None:
     """Operators and customers, under one id and under many: one outcome, and its effects once."""
@@ -380,6 +383,7 @@ async def test_everybody_cancels_at_once(shops: Mapping[str, Shop], case: Concur
     await check_end(shop, run, case.end)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("open_", [True, False], ids=["while the order finishes", "when it has"])
 async def test_a_cancel_after_the_goods_have_left(shop: Shop, *, open_: bool) -> None:
     """Too late for everybody: the order is shipped and stays paid."""

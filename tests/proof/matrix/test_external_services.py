@@ -216,6 +216,7 @@ async def test_a_payment_is_processing(shop: Shop, verdict: Verdict, *, late: bo
     await check_end(shop, run, verdict.late if late else verdict.end)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("outcome", ["succeed", "fail"])
 async def test_a_pending_refund_ends_later(shops: Mapping[str, Shop], outcome: str) -> None:
     """The order is closed while the bank takes its days; what comes of the refund is followed, a failure alerted."""
@@ -299,6 +300,7 @@ async def test_the_warehouse_forgets_what_it_accepted(shop: Shop) -> None:
     await check_end(shop, run, FAILED)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("capture", ["manual", "automatic"])
 @pytest.mark.parametrize("kind", one_in(2, ["reset_after", "reset_before"]))
 async def test_the_warehouse_is_down_beyond_the_deadline(shops: Mapping[str, Shop], capture: str, kind: str) -> None:

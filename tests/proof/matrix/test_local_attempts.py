@@ -83,6 +83,7 @@ async def test_an_operators_cancel_is_heard_when_the_steps_are_done(shop: Shop, 
     await check_end(shop, run, PLACED)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("at", sampled(STEPS, lambda at: at is STEPS[3]), ids=name)
 async def test_a_slow_step_goes_on_as_a_regular_activity(shop: Shop, at: AtStep) -> None:
     """The local attempt is ended by its time-out, whatever it has done; a late one is stopped by the row."""

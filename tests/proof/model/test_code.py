@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import asyncpg
+import pytest
 
 from orders.models import Status
 from tests.proof.model.activities import Activities
@@ -31,6 +32,7 @@ OUTSIDE: Final = {
 Pair = tuple[str, str]
 
 
+@pytest.mark.prove
 async def test_the_database_allows_what_the_model_does(database_url: str) -> None:
     """Each transition of the model is a row of order_transitions, and each row is taken in the model."""
     connection = await asyncpg.connect(database_url)
