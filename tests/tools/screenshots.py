@@ -9,12 +9,12 @@ import httpx
 from rich.console import Console
 from temporalio.client import Client
 
-from client.orders import cancel_order, submit_order
+from client.orders import cancel_order, refund_order, submit_order
 from config.links import workflow_link
 from config.temporal import plugin
 from deploy.local.postgres import temporary_folder
 from deploy.local.stack import Ports, Stack
-from orders.names import cancel_order_id
+from orders.names import cancel_order_id, refund_order_id
 from tests.support.shop import an_order
 from tests.tools.chromium import Tab, browser, open_tab
 
@@ -23,7 +23,13 @@ REFUSED: Final = {"shippingAddress": an_order()["shippingAddress"] | {"street": 
 DECLINED: Final = {"paymentMethodId": "pm_card_chargeDeclined"}
 
 # What happened last in the run of each picture.
-LAST: Final = {"placed": "track_order", "refused": "send_email", "cancelled": "send_email", "parked": "post_alert"}
+LAST: Final = {
+    "placed": "track_order",
+    "refused": "send_email",
+    "cancelled": "send_email",
+    "parked": "post_alert",
+    "refunded": "send_email",
+}
 
 # The columns of the list of runs, as the Web UI keeps them in the browser: docs/operating.md says how to choose them.
 COLUMNS: Final = """
@@ -38,6 +44,9 @@ async def place_orders(client: Client) -> None:
     await submit_order(client, "order-1001", an_order())
     await submit_order(client, "order-1002", an_order(**REFUSED))
     await submit_order(client, "order-1003", an_order(**DECLINED))
+    await submit_order(client, "order-1006", an_order())
+    back = {"lines": [{"productId": "1", "quantity": 1, "restock": True}], "customerEmail": "customer@example.com"}
+    await refund_order(client, {"orderId": "order-1006", "refundId": "return-1", **back})
     for order_id in ("order-1004", "order-1005"):
         await submit_order(client, order_id, an_order())
         await cancel_order(client, order_id, "customer@example.com")
@@ -74,6 +83,7 @@ async def main() -> None:
             await take_run(tab, stack, client, "refused", "order-1002")
             await take_run(tab, stack, client, "cancelled", cancel_order_id("order-1004"))
             await take_run(tab, stack, client, "parked", cancel_order_id("order-1005"))
+            await take_run(tab, stack, client, "refunded", refund_order_id("order-1006", "return-1"))
             await tab.resize(1500, 760)
             await tab.look(COLUMNS)
             await take(tab, f"{stack.temporal.ui_url}/namespaces/{client.namespace}/workflows", "runs", "order-1001")
