@@ -10,19 +10,19 @@ from gateways.order_store import count_retries, existing_row, move_row, read_res
 from gateways.payment_tries import FIRST_TRY, begin_try
 from gateways.postgres import Database
 from gateways.refund_store import (
-    keep_refunds,
     left_of,
-    next_attempt,
     read_paid_elsewhere,
     read_standing,
     refund_failed,
     refuse_unknown,
+    save_refunds,
+    take_attempt,
 )
 from gateways.stripe import Intent, PaymentRefused, StripeGateway, part_of
 from orders.errors import Permanent, Unavailable
 from orders.models import PAID, ErrorCode, OrderRow, Payment, PaymentRequest, PaymentState, Status, UndoResult
 from orders.money import show
-from orders.refunds import FAILED, STANDING
+from orders.refunds import STANDING
 from saga import Step, local_first
 
 # The first id that is written stays. An id that was never written is never confirmed.
@@ -172,10 +172,10 @@ class Payments:
             paid_elsewhere = await read_paid_elsewhere(connection, order_id, refunds)
         if (due := left_of(intent, refunds) - paid_elsewhere) > 0:
             refuse_unknown(standing, refunds)
-            attempt = await self._next_attempt(order_id, intent.id, refunds)
+            attempt = await take_attempt(self._database, order_id, intent.id, refunds)
             amount = due if paid_elsewhere else None
             refunds = await self._gateway.refund(order_id, intent.id, attempt=attempt, known=refunds, amount=amount)
-        await self._keep_refunds(order_id, intent.id, refunds)
+        await save_refunds(self._database, order_id, intent.id, refunds)
         # A part that failed is covered by what was refunded since, or by hand.
         counting = [each for each in refunds if part_of(each) is None or each.status in STANDING]
         if not counting:
@@ -184,24 +184,6 @@ class Payments:
         if latest.status not in STANDING:
             raise refund_failed(latest)
         return UndoResult(note=f"{intent.id} refunded: {latest.id} {latest.status}")
-
-    async def _next_attempt(self, order_id: str, intent_id: str, refunds: list[stripe.Refund]) -> int:
-        """Refunds of parts do not count. If one of them fails later, what it leaves is refunded by another attempt.
-
-        Raises:
-            Permanent: a refund failed, and no operator has allowed another one.
-        """
-        whole = [refund for refund in refunds if part_of(refund) is None]
-        async with self._database.transaction() as connection:
-            attempt = await next_attempt(connection, order_id, "void_payment", whole)
-        if attempt is None:
-            await self._keep_refunds(order_id, intent_id, refunds)
-            raise refund_failed(next(refund for refund in whole if refund.status in FAILED))
-        return attempt
-
-    async def _keep_refunds(self, order_id: str, intent_id: str, refunds: list[stripe.Refund]) -> None:
-        async with self._database.transaction() as connection:
-            await keep_refunds(connection, await existing_row(connection, order_id), intent_id, refunds)
 
     async def _begin_try(self, request: PaymentRequest) -> tuple[OrderRow, int | None]:
         """The row, and the number of the try; None: a later one has begun."""

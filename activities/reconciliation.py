@@ -143,12 +143,7 @@ class Reconciliation:
                 if refund.status not in STANDING:
                     raise refund_store.refund_failed(refund)
             refunds = await self._gateway.refund(order_id, intent.id, attempt=1, known=refunds)
-        await self._keep_refunds(order_id, intent.id, refunds)
-
-    async def _keep_refunds(self, order_id: str, intent_id: str, refunds: Sequence[stripe.Refund]) -> Sequence[str]:
-        async with self._database.transaction() as connection:
-            row = await existing_row(connection, order_id)
-            return await refund_store.keep_refunds(connection, row, intent_id, refunds)
+        await refund_store.save_refunds(self._database, order_id, intent.id, refunds)
 
     async def _check(self, row: OrderRow) -> Charge | None:
         """What is wrong with the payment of a settled order; None if nothing is."""
@@ -225,7 +220,8 @@ class Reconciliation:
             payments = await refund_store.find_payments(connection, order_id)
         changed: list[str] = []
         for intent_id in payments:
-            changed += await self._keep_refunds(order_id, intent_id, await self._gateway.refunds(intent_id))
+            refunds = await self._gateway.refunds(intent_id)
+            changed += await refund_store.save_refunds(self._database, order_id, intent_id, refunds)
         return [f"order {order_id}: {text}" for text in changed]
 
     @activity.defn

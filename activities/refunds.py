@@ -10,13 +10,13 @@ from gateways import order_refunds
 from gateways.order_store import existing_row, read_resolution, read_row
 from gateways.postgres import Database
 from gateways.refund_store import (
-    keep_refunds,
     left_of,
-    next_attempt,
     read_paid_elsewhere,
     read_standing,
     refund_failed,
     refuse_unknown,
+    save_refunds,
+    take_attempt,
 )
 from gateways.stripe import Intent, StripeGateway, part_of
 from orders.errors import Permanent, Unavailable
@@ -83,10 +83,10 @@ class Refunds:
             if left < (0 if resolution else claim.amount):
                 return await self._withdraw_late(key, intent.id, refunds, left)
             if resolution:
-                await self._keep(key.order_id, intent.id, refunds)
+                await save_refunds(self._database, key.order_id, intent.id, refunds)
                 return claim
             refuse_unknown(standing, refunds)
-            attempt = await self._next_attempt(key, intent.id, refunds)
+            attempt = await take_attempt(self._database, key.order_id, intent.id, refunds, of=key.refund_id)
             try:
                 refunds = await self._gateway.refund_part(key, intent.id, claim.amount, attempt=attempt, known=refunds)
             except Permanent:
@@ -94,7 +94,7 @@ class Refunds:
                 if left_of(intent, await self._gateway.refunds(intent.id)) >= claim.amount:
                     raise
                 raise _less_is_left(claim) from None
-        await self._keep(key.order_id, intent.id, refunds)
+        await save_refunds(self._database, key.order_id, intent.id, refunds)
         latest = next(each for each in refunds if part_of(each) == key.refund_id)
         if latest.status not in STANDING and not resolution:
             raise refund_failed(latest)
@@ -109,25 +109,11 @@ class Refunds:
             elsewhere = await read_paid_elsewhere(connection, row.id, refunds)
         return (0 if row.settled_by_hand else left_of(intent, refunds)) - elsewhere
 
-    async def _next_attempt(self, key: RefundKey, intent_id: str, refunds: Sequence[stripe.Refund]) -> int:
-        """Each failure takes a resolution.
-
-        Raises:
-            Permanent: the refund failed, and no operator has allowed another one.
-        """
-        mine = [each for each in refunds if part_of(each) == key.refund_id]
-        async with self._database.transaction() as connection:
-            attempt = await next_attempt(connection, key.order_id, refund_step(key.refund_id), mine)
-        if attempt is None:
-            await self._keep(key.order_id, intent_id, refunds)
-            raise refund_failed(mine[0])
-        return attempt
-
     async def _withdraw_late(
         self, key: RefundKey, intent_id: str, refunds: Sequence[stripe.Refund], left: int
     ) -> RefundClaim:
         """Somebody was faster: a cancel, or a refund by hand."""
-        await self._keep(key.order_id, intent_id, refunds)
+        await save_refunds(self._database, key.order_id, intent_id, refunds)
         return await self._withdraw(key, RefundReason.MORE_THAN_LEFT if left > 0 else RefundReason.NOTHING_LEFT)
 
     async def _withdraw(self, key: RefundKey, refusal: RefundReason) -> RefundClaim:
@@ -135,10 +121,6 @@ class Refunds:
             await existing_row(connection, key.order_id)
             await order_refunds.withdraw(connection, key, refusal)
             return await order_refunds.existing_claim(connection, key)
-
-    async def _keep(self, order_id: str, intent_id: str, refunds: Sequence[stripe.Refund]) -> None:
-        async with self._database.transaction() as connection:
-            await keep_refunds(connection, await existing_row(connection, order_id), intent_id, refunds)
 
 
 def _is_skip(resolution: str | None) -> bool:

@@ -10,11 +10,11 @@ of their types.
 import asyncio
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 from temporalio.api.common.v1 import Payload
@@ -84,6 +84,7 @@ MAX_RUNS: Final = 3  # that one submit starts, where the latest run cannot answe
 LOOK_AGAIN: Final = 0.2  # seconds
 
 OrderData = bytes | str | Mapping[str, Any]
+ResultT = TypeVar("ResultT")
 
 
 class Submission(NamedTuple):
@@ -455,29 +456,30 @@ async def _cancel(client: Client, request: CancelRequest, task_queue: str) -> Ca
         result_type=CancelOutcome,
         static_summary=f"cancel {request.order_id}",
     )
-    result = asyncio.ensure_future(handle.result())
-    try:
-        while not result.done():
-            await asyncio.wait({result}, timeout=waiting.FIRST_DOUBT)
-            view = None if result.done() else await view_run(client, handle.id)
-            if isinstance(view, CancelView) and view.outcome:
-                return view.outcome
-            if view and (view.stuck or (isinstance(view, CancelView) and view.held_up)):
-                return CancelOutcome(cancelled=False, refunded=False, reason=CancelReason.UNDO_PARKED)
-        return result.result()
-    except WorkflowFailureError as failure:
-        raise NoAnswer(f"the cancellation of {request.order_id} was ended from outside: {failure.cause}") from None
-    finally:
-        result.cancel()
+    return await _await_answer(client, handle, _cancel_answer, f"the cancellation of {request.order_id}")
+
+
+def _cancel_answer(view: View) -> CancelOutcome | None:
+    if isinstance(view, CancelView) and view.outcome:
+        return view.outcome
+    if view.stuck or (isinstance(view, CancelView) and view.held_up):
+        return CancelOutcome(cancelled=False, refunded=False, reason=CancelReason.UNDO_PARKED)
+    return None
 
 
 async def _refund(client: Client, refund: Refund, task_queue: str) -> RefundOutcome:
+    def answer_in(view: View) -> RefundOutcome | None:
+        if isinstance(view, RefundView) and view.outcome:
+            return view.outcome
+        parked = RefundOutcome(refunded=False, refund_id=refund.refund_id, reason=RefundReason.REFUND_PARKED)
+        return parked if view.stuck else None
+
     for _ in range(MAX_RUNS):
         started = await start_refund(client, refund, task_queue=task_queue)
         run: WorkflowHandle[Any, RefundOutcome] = client.get_workflow_handle(
             started.id, run_id=started.result_run_id, result_type=RefundOutcome
         )
-        outcome = await _follow_refund(client, run, refund)
+        outcome = await _await_answer(client, run, answer_in, f"the run {run.id}")
         request = await request_of(client, run)
         # The run that was open may be of another request under this refund id: then a run of this one has the answer.
         if outcome.reason is RefundReason.REFUND_PARKED or request is None or refund.is_same(request.refund):
@@ -485,19 +487,20 @@ async def _refund(client: Client, refund: Refund, task_queue: str) -> RefundOutc
     raise NoAnswer(f"the runs of the refund {refund.refund_id} of {refund.order_id} are of other requests")
 
 
-async def _follow_refund(client: Client, run: WorkflowHandle[Any, RefundOutcome], refund: Refund) -> RefundOutcome:
+async def _await_answer(
+    client: Client, run: WorkflowHandle[Any, ResultT], answer_in: Callable[[View], ResultT | None], what: str
+) -> ResultT:
+    """The answer of the run: its result, or what is in its status before it sends e-mails, or while it waits."""
     result = asyncio.ensure_future(run.result())
     try:
         while not result.done():
             await asyncio.wait({result}, timeout=waiting.FIRST_DOUBT)
             view = None if result.done() else await view_run(client, run.id)
-            if isinstance(view, RefundView) and view.outcome:
-                return view.outcome
-            if view and view.stuck:
-                return RefundOutcome(refunded=False, refund_id=refund.refund_id, reason=RefundReason.REFUND_PARKED)
+            if view and (outcome := answer_in(view)):
+                return outcome
         return result.result()
     except WorkflowFailureError as failure:
-        raise NoAnswer(f"the run {run.id} was ended from outside: {failure.cause}") from None
+        raise NoAnswer(f"{what} was ended from outside: {failure.cause}") from None
     finally:
         result.cancel()
 

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Final
 import stripe
 
 from gateways.order_refunds import follow_refunds, read_resolved
-from gateways.order_store import write_event
+from gateways.order_store import existing_row, write_event
 from gateways.stripe import Intent, attempt_of, made_at, part_of
 from orders.errors import Permanent
 from orders.models import OrderRow
+from orders.names import refund_step
 from orders.refunds import ARRIVING, FAILED, STANDING, UNDER_WAY, ByHand, paid_elsewhere
 
 if TYPE_CHECKING:
     import asyncpg
 
-    from gateways.postgres import Connection
+    from gateways.postgres import Connection, Database
 
 UNKNOWN: Final = "unknown"  # a status that Stripe did not name
 
@@ -128,6 +129,34 @@ async def keep_refunds(
         await connection.execute(CHECK_PAYMENT_AGAIN, row.id)
     await follow_refunds(connection, row.id)
     return texts
+
+
+async def save_refunds(
+    database: "Database", order_id: str, intent_id: str, refunds: Sequence[stripe.Refund]
+) -> list[str]:
+    """Keep the refunds in a transaction of their own; see keep_refunds."""
+    async with database.transaction() as connection:
+        return await keep_refunds(connection, await existing_row(connection, order_id), intent_id, refunds)
+
+
+async def take_attempt(
+    database: "Database", order_id: str, intent_id: str, refunds: Sequence[stripe.Refund], *, of: str | None = None
+) -> int:
+    """The number of the next refund of the part with the refund id `of`; None: of all that is left.
+
+    Refunds of parts do not count for the rest: if one fails later, what it leaves is refunded by another attempt.
+
+    Raises:
+        Permanent: one has failed, and no operator has allowed another one since. The failure is kept: the operator's
+            word must come after it.
+    """
+    mine = [refund for refund in refunds if part_of(refund) == of]
+    async with database.transaction() as connection:
+        attempt = await next_attempt(connection, order_id, refund_step(of) if of else "void_payment", mine)
+    if attempt is None:
+        await save_refunds(database, order_id, intent_id, refunds)
+        raise refund_failed(next(refund for refund in mine if refund.status in FAILED))
+    return attempt
 
 
 async def next_attempt(

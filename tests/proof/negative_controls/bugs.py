@@ -474,9 +474,9 @@ BUGS: Final = (
         "a cancel takes the failed refund of a part for its own",
         (
             Patch(
-                "activities/payments.py",
-                "whole = [refund for refund in refunds if part_of(refund) is None]",
-                "whole = [*refunds]",
+                "gateways/refund_store.py",
+                "mine = [refund for refund in refunds if part_of(refund) == of]",
+                "mine = [refund for refund in refunds if of is None or part_of(refund) == of]",
             ),
         ),
         ("tests/integration/activities/test_refunds.py::test_a_failed_part_is_no_failure_of_the_rest",),
