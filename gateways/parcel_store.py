@@ -302,10 +302,16 @@ async def follow_refusal(connection: "Connection", row: OrderRow, shipment: Ship
 async def _follow(connection: "Connection", row: OrderRow, shipment: Shipment, event: Parcel | None) -> Followed:
     shipped: list[str] = []
     problems: dict[str, str] = {}
-    shortage = await _keep_shortage(connection, row, shipment, problems)
+    goods = await read_goods(connection, row.id)
+    if shortage := await _keep_shortage(connection, row, shipment, goods, problems):
+        goods = await read_goods(connection, row.id)
     for parcel in _parcels(shipment, event):
-        if problem := await _keep(connection, row, shipment, parcel, shipped):
+        problem, is_new = await _keep(connection, row, shipment, parcel, goods)
+        if problem:
             problems[parcel.shipment_id] = problem
+        if is_new:
+            shipped.append(parcel.shipment_id)
+            goods = await read_goods(connection, row.id)
     if shipment.parcels is None and shipment.status in LEFT and event and event.status == "delivered":
         await connection.execute(KEEP_DELIVERY, row.id, event.shipment_id)
     goods = await read_goods(connection, row.id)
@@ -322,10 +328,9 @@ async def _follow(connection: "Connection", row: OrderRow, shipment: Shipment, e
 
 
 async def _keep_shortage(
-    connection: "Connection", row: OrderRow, shipment: Shipment, problems: dict[str, str]
+    connection: "Connection", row: OrderRow, shipment: Shipment, goods: Goods, problems: dict[str, str]
 ) -> Shortage | None:
     """Keep what the warehouse says for the first time that it can never ship."""
-    goods = await read_goods(connection, row.id)
     listed = {line.product_id: line.quantity for line in shipment.shorted}
     new = {product: units - goods.shorted.get(product, 0) for product, units in listed.items()}
     new = {product: units for product, units in new.items() if units > 0}
@@ -355,13 +360,13 @@ def _parcels(shipment: Shipment, event: Parcel | None) -> Sequence[Parcel]:
 
 
 async def _keep(
-    connection: "Connection", row: OrderRow, shipment: Shipment, parcel: Parcel, shipped: list[str]
-) -> str | None:
-    """Keep a parcel, once; add it to `shipped` if it is new. What is wrong with it, as text; None: nothing is.
+    connection: "Connection", row: OrderRow, shipment: Shipment, parcel: Parcel, goods: Goods
+) -> tuple[str | None, bool]:
+    """Keep a parcel, once. What is wrong with it, as text, if anything is; and whether it is new.
 
     Lines that are wrong do not count, but the parcel has left all the same.
     """
-    goods = await read_goods(connection, row.id)
+    is_new = False
     known = next((each for each in goods.parcels if each.id == parcel.shipment_id), None)
     lines = {line.product_id: line.quantity for line in parcel.lines or ()}
     tracking = (None, None) if row.is_erased else (parcel.tracking, parcel.tracking_url)
@@ -372,17 +377,17 @@ async def _keep(
         problem = parcel.problem or later
         await connection.execute(KEEP_TRACKING, *details, problem)
     elif not lines and not parcel.problem and not goods.still_there:
-        return None
+        return None, False
     elif problem := parcel.problem or (_excess(goods, lines) if lines or shipment.status in ALL_LEFT else NO_LINES):
         await connection.execute(KEEP_PROBLEM, row.id, parcel.shipment_id, problem)
     else:
         await connection.execute(KEEP, *details)
         if lines:
             await connection.execute(KEEP_LINES, row.id, parcel.shipment_id, [*lines], [*lines.values()])
-        shipped.append(parcel.shipment_id)
+        is_new = True
     if parcel.status == "delivered":
         await connection.execute(KEEP_DELIVERY, row.id, parcel.shipment_id)
-    return problem
+    return problem, is_new
 
 
 def _excess(goods: Goods, lines: Mapping[str, int]) -> str | None:
