@@ -155,7 +155,8 @@ class Saga:
         try:
             result: ResultT = await handle
         except ActivityError as error:
-            if is_cancelled_exception(error):
+            # The last attempt may fail by itself: the cancel is still why there is no other.
+            if self._is_cancelled or is_cancelled_exception(error):
                 raise asyncio.CancelledError from error
             raise
         finally:
@@ -182,10 +183,14 @@ class Saga:
         for handle in self._forward:
             handle.cancel()
 
+    @property
+    def _is_cancelled(self) -> bool:
+        is_asked = self.cancelled or self._undoing or workflow.cancellation_reason() is not None
+        return is_asked and not self.committed
+
     def _raise_if_cancelled(self) -> None:
         # A canceled step may still come back with its result; then nothing else tells of the cancel.
-        is_cancelled = self.cancelled or self._undoing or workflow.cancellation_reason() is not None
-        if is_cancelled and not self.committed:
+        if self._is_cancelled:
             raise asyncio.CancelledError
 
     # ----------------------------------------------------------------------------------------------------------- undo

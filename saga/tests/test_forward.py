@@ -54,6 +54,19 @@ async def test_a_cancel_ends_a_step_whose_service_is_out(agency: Agency, cancel:
 
 
 @CANCELS
+async def test_a_cancel_is_the_cause_though_the_attempt_in_flight_fails(agency: Agency, cancel: Cancel) -> None:
+    """Temporal does not try it again, and says that it failed, not that it was canceled."""
+    hotel = agency.hold("hotel")
+    agency.desk.out.add("hotel")
+    run = await agency.start(then="commit")
+    await hotel.reached.wait()
+    await cancel(run)
+    hotel.let_go()
+    assert isinstance(await fails(run), CancelledError)
+    agency.assert_undone("CancelledError", booked=["flight"])
+
+
+@CANCELS
 async def test_no_step_begins_after_a_cancel_that_the_block_ignores(agency: Agency, cancel: Cancel) -> None:
     """A block that catches the cancel gets it again from the next step."""
     hotel = agency.hold("hotel")

@@ -19,7 +19,7 @@ async def test_two_arms_beside_each_other(tmp_path: Path) -> None:
     out = tmp_path / "results.jsonl"
     arms = ("--arm=naive", "--arm=product")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks", "run", *arms, "--customers=1", "--rounds=1", "--seconds=1"),
+        *(sys.executable, "-m", "benchmarks", "run", *arms, "--customers=1", "--rounds=1", "--seconds=3"),
         f"--out={out}",
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
