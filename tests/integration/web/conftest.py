@@ -1,6 +1,7 @@
 """A shop with its web process, for a whole module."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -16,18 +17,24 @@ from tests.support.shop import open_shop
 from tests.support.web import Web
 
 
-@pytest.fixture(scope="module")
-async def module_web(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Web]:
+@asynccontextmanager
+async def open_web(postgres: Postgres, temporal: WorkflowEnvironment, **settings: Any) -> AsyncIterator[Web]:
     """A run that waits for its customer polls after an hour: within a test only a webhook wakes it."""
     patient: dict[str, Any] = {"http_timeout_seconds": 5, "authentication_poll_seconds": 3600}
     async with (
         copy_database(postgres) as database,
-        open_shop(database, temporal, **patient) as shop,
+        open_shop(database, temporal, **patient, **settings) as shop,
         open_webhooks(shop.settings, shop.client, task_queue=shop.task_queue) as app,
         serve(app, "127.0.0.1", 0) as url,
         httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as http,
     ):
         yield Web(shop, url, http)
+
+
+@pytest.fixture(scope="module")
+async def module_web(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncIterator[Web]:
+    async with open_web(postgres, temporal) as opened:
+        yield opened
 
 
 @pytest.fixture
