@@ -300,10 +300,10 @@ async def amount_of(connection: "Connection", row: OrderRow, shortage: Shortage)
     for shipping and fees stays.
     """
     (paid,) = await connection.fetch(READ_PAID_FOR_ITEMS, row.id)
-    if not paid["changes"]:
-        return None
     left = await _read_left(connection, row)
     prices = sum(units * left.prices[product] for product, units in shortage.lines.items())
+    if not paid["changes"] and (prices <= left.money or left.money <= 0):
+        return None
     share = money.share_of(prices, paid["items"], paid["items"] + paid["changes"])
     return money.to_decimal(max(0, min(share, left.money)), row.currency)
 

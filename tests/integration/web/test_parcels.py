@@ -452,15 +452,16 @@ async def test_a_shortage_of_an_order_with_a_discount(web: Web) -> None:
     await assert_invariants(web.shop, O)
 
 
-async def test_a_shortage_when_most_is_refunded_already(web: Web) -> None:
+@pytest.mark.parametrize(("charges", "total"), [(CHARGES, 15884), ([], 14898)], ids=["discount", "prices"])
+async def test_a_shortage_when_most_is_refunded_already(web: Web, charges: list[Any], total: int) -> None:
     """No more than is left."""
-    assert (await web.shop.place(TWO_LINES | {"charges": CHARGES}, order_id=O)).success
-    assert (await web.shop.refund(O, "r1", amount=158)).refunded
+    assert (await web.shop.place(TWO_LINES | {"charges": charges}, order_id=O)).success
+    assert (await web.shop.refund(O, "r1", amount=148)).refunded
     await web.shop.at_warehouse(O, "short", {"lines": SECOND["lines"]})
     assert (await tell(web, "shorted", {})).status_code == 200
     await e_mails(web, 2, "order_refunded")
     amount = await web.shop.pool.fetchval("SELECT amount FROM order_refunds WHERE refund_id = 'shorted-1'")
-    assert amount == 15884 - 15800
+    assert amount == total - 14800
 
 
 async def test_a_shortage_that_the_warehouse_does_not_confirm(web: Web) -> None:
