@@ -74,7 +74,7 @@ class Fulfillment:
             resolution = await read_resolution(connection, order_id, "cancel_fulfillment")
             attempt = str(1 + await count_retries(connection, order_id, "cancel_fulfillment"))
         if resolution or since is None:
-            return UndoResult(note=resolution or "the warehouse was never asked")
+            return UndoResult(note=resolution.text if resolution else "the warehouse was never asked")
         try:
             # Once no request can be on its way, under a key of its own: "unknown" may be saved under the first one.
             await self._warehouse.cancel(order_id, attempt if since < STILL_ON_ITS_WAY else f"{attempt}:late")

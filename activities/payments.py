@@ -130,7 +130,7 @@ class Payments:
             await existing_row(connection, order_id)
             is_known = await read_resolution(connection, order_id, "cancel_fulfillment")
             if not is_known and (settled := await read_resolution(connection, order_id, "void_payment")):
-                raise Permanent(f"the goods were shipped, but the payment is {settled}", type="shipped_unpaid")
+                raise Permanent(f"the goods were shipped, but the payment is {settled.text}", type="shipped_unpaid")
             if not is_known:
                 why = "shipped before the undo: go forward"
                 await move_row(connection, order_id, Status.UNDOING, Status.CAPTURING, why)
@@ -148,7 +148,7 @@ class Payments:
             resolution = await read_resolution(connection, order_id, "void_payment")
             attempt = 1 + await count_retries(connection, order_id, "void_payment")
         if resolution or row.payment_intent_id is None:
-            return UndoResult(note=resolution or "no payment was made")
+            return UndoResult(note=resolution.text if resolution else "no payment was made")
         intent = await self._gateway.void(order_id, row.payment_intent_id, attempt=attempt)
         if intent.status == "succeeded":
             return await self._refund(order_id, intent)

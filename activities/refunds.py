@@ -1,13 +1,12 @@
 """The refund of a part of an order: claimed on its row, then made at Stripe. The stock follows: see Inventory."""
 
 from collections.abc import Sequence
-from typing import Final
 
 import stripe
 from temporalio import activity
 
 from gateways import order_refunds
-from gateways.order_store import existing_row, read_resolution, read_row
+from gateways.order_store import FinalResolution, existing_row, read_resolution, read_row
 from gateways.postgres import Database
 from gateways.refund_store import (
     left_of,
@@ -24,8 +23,6 @@ from orders.models import OrderRow, Refund, RefundClaim, RefundKey, RefundReason
 from orders.money import show
 from orders.names import refund_step
 from orders.refunds import FAILED, STANDING
-
-SKIPPED: Final = "skip"
 
 
 class Refunds:
@@ -70,7 +67,7 @@ class Refunds:
         return await self._withdraw(key, RefundReason.SETTLED_BY_HAND) if _is_skip(resolution) else claim
 
     async def _refund(
-        self, row: OrderRow, key: RefundKey, claim: RefundClaim, intent: Intent, resolution: str | None
+        self, row: OrderRow, key: RefundKey, claim: RefundClaim, intent: Intent, resolution: FinalResolution | None
     ) -> RefundClaim:
         """A refund that stands is made, whatever an operator decided who did not see it: its answer may be lost."""
         async with self._database.transaction() as connection:
@@ -123,8 +120,8 @@ class Refunds:
             return await order_refunds.existing_claim(connection, key)
 
 
-def _is_skip(resolution: str | None) -> bool:
-    return resolution is not None and resolution.startswith(SKIPPED)
+def _is_skip(resolution: FinalResolution | None) -> bool:
+    return resolution is not None and resolution.action == "skip"
 
 
 def _less_is_left(claim: RefundClaim) -> Unavailable:

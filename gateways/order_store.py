@@ -1,7 +1,7 @@
 """The order row: read it, lock it, move it from status to status, write its events."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from temporalio import activity
 
@@ -81,6 +81,13 @@ READ_RESOLUTION: Final = """
     WHERE order_id = $1 AND step = $2 AND action <> 'retry'
     ORDER BY id DESC LIMIT 1
 """
+
+
+class FinalResolution(NamedTuple):
+    """An operator's resolution that ends a step: `action` is `skip` or `resolved`, `text` is all of it for people."""
+
+    action: str
+    text: str
 
 
 def to_row(record: "asyncpg.Record") -> OrderRow:
@@ -182,10 +189,12 @@ async def write_event_once(connection: "Connection", order_id: str, why: str) ->
     await connection.execute(WRITE_EVENT_ONCE, order_id, actor(), why)
 
 
-async def read_resolution(connection: "Connection", order_id: str, step: str) -> str | None:
-    """The operator's resolution that ends the undo of a step (skip or resolved), as text; None if there is none."""
+async def read_resolution(connection: "Connection", order_id: str, step: str) -> FinalResolution | None:
+    """The operator's last resolution that ends the step; None if there is none."""
     record = await connection.fetchrow(READ_RESOLUTION, order_id, step)
-    return f"{record['action']} by {record['actor']}: {record['reason']}" if record else None
+    if record is None:
+        return None
+    return FinalResolution(record["action"], f"{record['action']} by {record['actor']}: {record['reason']}")
 
 
 async def count_retries(connection: "Connection", order_id: str, step: str) -> int:
