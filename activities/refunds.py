@@ -73,7 +73,7 @@ class Refunds:
         async with self._database.transaction() as connection:
             standing = await read_standing(connection, intent.id)
         refunds = await self._gateway.refunds(intent.id)
-        if not any(part_of(each) == key.refund_id and each.status not in FAILED for each in refunds):
+        if not _may_stand(key, refunds):
             if _is_skip(resolution):
                 return await self._withdraw(key, RefundReason.SETTLED_BY_HAND)
             left = await self._left(row, intent, refunds)
@@ -83,19 +83,29 @@ class Refunds:
                 await save_refunds(self._database, key.order_id, intent.id, refunds)
                 return claim
             refuse_unknown(standing, refunds)
-            attempt = await take_attempt(self._database, key.order_id, intent.id, refunds, of=key.refund_id)
-            try:
-                refunds = await self._gateway.refund_part(key, intent.id, claim.amount, attempt=attempt, known=refunds)
-            except Permanent:
-                # Not a bug if somebody has refunded more meanwhile: the next attempt reads how much.
-                if left_of(intent, await self._gateway.refunds(intent.id)) >= claim.amount:
-                    raise
-                raise _less_is_left(claim) from None
+            refunds = await self._ask_stripe(key, claim, intent, refunds)
         await save_refunds(self._database, key.order_id, intent.id, refunds)
         latest = next(each for each in refunds if part_of(each) == key.refund_id)
         if latest.status not in STANDING and not resolution:
             raise refund_failed(latest)
         return claim.model_copy(update={"stripe_status": latest.status, "paid_by_hand": False})
+
+    async def _ask_stripe(
+        self, key: RefundKey, claim: RefundClaim, intent: Intent, refunds: Sequence[stripe.Refund]
+    ) -> list[stripe.Refund]:
+        """Make one more refund of the part. Returns all refunds of the payment, newest first.
+
+        Raises:
+            Unavailable: also if somebody has refunded more meanwhile: the next attempt reads how much.
+            Permanent: no operator has allowed another attempt, or Stripe refuses it.
+        """
+        attempt = await take_attempt(self._database, key.order_id, intent.id, refunds, of=key.refund_id)
+        try:
+            return await self._gateway.refund_part(key, intent.id, claim.amount, attempt=attempt, known=refunds)
+        except Permanent:
+            if left_of(intent, await self._gateway.refunds(intent.id)) >= claim.amount:
+                raise
+            raise _less_is_left(claim) from None
 
     async def _left(self, row: OrderRow, intent: Intent, refunds: Sequence[stripe.Refund]) -> int:
         """What the customer has not got back yet, at Stripe or by other means; below zero: a part was given back twice.
@@ -118,6 +128,11 @@ class Refunds:
             await existing_row(connection, key.order_id)
             await order_refunds.withdraw(connection, key, refusal)
             return await order_refunds.existing_claim(connection, key)
+
+
+def _may_stand(key: RefundKey, refunds: Sequence[stripe.Refund]) -> bool:
+    """Whether Stripe has a refund of the part that has not failed; one of unknown status may have moved the money."""
+    return any(part_of(each) == key.refund_id and each.status not in FAILED for each in refunds)
 
 
 def _is_skip(resolution: FinalResolution | None) -> bool:
