@@ -100,14 +100,12 @@ class ErrorCode(StrEnum):
 
 
 # The order goes on, so another submit or `pay` may get another answer.
-ERASED: Final = re.compile(r"forgotten-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # a customer id
-
 UNFINISHED_ANSWERS: Final = frozenset(
     {ErrorCode.PAYMENT_REQUIRED, ErrorCode.AUTHENTICATION_REQUIRED, ErrorCode.UNDO_PARKED}
 )
 
 # The customer's payment was refused: no authorization was ever seen at the customer's bank.
-PAYMENT_REFUSALS = frozenset(
+PAYMENT_REFUSALS: Final = frozenset(
     {
         ErrorCode.CARD_DECLINED,
         ErrorCode.PAYMENT_REFUSED,
@@ -391,6 +389,10 @@ class ReservationRequest(Model):
     sealed: bool = False
 
 
+# The customer id that forget_orders leaves: see the schema.
+ERASED_CUSTOMER: Final = re.compile(r"forgotten-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
 class OrderRow(Model):
     """The order row. A caller that loses a claim gets the row and acts by it. `total` is in minor units.
 
@@ -430,8 +432,8 @@ class OrderRow(Model):
 
     @property
     def is_erased(self) -> bool:
-        """Whether its personal data was erased: see forget_orders in the database."""
-        return bool(ERASED.fullmatch(self.customer_id))
+        """Whether its personal data was erased."""
+        return bool(ERASED_CUSTOMER.fullmatch(self.customer_id))
 
     @property
     def outcome(self) -> OrderOutcome:
