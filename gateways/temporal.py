@@ -46,7 +46,7 @@ CREATE_ATTRIBUTE: Final = "`temporal operator search-attribute create --type Key
 START_TIMEOUT: Final = timedelta(seconds=5)
 RPC_TIMEOUT: Final = timedelta(seconds=3)
 PAGE: Final = 1000  # runs in one answer, the most that Temporal lists at once
-CLOSED: Final = frozenset({"completed", "failed", "canceled", "terminated", "continued_as_new", "timed_out"})
+CLOSED_STATES: Final = frozenset({"completed", "failed", "canceled", "terminated", "continued_as_new", "timed_out"})
 
 
 @contextmanager
@@ -120,7 +120,7 @@ class FoundRun(NamedTuple):
     @property
     def is_open(self) -> bool:
         """Whether the run may go on; so may one whose status we do not know."""
-        return self.state not in CLOSED
+        return self.state not in CLOSED_STATES
 
 
 async def find_run(client: Client, workflow_id: str) -> FoundRun | None:

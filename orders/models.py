@@ -175,10 +175,10 @@ class Stage(StrEnum):
     @property
     def listed(self) -> "Stage":
         """What lists of runs show. A stage that takes less than a second is not worth an event in the history."""
-        return Stage.PLACING if self in STEPS else self
+        return Stage.PLACING if self in LISTED_AS_PLACING else self
 
 
-STEPS: Final = frozenset({Stage.RESERVING, Stage.AUTHORIZING, Stage.FULFILLING, Stage.CAPTURING})
+LISTED_AS_PLACING: Final = frozenset({Stage.RESERVING, Stage.AUTHORIZING, Stage.FULFILLING, Stage.CAPTURING})
 
 
 # --------------------------------------------------------------------------------------------------------- the edge
