@@ -132,7 +132,7 @@ class CancelReason(StrEnum):
 
 
 class RefundReason(StrEnum):
-    """Why a part of an order was not refunded. Clients may branch on these codes: they do not change."""
+    """Why a refund was not made, or how else it was settled. Clients may branch on these codes: they do not change."""
 
     INVALID_REQUEST = "invalid_request"
     UNKNOWN_ORDER = "unknown_order"
@@ -246,7 +246,8 @@ ResolutionAction = Literal["retry", "skip", "resolved"]
 class Attention(Model):
     """Why a run needs an operator: which step is parked or keeps failing, the reason in full, and since when.
 
-    `amount` is the order's total, as text, if the run knows it. `actions` are the resolutions that the run takes now.
+    `amount` is what is at stake, as text: the total of the order, or the amount of a refund; None: the run does not
+    know it. `actions` are the resolutions that the run takes now.
     """
 
     what: str
@@ -258,7 +259,7 @@ class Attention(Model):
 
 
 class View(Model):
-    """What the `status` queries of both workflows answer.
+    """What the `status` queries of process-order, cancel-order and refund-order have in common.
 
     `stuck` are the names of the undos that are parked, `attention` is all that an operator should know of, and
     `undone` is how each undo ended, in the order in which they ended, each text beginning with the name of its step.
@@ -540,7 +541,10 @@ class Refund(Model):
         return other is not None and self.model_copy(update=words) == other.model_copy(update=words)
 
     def as_request(self) -> dict[str, object]:
-        """The input of refund-order that asks for this refund; see orders.parsing.RefundRequest."""
+        """The input of refund-order that asks for this refund; see orders.parsing.RefundRequest.
+
+        Its amounts are doubles, which print like the decimals that they came from.
+        """
         parts = [
             {"productId": line.product_id, "quantity": units, "restock": restock}
             for line in self.lines
@@ -551,17 +555,12 @@ class Refund(Model):
             "orderId": self.order_id,
             "refundId": self.refund_id,
             "lines": parts,
-            "charges": [{"type": each.type, "amount": _json_number(each.amount)} for each in self.charges],
-            "amount": None if self.amount is None else _json_number(self.amount),
+            "charges": [{"type": each.type, "amount": float(each.amount)} for each in self.charges],
+            "amount": None if self.amount is None else float(self.amount),
             "reason": self.reason,
             "customerEmail": self.customer_email,
         }
         return {name: value for name, value in request.items() if value is not None}
-
-
-def _json_number(amount: Decimal) -> float:
-    """The amount as the double that prints like it."""
-    return float(amount)
 
 
 class RefundKey(Model):

@@ -1,4 +1,4 @@
-"""The saga of an order: its steps, and how their undos park. process-order and cancel-order share it."""
+"""The saga of an order: its steps, and how undos park. process-order, cancel-order and refund-order share it."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -117,7 +117,7 @@ class OrderSaga(Saga):
         return True
 
     def at_stake(self, row: OrderRow) -> str:
-        """The amount that operators read in an alert: the order's total."""
+        """The amount that operators read in an alert: the order's total, unless a subclass knows a smaller one."""
         return show(row.total, row.currency)
 
     async def on_resolution(self, resolution: Resolution) -> bool:
