@@ -16,7 +16,7 @@ from audit.evidence import (
     PaymentEntry,
     ProviderRecords,
     RefundEntry,
-    Shipment,
+    ShipmentEntry,
     read_runs,
     read_schedules,
     read_snapshot,
@@ -120,7 +120,7 @@ class Verification:
         """
         turn = asyncio.Semaphore(AT_ONCE)
 
-        async def look(order: OrderEntry) -> tuple[PaymentEntry | None, Shipment | None]:
+        async def look(order: OrderEntry) -> tuple[PaymentEntry | None, ShipmentEntry | None]:
             async with turn:
                 return await self._payment(order), await self._shipment(order)
 
@@ -165,6 +165,6 @@ class Verification:
             ),
         )
 
-    async def _shipment(self, order: OrderEntry) -> Shipment | None:
+    async def _shipment(self, order: OrderEntry) -> ShipmentEntry | None:
         found = await self._warehouse.read_shipment(order.id)
-        return Shipment(order_id=order.id, status=found.status) if found else None
+        return ShipmentEntry(order_id=order.id, status=found.status) if found else None

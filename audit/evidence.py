@@ -278,7 +278,7 @@ class PaymentEntry(Model):
         return bool(self.net or self.authorized)
 
 
-class Shipment(Model):
+class ShipmentEntry(Model):
     order_id: str
     status: str
 
@@ -305,7 +305,7 @@ class ProviderRecords(Model):
     """
 
     payments: tuple[PaymentEntry, ...]
-    fulfillment: tuple[Shipment, ...]
+    fulfillment: tuple[ShipmentEntry, ...]
     deliveries: tuple[Delivery, ...] | None = None
     key_misuses: tuple[KeyMisuse, ...] = ()
 
@@ -352,7 +352,7 @@ class Evidence(NamedTuple):
             if order.payment_intent_id in found:
                 yield order, found[order.payment_intent_id]
 
-    def shipments(self) -> Iterator[Shipment]:
+    def shipments(self) -> Iterator[ShipmentEntry]:
         """The shipments that are not cancelled."""
         return (
             each
