@@ -15,7 +15,7 @@ from orders.order_report import ListedOrder
 # The order's row tells how these ended, whatever became of the run; a step that a shop adds may leave nothing there.
 ON_THE_ROW: Final = frozenset(
     {"claim_undo", "claim_cancellation", "cancel_fulfillment", "void_payment", "release_stock", "park_order"}
-    | {"claim_capture", "capture_payment", "resume_capture", "finalize_order", "read_order"}
+    | {"capture_payment", "resume_capture", "finalize_order", "read_order"}
 )
 BY_ITSELF: Final = frozenset({"completed", "failed", "canceled"})  # such a run has settled what it was marked for
 
