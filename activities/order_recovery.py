@@ -7,12 +7,13 @@ from typing import Final
 
 from temporalio import activity
 from temporalio.client import Client
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from gateways import order_refunds
 from gateways.order_store import row_as_it_is, write_event_once
 from gateways.postgres import Database
-from gateways.temporal import find_request, is_open, reaching_temporal, request_in
+from gateways.run_inputs import find_input, find_order_input
+from gateways.run_starts import start_run
+from gateways.temporal import is_open
 from orders.models import KEPT, UNFINISHED, WITH_PAYMENT, OrderRow, Refund, RefundKey, Status
 from orders.names import CANCEL_ORDER, PROCESS_ORDER, REFUND_ORDER, cancel_order_id, refund_order_id
 from orders.reconciliation import OrdersWithoutRun, OrderWithoutRun, Page, RefundsWithoutRun, Restart
@@ -96,12 +97,12 @@ class OrderRecovery:
         if row.status is not found.status or row.parked_step or await self._is_driven(found):
             return Restart(started=None, moved=True)
         if row.status is not Status.CANCELLING:
-            if request := await find_request(self._client, row):
-                return await self._start(PROCESS_ORDER, row, order_id, request.payload)
+            if first := await find_order_input(self._client, row):
+                return await self._start(PROCESS_ORDER, row, order_id, first.payload)
             if row.status in WITH_PAYMENT:
                 return Restart(started=None)
         cancel_id = cancel_order_id(order_id)
-        cancel = await request_in(self._client, CANCEL_ORDER, cancel_id)
+        cancel = await find_input(self._client, CANCEL_ORDER, cancel_id)
         return await self._start(CANCEL_ORDER, row, cancel_id, cancel.payload if cancel else {"orderId": order_id})
 
     @activity.defn
@@ -127,7 +128,7 @@ class OrderRecovery:
             refund = await order_refunds.read_refund(connection, key)
         if claim is None or refund is None or claim.status != "claimed" or await is_open(self._client, _run_of(key)):
             return Restart(started=None, moved=True)
-        latest = await request_in(self._client, REFUND_ORDER, _run_of(key))
+        latest = await find_input(self._client, REFUND_ORDER, _run_of(key))
         request = latest.payload if latest and _asks_for(latest.refund, refund) else refund.as_request()
         return await self._start(REFUND_ORDER, row, _run_of(key), request)
 
@@ -141,16 +142,14 @@ class OrderRecovery:
         """The event is written first: once the run is open, a second attempt finds the order driven and stops."""
         async with self._database.transaction() as connection:
             await write_event_once(connection, row.id, f"no run drives it: {workflow} is started again")
-        with reaching_temporal():
-            await self._client.start_workflow(
-                workflow,
-                request,
-                id=workflow_id,
-                task_queue=activity.info().task_queue,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                static_summary="started again by reconcile-orders",
-            )
+        await start_run(
+            self._client,
+            workflow,
+            workflow_id,
+            [request],
+            task_queue=activity.info().task_queue,
+            summary="started again by reconcile-orders",
+        )
         return Restart(started=workflow)
 
 

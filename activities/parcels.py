@@ -11,7 +11,8 @@ from gateways.order_refunds import amount_of
 from gateways.order_store import existing_row, read_rows
 from gateways.parcel_store import find_empty, find_owed, find_unrefunded, read_goods
 from gateways.postgres import Database
-from gateways.temporal import find_request, refund_shortage, tell_of_parcel
+from gateways.run_inputs import find_customer_email
+from gateways.run_starts import start_notify_shipment, start_shortage_refund
 from orders.models import Model, Notification, NotificationKind
 from orders.parcels import ParcelNotice
 from orders.reconciliation import Problem
@@ -81,13 +82,11 @@ class Parcels:
             is_told = await connection.fetchval(IS_TOLD, row.id, kind, notice.shipment_id)
         if is_told or all(each.id != notice.shipment_id for each in goods.counting):
             return None
-        request = await find_request(self._client, row)
-        order = request.order_of(row.id) if request else None
         notification = Notification(
             order_id=row.id,
             kind=kind,
             about=notice.shipment_id,
-            to=notice.customer_email or (order.customer_email if order else None),
+            to=notice.customer_email or await find_customer_email(self._client, row),
         )
         return DueNotice(notification=notification, deadline=row.terms.notification_deadline)
 
@@ -100,7 +99,7 @@ class Parcels:
             found = await connection.fetch(FIND_UNTOLD, self._after, NotificationKind.SHIPPED, limit)
         for each in found:
             notice = ParcelNotice(order_id=each["order_id"], shipment_id=each["id"])
-            await tell_of_parcel(self._client, activity.info().task_queue, notice)
+            await start_notify_shipment(self._client, activity.info().task_queue, notice)
         return [f"order {each['order_id']}: the customer is told of the parcel {each['id']}" for each in found]
 
     @activity.defn
@@ -112,7 +111,7 @@ class Parcels:
             amounts = [await amount_of(connection, rows[each.order_id], each) for each in found]
         for shortage, amount in zip(found, amounts, strict=True):
             row, queue = rows[shortage.order_id], activity.info().task_queue
-            await refund_shortage(self._client, queue, row, shortage, restock=self._restock, amount=amount)
+            await start_shortage_refund(self._client, queue, row, shortage, restock=self._restock, amount=amount)
         return [f"order {each.order_id}: {each.text} can never leave, {each.refund_id} is started" for each in found]
 
     @activity.defn

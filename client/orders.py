@@ -38,7 +38,9 @@ from client import waiting
 from client.runs import order_runs, view_run
 from client.waiting import PATIENCE, answer
 from config.payload_keys import customer_tags
-from gateways.temporal import find_run, is_absent, last_failure, reaching_temporal, request_of, start_refund
+from gateways.run_inputs import read_input
+from gateways.run_starts import start_refund
+from gateways.temporal import find_run, is_absent, last_failure, reaching_temporal
 from orders.errors import InvalidInput, NoAnswer, NotParked, NotPayable, UnknownOrder
 from orders.models import (
     Attention,
@@ -424,8 +426,8 @@ async def _follow(client: Client, order: Order) -> OrderOutcome:
     """The outcome of the run with the order's id, if it is a run of this order."""
     handle: WorkflowHandle[Any, OrderOutcome] = client.get_workflow_handle(order.id, result_type=OrderOutcome)
     # None: past its retention, or unknown to a Temporal that stalls, although it was asked to start the run.
-    request = await request_of(client, handle)
-    known = request.order_of(order.id) if request else None
+    given = await read_input(client, handle)
+    known = given.order_of(order.id) if given else None
     if known is None or known.request_hash != order.request_hash:
         raise _OnlyTheRowTells
     try:
@@ -480,9 +482,9 @@ async def _refund(client: Client, refund: Refund, task_queue: str) -> RefundOutc
             started.id, run_id=started.result_run_id, result_type=RefundOutcome
         )
         outcome = await _await_answer(client, run, answer_in, f"the run {run.id}")
-        request = await request_of(client, run)
+        given = await read_input(client, run)
         # The run that was open may be of another request under this refund id: then a run of this one has the answer.
-        if outcome.reason is RefundReason.REFUND_PARKED or request is None or refund.is_same(request.refund):
+        if outcome.reason is RefundReason.REFUND_PARKED or given is None or refund.is_same(given.refund):
             return outcome
     raise NoAnswer(f"the runs of the refund {refund.refund_id} of {refund.order_id} are of other requests")
 

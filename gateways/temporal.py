@@ -1,4 +1,4 @@
-"""Temporal as an external service: its errors, its runs and Schedules, and the input that a run was started with.
+"""Temporal as an external service: its errors, its runs and its Schedules.
 
 Runs are read from Temporal's own messages: the SDK (temporalio 1.35) refuses a whole list for one status that it does
 not know, for example that of a paused run.
@@ -8,8 +8,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from temporalio.api.common.v1 import Payload, WorkflowExecution
 from temporalio.api.enums.v1 import WorkflowExecutionStatus
@@ -21,29 +20,13 @@ from temporalio.api.workflowservice.v1 import (
     DescribeWorkflowExecutionRequest,
     ListWorkflowExecutionsRequest,
 )
-from temporalio.client import Client, WorkflowHandle, WorkflowUpdateRPCTimeoutOrCancelledError
-from temporalio.common import RawValue, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.client import Client, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
-from orders.errors import InvalidInput, NoAnswer
-from orders.models import Order, OrderRow, Refund
-from orders.names import (
-    NEEDS_ATTENTION,
-    NOTIFY_SHIPMENT,
-    ORDER_OUTCOME,
-    ORDER_STAGE,
-    PROCESS_ORDER,
-    REFUND_ORDER,
-    SEARCH_ATTRIBUTES,
-    TASK_QUEUE,
-    notify_shipment_id,
-    refund_order_id,
-)
-from orders.parcels import ParcelNotice, Shortage
-from orders.parsing import parse_order, parse_refund, read_payload
+from orders.errors import NoAnswer
+from orders.names import NEEDS_ATTENTION, ORDER_OUTCOME, ORDER_STAGE, SEARCH_ATTRIBUTES
 
 CREATE_ATTRIBUTE: Final = "`temporal operator search-attribute create --type Keyword --name …`"
-START_TIMEOUT: Final = timedelta(seconds=5)
 RPC_TIMEOUT: Final = timedelta(seconds=3)
 PAGE: Final = 1000  # runs in one answer, the most that Temporal lists at once
 CLOSED_STATES: Final = frozenset({"completed", "failed", "canceled", "terminated", "continued_as_new", "timed_out"})
@@ -95,7 +78,7 @@ def _advice(error: RPCError) -> str:
     return ""
 
 
-class _Absent(Exception):
+class Absent(Exception):
     """Temporal does not have the run."""
 
 
@@ -129,7 +112,7 @@ async def find_run(client: Client, workflow_id: str) -> FoundRun | None:
     Raises:
         NoAnswer: Temporal is out of reach.
     """
-    with suppress(_Absent), reaching_temporal(_Absent()):
+    with suppress(Absent), reaching_temporal(Absent()):
         execution = WorkflowExecution(workflow_id=workflow_id)
         request = DescribeWorkflowExecutionRequest(namespace=client.namespace, execution=execution)
         found = await client.workflow_service.describe_workflow_execution(request, retry=True)
@@ -146,7 +129,7 @@ async def last_failure(client: Client, workflow_id: str, activity: str) -> str |
     request = DescribeWorkflowExecutionRequest(
         namespace=client.namespace, execution=WorkflowExecution(workflow_id=workflow_id)
     )
-    with suppress(_Absent), reaching_temporal(_Absent()):
+    with suppress(Absent), reaching_temporal(Absent()):
         found = await client.workflow_service.describe_workflow_execution(request, retry=True)
         for each in found.pending_activities:
             if each.activity_type.name == activity and each.HasField("last_failure"):
@@ -192,7 +175,7 @@ async def delete_run(client: Client, workflow_id: str, run_id: str) -> None:
     """
     execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
     request = DeleteWorkflowExecutionRequest(namespace=client.namespace, workflow_execution=execution)
-    with suppress(_Absent), reaching_temporal(_Absent()):
+    with suppress(Absent), reaching_temporal(Absent()):
         await client.workflow_service.delete_workflow_execution(request, retry=True)
 
 
@@ -216,7 +199,7 @@ async def find_schedule(client: Client, name: str) -> FoundSchedule | None:
     Raises:
         NoAnswer: Temporal is out of reach.
     """
-    with suppress(_Absent), reaching_temporal(_Absent()):
+    with suppress(Absent), reaching_temporal(Absent()):
         request = DescribeScheduleRequest(namespace=client.namespace, schedule_id=name)
         found = await client.workflow_service.describe_schedule(request, retry=True)
         succeeded, last = await _last_success(client, found.info)
@@ -268,126 +251,3 @@ def _text(payload: Payload | None) -> str | None:
         value = json.loads(raw)
         return value if isinstance(value, str) or value is None else raw
     return raw
-
-
-class Request(NamedTuple):
-    """The type of a run, and the payload that it was started with; None if it was none, or several."""
-
-    workflow: str
-    payload: RawValue | None
-
-    def order_of(self, order_id: str) -> Order | None:
-        """The order in the payload; None if the payload is no order."""
-        with suppress(InvalidInput):
-            return parse_order(order_id, read_payload(self.payload))
-        return None
-
-    @property
-    def refund(self) -> Refund | None:
-        """The refund in the payload; None if the payload is none."""
-        with suppress(InvalidInput):
-            return parse_refund(read_payload(self.payload))
-        return None
-
-    def is_of(self, row: OrderRow) -> bool:
-        """Whether the row was written for it."""
-        order = self.order_of(row.id)
-        return order is not None and order.request_hash == row.request_hash
-
-
-async def start_refund(client: Client, refund: Refund, *, task_queue: str = TASK_QUEUE) -> WorkflowHandle[Any, Any]:
-    """Start refund-order, unless its run is open: nothing is refunded twice under one refund id.
-
-    Raises:
-        NoAnswer: Temporal is out of reach.
-    """
-    with reaching_temporal():
-        handle: WorkflowHandle[Any, Any] = await client.start_workflow(
-            REFUND_ORDER,
-            refund.as_request(),
-            id=refund_order_id(refund.order_id, refund.refund_id),
-            task_queue=task_queue,
-            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            static_summary=f"refund {refund.refund_id} of {refund.order_id}",
-            rpc_timeout=START_TIMEOUT,
-        )
-    return handle
-
-
-async def find_request(client: Client, row: OrderRow) -> Request | None:
-    """What the row was written for. The latest run may have had another payload, and was refused.
-
-    None: Temporal no longer has it.
-
-    Raises:
-        NoAnswer: Temporal is out of reach.
-    """
-    latest = await request_in(client, PROCESS_ORDER, row.id)  # the list of runs may be incomplete or not available
-    if latest and latest.is_of(row):
-        return latest
-    async for run in find_runs(client, f"WorkflowId = '{row.id}'"):
-        request = await request_in(client, PROCESS_ORDER, run.workflow_id, run.run_id)
-        if request and request.is_of(row):
-            return request
-    return None
-
-
-async def request_in(client: Client, workflow: str, workflow_id: str, run_id: str | None = None) -> Request | None:
-    """The request that a run of the workflow was started with; None if Temporal has no such run, or no longer.
-
-    Raises:
-        NoAnswer: Temporal is out of reach.
-    """
-    request = await request_of(client, client.get_workflow_handle(workflow_id, run_id=run_id))
-    return request if request and request.workflow == workflow and request.payload else None
-
-
-async def tell_of_parcel(client: Client, task_queue: str, notice: ParcelNotice) -> None:
-    """Start the run that tells the customer, unless it is open.
-
-    Raises:
-        NoAnswer: Temporal is out of reach.
-    """
-    with reaching_temporal():
-        await client.start_workflow(
-            NOTIFY_SHIPMENT,
-            notice.model_dump(mode="json", exclude_none=True),
-            id=notify_shipment_id(notice.order_id, notice.shipment_id),
-            task_queue=task_queue,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-            static_summary="a parcel has left",
-            rpc_timeout=RPC_TIMEOUT,
-        )
-
-
-async def refund_shortage(  # noqa: PLR0913 (what a refund is made of)
-    client: Client, task_queue: str, row: OrderRow, shortage: Shortage, *, restock: bool, amount: Decimal | None
-) -> None:
-    """Start the refund of what can never leave. The customer is told, if Temporal still has the order's request.
-
-    `amount` is what is refunded; None: the prices of the units.
-
-    Raises:
-        NoAnswer: Temporal is out of reach.
-    """
-    request = await find_request(client, row)
-    order = request.order_of(row.id) if request else None
-    refund = shortage.refund(order.customer_email if order else None, restock=restock, amount=amount)
-    await start_refund(client, refund, task_queue=task_queue)
-
-
-async def request_of(client: Client, handle: WorkflowHandle[Any, Any]) -> Request | None:
-    """What the run was started with, from its first event; None if Temporal does not have the run, or no longer.
-
-    Raises:
-        NoAnswer: Temporal is out of reach.
-    """
-    with suppress(_Absent), reaching_temporal(_Absent()):
-        event = await anext(handle.fetch_history_events(page_size=1))
-        started = event.workflow_execution_started_event_attributes
-        payloads = started.input.payloads
-        values: list[RawValue] = await client.data_converter.decode(payloads, [RawValue] * len(payloads))
-        return Request(started.workflow_type.name, values[0] if len(values) == 1 else None)
-    return None

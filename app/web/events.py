@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Final, Protocol, Self
 
 from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, model_validator
 from temporalio.client import Client
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from app.web.bodies import Refused
 from gateways.order_refunds import amount_of
@@ -20,13 +19,13 @@ from gateways.parcel_store import SHORTED as SHORTAGE
 from gateways.parcel_store import Followed, follow_shipment
 from gateways.postgres import Database
 from gateways.refund_store import keep_refunds
+from gateways.run_starts import start_notify_shipment, start_reconcile_orders, start_shortage_refund
 from gateways.stripe import Intent, StripeGateway, order_of
-from gateways.temporal import RPC_TIMEOUT, reaching_temporal, refund_shortage, tell_of_parcel
+from gateways.temporal import RPC_TIMEOUT, reaching_temporal
 from gateways.warehouse import Warehouse
 from gateways.warning_store import keep_warning
 from orders.errors import Unavailable, UnknownOrder
 from orders.models import OrderRow, Status
-from orders.names import RECONCILE_NOW, RECONCILE_ORDERS, SCHEDULED
 from orders.parcels import Link, Parcel, ParcelId, ParcelLines, ParcelNotice, PlainText
 from orders.refunds import STANDING
 
@@ -178,7 +177,7 @@ class StripeEvents:
                 return Effect.DUPLICATE
             changed = await keep_refunds(connection, row, intent.id, refunds) if refunds else []
             if changed and not all(refund.status in STANDING for refund in refunds):
-                await self._reconcile("a refund failed")
+                await start_reconcile_orders(self._client, self._task_queue, "a refund failed")
         return Effect.APPLIED
 
     async def _warn(self, event: Event, about: str) -> Effect:
@@ -192,7 +191,7 @@ class StripeEvents:
             if not await _keep(connection, self.source, event, row.id):
                 return Effect.DUPLICATE
             if await keep_warning(connection, row, warning):
-                await self._reconcile(f"a {warning.kind} of a payment")
+                await start_reconcile_orders(self._client, self._task_queue, f"a {warning.kind} of a payment")
         return Effect.APPLIED
 
     async def _row_of(self, intent: Intent) -> OrderRow | None:
@@ -206,9 +205,6 @@ class StripeEvents:
         """Signal the order's run to read its payment; a closed run need not."""
         with suppress(UnknownOrder), reaching_temporal(UnknownOrder(order_id)):
             await self._client.get_workflow_handle(order_id).signal("payment-updated", rpc_timeout=RPC_TIMEOUT)
-
-    async def _reconcile(self, why: str) -> None:
-        await reconcile(self._client, self._task_queue, why)
 
 
 class FulfillmentEvents:
@@ -258,28 +254,13 @@ class FulfillmentEvents:
         with suppress(Unavailable):
             for shipment_id in followed.shipped if self._emails else ():
                 notice = ParcelNotice(order_id=row.id, shipment_id=shipment_id)
-                await tell_of_parcel(self._client, self._task_queue, notice)
+                await start_notify_shipment(self._client, self._task_queue, notice)
             if followed.shortage:
-                await refund_shortage(
+                await start_shortage_refund(
                     self._client, self._task_queue, row, followed.shortage, restock=self._restock, amount=amount
                 )
             if followed.problems or followed.can_never_leave:
-                await reconcile(self._client, self._task_queue, "the warehouse contradicts an order")
-
-
-async def reconcile(client: Client, task_queue: str, why: str) -> None:
-    """Start reconcile-orders, which alerts operators. Its schedule would do the same later."""
-    with reaching_temporal():
-        await client.start_workflow(
-            RECONCILE_ORDERS,
-            id=RECONCILE_NOW,
-            task_queue=task_queue,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-            execution_timeout=SCHEDULED[RECONCILE_ORDERS],
-            static_summary=why,
-            rpc_timeout=RPC_TIMEOUT,
-        )
+                await start_reconcile_orders(self._client, self._task_queue, "the warehouse contradicts an order")
 
 
 async def is_kept(database: Database, source: str, event: Event) -> bool:

@@ -10,7 +10,7 @@ from temporalio.client import Client
 from temporalio.converter import PayloadCodec
 from temporalio.testing import WorkflowEnvironment
 
-from gateways.temporal import request_of
+from gateways.run_inputs import read_input
 from orders.errors import NoAnswer
 from orders.names import PROCESS_ORDER
 from orders.parsing import parse_order, read_json
@@ -38,26 +38,26 @@ def client(temporal: WorkflowEnvironment) -> Client:
 
 
 @pytest.mark.parametrize("payload", [an_order(), {"no": "order"}, None])
-async def test_a_request_is_read_back(client: Client, payload: object) -> None:
+async def test_an_input_is_read_back(client: Client, payload: object) -> None:
     """Through the codec; a payload that is no order has no hash."""
     order_id = new_order_id()
     arguments = [] if payload is None else [payload]
     handle = await client.start_workflow(PROCESS_ORDER, args=arguments, id=order_id, task_queue=NOBODYS_QUEUE)
     try:
-        request = await request_of(client, handle)
+        given = await read_input(client, handle)
     finally:
         await handle.terminate()
 
     wanted = parse_order(order_id, read_json(json.dumps(payload))) if payload == an_order() else None
-    assert request
-    assert (request.workflow, request.payload is None) == (PROCESS_ORDER, payload is None)
-    assert request.order_of(order_id) == wanted
+    assert given
+    assert (given.workflow, given.payload is None) == (PROCESS_ORDER, payload is None)
+    assert given.order_of(order_id) == wanted
 
 
 async def test_a_run_that_temporal_does_not_have(client: Client) -> None:
     """None, for the caller to decide what that means; a namespace that is absent is an outage."""
-    assert await request_of(client, client.get_workflow_handle(new_order_id())) is None
+    assert await read_input(client, client.get_workflow_handle(new_order_id())) is None
 
     elsewhere = Client(**client.config() | {"namespace": "nowhere"})
     with pytest.raises(NoAnswer):
-        await request_of(elsewhere, elsewhere.get_workflow_handle(new_order_id()))
+        await read_input(elsewhere, elsewhere.get_workflow_handle(new_order_id()))

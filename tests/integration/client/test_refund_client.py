@@ -9,7 +9,8 @@ import pytest
 import client.waiting
 from client.orders import read_refund, refund_order, resolve
 from client.runs import order_runs
-from gateways.temporal import find_run, start_refund
+from gateways.run_starts import start_refund
+from gateways.temporal import find_run
 from orders.errors import InvalidInput
 from orders.models import RefundOutcome
 from orders.names import refund_order_id

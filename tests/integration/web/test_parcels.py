@@ -368,7 +368,7 @@ async def test_temporal_out_of_reach(web: Web, monkeypatch: pytest.MonkeyPatch) 
         raise NoAnswer("Temporal does not answer")
 
     assert (await web.shop.place(TWO_LINES, order_id=O)).success
-    monkeypatch.setattr(events, "tell_of_parcel", refuse)
+    monkeypatch.setattr(events, "start_notify_shipment", refuse)
     await web.shop.ship(O, FIRST)
     assert (await tell(web, "shipped", FIRST)).json()["outcome"] == "applied"
     assert locked == [False]
