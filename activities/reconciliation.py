@@ -12,9 +12,10 @@ from temporalio import activity
 
 from activities import order_checks
 from activities.order_checks import check_orders, raise_outage
-from gateways import refund_store
+from gateways import refund_store, reminders
 from gateways.order_store import existing_row, read_rows, write_event_once
 from gateways.postgres import Database
+from gateways.reminders import not_alerted_today
 from gateways.stripe import Intent, StripeGateway, order_of, part_of, shop_id_of
 from gateways.warning_store import find_warnings
 from orders.commands import command_line
@@ -33,31 +34,20 @@ NOT_GONE: Final = {Status.PENDING, Status.CAPTURING, Status.PROCESSING}
 
 OVER: Final = {"canceled", "processing"}  # nothing to return, or nothing that can be returned yet
 
-# Leaves out what operators were alerted of today, so that it does not take the place of other orders.
-FIND_UNCHECKED: Final = """
+FIND_UNCHECKED: Final = f"""
     SELECT id FROM orders o
     WHERE payment_intent_id IS NOT NULL AND payment_checked_at IS NULL
       AND status = ANY($4::text[])
       AND created_at < now() - $1::interval AND id > $2
-      AND NOT EXISTS (
-          SELECT 1 FROM reminders r
-          WHERE r.key = 'payment:' || o.payment_intent_id AND r.at > now() - interval '1 day'
-      )
+      AND {not_alerted_today("'payment:' || o.payment_intent_id")}
     ORDER BY id LIMIT $3
-"""
+"""  # noqa: S608 (a constant of ours)
 
 # Unless the status has changed meanwhile: then the check was of something else.
 MARK_CHECKED: Final = """
     UPDATE orders o SET payment_checked_at = now() FROM unnest($1::text[], $2::text[]) AS c (id, status)
     WHERE o.id = c.id AND o.status = c.status
 """
-
-FIND_UNREPORTED: Final = """
-    SELECT key FROM unnest($1::text[]) AS p (key)
-    WHERE NOT EXISTS (SELECT 1 FROM reminders r WHERE r.key = p.key AND r.at > now() - interval '1 day')
-"""
-
-REMIND: Final = "INSERT INTO reminders (key) VALUES ($1) ON CONFLICT (key) DO UPDATE SET at = now()"
 
 
 class Reconciliation:
@@ -267,15 +257,13 @@ class Reconciliation:
     async def unreported_problems(self, problems: Sequence[Problem]) -> Sequence[str]:
         """The keys of those that operators were not alerted of within a day."""
         async with self._database.transaction() as connection:
-            return [
-                row["key"] for row in await connection.fetch(FIND_UNREPORTED, [problem.key for problem in problems])
-            ]
+            return await reminders.find_unreported(connection, [problem.key for problem in problems])
 
     @activity.defn
     async def mark_alerted(self, key: str) -> None:
         """Record that operators were alerted of the problem."""
         async with self._database.transaction() as connection:
-            await connection.execute(REMIND, key)
+            await reminders.mark_alerted(connection, key)
 
 
 def _warning_text(each: "asyncpg.Record") -> str:

@@ -12,6 +12,7 @@ import stripe
 
 from gateways.order_refunds import follow_refunds, read_resolved
 from gateways.order_store import existing_row, write_event
+from gateways.reminders import not_alerted_today
 from gateways.stripe import Intent, attempt_of, made_at, part_of
 from orders.errors import Permanent
 from orders.models import OrderRow
@@ -81,8 +82,8 @@ FIND_CHANGEABLE: Final = """
 
 # The customer must act, or the bank takes longer than it should (docs.stripe.com/refunds). Or the refund of an orphan
 # payment has failed: nothing else reports that. It is reported until later refunds make up for it, or until an operator
-# settles it. What was reported today is left out, so that it does not take the place of others.
-FIND_STUCK: Final = """
+# settles it.
+FIND_STUCK: Final = f"""
     SELECT p.key, r.id, r.order_id, r.refund_id, r.amount, r.status, o.currency
     FROM refunds r JOIN orders o ON o.id = r.order_id CROSS JOIN concat('refund:', r.id, ':', r.status) AS p (key)
     WHERE (r.status = 'requires_action'
@@ -96,9 +97,9 @@ FIND_STUCK: Final = """
            AND NOT EXISTS (
                SELECT 1 FROM resolutions s WHERE s.order_id = r.order_id AND s.step = 'refund:' || r.id
            )))
-       AND NOT EXISTS (SELECT 1 FROM reminders m WHERE m.key = p.key AND m.at > now() - interval '1 day')
+       AND {not_alerted_today("p.key")}
     ORDER BY r.at LIMIT $1
-"""
+"""  # noqa: S608 (a constant of ours)
 
 
 async def keep_refunds(
