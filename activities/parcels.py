@@ -2,20 +2,25 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from temporalio import activity
 from temporalio.client import Client
 
 from gateways.order_refunds import amount_of
 from gateways.order_store import existing_row, read_rows
-from gateways.parcel_store import find_empty, find_owed, find_unrefunded, read_goods
+from gateways.parcel_store import read_goods
 from gateways.postgres import Database
+from gateways.reminders import not_alerted_today
 from gateways.run_inputs import find_customer_email
 from gateways.run_starts import start_notify_shipment, start_shortage_refund
+from gateways.shortage_store import find_empty, find_owed, find_unrefunded
 from orders.models import Model, Notification, NotificationKind
-from orders.parcels import ParcelNotice
+from orders.parcels import ParcelNotice, Shortage
 from orders.reconciliation import Problem
+
+if TYPE_CHECKING:
+    import asyncpg
 
 IS_TOLD: Final = """
     SELECT EXISTS (
@@ -31,16 +36,13 @@ FIND_UNTOLD: Final = """
     ORDER BY shipped_at LIMIT $3
 """
 
-# What operators were alerted of today is left out, so that it does not take the place of others.
-FIND_PROBLEMS: Final = """
-    SELECT order_id, id, problem FROM shipments s
-    WHERE problem IS NOT NULL AND problem_at > now() - interval '7 days'
-      AND NOT EXISTS (
-          SELECT FROM reminders r
-          WHERE r.key = concat('parcel:', s.order_id, ':', s.id) AND r.at > now() - interval '1 day'
-      )
+KEY: Final = "concat('parcel:', s.order_id, ':', s.id)"  # of the alert about a parcel
+
+FIND_PROBLEMS: Final = f"""
+    SELECT order_id, id, problem, {KEY} AS key FROM shipments s
+    WHERE problem IS NOT NULL AND problem_at > now() - interval '7 days' AND {not_alerted_today(KEY)}
     ORDER BY problem_at LIMIT $1
-"""
+"""  # noqa: S608 (a constant of ours)
 
 
 class DueNotice(Model):
@@ -122,32 +124,26 @@ class Parcels:
         neither leave nor be cancelled.
         """
         async with self._database.transaction() as connection:
-            found = await connection.fetch(FIND_PROBLEMS, limit)
-            shortages = await find_owed(connection, self._after, limit)
+            owed = await find_owed(connection, self._after, limit)
             empty = await find_empty(connection, self._after, limit)
+            wrong = await connection.fetch(FIND_PROBLEMS, limit)
         return [
-            *(
-                Problem(
-                    key=f"shortage:{each.order_id}:{each.number}",
-                    order_id=each.order_id,
-                    text=f"order {each.order_id}: the warehouse can never ship {each.text}, and it is not refunded",
-                )
-                for each in shortages
-            ),
-            *(
-                Problem(
-                    key=f"empty:{each}",
-                    order_id=each,
-                    text=f"the warehouse can never ship any of order {each}, which cannot be cancelled: refund it",
-                )
-                for each in empty
-            ),
-            *(
-                Problem(
-                    key=f"parcel:{each['order_id']}:{each['id']}",
-                    order_id=each["order_id"],
-                    text=f"the parcel {each['id']} of order {each['order_id']}: {each['problem']}",
-                )
-                for each in found
-            ),
+            *(_not_refunded(key, shortage) for key, shortage in owed),
+            *(_stranded(key, order_id) for key, order_id in empty),
+            *map(_contradiction, wrong),
         ]
+
+
+def _not_refunded(key: str, shortage: Shortage) -> Problem:
+    text = f"order {shortage.order_id}: the warehouse can never ship {shortage.text}, and it is not refunded"
+    return Problem(key=key, order_id=shortage.order_id, text=text)
+
+
+def _stranded(key: str, order_id: str) -> Problem:
+    text = f"the warehouse can never ship any of order {order_id}, which cannot be cancelled: refund it"
+    return Problem(key=key, order_id=order_id, text=text)
+
+
+def _contradiction(parcel: "asyncpg.Record") -> Problem:
+    text = f"the parcel {parcel['id']} of order {parcel['order_id']}: {parcel['problem']}"
+    return Problem(key=parcel["key"], order_id=parcel["order_id"], text=text)

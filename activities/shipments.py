@@ -8,7 +8,7 @@ from temporalio import activity
 from activities import order_checks
 from activities.order_checks import check_orders
 from gateways.order_store import existing_row, read_resolution, read_rows, write_event_once
-from gateways.parcel_store import SHORTED, Followed, follow_refusal, follow_shipment
+from gateways.parcel_store import SHORTAGE, Followed, follow_refusal, follow_shipment
 from gateways.postgres import Database
 from gateways.warehouse import Warehouse, WarehouseRefused
 from orders.commands import command_line
@@ -136,8 +136,8 @@ def _wrong(row: OrderRow, shipment: Shipment, came: Followed) -> StrayShipment |
     elif came.missing:
         units = units_text(came.missing)
         text = f"the warehouse says that order {row.id} is {shipment.status}, but {units} are in none of its parcels"
-    elif SHORTED in came.problems:
-        text = f"what the warehouse can never ship of order {row.id} cannot be refunded: {came.problems[SHORTED]}"
+    elif SHORTAGE in came.problems:
+        text = f"what the warehouse can never ship of order {row.id} cannot be refunded: {came.problems[SHORTAGE]}"
     else:
         return None
     return StrayShipment(order_id=row.id, description=text)

@@ -9,10 +9,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateways.order_store import move_row, write_event
+from gateways.shortage_store import keep_shortage, read_shorted
 from orders.errors import Unavailable
-from orders.models import CLOSED, GONE, KEPT, UNFINISHED, OrderRow, Status
+from orders.models import CLOSED, GONE, UNFINISHED, OrderRow, Status
 from orders.parcels import Parcel, Shipment, Shortage, units_text
-from orders.refunds import STANDING
 
 if TYPE_CHECKING:
     import asyncpg
@@ -24,7 +24,7 @@ UNTIL_SETTLED: Final = timedelta(seconds=15)  # when to look again at an unfinis
 LEFT: Final = ("shipping", "shipped", "delivered")  # what the warehouse calls an order of which something has left
 ALL_LEFT: Final = ("shipped", "delivered")
 
-SHORTED: Final = "shorted"  # the key of a problem that is none of a parcel
+SHORTAGE: Final = "shorted"  # the key of a problem that is none of a parcel
 
 NO_LINES: Final = "the parcel has no lines, and not all of the order has left"
 
@@ -35,105 +35,6 @@ READ: Final = """
     ) AS lines
     FROM shipments s WHERE s.order_id = $1 ORDER BY s.at, s.id
 """
-
-READ_SHORTED: Final = """
-    SELECT product_id, sum(quantity)::integer AS quantity FROM shortage_lines WHERE order_id = $1 GROUP BY product_id
-"""
-
-KEEP_SHORTAGE: Final = """
-    WITH kept AS (
-        INSERT INTO shortages (order_id, number)
-        SELECT $1, 1 + count(*) FROM shortages WHERE order_id = $1 RETURNING order_id, number
-    )
-    INSERT INTO shortage_lines (order_id, number, product_id, quantity)
-    SELECT kept.order_id, kept.number, l.* FROM kept, unnest($2::text[], $3::integer[]) AS l
-    RETURNING number
-"""
-
-# Of a shortage `s`. Values of subqueries: joins, and EXISTS that becomes one, would read the rows of all orders.
-READ_SHORTAGE: Final = """
-    SELECT s.order_id, s.number, (
-        SELECT json_object_agg(l.product_id, l.quantity) FROM shortage_lines l
-        WHERE (l.order_id, l.number) = (s.order_id, s.number)
-    ) AS lines
-    FROM shortages s
-"""
-
-# Of an order `o`: the money that is claimed, or was refunded, as order_refunds.READ_SPENT counts it.
-SPENT: Final = """(
-    SELECT coalesce(sum(r.amount), 0) FROM order_refunds r WHERE r.order_id = o.id AND r.status <> 'withdrawn'
-) + (
-    SELECT coalesce(sum(h.amount), 0) FROM refunds h
-    WHERE (h.order_id, h.payment_intent_id) = (o.id, o.payment_intent_id)
-      AND h.refund_id IS NULL AND h.status = ANY($4::text[])
-)"""
-
-# A free order has units to write off all the same.
-IS_UNREFUNDED: Final = f"""
-    (
-        SELECT o.status = ANY($2::text[]) AND (o.total = 0 OR o.total > {SPENT}) FROM orders o WHERE o.id = s.order_id
-    ) AND (
-        SELECT r.refund_id FROM order_refunds r WHERE (r.order_id, r.refund_id) = (s.order_id, 'shorted-' || s.number)
-    ) IS NULL
-"""  # noqa: S608 (constants of ours)
-
-# Of a product of a shortage: the units that are refunded, as order_refunds.READ_UNITS_LEFT counts them.
-REFUNDED: Final = """(
-    SELECT coalesce(sum((
-        SELECT CASE WHEN r.status <> 'withdrawn' THEN u.quantity WHEN r.restocked THEN u.restock END
-        FROM order_refunds r WHERE (r.order_id, r.refund_id) = (u.order_id, u.refund_id)
-    )), 0) FROM order_refund_lines u WHERE (u.order_id, u.product_id) = (l.order_id, l.product_id)
-)"""
-
-# Some line of a shortage has more units than are left to refund: refund-order would refuse it.
-IS_REFUSED: Final = f"""(
-    SELECT bool_or(l.quantity + {REFUNDED} > (
-        SELECT i.quantity FROM order_items i WHERE (i.order_id, i.product_id) = (l.order_id, l.product_id)
-    )) FROM shortage_lines l WHERE (l.order_id, l.number) = (s.order_id, s.number)
-)"""  # noqa: S608 (constants of ours)
-
-# Some line of a shortage has fewer units that are refunded than can never leave.
-IS_OWED: Final = f"""(
-    SELECT bool_or({REFUNDED} < (
-        SELECT sum(t.quantity) FROM shortage_lines t WHERE (t.order_id, t.product_id) = (l.order_id, l.product_id)
-    )) FROM shortage_lines l WHERE (l.order_id, l.number) = (s.order_id, s.number)
-)"""  # noqa: S608 (constants of ours)
-
-FIND_UNREFUNDED: Final = f"""
-    {READ_SHORTAGE}
-    WHERE s.at BETWEEN now() - interval '7 days' AND now() - $1::interval AND {IS_UNREFUNDED} AND NOT {IS_REFUSED}
-    ORDER BY s.at LIMIT $3
-"""
-
-# Not refunded for an hour. What operators were alerted of today is left out.
-FIND_OWED: Final = f"""
-    {READ_SHORTAGE}
-    WHERE s.at BETWEEN now() - interval '7 days' AND now() - greatest($1::interval, interval '1 hour')
-      AND {IS_UNREFUNDED} AND (NOT {IS_REFUSED} OR {IS_OWED})
-      AND NOT EXISTS (
-          SELECT FROM reminders m
-          WHERE m.key = concat('shortage:', s.order_id, ':', s.number) AND m.at > now() - interval '1 day'
-      )
-    ORDER BY s.at LIMIT $3
-"""
-
-# No cancel refunds what is left of them: something has left, as the warehouse says, and no parcel with units of them.
-FIND_EMPTY: Final = f"""
-    SELECT DISTINCT s.order_id FROM shortages s
-    WHERE s.at BETWEEN now() - interval '7 days' AND now() - $1::interval
-      AND (SELECT o.status = ANY($2::text[]) AND o.total > {SPENT} FROM orders o WHERE o.id = s.order_id)
-      AND (SELECT max(p.shipped_at) FROM shipments p WHERE p.order_id = s.order_id) IS NULL
-      AND (
-          SELECT bool_and(i.quantity = (
-              SELECT coalesce(sum(l.quantity), 0) FROM shortage_lines l
-              WHERE (l.order_id, l.product_id) = (i.order_id, i.product_id)
-          )) FROM order_items i WHERE i.order_id = s.order_id
-      )
-      AND NOT EXISTS (
-          SELECT FROM reminders m WHERE m.key = 'empty:' || s.order_id AND m.at > now() - interval '1 day'
-      )
-    ORDER BY s.order_id LIMIT $3
-"""  # noqa: S608 (constants of ours)
 
 READ_ORDERED: Final = "SELECT product_id, quantity FROM order_items WHERE order_id = $1 ORDER BY product_id"
 
@@ -243,23 +144,8 @@ class Followed(NamedTuple):
 
 async def read_goods(connection: "Connection", order_id: str) -> Goods:
     ordered = {row["product_id"]: row["quantity"] for row in await connection.fetch(READ_ORDERED, order_id)}
-    shorted = {row["product_id"]: row["quantity"] for row in await connection.fetch(READ_SHORTED, order_id)}
-    return Goods(ordered, [_kept(row) for row in await connection.fetch(READ, order_id)], shorted)
-
-
-async def find_unrefunded(connection: "Connection", after: timedelta, limit: int) -> list[Shortage]:
-    """Shortages of paid orders, older than `after`, whose refund does not exist and would not be refused."""
-    return [_shortage(row) for row in await connection.fetch(FIND_UNREFUNDED, after, KEPT, limit, STANDING)]
-
-
-async def find_owed(connection: "Connection", after: timedelta, limit: int) -> list[Shortage]:
-    """Shortages of paid orders that are not refunded for long, however it may be. Those reported today are left out."""
-    return [_shortage(row) for row in await connection.fetch(FIND_OWED, after, KEPT, limit, STANDING)]
-
-
-async def find_empty(connection: "Connection", after: timedelta, limit: int) -> list[str]:
-    """Orders that can neither leave nor be cancelled, and are not all refunded. Those reported today are left out."""
-    return [row["order_id"] for row in await connection.fetch(FIND_EMPTY, after, GONE, limit, STANDING)]
+    parcels = [_kept(row) for row in await connection.fetch(READ, order_id)]
+    return Goods(ordered, parcels, await read_shorted(connection, order_id))
 
 
 async def follow_shipment(
@@ -318,8 +204,8 @@ async def _follow(connection: "Connection", row: OrderRow, shipment: Shipment, e
     if goods.have_left and shipment.status == "delivered":
         await connection.execute(DELIVER_ALL, row.id)
         goods = await read_goods(connection, row.id)
-    if SHORTED in problems and goods.have_left:  # nobody asks about the order any more, so it is a problem of a parcel
-        await connection.execute(KEEP_PROBLEM, row.id, goods.counting[-1].id, problems[SHORTED])
+    if SHORTAGE in problems and goods.have_left:  # nobody asks about the order any more, so it is a problem of a parcel
+        await connection.execute(KEEP_PROBLEM, row.id, goods.counting[-1].id, problems[SHORTAGE])
     has_begun = row.status in GONE or shipment.status in LEFT or bool(goods.parcels)
     moved = await _move_after(connection, row.id, goods) if has_begun else False
     missing = goods.rest if shipment.status in ALL_LEFT and not goods.have_left else {}
@@ -336,13 +222,10 @@ async def _keep_shortage(
     new = {product: units for product, units in new.items() if units > 0}
     excess = _excess(goods, new)
     if problem := excess or shipment.problem:
-        problems[SHORTED] = problem
+        problems[SHORTAGE] = problem
     if excess or not new:
         return None
-    number = await connection.fetchval(KEEP_SHORTAGE, row.id, [*new], [*new.values()])
-    shortage = Shortage(row.id, number, new)
-    await write_event(connection, row.id, f"the warehouse can never ship {shortage.text}")
-    return shortage
+    return await keep_shortage(connection, row.id, new)
 
 
 def _comes_before(shipment: Shipment) -> bool:
@@ -430,7 +313,3 @@ def _kept(row: "asyncpg.Record") -> KeptParcel:
         tracking=row["tracking"],
         tracking_url=row["tracking_url"],
     )
-
-
-def _shortage(row: "asyncpg.Record") -> Shortage:
-    return Shortage(row["order_id"], row["number"], json.loads(row["lines"]))

@@ -15,8 +15,7 @@ from temporalio.client import Client
 from app.web.bodies import Refused
 from gateways.order_refunds import amount_of
 from gateways.order_store import existing_row, read_row
-from gateways.parcel_store import SHORTED as SHORTAGE
-from gateways.parcel_store import Followed, follow_shipment
+from gateways.parcel_store import SHORTAGE, Followed, follow_shipment
 from gateways.postgres import Database
 from gateways.refund_store import keep_refunds
 from gateways.run_starts import start_notify_shipment, start_reconcile_orders, start_shortage_refund

@@ -8,7 +8,8 @@ import pytest
 from activities.parcels import Parcels
 from activities.shipments import Shipments
 from gateways.order_store import existing_row
-from gateways.parcel_store import find_unrefunded, follow_shipment
+from gateways.parcel_store import follow_shipment
+from gateways.shortage_store import find_unrefunded
 from orders.models import Order
 from orders.parcels import Parcel, Shipment
 from orders.reconciliation import Problem, StrayShipments

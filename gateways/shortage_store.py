@@ -1,0 +1,154 @@
+"""What the warehouse can never ship of orders, as the tables `shortages` keep it, and whether that is refunded."""
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from gateways.order_store import write_event
+from gateways.reminders import not_alerted_today
+from orders.models import GONE, KEPT
+from orders.parcels import SHORTAGE_REFUND, Shortage
+from orders.refunds import STANDING
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from gateways.postgres import Connection
+
+READ_SHORTED: Final = """
+    SELECT product_id, sum(quantity)::integer AS quantity FROM shortage_lines WHERE order_id = $1 GROUP BY product_id
+"""
+
+KEEP_SHORTAGE: Final = """
+    WITH kept AS (
+        INSERT INTO shortages (order_id, number)
+        SELECT $1, 1 + count(*) FROM shortages WHERE order_id = $1 RETURNING order_id, number
+    )
+    INSERT INTO shortage_lines (order_id, number, product_id, quantity)
+    SELECT kept.order_id, kept.number, l.* FROM kept, unnest($2::text[], $3::integer[]) AS l
+    RETURNING number
+"""
+
+# The fragments below are of a shortage `s`. Values of subqueries: joins, and EXISTS that becomes one, would read the
+# rows of all orders.
+KEY: Final = "concat('shortage:', s.order_id, ':', s.number)"  # of the alert about it
+EMPTY_KEY: Final = "'empty:' || s.order_id"  # of the alert about all of its order
+
+READ_SHORTAGE: Final = f"""
+    SELECT s.order_id, s.number, {KEY} AS key, (
+        SELECT json_object_agg(l.product_id, l.quantity) FROM shortage_lines l
+        WHERE (l.order_id, l.number) = (s.order_id, s.number)
+    ) AS lines
+    FROM shortages s
+"""  # noqa: S608 (a constant of ours)
+
+# Of an order `o`: the money that is claimed, or was refunded in the dashboard or by a cancel. It may count too much: a
+# part that an operator has paid, and the refund in the dashboard that paid it, count both (see orders.refunds).
+SPENT: Final = """(
+    SELECT coalesce(sum(r.amount), 0) FROM order_refunds r WHERE r.order_id = o.id AND r.status <> 'withdrawn'
+) + (
+    SELECT coalesce(sum(h.amount), 0) FROM refunds h
+    WHERE (h.order_id, h.payment_intent_id) = (o.id, o.payment_intent_id)
+      AND h.refund_id IS NULL AND h.status = ANY($4::text[])
+)"""
+
+# A free order has units to write off all the same.
+IS_UNREFUNDED: Final = f"""
+    (
+        SELECT o.status = ANY($2::text[]) AND (o.total = 0 OR o.total > {SPENT}) FROM orders o WHERE o.id = s.order_id
+    ) AND (
+        SELECT r.refund_id FROM order_refunds r
+        WHERE (r.order_id, r.refund_id) = (s.order_id, '{SHORTAGE_REFUND}' || s.number)
+    ) IS NULL
+"""  # noqa: S608 (constants of ours)
+
+# Of a product of a shortage: the units that are refunded, as order_refunds.READ_UNITS_LEFT counts them.
+REFUNDED: Final = """(
+    SELECT coalesce(sum((
+        SELECT CASE WHEN r.status <> 'withdrawn' THEN u.quantity WHEN r.restocked THEN u.restock END
+        FROM order_refunds r WHERE (r.order_id, r.refund_id) = (u.order_id, u.refund_id)
+    )), 0) FROM order_refund_lines u WHERE (u.order_id, u.product_id) = (l.order_id, l.product_id)
+)"""
+
+# Some line of a shortage has more units than are left to refund: refund-order would refuse it.
+IS_REFUSED: Final = f"""(
+    SELECT bool_or(l.quantity + {REFUNDED} > (
+        SELECT i.quantity FROM order_items i WHERE (i.order_id, i.product_id) = (l.order_id, l.product_id)
+    )) FROM shortage_lines l WHERE (l.order_id, l.number) = (s.order_id, s.number)
+)"""  # noqa: S608 (constants of ours)
+
+# Some line of a shortage has fewer units that are refunded than can never leave.
+IS_OWED: Final = f"""(
+    SELECT bool_or({REFUNDED} < (
+        SELECT sum(t.quantity) FROM shortage_lines t WHERE (t.order_id, t.product_id) = (l.order_id, l.product_id)
+    )) FROM shortage_lines l WHERE (l.order_id, l.number) = (s.order_id, s.number)
+)"""  # noqa: S608 (constants of ours)
+
+FIND_UNREFUNDED: Final = f"""
+    {READ_SHORTAGE}
+    WHERE s.at BETWEEN now() - interval '7 days' AND now() - $1::interval AND {IS_UNREFUNDED} AND NOT {IS_REFUSED}
+    ORDER BY s.at LIMIT $3
+"""
+
+# Not refunded for an hour.
+FIND_OWED: Final = f"""
+    {READ_SHORTAGE}
+    WHERE s.at BETWEEN now() - interval '7 days' AND now() - greatest($1::interval, interval '1 hour')
+      AND {IS_UNREFUNDED} AND (NOT {IS_REFUSED} OR {IS_OWED}) AND {not_alerted_today(KEY)}
+    ORDER BY s.at LIMIT $3
+"""
+
+# No cancel refunds what is left of them: something has left, as the warehouse says, and no parcel with units of them.
+FIND_EMPTY: Final = f"""
+    SELECT DISTINCT s.order_id, {EMPTY_KEY} AS key FROM shortages s
+    WHERE s.at BETWEEN now() - interval '7 days' AND now() - $1::interval
+      AND (SELECT o.status = ANY($2::text[]) AND o.total > {SPENT} FROM orders o WHERE o.id = s.order_id)
+      AND (SELECT max(p.shipped_at) FROM shipments p WHERE p.order_id = s.order_id) IS NULL
+      AND (
+          SELECT bool_and(i.quantity = (
+              SELECT coalesce(sum(l.quantity), 0) FROM shortage_lines l
+              WHERE (l.order_id, l.product_id) = (i.order_id, i.product_id)
+          )) FROM order_items i WHERE i.order_id = s.order_id
+      )
+      AND {not_alerted_today(EMPTY_KEY)}
+    ORDER BY s.order_id LIMIT $3
+"""  # noqa: S608 (constants of ours)
+
+
+async def read_shorted(connection: "Connection", order_id: str) -> dict[str, int]:
+    """The units of an order that can never leave, by product."""
+    return {row["product_id"]: row["quantity"] for row in await connection.fetch(READ_SHORTED, order_id)}
+
+
+async def keep_shortage(connection: "Connection", order_id: str, lines: Mapping[str, int]) -> Shortage:
+    """Write down units that can never leave. The order row must be locked: see order_store.existing_row."""
+    number = await connection.fetchval(KEEP_SHORTAGE, order_id, [*lines], [*lines.values()])
+    shortage = Shortage(order_id, number, lines)
+    await write_event(connection, order_id, f"the warehouse can never ship {shortage.text}")
+    return shortage
+
+
+async def find_unrefunded(connection: "Connection", after: timedelta, limit: int) -> list[Shortage]:
+    """Shortages of paid orders, older than `after`, whose refund does not exist and would not be refused."""
+    return [_shortage(row) for row in await connection.fetch(FIND_UNREFUNDED, after, KEPT, limit, STANDING)]
+
+
+async def find_owed(connection: "Connection", after: timedelta, limit: int) -> list[tuple[str, Shortage]]:
+    """Shortages of paid orders that are not refunded for long, whatever the reason, with the keys of their alerts.
+
+    Those that operators were alerted of today are left out.
+    """
+    return [(row["key"], _shortage(row)) for row in await connection.fetch(FIND_OWED, after, KEPT, limit, STANDING)]
+
+
+async def find_empty(connection: "Connection", after: timedelta, limit: int) -> list[tuple[str, str]]:
+    """Orders that can neither leave nor be cancelled, and are not all refunded: the key of the alert, and the order.
+
+    Those that operators were alerted of today are left out.
+    """
+    return [(row["key"], row["order_id"]) for row in await connection.fetch(FIND_EMPTY, after, GONE, limit, STANDING)]
+
+
+def _shortage(row: "asyncpg.Record") -> Shortage:
+    return Shortage(row["order_id"], row["number"], json.loads(row["lines"]))
