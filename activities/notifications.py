@@ -12,6 +12,7 @@ from temporalio import activity
 
 from gateways import slack
 from gateways.http import post_json, raise_for_refusal, raise_unless_accepted
+from gateways.notification_store import GIVEN_UP, keep_notification, read_end
 from gateways.order_refunds import read_claim, read_refunded_lines
 from gateways.order_store import read_charges, read_items, row_as_it_is, write_event
 from gateways.parcel_store import Goods, read_goods
@@ -34,17 +35,6 @@ from orders.money import to_json_number
 
 if TYPE_CHECKING:
     from gateways.postgres import Connection
-
-KEEP_NOTIFICATION: Final = """
-    INSERT INTO notifications (order_id, kind, about, state, detail) VALUES ($1, $2, $3, $4, $5)
-    ON CONFLICT (order_id, kind, about) DO UPDATE SET state = excluded.state, detail = excluded.detail
-    WHERE notifications.state = 'given_up' AND excluded.state <> 'given_up'
-    RETURNING state
-"""
-
-READ_NOTIFICATION: Final = """
-    SELECT state FROM notifications WHERE (order_id, kind, about) = ($1, $2, $3) AND state <> 'given_up'
-"""
 
 # What a customer may read: the row's own text names external services and their codes.
 COULD_NOT: Final = "your order could not be processed"
@@ -99,7 +89,7 @@ class Notifications:
     async def give_up_notification(self, notification: Notification) -> None:
         """Record that a notification could not be delivered in time, unless it has been delivered after all."""
         async with self._database.transaction() as connection:
-            if await connection.fetchval(KEEP_NOTIFICATION, *notification.identity, "given_up", "out of time"):
+            if await keep_notification(connection, notification, GIVEN_UP, "out of time"):
                 await write_event(connection, notification.order_id, f"gave up the notification {notification.name}")
 
     @activity.defn
@@ -117,7 +107,7 @@ class Notifications:
         async with self._database.transaction() as connection:
             # A lock would not hold until the message arrives: a cancel may overtake one that is on its way.
             row = await row_as_it_is(connection, notification.order_id)
-            done: str | None = await connection.fetchval(READ_NOTIFICATION, *notification.identity)
+            done = await read_end(connection, notification)
             body = await _body(connection, row, notification, delivery)
         if done:
             return done
@@ -139,7 +129,7 @@ class Notifications:
         """
         async with self._database.transaction() as connection:
             await connection.execute(FLUSH_LATER)
-            await connection.execute(KEEP_NOTIFICATION, *notification.identity, state, detail)
+            await keep_notification(connection, notification, state, detail)
 
 
 def _why_not(row: OrderRow, notification: Notification) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from temporalio import activity
 from temporalio.client import Client
 
+from gateways.notification_store import read_end
 from gateways.order_refunds import amount_of
 from gateways.order_store import existing_row, read_rows
 from gateways.parcel_store import read_goods
@@ -21,12 +22,6 @@ from orders.reconciliation import Problem
 
 if TYPE_CHECKING:
     import asyncpg
-
-IS_TOLD: Final = """
-    SELECT EXISTS (
-        SELECT FROM notifications WHERE (order_id, kind, about) = ($1, $2, $3) AND state <> 'given_up'
-    )
-"""
 
 # What left longer ago is no news.
 FIND_UNTOLD: Final = """
@@ -72,24 +67,26 @@ class Parcels:
 
     @activity.defn
     async def find_recipient(self, notice: ParcelNotice) -> DueNotice | None:
-        """To whom to write about the parcel; None: it is not known, or the customer was told.
+        """To whom to write about the parcel; None: there is no such parcel, or it was written about already.
 
         The address is in the notice, or in the request that the order was placed with, as long as Temporal has that.
         Nobody else is asked: an event names no address, because a signature only says who sends.
         """
-        kind = NotificationKind.SHIPPED
+        notification = Notification(
+            order_id=notice.order_id,
+            kind=NotificationKind.SHIPPED,
+            about=notice.shipment_id,
+            to=notice.customer_email,
+        )
         async with self._database.transaction() as connection:
             row = await existing_row(connection, notice.order_id)  # waits for the transaction that keeps the parcel
             goods = await read_goods(connection, row.id)
-            is_told = await connection.fetchval(IS_TOLD, row.id, kind, notice.shipment_id)
-        if is_told or all(each.id != notice.shipment_id for each in goods.counting):
+            is_over = await read_end(connection, notification) is not None
+        if is_over or all(each.id != notice.shipment_id for each in goods.counting):
             return None
-        notification = Notification(
-            order_id=row.id,
-            kind=kind,
-            about=notice.shipment_id,
-            to=notice.customer_email or await find_customer_email(self._client, row),
-        )
+        if notification.to is None:
+            address = await find_customer_email(self._client, row)
+            notification = notification.model_copy(update={"to": address})
         return DueNotice(notification=notification, deadline=row.terms.notification_deadline)
 
     @activity.defn
