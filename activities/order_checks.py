@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from temporalio import activity
 
@@ -17,6 +17,12 @@ ATTEMPTS: Final = 3  # until an item that fails while others succeed counts as o
 PAGE: Final = 20  # orders in one attempt, with up to two calls each
 MAX_SECONDS: Final = 15  # of one attempt, which times out after 30: it returns what it has checked by then
 
+# Unless the status has changed meanwhile: then the check was of something else.
+MARK_CHECKED: Final = """
+    UPDATE orders o SET {column} = now() FROM unnest($1::text[], $2::text[]) AS c (id, status)
+    WHERE o.id = c.id AND o.status = c.status
+"""
+
 FoundT = TypeVar("FoundT")
 
 
@@ -25,7 +31,7 @@ async def check_orders(
     rows: Sequence[OrderRow],
     compare: Callable[[OrderRow], Awaitable[FoundT | None]],
     unread: Callable[[OrderRow, Permanent | Unavailable], FoundT],
-    mark: str,
+    column: Literal["payment_checked_at", "shipment_checked_at"],
 ) -> tuple[tuple[FoundT, ...], str | None]:
     """What is wrong with the orders of a page, and the id after which the next page begins; None: there is none.
 
@@ -34,7 +40,7 @@ async def check_orders(
         rows: the page, at most PAGE orders.
         compare: says what is wrong with an order; None: nothing is.
         unread: says so of an order that cannot be read.
-        mark: the statement that marks the correct ones, by their ids and statuses.
+        column: what marks the correct ones.
 
     Raises:
         Unavailable: PostgreSQL, or an outage of the external service.
@@ -57,6 +63,7 @@ async def check_orders(
     raise_outage(errors, len(seen))
     right = [row for row in seen if row.id not in found]
     async with database.transaction() as connection:
+        mark = MARK_CHECKED.format(column=column)
         await connection.execute(mark, [row.id for row in right], [row.status for row in right])
         now = await read_rows(connection, found)
     # An order whose status has changed meanwhile is checked again by the next run.

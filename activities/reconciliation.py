@@ -43,12 +43,6 @@ FIND_UNCHECKED: Final = f"""
     ORDER BY id LIMIT $3
 """  # noqa: S608 (a constant of ours)
 
-# Unless the status has changed meanwhile: then the check was of something else.
-MARK_CHECKED: Final = """
-    UPDATE orders o SET payment_checked_at = now() FROM unnest($1::text[], $2::text[]) AS c (id, status)
-    WHERE o.id = c.id AND o.status = c.status
-"""
-
 
 class Reconciliation:
     """Compares orders with their payments and refunds at Stripe.
@@ -77,7 +71,7 @@ class Reconciliation:
             return _unread(row.id, row.payment_intent_id or "", error)
 
         page = [rows[each["id"]] for each in due]
-        found, next_after = await check_orders(self._database, page, self._check, unread, MARK_CHECKED)
+        found, next_after = await check_orders(self._database, page, self._check, unread, "payment_checked_at")
         return Charges(found=found, after=next_after)
 
     @activity.defn

@@ -32,12 +32,6 @@ FIND_DUE: Final = """
     ORDER BY id LIMIT $3
 """
 
-# Unless the status has changed meanwhile: then the check was of something else.
-MARK_CHECKED: Final = """
-    UPDATE orders o SET shipment_checked_at = now() FROM unnest($1::text[], $2::text[]) AS c (id, status)
-    WHERE o.id = c.id AND o.status = c.status
-"""
-
 
 class Shipments:
     """Compares settled orders with their shipments at the warehouse.
@@ -71,7 +65,7 @@ class Shipments:
             return _wrong(row, shipment, came)
 
         page = [rows[each["id"]] for each in due]
-        found, next_after = await check_orders(self._database, page, compare, _unread, MARK_CHECKED)
+        found, next_after = await check_orders(self._database, page, compare, _unread, "shipment_checked_at")
         return StrayShipments(found=found, followed=tuple(followed), after=next_after)
 
     @activity.defn
