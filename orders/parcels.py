@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from orders.models import Refund, RefundLine
-from orders.parsing import MAX_LINES, ORDER_ID, Email, Id, Request, Units, problems_of, validate
+from orders.parsing import MAX_LINES, ORDER_ID, Email, Id, Request, Units, blank_is_none, problems_of, validate
 from orders.plain_text import has_markup, is_harmful, shorten
 
 MAX_PARCELS: Final = 200  # of one order
@@ -40,10 +40,6 @@ def _plain(text: str) -> str:
     return text
 
 
-def _blank_is_none(value: object) -> object:
-    return None if isinstance(value, str) and not value.strip() else value
-
-
 def _odd_is_none(value: object, read: ValidatorFunctionWrapHandler) -> object:
     try:
         return read(value)
@@ -55,12 +51,12 @@ def _odd_is_none(value: object, read: ValidatorFunctionWrapHandler) -> object:
 # left out, because goods have left all the same.
 PlainText = Annotated[
     Annotated[str, StringConstraints(max_length=100), AfterValidator(_plain)] | None,
-    BeforeValidator(_blank_is_none),
+    BeforeValidator(blank_is_none),
     WrapValidator(_odd_is_none),
 ]
 Link = Annotated[
     Annotated[str, StringConstraints(pattern=r"^https?://[!-~]{1,500}$")] | None,
-    BeforeValidator(_blank_is_none),
+    BeforeValidator(blank_is_none),
     WrapValidator(_odd_is_none),
 ]
 

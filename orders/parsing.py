@@ -99,7 +99,8 @@ def _plain(text: str) -> str:
     return text
 
 
-def _blank_is_none(value: object) -> object:
+def blank_is_none(value: object) -> object:
+    """A text of spaces counts as none."""
     return None if isinstance(value, str) and not value.strip() else value
 
 
@@ -132,13 +133,13 @@ def _number(value: object) -> object:
 
 
 Text = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200), AfterValidator(_plain)]
-OptionalText = Annotated[Text | None, BeforeValidator(_blank_is_none)]
+OptionalText = Annotated[Text | None, BeforeValidator(blank_is_none)]
 Message = Annotated[
     str, StringConstraints(strict=True, min_length=1, max_length=MAX_GIFT_MESSAGE), AfterValidator(_plain)
 ]
-OptionalMessage = Annotated[Message | None, BeforeValidator(_blank_is_none)]
+OptionalMessage = Annotated[Message | None, BeforeValidator(blank_is_none)]
 Phone = Annotated[str, StringConstraints(strict=True, max_length=40), AfterValidator(_phone)]
-OptionalPhone = Annotated[Phone | None, BeforeValidator(_blank_is_none)]
+OptionalPhone = Annotated[Phone | None, BeforeValidator(blank_is_none)]
 Id = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Email = Annotated[str, StringConstraints(strict=True, max_length=254), AfterValidator(_email)]
 PaymentMethod = Annotated[str, StringConstraints(strict=True, pattern=PAYMENT_METHOD)]
@@ -148,7 +149,7 @@ Units = Annotated[int, Field(strict=True, ge=1, le=MAX_UNITS)]
 Amount = Annotated[Decimal, BeforeValidator(_number), Field(strict=True)]
 Price = Annotated[Amount, Field(ge=0)]
 Reason = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=MAX_REASON), AfterValidator(_plain)]
-OptionalReason = Annotated[Reason | None, BeforeValidator(_blank_is_none)]
+OptionalReason = Annotated[Reason | None, BeforeValidator(blank_is_none)]
 
 
 class Request(Model):

@@ -7,7 +7,7 @@ the id is not kept, and the sender delivers the event again.
 from contextlib import suppress
 from decimal import Decimal
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, model_validator
 from temporalio.client import Client
@@ -25,7 +25,7 @@ from gateways.warehouse import Warehouse
 from gateways.warning_store import keep_warning
 from orders.errors import Unavailable, UnknownOrder
 from orders.models import OrderRow, Status
-from orders.parcels import Link, Parcel, ParcelId, ParcelLines, ParcelNotice, PlainText
+from orders.parcels import Link, Parcel, ParcelId, ParcelLines, ParcelNotice, PlainText, Token
 from orders.refunds import STANDING
 
 if TYPE_CHECKING:
@@ -66,8 +66,6 @@ WARNING_TYPES: Final = frozenset(
 SHIPPED: Final = "order.shipped"
 DELIVERED: Final = "order.delivered"
 SHORTED: Final = "order.shorted"
-
-Token = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
 
 
 class Envelope(BaseModel):
