@@ -215,7 +215,7 @@ async def _stuck(client: Client, run: Run) -> StuckRun:
     view = await view_run(client, run.workflow_id, run.run_id) if run.order_id else None
     attention = view.attention if view else await _marked_lines(client, run)
     if run.closed:
-        attention = tuple(each.model_copy(update={"parked": False, "actions": ()}) for each in attention)
+        attention = tuple(each.of_closed_run() for each in attention)
     return StuckRun(
         run=run,
         since=min((each.since for each in attention if each.since), default=None) or await _marked_since(client, run),

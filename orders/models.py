@@ -257,6 +257,10 @@ class Attention(Model):
     parked: bool = False
     actions: tuple[ResolutionAction, ...] = ()
 
+    def of_closed_run(self) -> "Attention":
+        """The same of a run that is closed: it still answers queries, but takes no resolution."""
+        return self.model_copy(update={"parked": False, "actions": ()})
+
 
 class View(Model):
     """What the `status` queries of process-order, cancel-order and refund-order have in common.

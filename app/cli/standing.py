@@ -62,8 +62,8 @@ def standing_run(run: Run, view: View | None, order: ListedOrder | None) -> Stan
     attention = view.attention if view else ()
     if run.needs_attention and not view:
         attention = (Attention(what=run.needs_attention, reason=""),)
-    if run.closed:  # it answers queries, but takes no resolution
-        attention = tuple(each.model_copy(update={"parked": False, "actions": ()}) for each in attention)
+    if run.closed:
+        attention = tuple(each.of_closed_run() for each in attention)
     return StandingRun(run, view, _needs(run, attention, order))
 
 
