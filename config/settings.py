@@ -327,6 +327,16 @@ class Settings(PayloadSettings, TraceSettings, DatabaseSettings):
         """The tokens of those who may decrypt."""
         return _listed(self.codec_tokens)
 
+    @property
+    def stripe_webhook_secret_list(self) -> tuple[str, ...]:
+        """The signing secrets of Stripe's events, each of which is accepted."""
+        return _listed(self.stripe_webhook_secret)
+
+    @property
+    def fulfillment_webhook_secret_list(self) -> tuple[str, ...]:
+        """The same of the warehouse's events."""
+        return _listed(self.fulfillment_webhook_secret)
+
     @field_validator("stripe_secret_key")
     @classmethod
     def _is_a_secret_key_of_stripe(cls, key: SecretStr) -> SecretStr:
@@ -338,7 +348,7 @@ class Settings(PayloadSettings, TraceSettings, DatabaseSettings):
     @field_validator("stripe_webhook_secret", "fulfillment_webhook_secret")
     @classmethod
     def _without_spaces_between(cls, secrets: SecretStr) -> SecretStr:
-        return SecretStr(",".join(each for part in secrets.get_secret_value().split(",") if (each := part.strip())))
+        return SecretStr(",".join(_listed(secrets)))
 
     @field_validator("fulfillment_key", "stripe_webhook_secret", "fulfillment_webhook_secret")
     @classmethod

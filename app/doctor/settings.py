@@ -26,8 +26,8 @@ async def check_own_values(settings: Settings) -> str:
 
 async def check_form_of_secret(settings: Settings) -> str:
     """Stripe's signing secrets have one form; another value refuses every event."""
-    secrets = settings.stripe_webhook_secret.get_secret_value().split(",")
-    if secrets == [SANDBOX_STRIPE_WEBHOOK_SECRET]:
+    secrets = settings.stripe_webhook_secret_list
+    if secrets == (SANDBOX_STRIPE_WEBHOOK_SECRET,):
         raise CannotAsk("it is the sandbox's")
     if wrong := [number for number, each in enumerate(secrets, start=1) if not SIGNING_SECRET.fullmatch(each)]:
         raise CannotStart(

@@ -6,10 +6,11 @@ delivery.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -35,13 +36,13 @@ class Endpoint:
     """Takes the deliveries of one source: it authenticates each, and applies its event once."""
 
     def __init__(
-        self, receiver: Receiver, database: Database, *, header: str, secrets: SecretStr, tolerance: int
+        self, receiver: Receiver, database: Database, *, header: str, secrets: Sequence[str], tolerance: int
     ) -> None:
-        """`secrets` are separated by commas, each of them is accepted; `tolerance` is in seconds."""
+        """Each of the `secrets` is accepted; `tolerance` is in seconds."""
         self._receiver = receiver
         self._database = database
         self._header = header
-        self._secrets = [each for part in secrets.get_secret_value().split(",") if (each := part.strip())]
+        self._secrets = secrets
         self._tolerance = tolerance
 
     async def receive(self, request: Request) -> Response:

@@ -69,7 +69,7 @@ async def open_webhooks(
                 StripeEvents(database, gateway, client, task_queue),
                 database,
                 header="Stripe-Signature",
-                secrets=settings.stripe_webhook_secret,
+                secrets=settings.stripe_webhook_secret_list,
                 tolerance=settings.webhook_tolerance_seconds,
             ),
             Endpoint(
@@ -83,7 +83,7 @@ async def open_webhooks(
                 ),
                 database,
                 header="Fulfillment-Signature",
-                secrets=settings.fulfillment_webhook_secret,
+                secrets=settings.fulfillment_webhook_secret_list,
                 tolerance=settings.webhook_tolerance_seconds,
             ),
         )
