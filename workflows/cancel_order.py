@@ -36,7 +36,7 @@ with workflow.unsafe.imports_passed_through():
     from orders.refunds import STANDING
     from saga import UNTIL_DONE, run_activity, shielded
     from workflows.notifications import deliver
-    from workflows.order_saga import OrderSaga, was_reset
+    from workflows.order_saga import OrderSaga, view_of, was_reset
     from workflows.timeline import OrderTimeline
 
 FIRST_POLL: Final = timedelta(milliseconds=200)
@@ -180,15 +180,8 @@ class CancelOrder:
 
     @workflow.query(description="Where the cancel stands")
     def status(self) -> CancelView:
-        saga = self._saga
-        return CancelView(
-            stage=self._timeline.stage,
-            stuck=tuple(saga.parked) if saga else (),
-            attention=saga.attention if saga else tuple(self._timeline.attention.values()),
-            undone=tuple(saga.undone) if saga else (),
-            outcome=self._outcome,
-            held_up=self._held_up,
-        )
+        view = view_of(self._timeline, self._saga)
+        return CancelView(**dict(view), outcome=self._outcome, held_up=self._held_up)
 
 
 def _is_first_run() -> bool:

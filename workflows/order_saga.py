@@ -13,7 +13,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.payments import AUTHORIZE, Payments
     from orders.commands import resolve_command
     from orders.metrics import PARKS, RESOLUTIONS
-    from orders.models import Attention, OrderRow, Park, ResolutionAction, Stage, UndoResult
+    from orders.models import Attention, OrderRow, Park, ResolutionAction, Stage, UndoResult, View
     from orders.money import show
     from saga import UNTIL_DONE, Resolution, Saga, Step, StopUndo, run_activity
     from workflows.timeline import OrderTimeline, measured
@@ -150,6 +150,13 @@ class OrderSaga(Saga):
 
     def _is_independent(self, name: str) -> bool:
         return any(step.independent for step in self.steps if step.name == name)
+
+
+def view_of(timeline: OrderTimeline, saga: OrderSaga | None) -> View:
+    """What every `status` query answers; without a saga nothing is to be undone yet."""
+    if saga is None:
+        return View(stage=timeline.stage, attention=tuple(timeline.attention.values()))
+    return View(stage=timeline.stage, stuck=tuple(saga.parked), attention=saga.attention, undone=tuple(saga.undone))
 
 
 def _label(step: str) -> str:

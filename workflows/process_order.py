@@ -46,7 +46,7 @@ with workflow.unsafe.imports_passed_through():
     from saga import UNTIL_DONE, choose_execution, run_activity, shielded, within
     from workflows.another_card import AnotherCard, declined, latest, refusal_of
     from workflows.notifications import deliver
-    from workflows.order_saga import was_reset
+    from workflows.order_saga import view_of, was_reset
     from workflows.placing_saga import OrderMoved, PlacingSaga, RejectedOrder
     from workflows.timeline import OrderTimeline
 
@@ -378,12 +378,9 @@ class ProcessOrder:
 
     @workflow.query(description="Where the order stands")
     def status(self) -> OrderView:
-        row, saga = self._row, self._saga
+        row = self._row
         return OrderView(
-            stage=self._timeline.stage,
-            stuck=tuple(saga.parked) if saga else (),
-            attention=saga.attention if saga else tuple(self._timeline.attention.values()),
-            undone=tuple(saga.undone) if saga else (),
+            **dict(view_of(self._timeline, self._saga)),
             inventory_reserved=row is not None and row.status not in CLOSED,
             payment_processed=self._captured or (row is not None and row.placed),
             fulfillment_status="accepted" if row and row.fulfillment_id else None,

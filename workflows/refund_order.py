@@ -27,6 +27,7 @@ with workflow.unsafe.imports_passed_through():
     from orders.parsing import parse_refund, read_payload
     from saga import UNTIL_DONE, run_activity, shielded
     from workflows.notifications import deliver
+    from workflows.order_saga import view_of
     from workflows.refund_saga import RefundSaga
     from workflows.timeline import OrderTimeline
 
@@ -93,13 +94,7 @@ class RefundOrder:
     @workflow.query(description="Where the refund stands")
     def status(self) -> RefundView:
         """Where this refund stands."""
-        return RefundView(
-            stage=self._timeline.stage,
-            stuck=tuple(self._saga.parked) if self._saga else (),
-            attention=self._saga.attention if self._saga else tuple(self._timeline.attention.values()),
-            undone=tuple(self._saga.undone) if self._saga else (),
-            outcome=self._outcome,
-        )
+        return RefundView(**dict(view_of(self._timeline, self._saga)), outcome=self._outcome)
 
 
 def _outcome(claim: RefundClaim, refund_id: str | None) -> RefundOutcome:
