@@ -98,7 +98,7 @@ class ProcessOrder:
     async def _place(self, order: Order, saga: PlacingSaga) -> None:
         """Everything up to the pivot. An exception undoes it."""
         row = await self._reserve(order, saga)
-        if row.request_hash == order.request_hash and row.status not in PAID | CLOSED:
+        if not _is_over(row, order):
             if row.status is Status.PENDING:
                 if not row.is_free:
                     await self._authorize(order, row, saga)
@@ -138,9 +138,7 @@ class ProcessOrder:
             row = self._row = await run_activity(OrderState.read_order, order.id, UNTIL_DONE, "read the order")
             if row is None:
                 raise ApplicationError("the order has no row", type="order_absent", non_retryable=True)
-            if row.request_hash != order.request_hash:
-                return row
-            if row.status in PAID | CLOSED:
+            if _is_over(row, order):
                 return row
             if row.status is Status.CAPTURING:
                 with suppress(OrderMoved):
@@ -413,6 +411,11 @@ class ProcessOrder:
 
     def _is_parked(self) -> bool:
         return self._saga is not None and bool(self._saga.parked)
+
+
+def _is_over(row: OrderRow, order: Order) -> bool:
+    """Whether there is nothing to place: the row is of another payload, or an earlier run has paid or closed it."""
+    return row.request_hash != order.request_hash or row.status in PAID | CLOSED
 
 
 def _is_asked_to_authenticate(payment: Payment) -> bool:
