@@ -1,4 +1,4 @@
-"""Customers are told of each parcel, and operators of each that contradicts its order."""
+"""What follows from a parcel that has left: customers are notified, shortages refunded, operators alerted."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 # What left longer ago is no news.
-FIND_UNTOLD: Final = """
+FIND_UNNOTIFIED: Final = """
     SELECT order_id, id FROM shipments s
     WHERE shipped_at BETWEEN now() - interval '1 day' AND now() - $1::interval
       AND NOT EXISTS (SELECT FROM notifications n WHERE (n.order_id, n.kind, n.about) = (s.order_id, $2, s.id))
@@ -48,16 +48,16 @@ class DueNotice(Model):
 
 
 class Parcels:
-    """What follows from a parcel that has left.
+    """Starts what follows from parcels and shortages, as far as the web process has not; and finds problems.
 
     Raises, in all activities:
         Unavailable: PostgreSQL or Temporal.
     """
 
     def __init__(self, database: Database, client: Client, after: timedelta, *, emails: bool, restock: bool) -> None:
-        """A parcel that left longer than `after` ago is told of again; with `emails` off, nobody is told.
+        """`after` is how long the web process has to start what follows from an event.
 
-        `restock`: units that can never leave are back in stock.
+        With `emails` off, no customer is notified. `restock`: units that can never leave are back in stock.
         """
         self._database = database
         self._client = client
@@ -91,15 +91,15 @@ class Parcels:
 
     @activity.defn
     async def tell_again(self, limit: int) -> Sequence[str]:
-        """Start the runs about parcels that nobody was told of. Returns what was done, as text."""
+        """Start the runs about parcels without a notification. Returns what was done, as text."""
         if not self._emails:
             return []
         async with self._database.transaction() as connection:
-            found = await connection.fetch(FIND_UNTOLD, self._after, NotificationKind.SHIPPED, limit)
+            found = await connection.fetch(FIND_UNNOTIFIED, self._after, NotificationKind.SHIPPED, limit)
         for each in found:
             notice = ParcelNotice(order_id=each["order_id"], shipment_id=each["id"])
             await start_notify_shipment(self._client, activity.info().task_queue, notice)
-        return [f"order {each['order_id']}: the customer is told of the parcel {each['id']}" for each in found]
+        return [f"order {each['order_id']}: the customer is notified of the parcel {each['id']}" for each in found]
 
     @activity.defn
     async def refund_shortages(self, limit: int) -> Sequence[str]:
@@ -115,7 +115,7 @@ class Parcels:
 
     @activity.defn
     async def find_parcel_problems(self, limit: int) -> Sequence[Problem]:
-        """What operators must know of the last week, and were not told today.
+        """What operators must know of the last week, and were not alerted of today.
 
         Parcels that contradict their order or an earlier report, shortages without a refund, and orders that can
         neither leave nor be cancelled.

@@ -298,7 +298,7 @@ class Saga:
             stays = await self.on_park(name, reason)
         except FailureError:
             # Whatever cannot be told outside, the run must not close over an undo that is stuck.
-            workflow.logger.exception("%s is parked, and nobody could be told", name)
+            workflow.logger.exception("%s is parked, and nobody could be alerted", name)
             stays = True
         if not stays:
             self._stop()

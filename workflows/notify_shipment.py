@@ -1,4 +1,4 @@
-"""notify-shipment: tell the customer that a parcel has left, once."""
+"""notify-shipment: notify the customer that a parcel has left, once."""
 
 from temporalio import workflow
 from temporalio.common import RawValue
@@ -20,20 +20,20 @@ class NotifyShipment:
 
     @workflow.run
     async def run(self, raw: RawValue = None) -> None:  # type: ignore[assignment]
-        """Tell the customer of the parcel that the input names; see orders.parcels.ParcelNotice.
+        """Notify the customer of the parcel that the input names; see orders.parcels.ParcelNotice.
 
         Raises:
             ApplicationError: `InvalidInput`, naming every field that is wrong.
         """
         notice = parsed(parse_notice, raw)
         timeline = OrderTimeline(notice.order_id)
-        due = await run_activity(Parcels.find_recipient, notice, UNTIL_DONE, "whom to tell")
+        due = await run_activity(Parcels.find_recipient, notice, UNTIL_DONE, "whom to notify")
         if due is None:
-            timeline.note("nobody has to be told")
+            timeline.note("nobody has to be notified")
             return
         if due.notification.to is None:
             timeline.note("Temporal no longer has the order's request, so nobody knows the customer's address")
-            await run_activity(Notifications.give_up_notification, due.notification, UNTIL_DONE, "nobody to tell")
+            await run_activity(Notifications.give_up_notification, due.notification, UNTIL_DONE, "nobody to notify")
             return
         await deliver(Notifications.send_email, due.notification, due.deadline, timeline)
         await timeline.flush()
