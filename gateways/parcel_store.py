@@ -186,26 +186,16 @@ async def follow_refusal(connection: "Connection", row: OrderRow, shipment: Ship
 
 
 async def _follow(connection: "Connection", row: OrderRow, shipment: Shipment, event: Parcel | None) -> Followed:
-    shipped: list[str] = []
-    problems: dict[str, str] = {}
     goods = await read_goods(connection, row.id)
-    if shortage := await _keep_shortage(connection, row, shipment, goods, problems):
+    shortage, wrong = await _keep_shortage(connection, row, shipment, goods)
+    if shortage:
         goods = await read_goods(connection, row.id)
-    for parcel in _parcels(shipment, event):
-        problem, is_new = await _keep(connection, row, shipment, parcel, goods)
-        if problem:
-            problems[parcel.shipment_id] = problem
-        if is_new:
-            shipped.append(parcel.shipment_id)
-            goods = await read_goods(connection, row.id)
-    if shipment.parcels is None and shipment.status in LEFT and event and event.status == "delivered":
-        await connection.execute(KEEP_DELIVERY, row.id, event.shipment_id)
-    goods = await read_goods(connection, row.id)
-    if goods.have_left and shipment.status == "delivered":
-        await connection.execute(DELIVER_ALL, row.id)
-        goods = await read_goods(connection, row.id)
-    if SHORTAGE in problems and goods.have_left:  # nobody asks about the order any more, so it is a problem of a parcel
-        await connection.execute(KEEP_PROBLEM, row.id, goods.counting[-1].id, problems[SHORTAGE])
+    shipped, problems = await _keep_parcels(connection, row, shipment, event, goods)
+    goods = await _keep_deliveries(connection, row, shipment, event)
+    if wrong:
+        problems[SHORTAGE] = wrong
+        if goods.have_left:  # nobody asks about the order any more, so it is a problem of a parcel
+            await connection.execute(KEEP_PROBLEM, row.id, goods.counting[-1].id, wrong)
     has_begun = row.status in GONE or shipment.status in LEFT or bool(goods.parcels)
     moved = await _move_after(connection, row.id, goods) if has_begun else False
     missing = goods.rest if shipment.status in ALL_LEFT and not goods.have_left else {}
@@ -214,18 +204,42 @@ async def _follow(connection: "Connection", row: OrderRow, shipment: Shipment, e
 
 
 async def _keep_shortage(
-    connection: "Connection", row: OrderRow, shipment: Shipment, goods: Goods, problems: dict[str, str]
-) -> Shortage | None:
-    """Keep what the warehouse says for the first time that it can never ship."""
+    connection: "Connection", row: OrderRow, shipment: Shipment, goods: Goods
+) -> tuple[Shortage | None, str | None]:
+    """Keep what the warehouse says for the first time that it can never ship; and what is wrong with that, as text."""
     listed = {line.product_id: line.quantity for line in shipment.shorted}
     new = {product: units - goods.shorted.get(product, 0) for product, units in listed.items()}
     new = {product: units for product, units in new.items() if units > 0}
     excess = _excess(goods, new)
-    if problem := excess or shipment.problem:
-        problems[SHORTAGE] = problem
-    if excess or not new:
-        return None
-    return await keep_shortage(connection, row.id, new)
+    shortage = await keep_shortage(connection, row.id, new) if new and not excess else None
+    return shortage, excess or shipment.problem
+
+
+async def _keep_parcels(
+    connection: "Connection", row: OrderRow, shipment: Shipment, event: Parcel | None, goods: Goods
+) -> tuple[list[str], dict[str, str]]:
+    """Keep what has left. The ids of the parcels that are new; and what is wrong with a parcel, by its id."""
+    shipped: list[str] = []
+    problems: dict[str, str] = {}
+    for parcel in _parcels(shipment, event):
+        problem, is_new = await _keep(connection, row, shipment, parcel, goods)
+        if problem:
+            problems[parcel.shipment_id] = problem
+        if is_new:
+            shipped.append(parcel.shipment_id)
+            goods = await read_goods(connection, row.id)
+    return shipped, problems
+
+
+async def _keep_deliveries(connection: "Connection", row: OrderRow, shipment: Shipment, event: Parcel | None) -> Goods:
+    """Keep what has arrived, as far as no parcel of the answer says so. Returns the goods as they are now."""
+    if shipment.parcels is None and shipment.status in LEFT and event and event.status == "delivered":
+        await connection.execute(KEEP_DELIVERY, row.id, event.shipment_id)
+    goods = await read_goods(connection, row.id)
+    if goods.have_left and shipment.status == "delivered":
+        await connection.execute(DELIVER_ALL, row.id)
+        goods = await read_goods(connection, row.id)
+    return goods
 
 
 def _comes_before(shipment: Shipment) -> bool:
