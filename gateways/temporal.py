@@ -79,7 +79,7 @@ def _advice(error: RPCError) -> str:
 
 
 class Absent(Exception):
-    """Temporal does not have the run."""
+    """Temporal does not have what is asked for."""
 
 
 class FoundRun(NamedTuple):

@@ -30,7 +30,7 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client, WorkflowQueryFailedError, WorkflowQueryRejectedError
 from temporalio.service import RPCError
 
-from gateways.temporal import PAGE, is_absent, reaching_temporal
+from gateways.temporal import PAGE, Absent, is_absent, reaching_temporal
 
 UNVERSIONED: Final = ""
 # Queries for lists of runs. Temporal marks a run whose workflow task has failed five times in a row.
@@ -82,14 +82,10 @@ class Replay(NamedTuple):
     problem: str = ""
 
 
-class _Absent(Exception):
-    """Temporal does not have what is asked for."""
-
-
 async def find_deployment(client: Client, name: str) -> Deployment | None:
     """The deployment; None until its first worker has polled."""
     request = DescribeWorkerDeploymentRequest(namespace=client.namespace, deployment_name=name)
-    with suppress(_Absent), reaching_temporal(_Absent()):
+    with suppress(Absent), reaching_temporal(Absent()):
         found = await client.workflow_service.describe_worker_deployment(request, retry=True)
         return _deployment(found.worker_deployment_info)
     return None
@@ -99,7 +95,7 @@ async def polled_queues(client: Client, deployment: str, build_id: str) -> set[s
     """The task queues that workers of a version have polled; empty until the first one has."""
     version = WorkerDeploymentVersion(deployment_name=deployment, build_id=build_id)
     request = DescribeWorkerDeploymentVersionRequest(namespace=client.namespace, deployment_version=version)
-    with suppress(_Absent), reaching_temporal(_Absent()):
+    with suppress(Absent), reaching_temporal(Absent()):
         found = await client.workflow_service.describe_worker_deployment_version(request, retry=True)
         return {each.name for each in found.version_task_queues}
     return set()
@@ -158,7 +154,7 @@ async def describe_versioned(client: Client, workflow_id: str, run_id: str = "")
     """The run; None if Temporal does not have it, or no longer."""
     execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
     request = DescribeWorkflowExecutionRequest(namespace=client.namespace, execution=execution)
-    with suppress(_Absent), reaching_temporal(_Absent()):
+    with suppress(Absent), reaching_temporal(Absent()):
         found = await client.workflow_service.describe_workflow_execution(request, retry=True)
         info = found.workflow_execution_info
         return VersionedRun(
@@ -211,7 +207,7 @@ async def unpin(client: Client, run: VersionedRun) -> None:
         workflow_execution_options=options,
         update_mask=FieldMask(paths=["versioning_override"]),
     )
-    with suppress(_Absent), reaching_temporal(_Absent()):
+    with suppress(Absent), reaching_temporal(Absent()):
         await client.workflow_service.update_workflow_execution_options(request, retry=True)
 
 
@@ -229,7 +225,7 @@ async def start_again(client: Client, run: VersionedRun, reason: str) -> bool:
             request_id=f"{run.run_id}:start-again",
             identity=client.identity,
         )
-        with suppress(_Absent), reaching_temporal(_Absent()):
+        with suppress(Absent), reaching_temporal(Absent()):
             await client.workflow_service.reset_workflow_execution(request, retry=True)
             return True
         break
@@ -238,7 +234,7 @@ async def start_again(client: Client, run: VersionedRun, reason: str) -> bool:
 
 async def _first_workflow_tasks(client: Client, run: VersionedRun) -> AsyncIterator[int]:
     """The ids of the events where workflow tasks of the run completed or failed, in their order."""
-    with suppress(_Absent), reaching_temporal(_Absent()):
+    with suppress(Absent), reaching_temporal(Absent()):
         async for event in client.get_workflow_handle(run.workflow_id, run_id=run.run_id).fetch_history_events():
             if event.event_type in {
                 EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED,
