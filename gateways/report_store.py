@@ -10,12 +10,12 @@ from gateways.warning_store import read_warnings
 from orders.models import BEING_UNDONE, Status
 from orders.money import MAX_AMOUNT, MIN_AMOUNT
 from orders.order_report import (
+    KeptRefund,
     KeptResolution,
     KeptWarning,
     ListedOrder,
     OrderReport,
     ParkedStep,
-    PartialRefund,
     SentNotification,
     SentParcel,
 )
@@ -98,7 +98,7 @@ async def read_report(database: "Database", order_id: str) -> OrderReport | None
             refunds={each["status"]: each["amount"] for each in refunds},
             charges=tuple(await read_charges(connection, order_id)),
             partial_refunds=tuple(
-                PartialRefund(**dict(each)) for each in await connection.fetch(READ_PARTIAL_REFUNDS, order_id)
+                KeptRefund(**dict(each)) for each in await connection.fetch(READ_PARTIAL_REFUNDS, order_id)
             ),
             parcels=tuple(
                 SentParcel(**dict(each) | {"lines": json.loads(each["lines"] or "{}")})

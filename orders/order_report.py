@@ -79,7 +79,7 @@ class KeptWarning(Model):
     at: datetime
 
 
-class PartialRefund(Model):
+class KeptRefund(Model):
     """What refund-order has claimed, made or withdrawn. `restock` are the units of it that go back into stock."""
 
     refund_id: str
@@ -140,7 +140,7 @@ class OrderReport(ListedOrder):
     placed_at: datetime | None
     refunds: dict[str, int]
     charges: tuple[OrderCharge, ...] = ()
-    partial_refunds: tuple[PartialRefund, ...] = ()
+    partial_refunds: tuple[KeptRefund, ...] = ()
     parcels: tuple[SentParcel, ...] = ()
     notifications: tuple[SentNotification, ...] = ()
     warnings: tuple[KeptWarning, ...] = ()
@@ -240,7 +240,7 @@ class OrderReport(ListedOrder):
     def as_json(self) -> dict[str, Any]:
         """The same of what only the report has."""
 
-        def with_number(each: KeptWarning | OrderCharge | PartialRefund) -> dict[str, Any]:
+        def with_number(each: KeptWarning | OrderCharge | KeptRefund) -> dict[str, Any]:
             return each.model_dump(mode="json") | {"amount": self._number(each.amount)}
 
         return super().as_json() | {
