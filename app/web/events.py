@@ -236,8 +236,7 @@ class FulfillmentEvents:
         async with self._database.transaction() as connection:
             row = await existing_row(connection, row.id)
             followed = await follow_shipment(connection, row, shipment, named)
-            subject = SHORTAGE if event.type == SHORTED else named.shipment_id if named else ""
-            wrong = followed.problems.get(subject)
+            wrong = _problem_of(event, named, followed)
             # Another delivery of the event may have been faster, and this one have found more at the warehouse.
             is_first = wrong is not None or await _keep(connection, self.source, event, row.id)
             amount = await amount_of(connection, row, followed.shortage) if followed.shortage else None
@@ -258,6 +257,13 @@ class FulfillmentEvents:
                 )
             if followed.problems or followed.can_never_leave:
                 await start_reconcile_orders(self._client, self._task_queue, "the warehouse contradicts an order")
+
+
+def _problem_of(event: Event, named: Parcel | None, followed: Followed) -> str | None:
+    """What is wrong with what the event itself says, as text; the warehouse may have said other things that are."""
+    if event.type == SHORTED:
+        return followed.problems.get(SHORTAGE)
+    return followed.problems.get(named.shipment_id) if named else None
 
 
 async def is_kept(database: Database, source: str, event: Event) -> bool:
