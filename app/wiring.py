@@ -232,7 +232,7 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
             client,
             reconcile_after,
             emails=settings.shipped_email,
-            restock=settings.shorted_stock == "restock",
+            restock=settings.restocks_shortages,
         ),
         Verification(
             database,

@@ -302,6 +302,11 @@ class Settings(PayloadSettings, TraceSettings, DatabaseSettings):
         return f"{SANDBOX}/stripe" if self.stripe_secret_key.get_secret_value() == SANDBOX_STRIPE_KEY else STRIPE
 
     @property
+    def restocks_shortages(self) -> bool:
+        """Whether units that the warehouse can never ship are in stock again."""
+        return self.shorted_stock == "restock"
+
+    @property
     def inner_host_names(self) -> tuple[str, ...]:
         return _names(self.inner_hosts)
 

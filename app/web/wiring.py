@@ -79,7 +79,7 @@ async def open_webhooks(
                     client,
                     task_queue,
                     emails=settings.shipped_email,
-                    restock=settings.shorted_stock == "restock",
+                    restock=settings.restocks_shortages,
                 ),
                 database,
                 header="Fulfillment-Signature",
