@@ -32,25 +32,25 @@ async def module_web(
         yield opened
 
 
-async def test_whether_customers_are_told_of_parcels(subscribed: Web) -> None:
+async def test_whether_customers_are_notified_of_parcels(subscribed: Web) -> None:
     """Of one whose event arrives, and of one that reconcile-orders finds; it is kept either way."""
     shop, order_id = subscribed.shop, new_order_id()
-    tells = shop.settings.shipped_email
+    notifies = shop.settings.shipped_email
     assert (await shop.place(TWO_LINES, order_id=order_id)).success
     await shop.ship(order_id, FIRST)
     await shop.world.webhook_sender.idle()
-    assert await is_told(subscribed, order_id, "par_1") is tells
+    assert await is_notified(subscribed, order_id, "par_1") is notifies
     shop.world.send_webhooks_to(None)
     await shop.ship(order_id, SECOND)
     report = await reconcile(subscribed)
-    told = (f"order {order_id}: the customer is told of the parcel par_2",) if tells else ()
-    assert report.shipments == (f"order {order_id}: the warehouse says shipped", *told)
-    assert await is_told(subscribed, order_id, "par_2") is tells
+    notified = (f"order {order_id}: the customer is notified of the parcel par_2",) if notifies else ()
+    assert report.shipments == (f"order {order_id}: the warehouse says shipped", *notified)
+    assert await is_notified(subscribed, order_id, "par_2") is notifies
 
     assert [row["id"] for row in await shop.pool.fetch("SELECT id FROM shipments ORDER BY id")] == ["par_1", "par_2"]
     assert await shop.status(order_id) == "shipped"
     emails = [each.data.get("shipmentId") for each in shop.world.inbox.emails if each.template == "order_shipped"]
-    assert emails == (["par_1", "par_2"] if tells else [])
+    assert emails == (["par_1", "par_2"] if notifies else [])
     await assert_invariants(shop, order_id)
 
 
@@ -102,7 +102,7 @@ async def reconcile(web: Web) -> ReconcileReport:
     return report
 
 
-async def is_told(web: Web, order_id: str, parcel: str) -> bool:
+async def is_notified(web: Web, order_id: str, parcel: str) -> bool:
     """Whether a run was started that tells the customer of the parcel; it is over then."""
     run = notify_shipment_id(order_id, parcel)
     if await find_run(web.shop.client, run) is None:
