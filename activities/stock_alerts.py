@@ -83,7 +83,7 @@ END_LEASE: Final = """
 """
 
 
-class Shortage(NamedTuple):
+class LowProduct(NamedTuple):
     """A product with low stock, in units."""
 
     product_id: str
@@ -144,16 +144,16 @@ class StockAlerts:
         await self._end(lease, shortages[:named])
         return Posted(products=named)
 
-    async def _lease(self, lease: UUID, limit: int) -> list[Shortage]:
+    async def _lease(self, lease: UUID, limit: int) -> list[LowProduct]:
         async with self._database.transaction() as connection:
             records = await connection.fetch(LEASE_UNSENT, self._realert, limit, lease, LEASE)
             if not records and await connection.fetchval(IS_ANY_UNSENT, self._realert):
                 raise Unavailable(
                     "another run has leased the rest", type="shortages_leased", retry_after=RETRY_LEASE, expected=True
                 )
-        return [Shortage(**record) for record in records]
+        return [LowProduct(**record) for record in records]
 
-    async def _end(self, lease: UUID, sent: Sequence[Shortage]) -> None:
+    async def _end(self, lease: UUID, sent: Sequence[LowProduct]) -> None:
         """End the lease, and mark as sent those of its shortages that were `sent`."""
         async with self._database.transaction() as connection:
             await connection.execute(END_LEASE, lease, [shortage.product_id for shortage in sent])
