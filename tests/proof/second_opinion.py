@@ -5,7 +5,7 @@ was asked for. It holds for a shop in which nobody has refunded, restocked or ca
 """
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
@@ -13,13 +13,8 @@ import httpx
 if TYPE_CHECKING:
     import asyncpg
 
-# The statuses of a paid order, each with what the warehouse may say of it.
-PAID: Final = {
-    "processing": {"accepted", "shipping", "shipped", "delivered"},
-    "shipping": {"shipping", "shipped", "delivered"},
-    "shipped": {"shipped", "delivered"},
-    "delivered": {"delivered"},
-}
+# The statuses of a paid order, each with what the warehouse says of it: nothing that it told is unknown any more.
+PAID: Final = {"processing": {"accepted"}, "shipping": {"shipping"}, "shipped": {"shipped"}, "delivered": {"delivered"}}
 CLOSED: Final = {"rejected", "failed", "cancelled"}
 MAY_TAKE_MONEY: Final = {"requires_action", "requires_capture", "processing"}
 JOURNAL_KEEPS: Final = 20_000  # entries; in a longer run the first ones are missing
@@ -63,6 +58,34 @@ READ_ORDERS: Final = """
            ) AS unconfirmed
     FROM orders o
 """
+READ_PARCELS: Final = "SELECT order_id, id FROM shipments WHERE shipped_at IS NOT NULL"
+READ_SHORTED: Final = """
+    SELECT order_id, product_id, sum(quantity)::integer AS units FROM shortage_lines GROUP BY order_id, product_id
+"""
+
+# Units that can never leave of a paid order, unless as many are refunded, all of its money is, or operators know.
+UNREFUNDED: Final = """
+    SELECT s.* FROM (
+        SELECT l.order_id, l.product_id, sum(l.quantity) AS units, coalesce((
+            SELECT sum(f.quantity) FROM order_refund_lines f
+            JOIN order_refunds r ON (r.order_id, r.refund_id) = (f.order_id, f.refund_id)
+            WHERE (f.order_id, f.product_id) = (l.order_id, l.product_id) AND r.status = 'made'
+        ), 0) AS refunded
+        FROM shortage_lines l GROUP BY l.order_id, l.product_id
+    ) s JOIN orders o ON o.id = s.order_id
+    WHERE o.status IN ('processing', 'shipping', 'shipped', 'delivered') AND s.refunded < s.units
+      AND (o.total = 0 OR o.total > (
+          SELECT coalesce(sum(r.amount), 0) FROM order_refunds r WHERE r.order_id = o.id AND r.status = 'made'
+      ))
+      AND NOT EXISTS (SELECT FROM reminders m WHERE starts_with(m.key, 'shortage:' || o.id || ':'))
+      AND ($1::text[] IS NULL OR o.id = ANY($1))
+    ORDER BY s.order_id, s.product_id
+"""
+
+CLAIMED: Final = """
+    SELECT order_id, refund_id FROM order_refunds
+    WHERE status = 'claimed' AND ($1::text[] IS NULL OR order_id = ANY($1)) ORDER BY order_id, refund_id
+"""
 
 
 async def count_units(pool: "asyncpg.Pool[asyncpg.Record]") -> dict[str, int]:
@@ -77,12 +100,14 @@ async def second_opinion(
     journal = (await sandbox.get("/_sandbox/journal")).raise_for_status().json()
     orders = {row["id"]: row for row in await pool.fetch(READ_ORDERS)}
     ships, messages = requests_by_order(journal)
+    goods = await read_goods(pool)
     found = [
         f"order {each['id']}: it is {each['status']}"
         for each in orders.values()
         if each["status"] not in PAID.keys() | CLOSED
     ]
     found += await stock_findings(pool, units)
+    found += await part_findings(pool)
     net, open_payments = await read_money(sandbox)
     for order_id in sorted(orders.keys() | net.keys() | ships.keys()):
         order = orders.get(order_id)
@@ -92,8 +117,10 @@ async def second_opinion(
             authorized = ", and more may be taken" if order_id in open_payments else ""
             found.append(f"order {order_id}: {status}, {net[order_id]} is paid instead of {due}{authorized}")
         shipment = await read_shipment(sandbox, order_id)
-        if shipment not in PAID.get(status, {"unknown", "cancelled"}):
-            found.append(f"order {order_id}: {status}, its shipment is {shipment}")
+        if shipment["status"] not in PAID.get(status, {"unknown", "cancelled"}):
+            found.append(f"order {order_id}: {status}, its shipment is {shipment['status']}")
+        if status in PAID and (said := goods_in(shipment)) != goods[order_id]:
+            found.append(f"order {order_id}: the warehouse says {text_of(said)}, the shop {text_of(goods[order_id])}")
         if len(ships[order_id]) > 1:
             found.append(f"order {order_id}: its shipment was requested under {len(ships[order_id])} keys")
         sent = messages[order_id]
@@ -113,6 +140,19 @@ async def stock_findings(pool: "asyncpg.Pool[asyncpg.Record]", units: Mapping[st
             found.append(f"product {row['product_id']}: {before} units became {now}")
     miscounted = [row["product_id"] for row in await pool.fetch(MISCOUNTED)]
     return [*found, *(f"product {product_id}: its reservations are miscounted" for product_id in miscounted)]
+
+
+async def part_findings(pool: "asyncpg.Pool[asyncpg.Record]", orders: Sequence[str] | None = None) -> list[str]:
+    """What is still owed of parts of the orders, None: of all orders, an hour after they have come to rest."""
+    claimed = [
+        f"order {row['order_id']}: its refund {row['refund_id']} is claimed, and neither made nor withdrawn"
+        for row in await pool.fetch(CLAIMED, orders)
+    ]
+    return claimed + [
+        f"order {row['order_id']}: {row['units']} of product {row['product_id']} can never leave, "
+        f"{row['refunded']} are refunded, and nobody knows"
+        for row in await pool.fetch(UNREFUNDED, orders)
+    ]
 
 
 def requests_by_order(journal: list[dict[str, Any]]) -> tuple[dict[str, set[str]], dict[str, Counter[str]]]:
@@ -167,6 +207,34 @@ async def list_all(sandbox: httpx.AsyncClient, kind: str) -> AsyncIterator[dict[
         params["starting_after"] = page["data"][-1]["id"]
 
 
-async def read_shipment(sandbox: httpx.AsyncClient, order_id: str) -> str:
+async def read_shipment(sandbox: httpx.AsyncClient, order_id: str) -> dict[str, Any]:
+    """The warehouse's answer about the order."""
     answer = await sandbox.get(f"/fulfillment/orders/{order_id}", headers={"Authorization": "Bearer any"})
-    return "unknown" if answer.status_code == httpx.codes.NOT_FOUND else str(answer.raise_for_status().json()["status"])
+    unknown = answer.status_code == httpx.codes.NOT_FOUND
+    shipment: dict[str, Any] = {"status": "unknown"} if unknown else answer.raise_for_status().json()
+    return shipment
+
+
+async def read_goods(pool: "asyncpg.Pool[asyncpg.Record]") -> dict[str, Counter[str]]:
+    """The parcels that have left, and the units that never can, by order."""
+    goods: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in await pool.fetch(READ_PARCELS):
+        goods[row["order_id"]][f"parcel {row['id']}"] += 1
+    for row in await pool.fetch(READ_SHORTED):
+        goods[row["order_id"]][f"short of product {row['product_id']}"] += row["units"]
+    return goods
+
+
+def goods_in(shipment: dict[str, Any]) -> Counter[str]:
+    """The same in the warehouse's answer. What leaves as a whole is one parcel."""
+    parcels = [each["shipmentId"] for each in shipment.get("parcels", ())]
+    if not parcels and shipment["status"] in {"shipped", "delivered"}:
+        parcels = [shipment["id"]]
+    goods = Counter(f"parcel {each}" for each in parcels)
+    for line in shipment.get("shorted", ()):
+        goods[f"short of product {line['productId']}"] += line["quantity"]
+    return goods
+
+
+def text_of(goods: Counter[str]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in sorted(goods.items())) or "nothing"

@@ -53,6 +53,8 @@ class Load:
         waiting.cancel()
         if order.ships:
             await self._ship(order)
+            if order.shorts and order.regrets:
+                await self._cancel(order, after=0)
 
     async def _submit(self, order: PlannedOrder, answered: asyncio.Event) -> None:
         client = self._cluster.client
@@ -99,11 +101,18 @@ class Load:
             await asyncio.sleep(POLL_EVERY)
 
     async def _ship(self, order: PlannedOrder) -> None:
-        """Let the warehouse ship the order if it has it."""
+        """Let the warehouse ship what it can of the order, if it has it."""
         headers = {"Authorization": f"Bearer {self._cluster.fulfillment_key}"}
-        url = f"/fulfillment/orders/{order.order_id}/ship"
+        url = f"/fulfillment/orders/{order.order_id}"
+        one = [{"productId": order.product, "quantity": 1}]
+        left = order.quantity
         with suppress(*UNREACHABLE):
             if order.parcels and order.quantity > 1:
-                first = {"lines": [{"productId": order.product, "quantity": 1}], "tracking": "first"}
-                await self._cluster.sandbox.post(url, headers=headers, json=first)
-            await self._cluster.sandbox.post(url, headers=headers)
+                first = {"lines": one, "tracking": "first"}
+                await self._cluster.sandbox.post(f"{url}/ship", headers=headers, json=first)
+                left -= 1
+            if order.shorts:
+                await self._cluster.sandbox.post(f"{url}/short", headers=headers, json={"lines": one})
+                left -= 1
+            if left and not (order.shorts and order.regrets):
+                await self._cluster.sandbox.post(f"{url}/ship", headers=headers)

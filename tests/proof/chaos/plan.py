@@ -46,7 +46,10 @@ CHARGES: Final = {"none": 50, "charges": 35, "free": 15}
 
 
 class PlannedRefund(Model):
-    """A refund of a part of an order, so many seconds after its customer was answered: an amount, or so many units."""
+    """A refund of a part of an order, so many seconds after its customer was answered.
+
+    It is of so many units, whatever they cost or for an `amount`; or of an amount alone.
+    """
 
     refund_id: str
     after: float
@@ -59,7 +62,8 @@ class PlannedRefund(Model):
         line = {"productId": order.product, "quantity": self.quantity, "restock": self.restock}
         amount = {} if self.amount is None else {"amount": Decimal(self.amount)}
         email = order.payload["customerEmail"]
-        return {"orderId": order.order_id, "refundId": self.refund_id, "lines": [line], "customerEmail": email} | amount
+        lines = [line] if self.quantity else []
+        return {"orderId": order.order_id, "refundId": self.refund_id, "lines": lines, "customerEmail": email} | amount
 
 
 class PlannedOrder(Model):
@@ -78,6 +82,8 @@ class PlannedOrder(Model):
     refunds: tuple[PlannedRefund, ...] = ()
     ships: bool = False
     parcels: bool = False  # it leaves one unit first
+    shorts: bool = False  # one unit can never leave
+    regrets: bool = False  # then it is cancelled instead
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -170,22 +176,25 @@ def _order(random: Random, order_id: str, rush: float) -> PlannedOrder:
         customer=_drawn(random, {"authenticates": 7, "fails": 1, "leaves": 2}),
         submits=_drawn(random, {1: 85, 2: 10, 4: 5}),
         cancels=tuple(round(max(0, random.uniform(-1, 4)), 2) for _ in range(cancels)),  # a fifth before it begins
-        ships=random.random() < 0.2,
+        ships=random.random() < 0.35,
         second_card=_drawn(random, SECOND_CARDS),
         parcels=random.random() < 0.5,
+        shorts=random.random() < 0.5,
+        regrets=random.random() < 0.2,
         refunds=tuple(_refunds(random)),
     )
 
 
 def _refunds(random: Random) -> Iterator[PlannedRefund]:
-    """Often two at the same time, which together may want more units than there are."""
+    """Often two at the same time, which together may want more than there is."""
     for number in range(_drawn(random, {0: 60, 1: 20, 2: 20})):
+        quantity = _drawn(random, {0: 20, 1: 40, 2: 40})
         yield PlannedRefund(
             refund_id=f"r{number}",
             after=round(max(0, random.uniform(-1, 2)), 2),
-            quantity=random.randint(1, 2),
+            quantity=quantity,
             restock=random.random() < 0.6,
-            amount=_drawn(random, {None: 80, "5.00": 20}),
+            amount=_drawn(random, {None: 80 if quantity else 0, "5.00": 10, "25.00": 10}),
         )
 
 
@@ -223,6 +232,7 @@ CALLS: Final = {
     ("email", "*"): 2,
     ("analytics", "*"): 1,
     ("webhooks", "*"): 2,
+    ("webhooks", "order.*"): 2,
 }
 REQUEST_FAULTS: Final = {
     "reset_before": 3,

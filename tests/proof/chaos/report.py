@@ -22,7 +22,8 @@ class Report(Model):
     """`quiet_seconds` is from the end of the last fault until all orders have come to rest.
 
     `faults` counts the injected faults by kind, `missed` those that had no target; `request_faults` counts the requests
-    that failed by one. Of the `runs` of all workflows so many were `replayed`.
+    that failed by one. `shortages` are of units that can never leave, and so many of them are refunded. Of the `runs`
+    of all workflows so many were `replayed`.
 
     A recovery is the time from the last process fault during an order to its last answer.
     """
@@ -40,6 +41,9 @@ class Report(Model):
     authenticated: int
     paid_again: int
     retried_by_operator: int
+    parcels: int
+    shortages: int
+    shortages_refunded: int
     stock_checks: int
     runs: int
     replayed: int
@@ -72,6 +76,8 @@ def show(report: Report, console: Console) -> None:
     table.add_row("customers who authenticated", str(report.authenticated))
     table.add_row("customers who paid with another card", str(report.paid_again))
     table.add_row("parked, retried by the operator", str(report.retried_by_operator))
+    table.add_row("parcels that left", str(report.parcels))
+    table.add_row("shortages, refunded", f"{report.shortages}, {report.shortages_refunded}")
     table.add_row("from the last fault to rest", f"{report.quiet_seconds:.1f} s")
     times = report.order_seconds
     table.add_row("an order took", f"median {times.median:.1f} s, p99 {times.p99:.1f} s, slowest {times.slowest:.1f} s")

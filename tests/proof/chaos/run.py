@@ -104,6 +104,9 @@ class Run:
             authenticated=self._load.authenticated,
             paid_again=self._load.paid_again,
             retried_by_operator=checker.retried,
+            parcels=checker.parcels,
+            shortages=checker.shortages,
+            shortages_refunded=checker.shortages_refunded,
             stock_checks=checker.stock_checks,
             runs=checker.runs,
             replayed=checker.replayed,
@@ -138,6 +141,8 @@ class Run:
             async with asyncio.timeout(REST_WITHIN):
                 await asyncio.gather(load, checker.rest())
                 await checker.rest()  # a late cancel may have come meanwhile
+                await checker.let_an_hour_pass()
+                await checker.rest()
         except TimeoutError:
             waiting = len(self._plan.orders) - len(self._load.spans)
             what = f"not within {REST_WITHIN} s after the last fault; {waiting} customers still wait"

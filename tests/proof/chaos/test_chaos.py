@@ -35,6 +35,8 @@ async def test_nothing_is_lost(seed: int, execution: Execution, tmp_path: Path) 
     assert report.paid_again
     assert report.statuses["shipped"]
     assert report.answers["refund: yes, succeeded"]
+    assert report.parcels >= 5
+    assert report.shortages_refunded >= 2
     assert report.stock_checks >= 20
     assert report.replayed == report.runs
 
