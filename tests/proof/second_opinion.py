@@ -82,6 +82,14 @@ UNREFUNDED: Final = """
     ORDER BY s.order_id, s.product_id
 """
 
+# Whatever came of the message: sent, dropped or given up.
+UNTOLD: Final = """
+    SELECT order_id, id FROM shipments s
+    WHERE shipped_at IS NOT NULL AND ($1::text[] IS NULL OR order_id = ANY($1)) AND NOT EXISTS (
+        SELECT FROM notifications n WHERE (n.order_id, n.kind, n.about) = (s.order_id, 'order_shipped', s.id)
+    ) ORDER BY order_id, id
+"""
+
 CLAIMED: Final = """
     SELECT order_id, refund_id FROM order_refunds
     WHERE status = 'claimed' AND ($1::text[] IS NULL OR order_id = ANY($1)) ORDER BY order_id, refund_id
@@ -144,11 +152,15 @@ async def stock_findings(pool: "asyncpg.Pool[asyncpg.Record]", units: Mapping[st
 
 async def part_findings(pool: "asyncpg.Pool[asyncpg.Record]", orders: Sequence[str] | None = None) -> list[str]:
     """What is still owed of parts of the orders, None: of all orders, an hour after they have come to rest."""
-    claimed = [
+    found = [
         f"order {row['order_id']}: its refund {row['refund_id']} is claimed, and neither made nor withdrawn"
         for row in await pool.fetch(CLAIMED, orders)
     ]
-    return claimed + [
+    found += [
+        f"order {row['order_id']}: nobody was told of its parcel {row['id']}"
+        for row in await pool.fetch(UNTOLD, orders)
+    ]
+    return found + [
         f"order {row['order_id']}: {row['units']} of product {row['product_id']} can never leave, "
         f"{row['refunded']} are refunded, and nobody knows"
         for row in await pool.fetch(UNREFUNDED, orders)

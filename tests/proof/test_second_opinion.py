@@ -19,10 +19,11 @@ OTHERS: Final = {"asyncpg", "collections", "httpx", "typing"}
 A_KEY: Final = {"Authorization": "Bearer any", "Idempotency-Key": "by hand"}
 
 
-SHORTAGE_AND_CLAIM: Final = """
+OWED: Final = """
     INSERT INTO shortages (order_id, number) VALUES ('o2', 1);
     INSERT INTO shortage_lines (order_id, number, product_id, quantity) VALUES ('o2', 1, '1', 1);
-    INSERT INTO order_refunds (order_id, refund_id, request_hash, amount) VALUES ('o2', 'r1', '', 1)
+    INSERT INTO order_refunds (order_id, refund_id, request_hash, amount) VALUES ('o2', 'r1', '', 1);
+    INSERT INTO shipments (order_id, id, shipped_at) VALUES ('o2', 'par_2', now())
 """
 
 
@@ -81,23 +82,27 @@ async def test_what_is_missing_is_found(shop: Shop, sandbox: httpx.AsyncClient) 
 
 
 async def test_goods_and_parts_are_found(shop: Shop, sandbox: httpx.AsyncClient) -> None:
-    """A parcel that the shop does not know, a unit that can never leave and is not refunded, an open claim."""
+    """Parcels that only one side knows or nobody was told of, a unit that is not refunded, an open claim."""
     units = await count_units(shop.pool)
     await shop.place(order_id="o1")
     await shop.place(order_id="o2")
     await shop.ship("o1", {"shipmentId": "par_1", "lines": [{"productId": "1", "quantity": 1}]})
-    await shop.pool.execute(SHORTAGE_AND_CLAIM)
+    await shop.pool.execute(OWED)
     short = "order o2: 1 of product 1 can never leave, 0 are refunded, and nobody knows"
     others = [
         "order o1: processing, its shipment is shipping",
         "order o1: the warehouse says 1 parcel par_1, the shop nothing",
-        "order o2: the warehouse says nothing, the shop 1 short of product 1",
+        "order o2: the warehouse says nothing, the shop 1 parcel par_2, 1 short of product 1",
     ]
+    untold = "order o2: nobody was told of its parcel par_2"
     claimed = "order o2: its refund r1 is claimed, and neither made nor withdrawn"
-    assert await second_opinion(shop.pool, sandbox, units) == [claimed, short, *others]
+    assert await second_opinion(shop.pool, sandbox, units) == [claimed, untold, short, *others]
 
     await shop.pool.execute("UPDATE order_refunds SET status = 'withdrawn', refusal = 'nothing_left'")
     await shop.pool.execute("INSERT INTO reminders (key) VALUES ('shortage:o2:1')")
+    await shop.pool.execute(
+        "INSERT INTO notifications (order_id, kind, about, state) VALUES ('o2', 'order_shipped', 'par_2', 'given_up')"
+    )
     assert await second_opinion(shop.pool, sandbox, units) == others
 
 
