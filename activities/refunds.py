@@ -18,9 +18,8 @@ from gateways.refund_store import (
     take_attempt,
 )
 from gateways.stripe import Intent, StripeGateway, part_of
-from orders.errors import Permanent, Unavailable
+from orders.errors import Permanent
 from orders.models import OrderRow, Refund, RefundClaim, RefundKey, RefundReason
-from orders.money import show
 from orders.names import refund_step
 from orders.refunds import FAILED, STANDING
 
@@ -83,29 +82,13 @@ class Refunds:
                 await save_refunds(self._database, key.order_id, intent.id, refunds)
                 return claim
             refuse_unknown(standing, refunds)
-            refunds = await self._ask_stripe(key, claim, intent, refunds)
+            attempt = await take_attempt(self._database, key.order_id, intent.id, refunds, of=key.refund_id)
+            refunds = await self._gateway.refund_part(key, intent.id, claim.amount, attempt=attempt, known=refunds)
         await save_refunds(self._database, key.order_id, intent.id, refunds)
         latest = next(each for each in refunds if part_of(each) == key.refund_id)
         if latest.status not in STANDING and not resolution:
             raise refund_failed(latest)
         return claim.model_copy(update={"stripe_status": latest.status, "paid_by_hand": False})
-
-    async def _ask_stripe(
-        self, key: RefundKey, claim: RefundClaim, intent: Intent, refunds: Sequence[stripe.Refund]
-    ) -> list[stripe.Refund]:
-        """Make one more refund of the part. Returns all refunds of the payment, newest first.
-
-        Raises:
-            Unavailable: also if somebody has refunded more meanwhile: the next attempt reads how much.
-            Permanent: no operator has allowed another attempt, or Stripe refuses it.
-        """
-        attempt = await take_attempt(self._database, key.order_id, intent.id, refunds, of=key.refund_id)
-        try:
-            return await self._gateway.refund_part(key, intent.id, claim.amount, attempt=attempt, known=refunds)
-        except Permanent:
-            if left_of(intent, await self._gateway.refunds(intent.id)) >= claim.amount:
-                raise
-            raise _less_is_left(claim) from None
 
     async def _left(self, row: OrderRow, intent: Intent, refunds: Sequence[stripe.Refund]) -> int:
         """What the customer has not got back yet, at Stripe or by other means; below zero: a part was given back twice.
@@ -137,8 +120,3 @@ def _may_stand(key: RefundKey, refunds: Sequence[stripe.Refund]) -> bool:
 
 def _is_skip(resolution: FinalResolution | None) -> bool:
     return resolution is not None and resolution.action == "skip"
-
-
-def _less_is_left(claim: RefundClaim) -> Unavailable:
-    amount = show(claim.amount, claim.currency or "")
-    return Unavailable(f"stripe: less than {amount} is left of the payment", type="payment_changing")

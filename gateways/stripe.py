@@ -18,7 +18,7 @@ from gateways.http import header
 from gateways.payment_tries import FIRST_TRY
 from gateways.spent_keys import SpentKeys
 from gateways.stripe_errors import REPLAYED, code_of, is_customers_choice, is_saved, is_transient, translate
-from orders.errors import Unavailable
+from orders.errors import Permanent, Unavailable
 from orders.models import OrderRow, PaymentWarning, RefundKey, WarningKind
 
 MAX_POSTS: Final = 3  # in one attempt: under the first key, the last one that was used, and a new one
@@ -296,13 +296,8 @@ class StripeGateway:
         }
         if amount is not None:
             params["amount"] = amount
-        before = {refund.id for refund in known}
-
-        def is_it(refund: stripe.Refund) -> bool:
-            return refund.id not in before and part_of(refund) is None
-
         call = f"{order_id}:{intent_id}:refund:{attempt}"
-        return await self._refund(call if amount is None else f"{call}:{amount}", params, is_it, known)
+        return await self._refund(call if amount is None else f"{call}:{amount}", params, (None, attempt), known)
 
     async def refund_part(
         self, key: RefundKey, intent_id: str, amount: int, *, attempt: int, known: Sequence[stripe.Refund]
@@ -322,26 +317,33 @@ class StripeGateway:
             },
         }
 
-        def is_it(refund: stripe.Refund) -> bool:
-            return (part_of(refund), attempt_of(refund)) == (key.refund_id, attempt)
-
         call = f"{key.order_id}:{intent_id}:refund-part:{key.refund_id}:{attempt}"
-        return await self._refund(call, params, is_it, known)
+        return await self._refund(call, params, (key.refund_id, attempt), known)
 
     async def _refund(
         self,
         call: str,
         params: RefundCreateParams,
-        is_it: Callable[[stripe.Refund], bool],
+        name: tuple[str | None, int],
         known: Sequence[stripe.Refund],
     ) -> list[stripe.Refund]:
+        """`name` is the part that the refund is of, and its attempt: by them it is found again after a lost answer."""
+        intent_id = str(params["payment_intent"])
+
         async def post(key: str) -> stripe.Refund:
             return await self._refunds.create_async(params, {"idempotency_key": key})
 
         async def find() -> stripe.Refund | None:
-            return next(filter(is_it, await self.refunds(str(params["payment_intent"]))), None)
+            found = await self.refunds(intent_id)
+            return next((each for each in found if (part_of(each), attempt_of(each)) == name), None)
 
-        created = await self._post(call, post, find)
+        try:
+            created = await self._post(call, post, find)
+        except Permanent:
+            # It may ask for more than is left: the next attempt of the activity reads how much that is.
+            if {refund.id for refund in await self.refunds(intent_id)} - {refund.id for refund in known}:
+                raise Unavailable("stripe: somebody has refunded meanwhile", type="payment_changing") from None
+            raise
         return [created, *(refund for refund in known if refund.id != created.id)]
 
     async def _drive(

@@ -143,7 +143,7 @@ async def test_somebody_refunds_while_stripe_is_asked(bench: ActivityBench, monk
         return await refund_part(*args, **options)
 
     monkeypatch.setattr(StripeGateway, "refund_part", forestalled)
-    with pytest.raises(Unavailable, match=r"less than 29\.99 usd is left"):
+    with pytest.raises(Unavailable, match="somebody has refunded meanwhile"):
         await make(bench, refund)
 
     assert (await make(bench, refund)).refusal == "more_than_left"
@@ -323,6 +323,26 @@ async def test_what_an_operator_has_paid_is_not_refunded_by_a_cancel(bench: Acti
     for _ in range(2):
         await bench.do(Payments.void_payment, "o1")
     assert refunded(bench) == [(4998, "succeeded")]
+
+
+async def test_somebody_refunds_while_a_cancel_refunds_the_rest(
+    bench: ActivityBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks for an amount, because an operator has paid a part by other means; Stripe refuses more than is left."""
+    refund = await claimed(bench, refund_of(amount=Decimal("10.00")))
+    await resolve(bench, "resolved")
+    await make(bench, refund)
+    await finish(bench, refund)
+    await bench.do(OrderState.claim_cancellation, "o1")
+    refund_rest = StripeGateway.refund
+
+    async def forestalled(*args: Any, **options: Any) -> Any:
+        await by_hand(bench, 3000)
+        return await refund_rest(*args, **options)
+
+    monkeypatch.setattr(StripeGateway, "refund", forestalled)
+    with pytest.raises(Unavailable, match="somebody has refunded meanwhile"):
+        await bench.do(Payments.void_payment, "o1")
 
 
 async def test_what_an_operator_has_refunded_in_the_dashboard_counts_once(bench: ActivityBench) -> None:
