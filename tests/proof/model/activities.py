@@ -5,7 +5,6 @@ outcomes, and is answered with one of them; what is returned is the activity's a
 """
 
 from collections.abc import Callable, Generator, Iterable
-from itertools import zip_longest
 from typing import Any, Final, NamedTuple
 
 from tests.proof.model.state import CLOSED, PAID, Attempt, Claim, Configuration, Refund, Row, Rule, State
@@ -83,12 +82,15 @@ class Activities:
     def _released(self, row: Row) -> Row:
         state = row.reservation if self._has(Rule.RESERVATION_DECIDES) else "held"
         kept = self._units - (row.returned if self._has(Rule.RELEASE_THE_REST) else 0)
-        back = {"held": {"available": kept, "reserved": -kept}, "sold": {"available": kept, "sold": -kept}}
-        return _stock(row._replace(reservation="released"), **back.get(state, {}))
+        claimed = sum(each.units - each.restock for each in row.claims if each.status != "withdrawn")
+        lost = min(kept, claimed) if self._has(Rule.LOST_STAYS_LOST) else 0
+        back = {"held": {"reserved": -kept}, "sold": {"sold": lost - kept}}.get(state, {})
+        row = row._replace(reservation="released", written_off=lost)
+        return _stock(row, available=kept - lost, **back) if back else row
 
     # ------------------------------------------------------------------------------------------------- Payments
 
-    def authorize_payment(self, card: str = "") -> Script:
+    def authorize_payment(self, card: str = "") -> Script:  # noqa: PLR0911 (one for each end)
         status, intent = yield Do("read the row", lambda s: [(s, (s.row.status, s.row.intent))])
         is_latest = True
         if self._configuration.left.cards:
@@ -96,13 +98,16 @@ class Activities:
         if status != "pending":
             return "closed"
         if (card and intent) or not is_latest:
-            stands = yield Do("look at the payment", lambda s: [(s, s.world.intents[s.row.intent - 1])])
+            look = Do("look at the payment", lambda s: [(s, s.world.intents[s.row.intent - 1])])
+            stands = (yield look) if intent else "new"
             if not is_latest or stands not in ("new", "declined", "action"):
                 return "declined" if stands == "new" else stands
         if card and not self._has(Rule.SAME_INTENT):
             another = yield Do("create", self._create_another)
             return (yield self._confirm_with(card, another))
-        created = intent or (yield Do("create", self._create_intent))
+        created = intent or (yield self._create_intent(card))
+        if not created:
+            return "declined"
         if not self._has(Rule.ID_BEFORE_CONFIRM):
             answer = yield self._confirm(created)
             yield self._keep_intent(created)
@@ -122,18 +127,30 @@ class Activities:
 
         return Do("begin the try", begin)
 
-    def _create_intent(self, s: State) -> Iterable[Outcome]:
-        """One idempotency key: it answers with what was created under it last, until Stripe forgets it."""
-        first, second = s.world.intents
-        if not first:
-            yield s._replace(world=s.world._replace(intents=("new", ""))), 1
-        elif second:
-            yield s, 2
-        else:
-            yield s, 1
-            if s.left.forgotten:
-                left = s.left._replace(forgotten=s.left.forgotten - 1)
-                yield s._replace(world=s.world._replace(intents=(first, "new")), left=left), 2
+    def _create_intent(self, card: str) -> Do:
+        """One idempotency key: it answers with what was created under it last, until Stripe forgets it.
+
+        0: Stripe has refused the card. Then that of the next card is another key.
+        """
+
+        def create(s: State) -> Iterable[Outcome]:
+            first, second = s.world.intents
+            if card in s.world.refused:
+                yield s, 0
+            elif not first:
+                yield s._replace(world=s.world._replace(intents=("new", ""))), 1
+                if s.left.refused:
+                    left = s.left._replace(refused=s.left.refused - 1)
+                    yield s._replace(world=s.world._replace(refused=(*s.world.refused, card)), left=left), 0
+            elif second:
+                yield s, 2
+            else:
+                yield s, 1
+                if s.left.forgotten:
+                    left = s.left._replace(forgotten=s.left.forgotten - 1)
+                    yield s._replace(world=s.world._replace(intents=(first, "new")), left=left), 2
+
+        return Do("create", create)
 
     def _create_another(self, s: State) -> Iterable[Outcome]:
         yield s._replace(world=s.world._replace(intents=(s.world.intents[0], "new"))), 2
@@ -242,35 +259,43 @@ class Activities:
         state = yield self._void(intent)
         if state != "taken" or not self._has(Rule.REAL_STATE):
             return "done"
-        refunds, retries, by_hand = yield Do(
-            "list the refunds",
-            lambda s: [(s, (s.world.refunds, s.row.retries, s.row.paid_elsewhere(s.world.refunds)))],
-        )
-        is_parked = False
+        refunds = yield self._list_refunds()
+        by_hand = yield self._read_paid_elsewhere(refunds)
         by_hand = by_hand if self._has(Rule.BY_HAND_IS_PAID) else 0
-        if left := self._units - _standing(refunds) - by_hand:
-            attempt = self._next_attempt(refunds, retries)
+        if (due := self._units - _standing(refunds) - by_hand) > 0:
+            attempt = yield self._take_attempt("", refunds)
             if attempt is None:
                 if self._has(Rule.KEEP_REFUND):
                     yield self._keep_refunds(refunds)
                 return PERMANENT
-            refunds = yield self._refund("", attempt, left if by_hand else 0)
-            if refunds in (RETRY, "refused"):
+            refunds = yield self._refund("", attempt, refunds, due if by_hand else 0)
+            if refunds == RETRY:
                 return RETRY
-            is_parked = self._has(Rule.BOUNCE_PARKS) and not all(each.stands for each in _of("", refunds)[-1:])
         if self._has(Rule.KEEP_REFUND):
             yield self._keep_refunds(refunds)
+        counting = [each for each in refunds if each.of in ("", "dashboard") or each.stands]
+        is_parked = counting and not counting[-1].stands and self._has(Rule.BOUNCE_PARKS)
         return PERMANENT if is_parked else "done"
 
-    def _next_attempt(self, refunds: tuple[Refund, ...], retries: int) -> int | None:
-        """The number of the next refund of the whole; None: one has failed, and no operator allows another."""
-        whole = _of("", refunds) if self._has(Rule.PART_IS_NOT_WHOLE) else refunds
-        if sum(not each.stands for each in whole) > retries and self._has(Rule.BOUNCE_PARKS):
-            return None
-        attempt = 1
-        while self._has(Rule.NEW_KEY) and attempt in {each.attempt for each in _of("", refunds)}:
-            attempt += 1
-        return attempt
+    def _list_refunds(self) -> Do:
+        return Do("list the refunds", lambda s: [(s, s.world.refunds)])
+
+    def _read_paid_elsewhere(self, refunds: tuple[Refund, ...]) -> Do:
+        return Do("read what is paid elsewhere", lambda s: [(s, s.row.paid_elsewhere(refunds))])
+
+    def _take_attempt(self, of: str, refunds: tuple[Refund, ...]) -> Do:
+        """The number of the next refund of this part, or of the rest; None: one failed, and no operator allows more."""
+        mine = refunds if not of and not self._has(Rule.PART_IS_NOT_WHOLE) else _of(of, refunds)
+        failed = max((each.attempt for each in mine if not each.stands), default=0)
+        parks = self._has(Rule.PART_PARKS if of else Rule.BOUNCE_PARKS)
+
+        def take(s: State) -> Iterable[Outcome]:
+            claim = s.row.claim(of)
+            is_retried = failed <= (claim.retried if claim else s.row.retried)
+            last = max((each.attempt for each in _of(of, refunds)), default=0) if self._has(Rule.NEW_KEY) else 0
+            yield s, last + 1 if is_retried or not parks else None
+
+        return Do(f"take the next attempt after {failed}", take)
 
     def _void(self, intent: int) -> Do:
         def void(s: State) -> Iterable[Outcome]:
@@ -279,29 +304,32 @@ class Activities:
 
         return Do(f"void PaymentIntent {intent}", void)
 
-    def _refund(self, of: str, attempt: int, amount: int = 0) -> Do:
-        """Its answer are all refunds. Without an amount all that is left is refunded."""
+    def _refund(self, of: str, attempt: int, known: tuple[Refund, ...], amount: int = 0) -> Do:
+        """Its answer are the known refunds, and the new one. Without an amount all that is left is refunded."""
+        made = Refund(of, attempt, "", amount, given=bool(amount) and not of)
 
         def refund(s: State) -> Iterable[Outcome]:
             world, left = s.world, s.world.left(s.row.price)
-            names_refund = not of or self._has(Rule.KEY_NAMES_REFUND)
-            under_key = [each for each in world.refunds if each.attempt == attempt and bool(each.of) == bool(of)]
-            if any(each.of == of for each in under_key) or not (left or amount):  # the saved answer, or nothing is left
-                yield s, world.refunds
-            elif under_key and not names_refund:
+            under_key = [each for each in world.refunds if each.name == made.name]
+            taken = [each for each in world.refunds if of and each.of and each.attempt == attempt]
+            if under_key:
+                yield s, _with(known, under_key[0]._replace(status=under_key[0].born))
+            elif taken and not self._has(Rule.KEY_NAMES_REFUND):
                 yield s, PERMANENT  # the key of another refund
-            elif amount > left:
-                yield s, "refused"
-            else:
-                yield from self._refunded(s, Refund(of, attempt, "", amount or left))
+            elif left >= (amount or 1):
+                yield from self._refunded(s, made._replace(amount=amount or left), known)
+            else:  # it may be there with another amount
+                found = [each for each in world.refunds if (each.of, each.attempt) == (of, attempt)]
+                yield s, _with(known, found[-1]) if found else RETRY
 
         return Do(f"refund {of or 'what is left'}, attempt {attempt}", refund)
 
-    def _refunded(self, s: State, refund: Refund) -> Iterable[Outcome]:
+    def _refunded(self, s: State, refund: Refund, known: tuple[Refund, ...]) -> Iterable[Outcome]:
         for status in ("succeeded", "pending", *(["failed"] if s.left.bounces else [])):
-            refunds = (*s.world.refunds, refund._replace(status=status))
+            made = refund._replace(status=status, born=status)
+            world = s.world._replace(refunds=(*s.world.refunds, made))
             left = s.left._replace(bounces=s.left.bounces - (status == "failed"))
-            yield s._replace(world=s.world._replace(refunds=refunds), left=left), refunds
+            yield s._replace(world=world, left=left), _with(known, made)
         if s.left.errors:
             left = s.left._replace(errors=s.left.errors - 1)
             newest = s.world.refunds if not self._has(Rule.REFUND_BY_METADATA) and s.world.refunds else RETRY
@@ -309,9 +337,9 @@ class Activities:
 
     def _keep_refunds(self, refunds: tuple[Refund, ...]) -> Do:
         def keep(s: State) -> Iterable[Outcome]:
-            yield s._replace(row=kept(s.row, refunds, self._without)), None
+            yield s._replace(row=kept(s, refunds, self._without)), None
 
-        return Do(f"keep the refunds {_text(refunds)}", keep)
+        return Do(f"keep the refunds: {_text(refunds)}", keep)
 
     # ------------------------------------------------------------------------------------------ parts of an order
 
@@ -320,17 +348,18 @@ class Activities:
 
         def claim(s: State) -> Iterable[Outcome]:
             row = s.row
-            returned = self._has(Rule.RETURNED_COUNTS)
-            claimed = sum(
-                each.units for each in row.claims if each.status != "withdrawn" or (each.returned and returned)
-            )
-            fits = claimed + units <= self._units or not self._has(Rule.CLAIMS_ADD_UP)
+            fits = self._fits(row, units) or not self._has(Rule.CLAIMS_ADD_UP)
             if not row.claim(refund) and row.status in REFUNDABLE and fits:
-                row = row.with_claim(Claim(refund, units))
+                row = row.with_claim(Claim(refund, units, units if self._configuration.restocks else 0))
             found = row.claim(refund)
             yield s._replace(row=row), found.status if found else "refused"
 
         return (yield Do("claim the refund or read it", claim))
+
+    def _fits(self, row: Row, units: int) -> bool:
+        """Whether so many units, and their prices, are left to refund."""
+        claimed = row.claimed_units(returned=self._has(Rule.RETURNED_COUNTS))
+        return claimed + units <= self._units and row.spent + units <= (row.price or self._units)
 
     def make_refund(self, refund: str) -> Script:  # noqa: PLR0911 (one for each end)
         """Refund a part. A refund that is pending is made. The claim is withdrawn if less than it is left."""
@@ -341,27 +370,25 @@ class Activities:
             return claim.status
         if self._configuration.free:
             return (yield self._withdraw(refund)) if claim.settled == "skip" else "claimed"
-        refunds, by_hand = yield Do(
-            "list the refunds", lambda s: [(s, (s.world.refunds, s.row.paid_elsewhere(s.world.refunds)))]
-        )
-        mine = _of(refund, refunds)
-        if not _standing(mine):
+        refunds = yield self._list_refunds()
+        if not _standing(_of(refund, refunds)):
             if claim.settled == "skip":
                 return (yield self._withdraw(refund))
-            needed = by_hand + (0 if claim.settled else claim.units)
-            less = self._units - _standing(refunds) < needed and self._has(Rule.WITHDRAWN_WHEN_LESS)
-            if less or (needed and is_settled and self._has(Rule.SETTLED_WITHDRAWS)):
+            is_kept = not is_settled or not self._has(Rule.SETTLED_WITHDRAWS)
+            left = (self._units - _standing(refunds) if is_kept else 0) - (yield self._read_paid_elsewhere(refunds))
+            if left < (0 if claim.settled else claim.units) and self._has(Rule.WITHDRAWN_WHEN_LESS):
                 yield self._keep_refunds(refunds)
                 return (yield self._withdraw(refund))
             if claim.settled:
                 yield self._keep_refunds(refunds)
                 return "claimed"
-            if len(mine) > claim.retries and self._has(Rule.PART_PARKS):
+            attempt = yield self._take_attempt(refund, refunds)
+            if attempt is None:
                 yield self._keep_refunds(refunds)
                 return PERMANENT
-            refunds = yield self._refund(refund, min(claim.retries, len(mine)) + 1, claim.units)
-            if refunds in (RETRY, PERMANENT, "refused"):
-                return PERMANENT if refunds == PERMANENT else RETRY
+            refunds = yield self._refund(refund, attempt, refunds, claim.units)
+            if refunds in (RETRY, PERMANENT):
+                return refunds
         yield self._keep_refunds(refunds)
         return "claimed" if _standing(_of(refund, refunds)) or not self._has(Rule.PART_PARKS) else PERMANENT
 
@@ -381,7 +408,8 @@ class Activities:
             if claim and (claim.status == "claimed" or not self._has(Rule.RETURN_ONCE)):
                 is_sold = row.reservation == "sold" or not self._has(Rule.RETURN_WHILE_SOLD)
                 if is_sold and not (claim.returned and self._has(Rule.RETURN_ONCE)):
-                    row = _stock(row._replace(returned=row.returned + claim.units), claim.units, sold=-claim.units)
+                    back = min(claim.restock, row.units - row.returned)
+                    row = _stock(row._replace(returned=row.returned + back), back, sold=-back)
                 row = row.with_claim(claim._replace(status="made", returned=True))
             yield s._replace(row=row), "done"
 
@@ -486,10 +514,18 @@ class Activities:
         return row._replace(closing=closing) if row.status == "pending" else row
 
     def mark_shipped(self) -> Script:
-        left = "shipped"
+        left, shorted = "shipped", 0
         if self._has(Rule.ASK_WHAT_LEFT):
-            left = yield Do("ask what has left", lambda s: [(s, s.world.warehouse)])
-        return (yield self._move("cancelling", "shipped" if left == "shipped" else "shipping"))
+            left, shorted = yield Do("ask what has left", lambda s: [(s, (s.world.warehouse, s.world.shorted))])
+        has_left = left in ("shipping", "shipped")
+
+        def follow(s: State) -> Iterable[Outcome]:
+            row = self._moved(s.row, "cancelling", left if has_left else "shipping")
+            if row != s.row and has_left:
+                row = row._replace(shorted=shorted)
+            yield s._replace(row=row), row.status
+
+        return (yield Do("move what has left", follow))
 
     def park_order(self, step: str, run: str, seen: str) -> Script:
         def park(s: State) -> Iterable[Outcome]:
@@ -538,13 +574,15 @@ def _intent(s: State, number: int, state: str) -> State:
     return s._replace(world=s.world._replace(intents=(state, second) if number == 1 else (first, state)))
 
 
-def kept(row: Row, refunds: tuple[Refund, ...], without: frozenset[Rule] = frozenset()) -> Row:
+def kept(s: State, refunds: tuple[Refund, ...], without: frozenset[Rule] = frozenset()) -> Row:
     """The row once these refunds are kept: a status only goes forward, and every claim is as its refunds are."""
-    known = tuple(
-        max(each, key=lambda refund: FORWARD.index(refund.status)) if all(each) else each[0] or each[1]
-        for each in zip_longest(refunds, row.refunds)
+    row, known = s.row, {each.name: each for each in s.row.refunds}
+    for each in refunds:
+        known[each.name] = max(each, known.get(each.name, each), key=lambda refund: FORWARD.index(refund.status))
+    ordered = tuple(known[each.name] for each in s.world.refunds if each.name in known)
+    return row._replace(
+        refunds=ordered, claims=tuple(_followed(each, ordered, row.status, without) for each in row.claims)
     )
-    return row._replace(refunds=known, claims=tuple(_followed(each, known, row.status, without) for each in row.claims))
 
 
 def _followed(claim: Claim, refunds: tuple[Refund, ...], status: str, without: frozenset[Rule]) -> Claim:
@@ -557,6 +595,11 @@ def _followed(claim: Claim, refunds: tuple[Refund, ...], status: str, without: f
     if status in CLOSED:
         return claim._replace(status="withdrawn")
     return claim._replace(status="claimed") if claim.status == "made" else claim
+
+
+def _with(refunds: tuple[Refund, ...], made: Refund) -> tuple[Refund, ...]:
+    """The newest comes last."""
+    return (*(each for each in refunds if each.name != made.name), made)
 
 
 def _of(refund: str, refunds: Iterable[Refund]) -> list[Refund]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -34,6 +34,7 @@ from orders.models import (
 )
 from orders.parcels import Shipment
 from saga import Resolution
+from sandbox.fulfillment import Item
 from sandbox.server import serve
 from sandbox.stripe import PaymentIntent
 from sandbox.stripe import Refund as StripeRefund
@@ -41,7 +42,7 @@ from sandbox.stripe_cards import CARDS as CARDS_OF_STRIPE
 from sandbox.stripe_params import CreateRefund
 from tests.proof.model.activities import PERMANENT, RETRY, Do, is_on_its_way
 from tests.proof.model.paths import Path, Taken
-from tests.proof.model.protocol import MAX_RETRIES, REFUND, Act, Protocol
+from tests.proof.model.protocol import REFUND, Act, Protocol
 from tests.proof.model.state import UNITS, Attempt, Claim, Configuration, Row, State, World
 from tests.proof.model.state import Refund as RefundOfModel
 from tests.support.activity_bench import (
@@ -73,6 +74,8 @@ BEGINNINGS: Final = {
     "move": TRANSACTION,
     "void": "GET .*/payment_intents/[^/]+",
     "list the refunds": "GET .*/refunds",
+    "read what is paid elsewhere": TRANSACTION,
+    "take the next attempt": TRANSACTION,
     "refund ": "POST .*/refunds",
     "keep the refunds": TRANSACTION,
     "withdraw the claim": TRANSACTION,
@@ -96,7 +99,12 @@ CARDS: Final = {
 # The card of every other try; before each answer of its bank it becomes the card that gets it.
 ANOTHER_CARD: Final = "pm_card_another"
 
-IN_THE_MODEL_ALONE: Final[dict[str, Any]] = {"by_hand": False, "asked": (), "forgotten": ()}
+IN_THE_MODEL_ALONE: Final[dict[str, Any]] = {
+    "by_hand": False,
+    "asked": (),
+    "forgotten": (),
+    "refused": (),
+}
 
 INTENTS: Final = {
     "requires_confirmation": "new",
@@ -108,22 +116,30 @@ INTENTS: Final = {
 }
 
 READ: Final = """
-    SELECT o.*, v.state, v.quantity AS units, v.returned, i.quantity, i.reserved, i.sold,
+    SELECT o.*, v.state, v.quantity AS units, v.returned, v.written_off, i.quantity, i.reserved, i.sold,
         ARRAY(SELECT key FROM payment_tries t WHERE t.order_id = o.id ORDER BY t.number) AS tries,
-        ARRAY(SELECT step FROM resolutions w WHERE w.order_id = o.id AND w.action <> 'retry') AS settled,
-        (SELECT count(*) FROM resolutions w WHERE w.order_id = o.id AND (w.step, w.action) = ('void_payment', 'retry'))
-            AS retries
+        ARRAY(
+            SELECT step FROM resolutions w
+            WHERE w.order_id = o.id AND w.action <> 'retry' AND w.step NOT LIKE 'refund:%'
+        ) AS settled,
+        (SELECT coalesce(sum(quantity), 0) FROM shortage_lines l WHERE l.order_id = o.id) AS shorted
     FROM inventory i LEFT JOIN orders o ON o.id = $1 LEFT JOIN reservations v ON v.order_id = o.id
     WHERE i.product_id = $2
 """
 READ_REFUNDS: Final = "SELECT id, status FROM refunds WHERE order_id = $1"
 READ_CLAIMS: Final = """
-    SELECT r.refund_id, r.status, r.restocked, l.quantity,
-        (SELECT count(*) FROM resolutions w WHERE w.order_id = $1 AND w.step = 'refund:' || r.refund_id
-            AND w.action = 'retry') AS retries,
+    SELECT r.refund_id, r.status, r.restocked, l.quantity, l.restock,
         (SELECT max(action) FROM resolutions w WHERE w.order_id = $1 AND w.step = 'refund:' || r.refund_id
             AND w.action <> 'retry') AS settled
     FROM order_refunds r JOIN order_refund_lines l USING (order_id, refund_id) WHERE order_id = $1 ORDER BY refund_id
+"""
+
+# The refunds that were known when an operator allowed another one.
+READ_RETRIED: Final = """
+    SELECT r.id FROM refunds r WHERE r.order_id = $1 AND EXISTS (
+        SELECT FROM resolutions w WHERE w.order_id = $1 AND w.action = 'retry' AND w.at > r.at
+            AND w.step = CASE WHEN r.refund_id IS NULL THEN 'void_payment' ELSE 'refund:' || r.refund_id END
+    )
 """
 STOCK: Final = "UPDATE inventory SET quantity = $2, reserved = 0, sold = 0 WHERE product_id = $1"
 SHELF: Final = "UPDATE inventory SET quantity = $2 WHERE product_id = $1"
@@ -228,7 +244,7 @@ class Driver:
             return await self._act(taken, step.act)
         if step.resolution:
             await self._resolve(*step.resolution)
-        if not step.act:
+        elif not step.act:
             await self._change_the_world(taken.before, step.after)
         return ""
 
@@ -291,7 +307,8 @@ class Driver:
                 return Park(order_id=self._id, step=step, reason="scripted", workflow_id=run, resolution_count=count)
             case "claim_refund", (refund,):
                 units = self._protocol.configuration.refunds[int(refund) - 1]
-                line = RefundLine(product_id=PRODUCT, quantity=units, restock=units)
+                back = units if self._protocol.configuration.restocks else 0
+                line = RefundLine(product_id=PRODUCT, quantity=units, restock=back)
                 return Refund(order_id=self._id, refund_id=refund, lines=(line,))
             case "make_refund" | "return_stock", (refund,):
                 return RefundKey(order_id=self._id, refund_id=refund)
@@ -348,7 +365,7 @@ class Driver:
 
     # ------------------------------------------------------------------------------------------------- the world
 
-    async def _arrange(self, taken: Taken, answer: Any) -> None:
+    async def _arrange(self, taken: Taken, answer: Any) -> None:  # noqa: C901 (a table)
         """Let PostgreSQL, Stripe or the warehouse answer the next statement or call as the model says."""
         world, after = taken.before.world, taken.step.after.world
         if taken.do == "read the row" and not is_on_its_way(taken.before):
@@ -356,6 +373,9 @@ class Driver:
         match taken.do.split()[0], answer:
             case "insert", ("rejected", _) if taken.before.row.status == "absent":
                 await self._bench.pool.execute(SHELF, PRODUCT, 0)
+            case "create", 0 if after.refused != world.refused:
+                body = {"error": {"type": "invalid_request_error", "param": "payment_method", "message": "detached"}}
+                self._bench.fault("stripe", "saved", "POST */payment_intents", status=400, body=body, effect=False)
             case "create", 2 if not world.intents[1]:
                 self._forget_keys("create")
             case "confirm", _ if after.asked != world.asked:
@@ -400,18 +420,25 @@ class Driver:
         if before.world.forgotten != after.world.forgotten:
             self._forget_keys("confirm")
         warehouse = self._bench.world.fulfillment
-        if before.world.warehouse != after.world.warehouse in ("shipping", "shipped"):
-            shipment = warehouse.shipments[self._id]
-            warehouse.shipments[self._id] = shipment.model_copy(update={"status": after.world.warehouse})
-        elif before.world.warehouse != after.world.warehouse:
+        if before.world.warehouse != after.world.warehouse == "forgotten":
             warehouse.forget(self._id)
             self._is_forgotten = True
-        if before.row.status != after.row.status:
-            await self._report(Shipment(id=warehouse.shipments[self._id].id, status=after.world.warehouse))
+        elif self._goods(before.world) != self._goods(after.world):
+            shipment = warehouse.shipments[self._id]
+            warehouse.shipments[self._id] = shipment.model_copy(update=self._goods(after.world))
+        if before.row.status != after.row.status or before.row.shorted != after.row.shorted:
+            await self._report()
         elif before.row != after.row:
             await self._bench.do(Reconciliation.follow_refunds, self._id)
 
-    async def _report(self, shipment: Shipment) -> None:
+    @staticmethod
+    def _goods(world: World) -> dict[str, Any]:
+        shorted = (Item(product_id=PRODUCT, quantity=world.shorted),) if world.shorted else ()
+        return {"status": world.warehouse, "shorted": shorted}
+
+    async def _report(self) -> None:
+        told = self._bench.world.fulfillment.shipments[self._id]
+        shipment = Shipment.model_validate(told.model_dump(include={"id", "status", "shorted"}))
         async with self._bench.database.transaction() as connection:
             await follow_shipment(connection, await existing_row(connection, self._id), shipment)
 
@@ -426,7 +453,9 @@ class Driver:
 
     async def _difference(self, s: State) -> str:
         """How the real state differs from the model's."""
-        expected = {"row": s.row._asdict(), "world": s.world._replace(**IN_THE_MODEL_ALONE)._asdict()}
+        row = s.row._replace(refunds=tuple(map(_shown, s.row.refunds)))
+        world = s.world._replace(refunds=tuple(map(_shown, s.world.refunds)), **IN_THE_MODEL_ALONE)
+        expected = {"row": row._asdict(), "world": world._asdict()}
         real = {"row": (await self._row())._asdict(), "world": self._world()._asdict()}
         return "; ".join(
             f"{part}.{name} is {there!r}, in the model {expected[part][name]!r}"
@@ -438,6 +467,7 @@ class Driver:
     async def _row(self) -> Row:
         row = await self._bench.pool.fetchrow(READ, self._id, PRODUCT)
         assert row is not None
+        retried = await self._retried()
         return Row(
             status=row["status"] or "absent",
             owner=self._owner(row["request_hash"]),
@@ -455,10 +485,12 @@ class Driver:
             sold=row["sold"],
             units=row["units"] or 0,
             returned=row["returned"] or 0,
+            written_off=row["written_off"] or 0,
+            shorted=row["shorted"] or 0,
             refunds=await self._kept_refunds(),
-            claims=await self._claims(),
+            claims=await self._claims(retried),
             settled=frozenset(row["settled"]),
-            retries=min(row["retries"], MAX_RETRIES),
+            retried=_last_attempt(retried, ""),
             tries=tuple(row["tries"]),
         )
 
@@ -467,14 +499,19 @@ class Driver:
         known = [(refund, kept[refund.id]) for refund in self._refunds() if refund.id in kept]
         return tuple(_refund(refund)._replace(status=status) for refund, status in known)
 
-    async def _claims(self) -> tuple[Claim, ...]:
+    async def _retried(self) -> list[RefundOfModel]:
+        ids = {row["id"] for row in await self._bench.pool.fetch(READ_RETRIED, self._id)}
+        return [_refund(refund) for refund in self._refunds() if refund.id in ids]
+
+    async def _claims(self, retried: Sequence[RefundOfModel]) -> tuple[Claim, ...]:
         return tuple(
             Claim(
                 refund=row["refund_id"],
                 units=row["quantity"],
+                restock=row["restock"],
                 status=row["status"],
                 returned=row["restocked"],
-                retries=min(row["retries"], MAX_RETRIES),
+                retried=_last_attempt(retried, row["refund_id"]),
                 settled=row["settled"] or "",
             )
             for row in await self._bench.pool.fetch(READ_CLAIMS, self._id)
@@ -483,7 +520,13 @@ class Driver:
     def _world(self) -> World:
         first, second, *others = [*(INTENTS[each.status] for each in self._intents()), "", ""]
         assert not any(others), others
-        return World(intents=(first, second), refunds=tuple(map(_refund, self._refunds())), warehouse=self._warehouse())
+        shipment = self._bench.world.fulfillment.shipments.get(self._id)
+        return World(
+            intents=(first, second),
+            refunds=tuple(map(_refund, self._refunds())),
+            warehouse=self._warehouse(),
+            shorted=sum(each.quantity for each in shipment.shorted) if shipment else 0,
+        )
 
     def _warehouse(self) -> str:
         warehouse = self._bench.world.fulfillment
@@ -522,8 +565,16 @@ def _payload(configuration: Configuration) -> dict[str, Any]:
     return items | {"charges": [{"type": "discount", "amount": -units * PRICE / 100}], "paymentMethodId": None}
 
 
+def _shown(refund: RefundOfModel) -> RefundOfModel:
+    return refund._replace(born="", given=False)
+
+
+def _last_attempt(refunds: Iterable[RefundOfModel], of: str) -> int:
+    return max((each.attempt for each in refunds if each.of == of), default=0)
+
+
 def _refund(refund: StripeRefund) -> RefundOfModel:
-    """The refund in the terms of the model."""
+    """The refund in the terms of the model, as far as Stripe shows it."""
     attempt = int(refund.metadata.get("attempt", 0))
     of = refund.metadata.get("refund_id", "") if attempt else "dashboard"
     return RefundOfModel(of, attempt, refund.status, refund.amount // PRICE)

@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.proof.model.activities import REFUNDABLE
 from tests.proof.model.protocol import Step
-from tests.proof.model.state import CLOSED, PAID, UNITS, Attempt, State
+from tests.proof.model.state import CLOSED, PAID, UNITS, Attempt, Refund, State
 
 RESERVED: Final = {
     "absent": "",
@@ -30,7 +30,9 @@ def stock_is_conserved(s: State) -> str:
     row = s.row
     counted = (row.available, row.reserved, row.sold)
     kept = row.units - row.returned
-    expected = {"held": (UNITS - kept, kept, 0), "sold": (UNITS - kept, 0, kept)}.get(row.reservation, (UNITS, 0, 0))
+    held, sold = (UNITS - kept, kept, 0), (UNITS - kept, 0, kept)
+    released = (UNITS - row.written_off, 0, row.written_off)
+    expected = {"held": held, "sold": sold}.get(row.reservation, released)
     if counted != expected:
         return f"{row.reservation or 'no'} reservation, but stock is {counted}"
     due = RESERVED.get(row.status, row.reservation if row.reservation in ("", "released") else "released")
@@ -95,6 +97,8 @@ def the_row_follows_the_goods(s: State) -> str:
     left = {"shipping": ("shipping", "shipped"), "shipped": ("shipped",)}.get(s.row.status)
     if left and s.world.warehouse not in (*left, "forgotten"):
         return f"{s.row.status}, but the warehouse has {s.world.warehouse} it"
+    if s.row.shorted > s.world.shorted:
+        return f"{s.row.shorted} can never leave, but the warehouse says {s.world.shorted}"
     return ""
 
 
@@ -139,6 +143,22 @@ def refunds_are_known(s: State) -> str:
     return ""
 
 
+def the_lost_stay_lost(s: State) -> str:
+    """At rest no unit is for sale that was refunded and did not come back."""
+    lost = sum(each.units - each.restock for each in s.row.claims if each.status != "withdrawn")
+    if s.row.reservation == "released" and s.row.written_off < lost:
+        return f"{lost} are lost, but {s.row.written_off} are written off"
+    return ""
+
+
+def shortages_are_refunded_once(s: State) -> str:
+    """No more is refunded because it can never leave than can never leave."""
+    refunded = sum(each.units for each in s.row.claims if each.status != "withdrawn") if s.world.shorted else 0
+    if refunded > s.world.shorted:
+        return f"{refunded} refunded, but {s.world.shorted} can never leave"
+    return ""
+
+
 def claims_add_up(s: State) -> str:
     """No more is refunded in parts than was sold, and nothing comes back that was not."""
     claimed = sum(each.units for each in s.row.claims if each.status != "withdrawn")
@@ -164,7 +184,7 @@ def parts_are_refunded(s: State) -> str:
         is_due = claim.status == "made" and not claim.settled and s.row.price
         if bool(s.world.standing(claim.refund)) != bool(is_due):
             return f"the refund {claim.refund} is {claim.status}, but Stripe has refunded {s.world.refunds}"
-    back = sum(each.units for each in s.row.claims if each.returned)
+    back = sum(each.restock for each in s.row.claims if each.returned)
     if s.row.reservation == "sold" and s.row.returned != back:
         return f"{s.row.returned} are back in stock instead of {back}"
     return ""
@@ -201,15 +221,22 @@ def refund_order_finishes(before: State, step: Step) -> str:
 
 
 def no_refund_fails_in_silence(before: State, step: Step) -> str:
-    """An order whose recorded refund has failed is parked."""
-    runs = ((before.placing, step.after.placing), (before.cancelling, step.after.cancelling))
-    for run, after in runs:
-        goes_on = run.attempt != after.attempt == Attempt("release_stock")
-        if run.attempt.activity == "void_payment" and goes_on and run.attempt.seen[3:]:
-            refunds = run.attempt.seen[3]
-            if refunds and refunds[-1].of == "" and not refunds[-1].stands:
-                return "the order is about to close, but the refund has failed"
+    """No undo and no refund of a part goes on after a refund of its own that has failed, as it last saw it."""
+    for run, after in zip(before.runs, step.after.runs, strict=True):
+        goes_on = run.attempt.activity, after.attempt.activity
+        if goes_on in (("void_payment", "release_stock"), ("make_refund", "return_stock")):
+            of = "".join(run.attempt.arg)
+            claim = step.after.row.claim(of)
+            latest = next(reversed(_refunds_seen(run.attempt)), None)
+            if latest and latest.of == of and not latest.stands and not (claim and claim.settled):
+                return f"{goes_on[0]} {of} is done, but the refund has failed"
     return ""
+
+
+def _refunds_seen(attempt: Attempt) -> tuple[Refund, ...]:
+    """The refunds as the attempt last read or made them."""
+    lists = (each for each in reversed(attempt.seen) if isinstance(each, tuple))
+    return next((each for each in lists if each and all(isinstance(refund, Refund) for refund in each)), ())
 
 
 def nothing_to_pay_is_paid(before: State, step: Step) -> str:
@@ -248,8 +275,14 @@ ALWAYS: Final[tuple[Callable[[State], str], ...]] = (
     process_order_finishes,
     claims_add_up,
     parts_are_refunded_once,
+    shortages_are_refunded_once,
 )
-AT_REST: Final[tuple[Callable[[State], str], ...]] = (shipped_is_paid, refunds_are_known, parts_are_refunded)
+AT_REST: Final[tuple[Callable[[State], str], ...]] = (
+    shipped_is_paid,
+    refunds_are_known,
+    parts_are_refunded,
+    the_lost_stay_lost,
+)
 ACROSS: Final[tuple[Callable[[State, Step], str], ...]] = (
     another_payload_changes_nothing,
     no_refund_fails_in_silence,

@@ -30,8 +30,14 @@ SAGAS: Final = {"placing": "process-order", "cancelling": "cancel-order"}
 
 FORWARD: Final = ("reserve_stock", "authorize_payment", "read_payment", "request_fulfillment")
 READING: Final = ("", "read_payment", "read_order", "read_run")  # a late one changes nothing
-MAX_RETRIES: Final = 2
 REFUND: Final = "refund"  # the step at which refund-order parks
+SHORTAGE: Final = "1"  # the refund of what can never leave, if the warehouse shorts
+
+# What the order becomes if so much has left.
+NEXT: Final = {
+    "processing": ("shipping", "shipped"),
+    "shipping": ("shipped",),
+}
 
 
 class Act(NamedTuple):
@@ -99,7 +105,7 @@ class Protocol:
                 yield Step("cancel-order starts", s.with_run(who, started))
             return
         if who != "placing":
-            if run.phase == "off" or (is_claim_left_behind(s, who) and Rule.CLAIM_IS_DRIVEN not in self._without):
+            if self._refund_starts(s, who, run):
                 yield Step(f"{_name(who)} starts", s.with_run(who, Run("running", Attempt("claim_refund", (who,)))))
             return
         for payload in ("ours", "another") if self.configuration.other_payload else ("ours",):
@@ -108,6 +114,17 @@ class Protocol:
                 undos = UNDOS if Rule.REGISTER_FIRST not in self._without else ()
                 started = Run("running", Attempt("reserve_stock", (payload,)), payload, undos)
                 yield Step(f"process-order starts, {payload} payload", s.with_run(who, started))
+
+    def _refund_starts(self, s: State, who: Who, run: Run) -> bool:
+        """Somebody asks for it, or the warehouse can never ship; or reconciliation finds it left behind."""
+        is_of_shortage = self.configuration.shorts and (who == SHORTAGE or Rule.SHORTAGE_NAMES_REFUND in self._without)
+        if self.configuration.shorts and not is_of_shortage:
+            return False
+        if run.phase == "off":
+            return not is_of_shortage or bool(s.row.shorted)
+        if is_claim_left_behind(s, who):
+            return Rule.CLAIM_IS_DRIVEN not in self._without
+        return who == SHORTAGE and is_shortage_left_behind(s) and Rule.SHORTAGE_IS_DRIVEN not in self._without
 
     def _works(self, s: State, who: Who) -> Iterator[Step]:
         """The attempt in flight gets one statement further; its answer may be lost, and then it is made again."""
@@ -146,8 +163,10 @@ class Protocol:
             yield Step(
                 "the customer pays with another card", self._then(paying, run, "authorize_payment", f"{s.left.cards}")
             )
-        for why in ("a signal", "the deadline"):
+        for why in ("a signal", "the deadline") if s.row.intent else ():
             yield Step(f"the order waits for another card: {why}", self._then(s, run, "read_payment", why))
+        if not s.row.intent:
+            yield Step("the order waits for a card, until the deadline", self._claims_undo(s, run, "rejected"))
         for closing in ("failed", *(["cancelled"] if self.configuration.operator_cancels else [])):
             yield Step(f"process-order gives the wait up, to be {closing}", self._claims_undo(s, run, closing))
 
@@ -373,7 +392,7 @@ class Protocol:
         for action in ("retry", "skip", *(["resolved"] if can_pay else [])) if run.parked else ():
             assert claim
             name = f"record_resolution: an operator says {action} of {REFUND} to {_name(who)}"
-            said = {"retries": min(claim.retries + 1, MAX_RETRIES)} if action == "retry" else {"settled": action}
+            said = {"retried": last_attempt(s.row, who)} if action == "retry" else {"settled": action}
             left = s.left._replace(paid=s.left.paid - (action == "resolved"))
             after = s._replace(row=s.row.with_claim(claim._replace(**said)), left=left)
             after = self._then(after, run._replace(parked=frozenset()), "make_refund", who, who=who)
@@ -382,28 +401,48 @@ class Protocol:
     # ---------------------------------------------------------------------------------------------------- the world
 
     def _world(self, s: State) -> Iterator[Step]:
-        row, world = s.row, s.world
+        world = s.world
         for number, intent in enumerate(world.intents):
             for name, becomes in self._intent_moves(s, intent):
                 intents = (becomes, world.intents[1]) if number == 0 else (world.intents[0], becomes)
                 left = s.left._replace(expiries=s.left.expiries - (becomes == "canceled"))
                 yield Step(name, s._replace(world=world._replace(intents=intents), left=left))
-        if s.left.archived and row.shipment and world.warehouse in ("accepted", "shipping", "shipped"):
+        if s.left.archived and s.row.shipment and world.warehouse in ("accepted", "shipping", "shipped"):
             left = s.left._replace(archived=s.left.archived - 1)
             yield Step("the warehouse forgets", s._replace(world=world._replace(warehouse="forgotten"), left=left))
-        if self.configuration.ships and world.warehouse == "accepted":
-            yield Step("the warehouse ships a parcel", s._replace(world=world._replace(warehouse="shipping")))
-        if self.configuration.ships and world.warehouse in ("accepted", "shipping"):
-            yield Step("the warehouse ships", s._replace(world=world._replace(warehouse="shipped")))
-        is_news = {"processing": ("shipping", "shipped"), "shipping": ("shipped",)}.get(row.status, ())
-        if world.warehouse in is_news:
-            yield Step("the warehouse reports what has left", s._replace(row=row._replace(status=world.warehouse)))
+        yield from self._goods_move(s)
+        if (row := self._reported(s)) != s.row:
+            yield Step("the warehouse reports what has left", s._replace(row=row))
         if s.left.forgotten and s.placing.phase == "unpaid" and not (s.late and s.late.seen):
             # An order waits for another card for less than a day, so the key of the latest one is known.
-            cards = tuple(card for card in world.asked if card != row.tries[-1])
+            cards = tuple(card for card in world.asked if card != s.row.tries[-1])
             left = s.left._replace(forgotten=s.left.forgotten - 1)
             yield Step("Stripe forgets its keys", s._replace(world=world._replace(forgotten=cards), left=left))
         yield from self._refunds_change(s)
+
+    def _goods_move(self, s: State) -> Iterator[Step]:
+        """Parcels leave; or the warehouse sees that some units never can."""
+        world, shorts = s.world, self.configuration.shorts
+        there = world.warehouse in ("accepted", "shipping")
+        if self.configuration.ships and there and world.shorted < self.configuration.units:
+            if world.warehouse == "accepted" and not world.shorted:
+                yield Step("the warehouse ships a parcel", s._replace(world=world._replace(warehouse="shipping")))
+            yield Step("the warehouse ships", s._replace(world=world._replace(warehouse="shipped")))
+        if shorts and there and not world.shorted and (world.warehouse == "accepted" or shorts < UNITS):
+            rest = "shipped" if world.warehouse == "shipping" else world.warehouse
+            short = s._replace(world=world._replace(warehouse=rest, shorted=shorts))
+            yield Step(f"the warehouse can never ship {shorts}", short)
+
+    def _reported(self, s: State) -> Row:
+        """The row once the warehouse has been asked: parcel_store.follow_shipment."""
+        row, world = s.row, s.world
+        if row.status not in REFUNDABLE or world.warehouse not in ("accepted", "shipping", "shipped"):
+            return row
+        adds_up = Rule.SHORTED_ADDS_UP not in self._without or not row.shorted
+        row = row._replace(shorted=world.shorted if adds_up else UNITS)
+        is_part = world.shorted and Rule.SHORTED_IS_NO_REST in self._without
+        left = "shipping" if is_part and world.warehouse == "shipped" else world.warehouse
+        return row._replace(status=left) if left in NEXT.get(row.status, ()) else row
 
     def _intent_moves(self, s: State, intent: str) -> Iterator[tuple[str, str]]:
         if intent == "action":
@@ -430,7 +469,7 @@ class Protocol:
             made = world._replace(refunds=(*world.refunds, Refund("dashboard", 0, "succeeded", 1)))
             yield Step("one unit is refunded in the dashboard", s._replace(world=made, left=left))
         if is_refund_unread(s):
-            row = kept(s.row, world.refunds, self._without)
+            row = kept(s, world.refunds, self._without)
             yield Step("reconciliation reads the refunds", s._replace(row=row))
         if is_charged_in_vain(s) and s.late is None:
             yield Step("reconciliation voids the payment", s._replace(late=Attempt("void_payment")))
@@ -439,13 +478,13 @@ class Protocol:
 def is_refund_unread(s: State) -> bool:
     """Whether reconciliation, which reads all refunds of an order of which it knows one, has something to change."""
     settled = s.row.status in (*CLOSED, *PAID)
-    return settled and bool(s.row.refunds) and kept(s.row, s.world.refunds) != s.row
+    return settled and bool(s.row.refunds) and kept(s, s.world.refunds) != s.row
 
 
 def is_charged_in_vain(s: State) -> bool:
     """Whether reconciliation returns what is left of the charge of a closed order: no refund of it has failed."""
-    failed = sum(not each.of and not each.stands for each in s.world.refunds)
-    is_due = s.row.status in CLOSED and "void_payment" not in s.row.settled and s.row.retries >= failed
+    failed = max((each.attempt for each in s.world.refunds if not each.of and not each.stands), default=0)
+    is_due = s.row.status in CLOSED and "void_payment" not in s.row.settled and s.row.retried >= failed
     return is_due and s.world.left(s.row.price) > s.row.paid_elsewhere(s.world.refunds)
 
 
@@ -455,13 +494,34 @@ def is_claim_left_behind(s: State, refund: str) -> bool:
     return claim is not None and claim.status == "claimed"
 
 
+def is_shortage_left_behind(s: State) -> bool:
+    """Whether reconciliation starts the refund of a shortage: it was never claimed, and would not be refused."""
+    row = s.row
+    if not row.shorted or row.claim(SHORTAGE) or row.status not in REFUNDABLE:
+        return False
+    return row.claimed_units() + row.shorted <= row.units and row.spent + row.shorted <= (row.price or row.units)
+
+
+def is_unreported(s: State) -> bool:
+    """Whether reconciliation, which asks about every order that has not all left, hears something new."""
+    if s.row.status not in ("processing", "shipping") or s.world.warehouse not in ("accepted", "shipping", "shipped"):
+        return False
+    return s.world.warehouse in NEXT[s.row.status] or s.row.shorted < s.world.shorted
+
+
+def last_attempt(row: Row, of: str) -> int:
+    """Of the refunds of this part, or of the rest, that are known."""
+    return max((each.attempt for each in row.refunds if each.of == of), default=0)
+
+
 def is_at_rest(s: State) -> bool:
     """No run is at work, and reconciliation finds nothing to do; an operator may still resolve a park."""
     busy = {"running", "unpaid"} & {run.phase for run in s.runs} or s.late is not None
     unfinished = s.row.status in ("pending", "undoing", "capturing") and not s.placing.is_open
     left_behind = s.row.status == "cancelling" and not s.cancelling.is_open
     claims = any(is_claim_left_behind(s, each.refund) and not s.run(each.refund).is_open for each in s.row.claims)
-    to_correct = claims or is_refund_unread(s) or is_charged_in_vain(s)
+    goods = is_shortage_left_behind(s) or is_unreported(s)
+    to_correct = claims or goods or is_refund_unread(s) or is_charged_in_vain(s)
     return not busy and not to_correct and (bool(s.row.parked) or not (unfinished or left_behind))
 
 
@@ -509,7 +569,7 @@ def _settled(s: State, heard_by: Who, step: str, action: str) -> State:
     if action != "retry":
         row = row._replace(settled=row.settled | {step})
     elif step == "void_payment":
-        row = row._replace(retries=min(row.retries + 1, MAX_RETRIES))
+        row = row._replace(retried=last_attempt(row, ""))
     by_hand = world.by_hand or ((action, step) == ("resolved", "void_payment") and world.left(row.price) > 0)
     return s._replace(
         row=row,

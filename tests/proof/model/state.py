@@ -17,9 +17,10 @@ class Claim(NamedTuple):
 
     refund: str
     units: int
+    restock: int  # units of them that go back into stock; the others are lost
     status: str = "claimed"  # made, withdrawn
     returned: bool = False
-    retries: int = 0  # resolutions to refund once more
+    retried: int = 0  # the attempts up to this one had failed when an operator said to refund once more
     settled: str = ""  # skip; or resolved: it is paid by other means
 
 
@@ -30,6 +31,12 @@ class Refund(NamedTuple):
     attempt: int
     status: str
     amount: int
+    born: str = ""  # its first status: Stripe repeats its answer as it was
+    given: bool = False  # the whole refund named its amount
+
+    @property
+    def name(self) -> tuple[str, int, bool]:
+        return self.of, self.attempt, self.given
 
     @property
     def stands(self) -> bool:
@@ -55,21 +62,44 @@ class Row(NamedTuple):
     sold: int = 0
     units: int = 0  # of the reservation
     returned: int = 0  # of its units, those that came back
+    written_off: int = 0  # of a released one: units that are lost, and stay sold
+    shorted: int = 0  # units that can never leave, as the warehouse has said
     refunds: tuple[Refund, ...] = ()  # as last read from Stripe
     claims: tuple[Claim, ...] = ()
     settled: frozenset[str] = frozenset()  # skipped or resolved
-    retries: int = 0  # resolutions to refund once more
+    retried: int = 0  # the attempts up to this one had failed when an operator said to refund once more
     tries: tuple[str, ...] = ()  # payment_tries: the cards after the first one, in their order
 
     def claim(self, refund: str) -> Claim | None:
         return next((each for each in self.claims if each.refund == refund), None)
 
+    def claimed_units(self, *, returned: bool = True) -> int:
+        """Units that are refunded; those that are back count, also of a claim that is withdrawn."""
+        withdrawn = (each.restock for each in self.claims if each.status == "withdrawn" and each.returned and returned)
+        return sum(each.units for each in self.claims if each.status != "withdrawn") + sum(withdrawn)
+
+    @property
+    def spent(self) -> int:
+        """What is claimed or refunded of the price, as far as PostgreSQL knows."""
+        if not self.price:
+            return 0
+        standing = [each for each in self.refunds if each.stands]
+        parts = {each.of: each.amount for each in standing if each.of not in ("", "dashboard")}
+        resolved = sum(each.units for each in self.resolved if each.refund not in parts)
+        parts |= {each.refund: each.units for each in self.claims if each.status != "withdrawn"}
+        others = sum(each.amount for each in standing if each.of in ("", "dashboard"))
+        return sum(parts.values()) - resolved + others + max(0, resolved - others)
+
+    @property
+    def resolved(self) -> list[Claim]:
+        """The parts that operators have paid by other means."""
+        return [each for each in self.claims if each.settled == "resolved" and each.status != "withdrawn"]
+
     def paid_elsewhere(self, refunds: tuple[Refund, ...]) -> int:
         """What operators have paid by other means, of refunds of parts that failed, beside these refunds at Stripe."""
         standing = [each for each in refunds if each.stands]
         parts, in_dashboard = {each.of for each in standing}, sum(e.amount for e in standing if e.of == "dashboard")
-        resolved = (each for each in self.claims if each.settled == "resolved" and each.status != "withdrawn")
-        return max(0, sum(each.units for each in resolved if each.refund not in parts) - in_dashboard)
+        return max(0, sum(each.units for each in self.resolved if each.refund not in parts) - in_dashboard)
 
     def with_claim(self, claim: Claim) -> "Row":
         others = (each for each in self.claims if each.refund != claim.refund)
@@ -83,10 +113,12 @@ class World(NamedTuple):
     refunds: tuple[Refund, ...] = ()  # oldest first
     asked: tuple[str, ...] = ()  # the cards after the first one, each as often as its bank was asked
     forgotten: tuple[str, ...] = ()  # the cards whose idempotency keys Stripe has forgotten
+    refused: tuple[str, ...] = ()  # the cards, "" is the first, with which Stripe has refused to create a PaymentIntent
     by_hand: bool = False  # an operator has given the money back outside Stripe
     # accepted, shipping (a parcel has left), shipped, called off, forgotten (it has the goods, or had them), refuses
     # (the cancel came first)
     warehouse: str = "unknown"
+    shorted: int = 0  # units that can never leave
 
     def left(self, price: int) -> int:
         """What the shop keeps of the total."""
@@ -134,6 +166,7 @@ class Left(NamedTuple):
     refusals: int = 0  # shipments that the warehouse refuses to call off
     bounces: int = 0  # refunds that fail
     cards: int = 0  # that are tried after a refused one: PAYMENT_RETRY_SECONDS
+    refused: int = 0  # cards with which Stripe creates no PaymentIntent
     archived: int = 0  # shipments that the warehouse accepted and forgets
     dashboard: int = 0  # units that are refunded in the dashboard
     errors: int = 0  # refunds that are not made, and whose error Stripe saves
@@ -185,7 +218,9 @@ class Configuration(NamedTuple):
     operator_cancels: bool = False  # the run itself may be cancelled
     other_payload: bool = False  # the order id may be submitted with another payload
     placed: bool = False  # it begins with a paid order, and process-order is over
-    refunds: tuple[int, ...] = ()  # how many units the refunds 1, 2, … refund and return
+    refunds: tuple[int, ...] = ()  # how many units the refunds 1, 2, … refund
+    restocks: bool = True  # they come back; SHORTED_STOCK of those that can never leave
+    shorts: int = 0  # units that the warehouse can never ship: refund 1 is for them, and 2 if they are told of twice
 
     @property
     def units(self) -> int:
@@ -240,6 +275,11 @@ class Rule(StrEnum):
     RETURN_ONCE = "what comes back is put back once"
     RETURN_WHILE_SOLD = "nothing comes back to a reservation that is released"
     RELEASE_THE_REST = "what came back is not released again"
+    LOST_STAYS_LOST = "what is refunded and does not come back is not released either"
+    SHORTED_IS_NO_REST = "what can never leave does not keep an order from being shipped"
+    SHORTED_ADDS_UP = "of what can never leave, only what is new is kept"
+    SHORTAGE_NAMES_REFUND = "the refund of a shortage is named after it, not after the event that told of it"
+    SHORTAGE_IS_DRIVEN = "a shortage whose refund is not there is refunded"
     FAILED_IS_CLAIMED = "the refund of a part that fails later is claimed again"
     CLAIM_IS_DRIVEN = "a claim whose run is gone is continued"
     CANCEL_WRITES_ROW = "the cancel of an order that has a run but no row writes a closed row"

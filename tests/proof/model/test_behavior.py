@@ -15,8 +15,7 @@ from tests.proof.model.state import Configuration
 SAMPLE: Final = "3DS, the run itself is cancelled"
 
 # Whether it captures at once, whether its warehouse remembers cancels, whether it waits for another card, and whether
-# parts are refunded. The configurations of a shop share paths. Those that refund parts are left out: the model lists
-# all refunds again after one is made, the code only what it had listed before, so a path may part them.
+# parts are refunded. The configurations of a shop share paths.
 Kind = tuple[bool, bool, bool, bool]
 SHOPS: Final[tuple[Kind, ...]] = (
     (False, True, False, False),
@@ -24,7 +23,12 @@ SHOPS: Final[tuple[Kind, ...]] = (
     (False, False, False, False),
     (False, True, True, False),
     (True, True, True, False),
+    (False, True, False, True),
 )
+
+
+def test_the_code_goes_paths_of_every_configuration() -> None:
+    assert set(SHOPS) == set(map(kind_of, CONFIGURATIONS.values()))
 
 
 def kind_of(each: Configuration) -> Kind:
