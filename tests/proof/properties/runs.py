@@ -2,17 +2,21 @@
 
 from typing import Any, Final
 
+from activities.parcels import DueNotice
 from orders.models import (
     CLOSED,
     PAID,
     FulfillmentAnswer,
+    Notification,
     OrderRow,
     Payment,
     PaymentState,
+    Refund,
     RefundClaim,
     Status,
     UndoResult,
 )
+from orders.parcels import SHORTAGE_REFUND, ParcelNotice
 
 FORWARD: Final = {"reserve_stock", "authorize_payment", "read_payment", "request_fulfillment"}  # until the pivot
 
@@ -97,13 +101,17 @@ class Cancelling(Run):
 
 
 class Refunding(Run):
-    """refund-order, of the refund with this id."""
+    """refund-order: of a unit that comes back, or of one that can never leave."""
 
     first = "claim_refund"
 
-    def __init__(self, refund_id: str) -> None:
+    def __init__(self, refund: Refund) -> None:
         super().__init__()
-        self.refund_id = refund_id
+        self.refund = refund
+
+    @property
+    def is_of_shortage(self) -> bool:
+        return self.refund.refund_id.startswith(SHORTAGE_REFUND)
 
     def answered(self, answer: Any) -> None:
         match self.next, answer:
@@ -113,3 +121,20 @@ class Refunding(Run):
                 self.next = "return_stock"
             case _:
                 self.next = None
+
+
+class Telling(Run):
+    """notify-shipment."""
+
+    first = "find_recipient"
+
+    def __init__(self, notice: ParcelNotice) -> None:
+        super().__init__()
+        self.notice = notice
+        self.notification: Notification | None = None
+
+    def answered(self, answer: Any) -> None:
+        self.next = None
+        if isinstance(answer, DueNotice):
+            self.notification = answer.notification
+            self.next = "send_email"
