@@ -188,6 +188,7 @@ async def test_every_program_names_the_setting(program: str, status: int) -> Non
     assert (found, out, errors) == (status, "", f"{name}{reason}\n")
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("ending", "wanted"),
     [

@@ -275,6 +275,7 @@ async def stuck(starter: Starter, order_id: str, **changes: str) -> Any:
     return await eventually(listed, "the run is listed as stuck")
 
 
+@pytest.mark.prove
 async def test_a_parked_order_from_the_alarm_to_the_end(shop: Shop, starter: Starter) -> None:
     """`stuck` and `status` say where, why, since when, over what; their command, as it is, ends the order."""
     order_id = await parked(shop)

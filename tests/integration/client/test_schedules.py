@@ -258,6 +258,7 @@ async def test_a_trigger_is_skipped_while_a_run_is_under_way(shop: Shop, client:
     assert len((await seen(client)).runs) == 1
 
 
+@pytest.mark.prove
 async def test_the_last_runs_are_shown(shop: Shop, client: Client) -> None:
     """Three runs, the newest first."""
     await apply(client, shop.task_queue)

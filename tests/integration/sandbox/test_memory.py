@@ -83,6 +83,7 @@ async def test_a_kill_loses_nothing(state: Path) -> None:
         assert await read(http, "journal") == journal
 
 
+@pytest.mark.prove
 async def test_a_repeat_has_no_second_effect_after_a_restart(state: Path) -> None:
     """The next sandbox knows idempotency keys and orders that were cancelled before they came."""
     keyed = {"Idempotency-Key": "mail"}
@@ -104,6 +105,7 @@ async def test_a_repeat_has_no_second_effect_after_a_restart(state: Path) -> Non
         assert len((await read(http, "records"))["emails"]) == 1
 
 
+@pytest.mark.prove
 async def test_an_order_continues_after_a_restart(state: Path) -> None:
     """A payment that one sandbox authorized is captured by the next and refunded by the one after it."""
     async with sandbox(state) as http:
@@ -118,6 +120,7 @@ async def test_an_order_continues_after_a_restart(state: Path) -> None:
         assert again.json()["error"]["code"] == "charge_already_refunded"
 
 
+@pytest.mark.prove
 async def test_fault_hits_are_counted(state: Path) -> None:
     """Hits count by service and kind, including those in an earlier sandbox; a fault without a hit does not count."""
     async with sandbox(state) as http:
@@ -131,6 +134,7 @@ async def test_fault_hits_are_counted(state: Path) -> None:
         assert (await read(http, "records"))["fault_hits"] == {"stripe status": 3}
 
 
+@pytest.mark.prove
 async def test_an_effect_whose_answer_was_lost_is_kept(state: Path) -> None:
     """The next sandbox knows the charge although the caller was cut off."""
     async with sandbox(state) as http:
@@ -141,6 +145,7 @@ async def test_an_effect_whose_answer_was_lost_is_kept(state: Path) -> None:
         assert (await pay(http)).headers["Idempotent-Replayed"] == "true"
 
 
+@pytest.mark.prove
 async def test_faults_and_open_requests_end_with_the_sandbox(state: Path) -> None:
     """The next sandbox has no script and does not wait for requests that the kill ended."""
     async with sandbox(state) as http:
@@ -153,6 +158,7 @@ async def test_faults_and_open_requests_end_with_the_sandbox(state: Path) -> Non
         assert (await pay(http)).status_code == 200
 
 
+@pytest.mark.prove
 async def test_a_slow_request_is_kept_with_its_answer(state: Path) -> None:
     """The next sandbox replays a request even if others were saved while it was running."""
     async with sandbox(state) as http:

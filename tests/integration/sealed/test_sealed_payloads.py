@@ -203,6 +203,7 @@ async def queue(postgres: Postgres, temporal: WorkflowEnvironment) -> AsyncItera
         yield Queue(settings_for(url, sandbox), temporal, sandbox, f"orders-{uuid.uuid4().hex[:8]}")
 
 
+@pytest.mark.prove
 async def test_keys_are_rotated_under_orders_in_flight(queue: Queue) -> None:
     """Plain, then k1, then k2 before k1: each order ends well, and its history holds what it was written with."""
     plain, old, new = (new_order_id() for _ in range(3))

@@ -43,6 +43,7 @@ async def test_the_database_allows_what_the_model_does(database_url: str) -> Non
     assert {(row["from_status"], row["to_status"]) for row in rows} == edges_of_the_model() | OUTSIDE
 
 
+@pytest.mark.prove
 def test_the_code_makes_the_transitions_of_the_model() -> None:
     """Each transition that the code can make is taken in the model, and the other way round."""
     assert set(pairs_in_the_code()) == edges_of_the_model() | OUTSIDE
