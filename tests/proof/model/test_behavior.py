@@ -12,6 +12,8 @@ from tests.proof.model.paths import choose_paths
 from tests.proof.model.protocol import Protocol
 from tests.proof.model.state import Configuration
 
+SAMPLE: Final = "3DS, the run itself is cancelled"
+
 # Whether it captures at once, whether its warehouse remembers cancels, whether it waits for another card, and whether
 # parts are refunded. The configurations of a shop share paths.
 Kind = tuple[bool, bool, bool, bool]
@@ -35,6 +37,13 @@ def kind_of(each: Configuration) -> Kind:
 
 def configurations_of(shop: Kind) -> list[Configuration]:
     return [each for each in CONFIGURATIONS.values() if kind_of(each) == shop]
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(120)
+async def test_the_code_goes_the_paths_of_one_configuration(postgres: Postgres) -> None:
+    """Each kind of step of this configuration is on one of its paths: for the seeded bugs, which need a short proof."""
+    await go_the_paths(postgres, [CONFIGURATIONS[SAMPLE]])
 
 
 @pytest.mark.prove

@@ -347,6 +347,30 @@ BUGS: Final = (
         (f"{DOUBTS}::test_an_earlier_refund_is_not_taken_for_ours",),
     ),
     Bug(
+        "lost_units_are_for_sale",
+        "the undo of an order puts back what was refunded and never came back",
+        (
+            Patch(
+                "activities/inventory.py",
+                "AND f.status <> 'withdrawn'\n        ))::integer AS lost",
+                "AND f.status = 'withdrawn'\n        ))::integer AS lost",
+            ),
+        ),
+        ("tests/integration/activities/test_refunds.py::test_an_undo_after_units_were_lost",),
+    ),
+    Bug(
+        "shortage_told_twice",
+        "what the warehouse can never ship is refunded each time it says so",
+        (
+            Patch(
+                "gateways/parcel_store.py",
+                "units - goods.shorted.get(product, 0) for product, units in listed.items()",
+                "units for product, units in listed.items()",
+            ),
+        ),
+        ("tests/integration/web/test_parcels.py::test_a_shortage_is_refunded_once",),
+    ),
+    Bug(
         "retry_of_any_step",
         "an operator's retry of another step allows one more refund",
         (
