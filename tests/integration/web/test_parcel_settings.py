@@ -23,7 +23,10 @@ DEFAULTS: Final[dict[str, Any]] = {}
 OTHERS: Final[dict[str, Any]] = {"shipped_email": False, "shorted_stock": "restock"}
 
 
-@pytest.fixture(scope="module", params=[DEFAULTS, OTHERS], ids=["defaults", "others"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(DEFAULTS, id="defaults"), pytest.param(OTHERS, id="others", marks=pytest.mark.prove)],
+)
 async def module_web(
     request: pytest.FixtureRequest, postgres: Postgres, temporal: WorkflowEnvironment
 ) -> AsyncIterator[Web]:
