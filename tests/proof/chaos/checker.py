@@ -53,9 +53,10 @@ UNSETTLED: Final = """
 """
 PENDING_REFUNDS: Final = "SELECT id FROM refunds WHERE status = 'pending'"
 
-# Until reconcile-orders asks the warehouse about every order, and reports what is not refunded.
+# Until reconcile-orders asks the warehouse about every order, acts on what it knows of goods, and reports the rest.
 AN_HOUR_PASSES: Final = """
-    WITH aged AS (UPDATE shortages SET at = at - interval '2 hours')
+    WITH short AS (UPDATE shortages SET at = at - interval '2 hours'),
+        gone AS (UPDATE shipments SET shipped_at = shipped_at - interval '2 hours')
     UPDATE orders SET shipment_checked_at = NULL
 """
 PARCELS: Final = "SELECT order_id, id FROM shipments WHERE shipped_at IS NOT NULL"
@@ -115,10 +116,14 @@ class Checker:
             await asyncio.sleep(POLL_EVERY)
 
     async def let_an_hour_pass(self) -> None:
-        """Reconcile once more, which finds what events have not told, and wait for the runs about goods."""
+        """Reconcile twice more, and wait for the runs about goods.
+
+        The first time finds what events have not told, the second one notifies of it and refunds it.
+        """
         pool, client = self._cluster.pool, self._cluster.client
-        await until_answered(lambda: pool.execute(AN_HOUR_PASSES))
-        await self._reconcile()
+        for _ in range(2):
+            await until_answered(lambda: pool.execute(AN_HOUR_PASSES))
+            await self._reconcile()
         parcels, shortages = await pool.fetch(PARCELS), await pool.fetch(SHORTAGES)
         runs = [notify_shipment_id(each["order_id"], each["id"]) for each in parcels]
         runs += [refund_order_id(each["order_id"], f"{SHORTAGE_REFUND}{each['number']}") for each in shortages]
