@@ -13,7 +13,7 @@ from deploy.local.process import ROOT
 pytestmark = pytest.mark.prove
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_two_arms_beside_each_other(tmp_path: Path) -> None:
     """The orders obey the invariants, or there is no file. Counts are those of the runs; times are not asserted."""
     out = tmp_path / "results.jsonl"
@@ -33,6 +33,7 @@ async def test_two_arms_beside_each_other(tmp_path: Path) -> None:
     assert found["naive"].events in {104, 107, 110, 113}
     assert found["product"].events in {47, 50}
     for each in found.values():
-        assert min(each.cpu[name] for name in ("worker", "temporal", "shop postgres", "sandbox")) > 0
+        assert min(each.cpu["worker"], each.cpu["temporal"]) > 0
+        assert {"shop postgres", "sandbox"} <= each.cpu.keys()  # which may take less than the kernel's tick
         assert each.postgres["shop"].wal_bytes > 0
         assert each.answer.p50 <= each.done.p50
