@@ -36,8 +36,8 @@ test: install ## everything but the long proofs, on the real servers, in minutes
 	@$(PYTEST) -n 4 -m "not prove"
 	@echo "make prove adds $(PROOFS)."
 
-prove: install ## the long proofs: about 25 minutes
-	@echo "This takes about 25 minutes on two cores: $(PROOFS)."
+prove: install ## the long proofs: about half an hour
+	@echo "This takes about half an hour on two cores: $(PROOFS)."
 	@$(PYTEST) -n 4 -m prove
 	@$(RUN) tests.proof.negative_controls
 
