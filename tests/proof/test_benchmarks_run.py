@@ -30,8 +30,8 @@ async def test_two_arms_beside_each_other(tmp_path: Path) -> None:
     header, results = read(out)
     assert said.decode() == f"{report(header, results)}\n"
     found = {each.arm: each for each in results if isinstance(each, CellResult)}
-    assert found["naive"].events in {104, 107, 110, 113}
-    assert found["product"].events in {47, 50}
+    assert 104 <= (found["naive"].events or 0) <= 113  # the median of orders whose notifications end together or apart
+    assert 47 <= (found["product"].events or 0) <= 50
     for each in found.values():
         assert min(each.cpu["worker"], each.cpu["temporal"]) > 0
         assert {"shop postgres", "sandbox"} <= each.cpu.keys()  # which may take less than the kernel's tick
