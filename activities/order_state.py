@@ -7,7 +7,7 @@ from temporalio.client import Client
 
 from gateways.order_store import actor, existing_row, move_row, read_row, write_event, write_event_once
 from gateways.postgres import Database
-from gateways.run_inputs import read_input
+from gateways.run_inputs import find_input
 from gateways.temporal import find_run
 from orders.models import BEING_UNDONE, ErrorCode, Model, OrderRow, Park, Status, UndoClaim
 from orders.names import PROCESS_ORDER
@@ -140,8 +140,8 @@ class OrderState:
         Raises:
             Unavailable: Temporal or PostgreSQL.
         """
-        given = await read_input(self._client, self._client.get_workflow_handle(order_id))
-        order = given.order_of(order_id) if given and given.workflow == PROCESS_ORDER else None
+        given = await find_input(self._client, PROCESS_ORDER, order_id)
+        order = given.order_of(order_id) if given else None
         async with self._database.transaction() as connection:
             if order:
                 claim = UndoClaim(
