@@ -47,6 +47,17 @@ async def by_hand(bench: ActivityBench, amount: int | None = None) -> None:
     bench.world.stripe.account.create_refund(CreateRefund(payment_intent=payment, amount=amount))
 
 
+def forestall(bench: ActivityBench, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Let somebody refund by hand before this method of the gateway asks Stripe."""
+    ask = getattr(StripeGateway, method)
+
+    async def forestalled(*args: Any, **options: Any) -> Any:
+        await by_hand(bench, 3000)
+        return await ask(*args, **options)
+
+    monkeypatch.setattr(StripeGateway, method, forestalled)
+
+
 def refunded(bench: ActivityBench) -> list[tuple[int, str]]:
     """What Stripe has refunded, oldest first."""
     return [(each.amount, each.status) for each in bench.world.stripe.account.refunds.values()]
@@ -136,13 +147,7 @@ async def test_less_is_left_than_was_claimed(bench: ActivityBench, amount: int |
 async def test_somebody_refunds_while_stripe_is_asked(bench: ActivityBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stripe refuses more than is left. That is no bug: the next attempt reads what is left."""
     refund = await claimed(bench)
-    refund_part = StripeGateway.refund_part
-
-    async def forestalled(*args: Any, **options: Any) -> Any:
-        await by_hand(bench, 3000)
-        return await refund_part(*args, **options)
-
-    monkeypatch.setattr(StripeGateway, "refund_part", forestalled)
+    forestall(bench, monkeypatch, "refund_part")
     with pytest.raises(Unavailable, match="somebody has refunded meanwhile"):
         await make(bench, refund)
 
@@ -334,13 +339,7 @@ async def test_somebody_refunds_while_a_cancel_refunds_the_rest(
     await make(bench, refund)
     await finish(bench, refund)
     await bench.do(OrderState.claim_cancellation, "o1")
-    refund_rest = StripeGateway.refund
-
-    async def forestalled(*args: Any, **options: Any) -> Any:
-        await by_hand(bench, 3000)
-        return await refund_rest(*args, **options)
-
-    monkeypatch.setattr(StripeGateway, "refund", forestalled)
+    forestall(bench, monkeypatch, "refund")
     with pytest.raises(Unavailable, match="somebody has refunded meanwhile"):
         await bench.do(Payments.void_payment, "o1")
 

@@ -61,7 +61,7 @@ AN_HOUR_PASSES: Final = """
 """
 PARCELS: Final = "SELECT order_id, id FROM shipments WHERE shipped_at IS NOT NULL"
 SHORTAGES: Final = "SELECT order_id, number FROM shortages"
-REFUNDED: Final = "SELECT count(*) FROM order_refunds WHERE refund_id LIKE 'shorted-%' AND status = 'made'"
+REFUNDED: Final = "SELECT count(*) FROM order_refunds WHERE starts_with(refund_id, $1) AND status = 'made'"
 
 # Causes of a failed workflow task that are mistakes of the code. Other causes are a worker that died, or a new event.
 CODE_ERRORS: Final = {
@@ -132,7 +132,7 @@ class Checker:
                 with suppress(WorkflowFailureError):
                     await client.get_workflow_handle(run).result()
         self.parcels, self.shortages = len(parcels), len(shortages)
-        self.shortages_refunded = await pool.fetchval(REFUNDED)
+        self.shortages_refunded = await pool.fetchval(REFUNDED, SHORTAGE_REFUND)
 
     async def check(self, load: Load) -> tuple[DatabaseSnapshot, list[Violation]]:
         """All violations: of the rules, of the answers that customers got, and of the runs' histories."""

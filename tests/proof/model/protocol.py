@@ -117,11 +117,11 @@ class Protocol:
 
     def _refund_starts(self, s: State, who: Who, run: Run) -> bool:
         """Somebody asks for it, or the warehouse can never ship; or reconciliation finds it left behind."""
-        is_of_shortage = self.configuration.shorts and (who == SHORTAGE or Rule.SHORTAGE_NAMES_REFUND in self._without)
-        if self.configuration.shorts and not is_of_shortage:
+        shorts = self.configuration.shorts
+        if shorts and who != SHORTAGE and Rule.SHORTAGE_NAMES_REFUND not in self._without:
             return False
         if run.phase == "off":
-            return not is_of_shortage or bool(s.row.shorted)
+            return not shorts or bool(s.row.shorted)
         if is_claim_left_behind(s, who):
             return Rule.CLAIM_IS_DRIVEN not in self._without
         return who == SHORTAGE and is_shortage_left_behind(s) and Rule.SHORTAGE_IS_DRIVEN not in self._without
