@@ -237,10 +237,11 @@ async def test_a_park_that_is_taken_over_waits_before_anything_is_undone_again(s
     await first.terminate()
     second = await (shop.start(REFUSED, O) if taker == "process-order" else shop.start_cancel(O))
     await eventually(lambda: waits(second), "the second run waits too")
+    undos = ["record_resolution", "cancel_fulfillment", "void_payment", "release_stock"]
+    assert not set(undos) & set(await scheduled(second))
     resolution = Resolution(step="void_payment", action="retry", reason="repaired", by="ann")
     assert (await resolve(shop.client, O, resolution)).answer == "retry: void_payment"
     await second.result()
-    undos = ["record_resolution", "cancel_fulfillment", "void_payment", "release_stock"]
     assert [name for name in await scheduled(second) if name in undos] == undos
     assert await shop.status(O) == "rejected"
     await assert_invariants(shop, O)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from deploy.local.process import ROOT
 from tests.proof.negative_controls import __main__ as controls
+from tests.proof.negative_controls import trial
 from tests.proof.negative_controls.bugs import BUGS, Bug, Patch
 from tests.proof.negative_controls.trial import Result, Verdict, assess, read_report, try_bug
 
@@ -110,6 +111,27 @@ async def test_a_bug_that_harms_nobody_gets_away(tmp_path: Path) -> None:
     verdict = await try_bug(harmless, tmp_path)
     assert not verdict.is_caught
     assert verdict.missed == ("tests/unit/test_money.py: it passes",)
+
+
+@pytest.mark.parametrize(
+    ("first", "runs", "is_caught"),
+    [
+        (Result(TEST, failed="", broken="Timeout"), 2, True),
+        (Result(TEST, failed="NameError", broken=""), 2, True),
+        (Result(TEST, failed="", broken=""), 1, False),
+        (Result(TEST, failed="assert 1 == 2", broken=""), 1, True),
+    ],
+    ids=["out of time", "another reason", "it passes", "it fails"],
+)
+async def test_tests_that_say_nothing_run_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: Result, *, runs: int, is_caught: bool
+) -> None:
+    """A bug that a test passes over is no matter of luck, and gets no second chance."""
+    run = AsyncMock(side_effect=[[first], [Result(TEST, failed="assert 1 == 2", broken="")]])
+    monkeypatch.setattr(trial, "run_tests", run)
+    monkeypatch.setattr(trial, "copy_project", lambda target, _source: target)
+    assert (await try_bug(A_BUG, tmp_path)).is_caught is is_caught
+    assert run.await_count == runs
 
 
 async def test_a_patch_that_does_not_fit_catches_nothing(tmp_path: Path) -> None:
