@@ -5,7 +5,7 @@ from typing import Final
 
 from temporalio import activity
 
-from gateways.order_store import count_retries, existing_row, read_items, read_resolution
+from gateways.order_store import count_retries, lock_row, read_items, read_resolution
 from gateways.postgres import Database
 from gateways.warehouse import ALREADY_SHIPPED, ORDER_CANCELLED, ORDER_UNKNOWN, Warehouse, WarehouseRefused
 from orders.errors import Permanent, Unavailable
@@ -69,7 +69,7 @@ class Fulfillment:
             Permanent: the warehouse refuses, or no longer knows what it accepted; an operator must decide.
         """
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, order_id)
+            row = await lock_row(connection, order_id)
             since: timedelta | None = await connection.fetchval(SINCE_REQUESTED, order_id)
             resolution = await read_resolution(connection, order_id, "cancel_fulfillment")
             attempt = str(1 + await count_retries(connection, order_id, "cancel_fulfillment"))
@@ -104,7 +104,7 @@ class Fulfillment:
         """Mark the row, which allows the request. The items to ship; None if the order is no longer pending."""
         async with self._database.transaction() as connection:
             await connection.execute(MARK_REQUESTED, order_id)
-            row = await existing_row(connection, order_id)
+            row = await lock_row(connection, order_id)
             items = await read_items(connection, row)
         return items if row.status is Status.PENDING else None
 

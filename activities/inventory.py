@@ -20,7 +20,7 @@ from temporalio.exceptions import ApplicationError
 from gateways import order_refunds
 from gateways.group_commit import GroupCommit
 from gateways.held_stock import read_held
-from gateways.order_store import actor, existing_row, move_row, read_rows, write_event
+from gateways.order_store import actor, lock_row, move_row, read_rows, write_event
 from gateways.postgres import LIMIT_LOCKS, LOCKED, PLAN_ONCE, Database
 from orders.errors import Unavailable
 from orders.holds import NO_LIMITS, Held, HoldLimits
@@ -259,29 +259,29 @@ class Inventory:
     async def finalize_order(self, order_id: str) -> OrderRow:
         """Turn the held stock of a paid order into sold stock: capturing -> processing."""
         async with self._moving(await self._reserved(order_id)) as connection:
-            row = await existing_row(connection, order_id)
+            row = await lock_row(connection, order_id)
             if row.status is not Status.CAPTURING:
                 return row
             await connection.fetch(LOCK_RESERVED, order_id)
             await connection.execute(SELL_STOCK, order_id)
             await move_row(connection, order_id, Status.CAPTURING, Status.PROCESSING, "paid, stock sold")
-            return await existing_row(connection, order_id)
+            return await lock_row(connection, order_id)
 
     @activity.defn
     async def release_stock(self, order_id: str) -> OrderRow:
         """Put the stock back and close the order: undoing -> its closing status, or cancelling -> cancelled."""
         async with self._moving(await self._reserved(order_id)) as connection:
-            row = await existing_row(connection, order_id)
+            row = await lock_row(connection, order_id)
             closed = {Status.UNDOING: row.closing, Status.CANCELLING: Status.CANCELLED}.get(row.status)
             if closed and await _close(connection, row, closed):
                 await _put_back(connection, order_id)
-            return await existing_row(connection, order_id)
+            return await lock_row(connection, order_id)
 
     @activity.defn
     async def return_stock(self, key: RefundKey) -> RefundClaim:
         """Put back what a refund brings back, and finish it. Of an order that is undone nothing is put back twice."""
         async with self._moving(await self._reserved(key.order_id)) as connection:
-            await existing_row(connection, key.order_id)
+            await lock_row(connection, key.order_id)
             claim = await order_refunds.existing_claim(connection, key)
             if not await order_refunds.finish(connection, key):
                 return claim
@@ -300,7 +300,7 @@ class Inventory:
 
     async def _release_leftover(self, order_id: str) -> bool:
         async with self._moving(await self._reserved(order_id)) as connection:
-            row = await existing_row(connection, order_id)
+            row = await lock_row(connection, order_id)
             if row.status not in CLOSED:
                 return False
             await _put_back(connection, order_id)

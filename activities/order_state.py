@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 from temporalio import activity
 from temporalio.client import Client
 
-from gateways.order_store import actor, existing_row, move_row, read_row, write_event, write_event_once
+from gateways.order_store import actor, lock_row, move_row, read_row, write_event, write_event_once
 from gateways.postgres import Database
 from gateways.run_inputs import find_input
 from gateways.temporal import find_run
@@ -98,7 +98,7 @@ class OrderState:
         order = claim.order
         async with self._database.transaction() as connection:
             await _insert_tombstone(connection, claim)
-            row = await existing_row(connection, order.order_id)
+            row = await lock_row(connection, order.order_id)
             if row.request_hash != order.request_hash:
                 return row
             await move_row(
@@ -111,7 +111,7 @@ class OrderState:
                 error_code=claim.error_code,
                 error=claim.error,
             )
-            return await existing_row(connection, order.order_id)
+            return await lock_row(connection, order.order_id)
 
     @activity.defn
     async def claim_cancellation(self, order_id: str) -> OrderRow | None:
@@ -162,14 +162,14 @@ class OrderState:
         """
         text = f"parked at {park.step}: {park.reason}"
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, park.order_id)
+            row = await lock_row(connection, park.order_id)
             if not park.marks_row:
                 await write_event_once(connection, park.order_id, text)
             elif await connection.fetchval(
                 PARK, park.order_id, park.step, park.reason, park.workflow_id, park.resolution_count, BEING_UNDONE
             ):
                 await write_event(connection, park.order_id, text)
-            return await existing_row(connection, row.id)
+            return await lock_row(connection, row.id)
 
     @activity.defn
     async def record_resolution(self, record: ResolutionRecord) -> OrderRow | None:
@@ -178,12 +178,12 @@ class OrderState:
         None if the row is not parked at that step: the resolution comes too late and is not kept.
         """
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, record.order_id)
+            row = await lock_row(connection, record.order_id)
             if not await connection.fetchval(IS_KEPT, record.order_id, record.key):
                 if record.marks_row and row.parked_step != record.resolution.step:
                     return None
                 await _record(connection, record)
-            return await existing_row(connection, record.order_id)
+            return await lock_row(connection, record.order_id)
 
 
 async def _insert_tombstone(connection: "Connection", claim: UndoClaim) -> None:

@@ -9,7 +9,7 @@ from temporalio.client import Client
 
 from gateways.notification_store import read_end
 from gateways.order_refunds import amount_of
-from gateways.order_store import existing_row, read_rows
+from gateways.order_store import lock_row, read_rows
 from gateways.parcel_store import read_goods
 from gateways.postgres import Database
 from gateways.reminders import not_alerted_today
@@ -79,7 +79,7 @@ class Parcels:
             to=notice.customer_email,
         )
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, notice.order_id)  # waits for the transaction that keeps the parcel
+            row = await lock_row(connection, notice.order_id)  # waits for the transaction that keeps the parcel
             goods = await read_goods(connection, row.id)
             is_over = await read_end(connection, notification) is not None
         if is_over or all(each.id != notice.shipment_id for each in goods.counting):
@@ -90,7 +90,7 @@ class Parcels:
         return DueNotice(notification=notification, deadline=row.terms.notification_deadline)
 
     @activity.defn
-    async def tell_again(self, limit: int) -> Sequence[str]:
+    async def notify_parcels(self, limit: int) -> Sequence[str]:
         """Start the runs about parcels without a notification. Returns what was done, as text."""
         if not self._emails:
             return []

@@ -6,7 +6,7 @@ from typing import Final
 import stripe
 from temporalio import activity
 
-from gateways.order_store import count_retries, existing_row, move_row, read_resolution, row_as_it_is
+from gateways.order_store import count_retries, lock_row, move_row, read_resolution, row_as_it_is
 from gateways.payment_tries import FIRST_TRY, begin_try
 from gateways.postgres import Database
 from gateways.refund_store import (
@@ -127,14 +127,14 @@ class Payments:
         if not row.is_free and not await self._can_be_paid(row):
             raise Permanent("the goods were shipped, but there is no authorization to capture", type="shipped_unpaid")
         async with self._database.transaction() as connection:
-            await existing_row(connection, order_id)
+            await lock_row(connection, order_id)
             is_known = await read_resolution(connection, order_id, "cancel_fulfillment")
             if not is_known and (settled := await read_resolution(connection, order_id, "void_payment")):
                 raise Permanent(f"the goods were shipped, but the payment is {settled.text}", type="shipped_unpaid")
             if not is_known:
                 why = "shipped before the undo: go forward"
                 await move_row(connection, order_id, Status.UNDOING, Status.CAPTURING, why)
-            return await existing_row(connection, order_id)
+            return await lock_row(connection, order_id)
 
     @activity.defn
     async def void_payment(self, order_id: str) -> UndoResult:
@@ -144,7 +144,7 @@ class Payments:
             Permanent: the refund failed; an operator must decide.
         """
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, order_id)
+            row = await lock_row(connection, order_id)
             resolution = await read_resolution(connection, order_id, "void_payment")
             attempt = 1 + await count_retries(connection, order_id, "void_payment")
         if resolution or row.payment_intent_id is None:
@@ -188,7 +188,7 @@ class Payments:
     async def _begin_try(self, request: PaymentRequest) -> tuple[OrderRow, int | None]:
         """The row, and the number of the try; None: a later one has begun."""
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, request.order_id)
+            row = await lock_row(connection, request.order_id)
             is_pending = row.status is Status.PENDING
             return row, await begin_try(connection, row.id, request.pay) if is_pending else None
 
@@ -213,7 +213,7 @@ class Payments:
         """The id that the row has now, this one or an earlier one; None if the order is no longer pending."""
         async with self._database.transaction() as connection:
             await connection.execute(KEEP_INTENT, order_id, intent_id)
-            row = await existing_row(connection, order_id)
+            row = await lock_row(connection, order_id)
         return row.payment_intent_id if row.status is Status.PENDING else None
 
     async def _lose_authorization(self, order_id: str) -> None:
@@ -232,7 +232,7 @@ class Payments:
     async def _move(self, order_id: str, before: Status, after: Status, why: str) -> OrderRow:
         async with self._database.transaction() as connection:
             await move_row(connection, order_id, before, after, why)
-            return await existing_row(connection, order_id)
+            return await lock_row(connection, order_id)
 
     async def _read(self, order_id: str) -> OrderRow:
         """The row as it is. What is decided by it is decided again by a statement with a lock, before it takes effect.

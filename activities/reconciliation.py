@@ -13,7 +13,7 @@ from temporalio import activity
 from activities import order_checks
 from activities.order_checks import check_orders, raise_outage
 from gateways import refund_store, reminders
-from gateways.order_store import existing_row, read_rows, write_event_once
+from gateways.order_store import lock_row, read_rows, write_event_once
 from gateways.postgres import Database
 from gateways.reminders import not_alerted_today
 from gateways.stripe import Intent, StripeGateway, order_of, part_of, shop_id_of
@@ -118,7 +118,7 @@ class Reconciliation:
     async def _refund_orphan(self, order_id: str, intent: Intent) -> None:
         """Refund what is left, and keep the refunds under the order that the payment names: they may fail later."""
         async with self._database.transaction() as connection:
-            await existing_row(connection, order_id)  # a charge for an order that does not exist is an operator's case
+            await lock_row(connection, order_id)  # a charge for an order that does not exist is an operator's case
             standing = await refund_store.read_standing(connection, intent.id)
         refunds = await self._gateway.refunds(intent.id)
         refund_store.refuse_unknown(standing, refunds)

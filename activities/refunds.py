@@ -6,7 +6,7 @@ import stripe
 from temporalio import activity
 
 from gateways import order_refunds
-from gateways.order_store import FinalResolution, existing_row, read_resolution, read_row
+from gateways.order_store import FinalResolution, lock_row, read_resolution, read_row
 from gateways.postgres import Database
 from gateways.refund_store import (
     left_of,
@@ -41,7 +41,7 @@ class Refunds:
         async with self._database.transaction() as connection:
             if await read_row(connection, refund.order_id) is None:
                 return RefundClaim(status=None, refusal=RefundReason.UNKNOWN_ORDER, why="there is no such order")
-            return await order_refunds.claim(connection, await existing_row(connection, refund.order_id), refund)
+            return await order_refunds.claim(connection, await lock_row(connection, refund.order_id), refund)
 
     @activity.defn
     async def make_refund(self, key: RefundKey) -> RefundClaim:
@@ -53,7 +53,7 @@ class Refunds:
             Permanent: the refund failed, or Stripe refuses it; an operator must decide.
         """
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, key.order_id)
+            row = await lock_row(connection, key.order_id)
             claim = await order_refunds.existing_claim(connection, key)
             resolution = await read_resolution(connection, key.order_id, refund_step(key.refund_id))
         if claim.status != "claimed":
@@ -108,7 +108,7 @@ class Refunds:
 
     async def _withdraw(self, key: RefundKey, refusal: RefundReason) -> RefundClaim:
         async with self._database.transaction() as connection:
-            await existing_row(connection, key.order_id)
+            await lock_row(connection, key.order_id)
             await order_refunds.withdraw(connection, key, refusal)
             return await order_refunds.existing_claim(connection, key)
 

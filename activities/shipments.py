@@ -7,7 +7,7 @@ from temporalio import activity
 
 from activities import order_checks
 from activities.order_checks import check_orders
-from gateways.order_store import existing_row, read_resolution, read_rows, write_event_once
+from gateways.order_store import lock_row, read_resolution, read_rows, write_event_once
 from gateways.parcel_store import SHORTAGE, Followed, follow_refusal, follow_shipment
 from gateways.postgres import Database
 from gateways.warehouse import Warehouse, WarehouseRefused
@@ -90,8 +90,8 @@ class Shipments:
         """The warehouse refused the cancel because goods have left: cancelling -> shipping or shipped, as it says."""
         shipment = await self._warehouse.read_shipment(order_id)
         async with self._database.transaction() as connection:
-            await follow_refusal(connection, await existing_row(connection, order_id), shipment)
-            return await existing_row(connection, order_id)
+            await follow_refusal(connection, await lock_row(connection, order_id), shipment)
+            return await lock_row(connection, order_id)
 
     async def _compare(self, row: OrderRow, shipment: Shipment | None) -> StrayShipment | None:
         """What is wrong with the shipment of a settled order; None if nothing is."""
@@ -114,7 +114,7 @@ class Shipments:
 
     async def _follow(self, row: OrderRow, shipment: Shipment) -> Followed:
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, row.id)
+            row = await lock_row(connection, row.id)
             return await follow_shipment(connection, row, shipment) if row.status in UNSHIPPED else Followed()
 
     async def _is_settled(self, order_id: str) -> bool:

@@ -1,7 +1,8 @@
 """Products with low stock, and the messages about them to the operators who reorder.
 
-A shortage has a number: `inventory` counts it up when a product comes back above its reorder level. An attempt leases a
-shortage before it posts a message about it, so that no other attempt does, and marks it as sent afterwards.
+`inventory` counts how often a product recovered: came back above its reorder level. A product that is low again after
+that is alerted again. An attempt leases a product before it posts a message about it, so that no other attempt does,
+and marks it as sent afterwards.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,26 +43,26 @@ UNSENT: Final = """
     JOIN products p ON p.id = i.product_id
     LEFT JOIN stock_alerts a ON a.product_id = i.product_id
     WHERE i.quantity <= i.reorder_level
-    AND (a.sent_at IS NULL OR a.sent_at <= now() - $1::interval OR a.shortage < i.shortage)
+    AND (a.sent_at IS NULL OR a.sent_at <= now() - $1::interval OR a.recoveries < i.recoveries)
 """
 
 # The scarcest products first. Rows are locked in product order, as everywhere; orders lock none of them. The condition
 # is repeated for a row that another attempt has leased or sent since this statement began to read.
 LEASE_UNSENT: Final = f"""
     WITH due AS (
-        SELECT i.product_id, p.name, i.quantity, i.reorder_level, i.shortage {UNSENT}
+        SELECT i.product_id, p.name, i.quantity, i.reorder_level, i.recoveries {UNSENT}
         AND (a.leased_until IS NULL OR a.leased_until <= now())
         ORDER BY i.quantity, i.product_id
         LIMIT $2
     ), leased AS (
-        INSERT INTO stock_alerts AS a (product_id, shortage, lease, leased_until)
-        SELECT product_id, shortage, $3::uuid, now() + $4::interval FROM due ORDER BY product_id
+        INSERT INTO stock_alerts AS a (product_id, recoveries, lease, leased_until)
+        SELECT product_id, recoveries, $3::uuid, now() + $4::interval FROM due ORDER BY product_id
         ON CONFLICT (product_id) DO UPDATE
-        SET shortage = excluded.shortage,
-            sent_at = CASE WHEN a.shortage = excluded.shortage THEN a.sent_at END,
+        SET recoveries = excluded.recoveries,
+            sent_at = CASE WHEN a.recoveries = excluded.recoveries THEN a.sent_at END,
             lease = excluded.lease,
             leased_until = excluded.leased_until
-        WHERE (a.sent_at IS NULL OR a.sent_at <= now() - $1::interval OR a.shortage < excluded.shortage)
+        WHERE (a.sent_at IS NULL OR a.sent_at <= now() - $1::interval OR a.recoveries < excluded.recoveries)
         AND (a.leased_until IS NULL OR a.leased_until <= now())
         RETURNING a.product_id
     )
@@ -98,7 +99,7 @@ class LowProduct(NamedTuple):
 
 
 class StockAlerts:
-    """One message for each shortage, and another one if the shortage still lasts after `realert`.
+    """One message for each time that a product is low, and another one if it is still low after `realert`.
 
     Slack's webhook has no idempotency key. A message may be posted twice if Slack's answer is lost, if the worker or
     PostgreSQL dies before the message is marked as sent, or if an attempt takes longer than its lease.
@@ -115,7 +116,7 @@ class StockAlerts:
         self._realert = realert
 
     @activity.defn
-    async def find_shortages(self, limit: int) -> StockReport:
+    async def find_low_stock(self, limit: int) -> StockReport:
         """All products with low stock; at most `limit` of them are listed."""
         async with self._database.transaction() as connection:
             records = await connection.fetch(FIND_LOW, limit)
@@ -123,8 +124,8 @@ class StockAlerts:
         return StockReport(low_stock_items=items, unlisted=records[0]["low"] - len(items) if records else 0)
 
     @activity.defn
-    async def post_shortages(self, limit: int) -> Posted | None:
-        """Post one message about the scarcest unsent shortages, at most `limit`. None: there are none left.
+    async def post_low_stock(self, limit: int) -> Posted | None:
+        """Post one message about the scarcest unsent products, at most `limit`. None: there are none left.
 
         Every attempt reads the stock again, so that a message delayed by an outage is correct when it arrives.
 
@@ -132,16 +133,16 @@ class StockAlerts:
             Unavailable: also while another attempt has leased what is left: it may still fail.
         """
         lease = uuid4()
-        if not (shortages := await self._lease(lease, limit)):
+        if not (low := await self._lease(lease, limit)):
             return None
-        body, named = compose("⚠️ Low Stock Alert", "Low Stock Items", (shortage.line for shortage in shortages))
+        body, named = compose("⚠️ Low Stock Alert", "Low Stock Items", (product.line for product in low))
         try:
             await post(self._http, self._slack, body, {}, CLIENT_ERRORS | GONE)
         except (Unavailable, Permanent):
             with suppress(Unavailable):  # a lease also ends by itself
                 await self._end(lease, [])
             raise
-        await self._end(lease, shortages[:named])
+        await self._end(lease, low[:named])
         return Posted(products=named)
 
     async def _lease(self, lease: UUID, limit: int) -> list[LowProduct]:
@@ -149,14 +150,14 @@ class StockAlerts:
             records = await connection.fetch(LEASE_UNSENT, self._realert, limit, lease, LEASE)
             if not records and await connection.fetchval(IS_ANY_UNSENT, self._realert):
                 raise Unavailable(
-                    "another run has leased the rest", type="shortages_leased", retry_after=RETRY_LEASE, expected=True
+                    "another run has leased the rest", type="low_stock_leased", retry_after=RETRY_LEASE, expected=True
                 )
         return [LowProduct(**record) for record in records]
 
     async def _end(self, lease: UUID, sent: Sequence[LowProduct]) -> None:
-        """End the lease, and mark as sent those of its shortages that were `sent`."""
+        """End the lease, and mark as sent those of its products that were `sent`."""
         async with self._database.transaction() as connection:
-            await connection.execute(END_LEASE, lease, [shortage.product_id for shortage in sent])
+            await connection.execute(END_LEASE, lease, [product.product_id for product in sent])
 
 
 def _item(record: asyncpg.Record) -> LowStockItem:

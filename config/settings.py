@@ -192,7 +192,7 @@ class Settings(PayloadSettings, TraceSettings, DatabaseSettings):
         default=24 * 3600,
         ge=60,
         le=90 * 24 * 3600,
-        description="After how long a shortage that lasts is alerted again.",
+        description="After how long a product that is still low is alerted again.",
     )
     check_inventory_every_seconds: int = Field(
         default=15 * 60, ge=60, le=7 * 24 * 3600, description="How often the schedule looks for low stock."

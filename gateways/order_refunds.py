@@ -1,7 +1,7 @@
 """The refunds of parts of an order, as refund-order claims them: which units, which charges, how much.
 
 A claim is made before any money moves. What is claimed or made counts against what was ordered and paid; what was
-withdrawn does not. Every function that takes an order row expects it locked: see order_store.existing_row.
+withdrawn does not. Every function that takes an order row expects it locked: see order_store.lock_row.
 """
 
 import hashlib

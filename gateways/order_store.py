@@ -126,7 +126,7 @@ async def read_shop_id(database: "Database") -> str:
         return str(await connection.fetchval(READ_SHOP_ID))
 
 
-async def existing_row(connection: "Connection", order_id: str) -> OrderRow:
+async def lock_row(connection: "Connection", order_id: str) -> OrderRow:
     """The row of an order, locked until the transaction ends. Every change takes this lock first.
 
     Raises:

@@ -1,6 +1,6 @@
 """The parcels of orders, and how an order follows them: what has left is kept, once, and moves the order row.
 
-Every function that takes an order row expects it locked: see order_store.existing_row.
+Every function that takes an order row expects it locked: see order_store.lock_row.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The refunds of payments, as the table `refunds` keeps them: what Stripe says, and which attempts an operator allows.
 
 A refund is kept under the order that its payment names, also if the payment is an orphan. Every function that takes an
-order row expects it locked: see order_store.existing_row.
+order row expects it locked: see order_store.lock_row.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import stripe
 
 from gateways.order_refunds import follow_refunds, read_resolved
-from gateways.order_store import existing_row, write_event
+from gateways.order_store import lock_row, write_event
 from gateways.reminders import not_alerted_today
 from gateways.stripe import Intent, attempt_of, made_at, part_of
 from orders.errors import Permanent
@@ -137,7 +137,7 @@ async def save_refunds(
 ) -> list[str]:
     """Keep the refunds in a transaction of their own; see keep_refunds."""
     async with database.transaction() as connection:
-        return await keep_refunds(connection, await existing_row(connection, order_id), intent_id, refunds)
+        return await keep_refunds(connection, await lock_row(connection, order_id), intent_id, refunds)
 
 
 async def take_attempt(

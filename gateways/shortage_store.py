@@ -122,7 +122,7 @@ async def read_shorted(connection: "Connection", order_id: str) -> dict[str, int
 
 
 async def keep_shortage(connection: "Connection", order_id: str, lines: Mapping[str, int]) -> Shortage:
-    """Write down units that can never leave. The order row must be locked: see order_store.existing_row."""
+    """Write down units that can never leave. The order row must be locked: see order_store.lock_row."""
     number = await connection.fetchval(KEEP_SHORTAGE, order_id, [*lines], [*lines.values()])
     shortage = Shortage(order_id, number, lines)
     await write_event(connection, order_id, f"the warehouse can never ship {shortage.text}")

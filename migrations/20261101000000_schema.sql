@@ -31,24 +31,24 @@ CREATE TABLE inventory (
     reserved bigint NOT NULL DEFAULT 0 CHECK (reserved >= 0),  -- units that unfinished orders hold
     reorder_level integer NOT NULL DEFAULT 0 CHECK (reorder_level >= 0),
     sold bigint NOT NULL DEFAULT 0 CHECK (sold >= 0),  -- units that orders keep: how popular the product is
-    shortage integer NOT NULL DEFAULT 0  -- counts how often the product came back above its reorder level
+    recoveries integer NOT NULL DEFAULT 0  -- counts how often the product came back above its reorder level
 ) WITH (fillfactor = 70);  -- the row of a popular product is updated in place (HOT) as long as its page has room
 
-CREATE FUNCTION end_shortage() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION count_recovery() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.shortage := OLD.shortage + 1;
+    NEW.recoveries := OLD.recoveries + 1;
     RETURN NEW;
 END $$;
 
 -- In the database, so that it counts whatever moves the stock, and however short the product was above its level.
-CREATE TRIGGER inventory_shortage BEFORE UPDATE ON inventory FOR EACH ROW
+CREATE TRIGGER inventory_recovery BEFORE UPDATE ON inventory FOR EACH ROW
     WHEN (OLD.quantity <= OLD.reorder_level AND NEW.quantity > NEW.reorder_level)
-    EXECUTE FUNCTION end_shortage();
+    EXECUTE FUNCTION count_recovery();
 
 -- The last alert about each product. It refers to products, not to inventory, whose rows orders lock.
 CREATE TABLE stock_alerts (
     product_id text PRIMARY KEY REFERENCES products ON DELETE CASCADE,
-    shortage integer NOT NULL,  -- which shortage, by the count of inventory
+    recoveries integer NOT NULL,  -- of inventory, when the alert was made: a product that recovered is alerted again
     sent_at timestamptz,
     lease uuid,  -- the attempt that posts the alert now; if it dies, the lease ends by itself
     leased_until timestamptz,
@@ -487,4 +487,4 @@ DROP TABLE erasures, embedding_index, product_embeddings, webhook_events, remind
     payment_warnings, resolutions, refunds, order_refund_lines, order_refund_charges, order_refunds, order_events,
     shortage_lines, shortages, shipment_lines, shipments, reservation_totals, reservations, order_charges, order_items,
     orders, order_transitions, stock_alerts, inventory, products, shop;
-DROP FUNCTION forget_orders, refuse_change, end_shortage, count_reservation, count_new_reservations;
+DROP FUNCTION forget_orders, refuse_change, count_recovery, count_reservation, count_new_reservations;

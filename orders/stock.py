@@ -1,4 +1,4 @@
-"""What check-and-alert-inventory answers: the shortages, in the names of the reference's columns."""
+"""What check-and-alert-inventory answers: the low products, in the names of the reference's columns."""
 
 from collections.abc import Sequence
 from typing import Final

@@ -1,4 +1,4 @@
-"""check-and-alert-inventory: report which products run short, and alert Slack once about each shortage."""
+"""check-and-alert-inventory: report which products run short, and alert Slack once about each."""
 
 from datetime import timedelta
 from typing import Final
@@ -34,25 +34,25 @@ class CheckInventory:
 
     @workflow.run
     async def run(self, raw: RawValue = None) -> StockReport:  # type: ignore[assignment]
-        """Find shortages and alert Slack; the input is `{}`, null or nothing.
+        """Find the products that are low and alert Slack; the input is `{}`, null or nothing.
 
         Raises:
             ApplicationError: InvalidInput, naming every field that is not expected.
         """
         parsed(parse_nothing, raw)
-        report = await run_activity(StockAlerts.find_shortages, MAX_LISTED, OUTAGE, "which products run short?")
+        report = await run_activity(StockAlerts.find_low_stock, MAX_LISTED, OUTAGE, "which products run short?")
         low = len(report.low_stock_items) + report.unlisted
         self._timeline.note(f"products at or below their reorder level: {low}")
         undelivered = await self._alert_slack() if low else None
         return report.model_copy(update={"alerted": self._alerted, "undelivered": undelivered})
 
     async def _alert_slack(self) -> str | None:
-        """Post messages until every shortage is reported; the result says why some are not."""
+        """Post messages until every product is reported; the result says why some are not."""
         try:
             for _ in range(MAX_MESSAGES):
-                posted = await run_activity(StockAlerts.post_shortages, MAX_NAMED, OUTAGE, "alert Slack")
+                posted = await run_activity(StockAlerts.post_low_stock, MAX_NAMED, OUTAGE, "alert Slack")
                 if posted is None:
-                    self._timeline.note("every shortage is reported")
+                    self._timeline.note("every low product is reported")
                     return None
                 self._alerted += posted.products
                 self._timeline.note(f"products reported to Slack: {posted.products}")

@@ -228,7 +228,7 @@ class ReconcileOrders:
             after = page.after if page else None
 
     async def _check_parcels(self) -> None:
-        for text in await self._try(Parcels.tell_again, MAX_ORDERS, "parcels without a notification") or ():
+        for text in await self._try(Parcels.notify_parcels, MAX_ORDERS, "parcels without a notification") or ():
             self._note(self._shipments, text)
         for text in await self._try(Parcels.refund_shortages, MAX_ORDERS, "what can never leave, to refund it") or ():
             self._note(self._refunds, text)

@@ -29,7 +29,7 @@ app = typer.Typer()
 
 @command(app, "check-inventory")
 async def check(environment: Environment) -> Result:
-    """Find the products that are low, and alert those who reorder, once for each shortage."""
+    """Find the products that are low, and alert those who reorder, once about each."""
     session = await environment.connect()
     run = f"{CHECK_INVENTORY}:{uuid.uuid4().hex[:12]}"
     async with progress(session, run, view_timeline):

@@ -14,7 +14,7 @@ from temporalio.client import Client
 
 from app.web.bodies import Refused
 from gateways.order_refunds import amount_of
-from gateways.order_store import existing_row, read_row
+from gateways.order_store import lock_row, read_row
 from gateways.parcel_store import SHORTAGE, Followed, follow_shipment
 from gateways.postgres import Database
 from gateways.refund_store import keep_refunds
@@ -169,7 +169,7 @@ class StripeEvents:
         if row.status is Status.PENDING:  # in a later status its run does not wait for the payment
             await self._signal(row.id)
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, row.id)
+            row = await lock_row(connection, row.id)
             if not await _keep(connection, self.source, event, row.id):
                 return Effect.DUPLICATE
             changed = await keep_refunds(connection, row, intent.id, refunds) if refunds else []
@@ -184,7 +184,7 @@ class StripeEvents:
         if warning is None or row is None:
             return await keep_only(self._database, self.source, event)
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, row.id)
+            row = await lock_row(connection, row.id)
             if not await _keep(connection, self.source, event, row.id):
                 return Effect.DUPLICATE
             if await keep_warning(connection, row, warning):
@@ -234,7 +234,7 @@ class FulfillmentEvents:
             return await keep_only(self._database, self.source, event, row.id if row else None)
         named = event.parcel(shipment.id)
         async with self._database.transaction() as connection:
-            row = await existing_row(connection, row.id)
+            row = await lock_row(connection, row.id)
             followed = await follow_shipment(connection, row, shipment, named)
             wrong = _problem_of(event, named, followed)
             # Another delivery of the event may have been faster, and this one have found more at the warehouse.

@@ -43,7 +43,7 @@ def an_order(status: Status, parked: ParkedStep | None = None) -> ListedOrder:
     [
         (RECONCILE_ORDERS, PAYMENT_WARNING, "Stripe dashboard", None),
         (RECONCILE_ORDERS, RECONCILE_ORDERS, "mend SLACK_WEBHOOK", None),
-        (CHECK_INVENTORY, "post_shortages", "mend SLACK_WEBHOOK", ".venv/bin/python starter.py check-inventory"),
+        (CHECK_INVENTORY, "post_low_stock", "mend SLACK_WEBHOOK", ".venv/bin/python starter.py check-inventory"),
     ],
 )
 def test_a_marked_sweep(workflow: str, mark: str, advice: str, command: str | None) -> None:

@@ -1,4 +1,4 @@
-"""check-and-alert-inventory: one alert about each shortage, whatever happens to Slack; orders never wait for it."""
+"""check-and-alert-inventory: one alert about each low product, whatever happens to Slack; orders never wait for it."""
 
 import asyncio
 import re
@@ -130,8 +130,8 @@ async def test_a_run_posts_only_so_many_messages(shop: Shop) -> None:
     assert first.alerted + second.alerted == 2_300
 
 
-async def test_the_next_shortage_is_told_again(shop: Shop) -> None:
-    """Also where it was above its level only between two runs; a day later so is one that goes on."""
+async def test_a_product_that_recovered_is_told_again(shop: Shop) -> None:
+    """Also where it was above its level only between two runs; a day later so is one that stays low."""
     await shop.set_stock(4)
     await check(shop)
     await shop.set_stock(11)
@@ -165,7 +165,7 @@ async def test_slack_is_down_for_an_hour(shop: Shop) -> None:
     await shop.set_stock(4, "2")
     shop.world.faults.add(out())
     run = await start(shop)
-    await until_attempts(shop, "post_shortages", 2)
+    await until_attempts(shop, "post_low_stock", 2)
     assert (await shop.place()).success
     await shop.advance(run, timedelta(hours=1))
     assert await is_running(run)
@@ -184,7 +184,7 @@ async def test_slack_is_down_past_the_deadline(shop: Shop) -> None:
     await shop.set_stock(4)
     shop.world.faults.add(out())
     run = await start(shop)
-    await until_attempts(shop, "post_shortages", 1)
+    await until_attempts(shop, "post_low_stock", 1)
     await shop.advance(run, timedelta(hours=2))
     report = await run.result()
     assert (len(report.low_stock_items), report.alerted, report.undelivered) == (
@@ -192,7 +192,7 @@ async def test_slack_is_down_past_the_deadline(shop: Shop) -> None:
         0,
         "slack: HTTP 503: scripted: This failure was asked for.",
     )
-    assert (await marks(run))[1] == "post_shortages"
+    assert (await marks(run))[1] == "post_low_stock"
 
     shop.world.faults.clear()
     assert (await check(shop)).alerted == 1
@@ -206,7 +206,7 @@ async def test_slack_refuses(shop: Shop) -> None:
     run = await start(shop)
     report = await run.result()
     assert (report.alerted, report.undelivered) == (0, "slack: HTTP 404: scripted: This failure was asked for.")
-    assert (await marks(run))[1] == "post_shortages"
+    assert (await marks(run))[1] == "post_low_stock"
     assert (await check(shop)).alerted == 1
 
 
@@ -217,7 +217,7 @@ async def test_a_refusal_half_way(shop: Shop) -> None:
     async def gone() -> None:
         shop.world.faults.add(out(404, times=1))
 
-    shop.hooks.when("post_shortages", gone, "after")
+    shop.hooks.when("post_low_stock", gone, "after")
     reports = [await check(shop) for _ in range(2)]
     assert [report.alerted for report in reports] == [100, 50]
     assert [report.undelivered for report in reports] == [
@@ -241,7 +241,7 @@ async def test_slack_asks_to_wait(shop: Shop) -> None:
 async def test_a_worker_that_dies_after_the_mark(shop: Shop) -> None:
     """The run does not know that the alert was sent; the table does, and no second one is sent."""
     await shop.set_stock(4)
-    shop.hooks.fail("post_shortages", outage(), "after")
+    shop.hooks.fail("post_low_stock", outage(), "after")
     report = await check(shop)
     assert (report.alerted, report.undelivered) == (0, None)
     assert told(shop) == ["Walnut desk organiser"]
@@ -255,7 +255,7 @@ async def test_the_lease_of_a_dead_worker_is_waited_for(shop: Shop) -> None:
         "INSERT INTO stock_alerts VALUES ('1', 0, NULL, $1, now() + interval '1 minute')", uuid.uuid4()
     )
     run = await start(shop)
-    await until_attempts(shop, "post_shortages", 2)
+    await until_attempts(shop, "post_low_stock", 2)
     assert await is_running(run)
     await shop.pool.execute("UPDATE stock_alerts SET leased_until = now()")
     assert (await run.result()).alerted == 1
@@ -270,15 +270,15 @@ async def test_the_page_of_the_run_tells_its_story(shop: Shop) -> None:
     assert [line.split(" ", 2)[2] for line in page.current_details.splitlines()] == [
         "products at or below their reorder level: 1",
         "products reported to Slack: 1",
-        "every shortage is reported",
+        "every low product is reported",
     ]
 
 
 async def test_postgres_is_out_past_the_deadline(shop: Shop) -> None:
     """The stock cannot be read: the run fails, and its error names the outage."""
-    shop.hooks.fail("find_shortages", outage(), times=None)
+    shop.hooks.fail("find_low_stock", outage(), times=None)
     run = await start(shop)
-    await until_attempts(shop, "find_shortages", 1)
+    await until_attempts(shop, "find_low_stock", 1)
     await shop.advance(run, timedelta(hours=2))
     with pytest.raises(WorkflowFailureError) as failure:
         await run.result()
@@ -290,7 +290,7 @@ async def test_an_operators_cancel(shop: Shop, when: str) -> None:
     """A run that is canceled while Slack is out ends as canceled; a later run sends its alerts."""
     await shop.set_stock(4)
     shop.world.faults.add(out(429, headers={"Retry-After": "90"}))
-    held = shop.hooks.hold("post_shortages") if when == "in flight" else None
+    held = shop.hooks.hold("post_low_stock") if when == "in flight" else None
     run = await start(shop)
     await (held.reached.wait() if held else seconds_to_retry(run))
     await run.cancel()

@@ -90,7 +90,7 @@ SWEEPS: Final[tuple[tuple[Callable[..., Awaitable[Any]], Any], ...]] = (
     (OrderRecovery.find_orders_without_run, Page(at=datetime(1970, 1, 1, tzinfo=UTC))),
     (OrderRecovery.find_refunds_without_run, Page(at=datetime(1970, 1, 1, tzinfo=UTC))),
     (OrderRecovery.find_unconfirmed_orders, 100),
-    (Parcels.tell_again, 100),
+    (Parcels.notify_parcels, 100),
     (Parcels.refund_shortages, 100),
     (Parcels.find_parcel_problems, 100),
     (Inventory.release_leftovers, 100),

@@ -7,7 +7,7 @@ import pytest
 
 from activities.parcels import Parcels
 from activities.shipments import Shipments
-from gateways.order_store import existing_row
+from gateways.order_store import lock_row
 from gateways.parcel_store import follow_shipment
 from gateways.shortage_store import find_unrefunded
 from orders.models import Order
@@ -245,7 +245,7 @@ async def test_an_erased_order_gets_no_tracking(bench: ActivityBench, order: Ord
     await bench.pool.execute("SELECT forget_orders(customer_id, ARRAY[id], 'ann') FROM orders")
     shipment = Shipment(id="ful_1", status="shipped", parcels=(Parcel(shipment_id="par_1", tracking="1Z999"),))
     async with bench.database.transaction() as connection:
-        await follow_shipment(connection, await existing_row(connection, order.id), shipment)
+        await follow_shipment(connection, await lock_row(connection, order.id), shipment)
     assert await bench.pool.fetchval("SELECT tracking FROM shipments") is None
 
 

@@ -1,4 +1,4 @@
-"""Each shortage is in one message, whose form Slack accepts and no product name can change."""
+"""Each low product is in one message, whose form Slack accepts and no product name can change."""
 
 import asyncio
 import re
@@ -47,15 +47,15 @@ async def add(bench: ActivityBench, *names: str, quantity: int = 3) -> None:
 
 
 async def find(bench: ActivityBench, limit: int = 5_000) -> StockReport:
-    return await bench.do(StockAlerts.find_shortages, limit)
+    return await bench.do(StockAlerts.find_low_stock, limit)
 
 
 async def post(bench: ActivityBench, limit: int = LIMIT) -> Posted | None:
-    return await bench.do(StockAlerts.post_shortages, limit)
+    return await bench.do(StockAlerts.post_low_stock, limit)
 
 
 async def post_all(bench: ActivityBench) -> int:
-    """The number of products in all messages, until no unsent shortage is left."""
+    """The number of products in all messages, until no unsent product is left."""
     total = 0
     while posted := await post(bench):
         total += posted.products
@@ -239,8 +239,8 @@ def test_at_least_one_line_fits() -> None:
 # ------------------------------------------------------------------------------------------------------- how often
 
 
-async def test_a_shortage_is_sent_once(globe: ActivityBench) -> None:
-    """However often the stock is checked, and however it changes while the shortage lasts."""
+async def test_a_low_product_is_sent_once(globe: ActivityBench) -> None:
+    """However often the stock is checked, and however its stock changes while it is low."""
     assert await post_all(globe) == 1
     await globe.pool.execute("UPDATE inventory SET quantity = 0 WHERE product_id = '5'")
     assert await post_all(globe) == 0
@@ -250,7 +250,7 @@ async def test_a_shortage_is_sent_once(globe: ActivityBench) -> None:
 
 
 @pytest.mark.parametrize("above", ["quantity = 11", "reorder_level = 0"])
-async def test_the_next_shortage_is_another_one(globe: ActivityBench, above: str) -> None:
+async def test_a_product_that_recovered_is_sent_again(globe: ActivityBench, above: str) -> None:
     """Also if the product was above its level only between two checks; quantity or level may have changed."""
     assert await post_all(globe) == 1
     await globe.pool.execute(f"UPDATE inventory SET {above} WHERE product_id = '5'")  # noqa: S608
@@ -259,7 +259,7 @@ async def test_the_next_shortage_is_another_one(globe: ActivityBench, above: str
     assert await post_all(globe) == 0
 
 
-async def test_a_shortage_that_lasts_is_sent_again(globe: ActivityBench) -> None:
+async def test_a_product_that_stays_low_is_sent_again(globe: ActivityBench) -> None:
     """It is sent again after the re-alert interval of a day, and not a minute before."""
     assert await post_all(globe) == 1
     await later(globe, timedelta(hours=23, minutes=59))
@@ -285,9 +285,9 @@ async def test_twenty_at_once_name_each_product_once(stocked: ActivityBench) -> 
 
 
 async def test_two_at_once_name_different_products(stocked: ActivityBench) -> None:
-    """The second attempt takes the shortages that the first one has not leased."""
+    """The second attempt takes the products that the first one has not leased."""
     await add(stocked, "Lamp", "Chair", "Table")
-    first = await stocked.stop_at(Gate(2), StockAlerts.post_shortages, 2)
+    first = await stocked.stop_at(Gate(2), StockAlerts.post_low_stock, 2)
     assert await post(stocked, limit=2) == Posted(products=1)
     go_on(stocked)
     assert await first == Posted(products=2)
@@ -306,10 +306,10 @@ async def test_what_was_sent_during_the_statement(globe: ActivityBench) -> None:
 
 async def test_what_another_has_leased_is_waited_for(globe: ActivityBench) -> None:
     """An attempt fails while another one has leased the rest, because that one may still fail."""
-    leased = await globe.stop_at(Gate(2), StockAlerts.post_shortages, LIMIT)
+    leased = await globe.stop_at(Gate(2), StockAlerts.post_low_stock, LIMIT)
     with pytest.raises(Unavailable) as busy:
         await post(globe)
-    assert busy.value.type == "shortages_leased"
+    assert busy.value.type == "low_stock_leased"
     assert busy.value.next_retry_delay
     go_on(globe)
     assert await leased == Posted(products=1)
@@ -349,8 +349,8 @@ async def test_a_success_that_is_none_is_not_marked_as_sent(globe: ActivityBench
     assert await post(globe) == Posted(products=1)
 
 
-async def test_a_failed_post_of_the_next_shortage_forgets_the_last(globe: ActivityBench) -> None:
-    """The message about the last shortage does not count for this one."""
+async def test_a_failed_post_after_a_recovery_forgets_the_last(globe: ActivityBench) -> None:
+    """The message before the recovery does not count for the one after it."""
     await post(globe)
     await globe.pool.execute("UPDATE inventory SET quantity = 50 WHERE product_id = '5'")
     await globe.pool.execute("UPDATE inventory SET quantity = 2 WHERE product_id = '5'")
@@ -418,7 +418,7 @@ async def test_the_lease_of_a_dead_attempt_ends(globe: ActivityBench) -> None:
 
 async def test_a_worker_that_dies_between_post_and_mark(globe: ActivityBench) -> None:
     """The message is sent again when the lease has ended: this repeat cannot be avoided."""
-    attempt = await globe.stop_at(Gate(2), StockAlerts.post_shortages, LIMIT)
+    attempt = await globe.stop_at(Gate(2), StockAlerts.post_low_stock, LIMIT)
     attempt.cancel()
     await asyncio.wait([attempt])
     globe.database.gate = None
@@ -431,7 +431,7 @@ async def test_a_worker_that_dies_between_post_and_mark(globe: ActivityBench) ->
 
 async def test_an_attempt_that_outlives_its_lease_marks_nothing(globe: ActivityBench) -> None:
     """Another attempt has the lease by then, and only its result counts."""
-    late = await globe.stop_at(Gate(2), StockAlerts.post_shortages, LIMIT)
+    late = await globe.stop_at(Gate(2), StockAlerts.post_low_stock, LIMIT)
     await later(globe, timedelta(seconds=60))
     globe.fault("slack", "status")
     with pytest.raises(Unavailable):
@@ -461,7 +461,7 @@ async def test_leases_and_marks_never_deadlock(stocked: ActivityBench) -> None:
 
     posters = [asyncio.create_task(keep_posting(limit)) for limit in (7, 40, 100, 7, 40, 100)]
     while not all(poster.done() for poster in posters):
-        await stocked.pool.execute("UPDATE inventory SET shortage = shortage + 1")
+        await stocked.pool.execute("UPDATE inventory SET recoveries = recoveries + 1")
     await asyncio.gather(*posters)
 
 
@@ -471,7 +471,7 @@ async def post_or_wait(bench: ActivityBench, limit: int = LIMIT) -> Posted | Non
         try:
             return await post(bench, limit)
         except Unavailable as busy:
-            if busy.type != "shortages_leased":
+            if busy.type != "low_stock_leased":
                 raise
         await asyncio.sleep(0.01)
 

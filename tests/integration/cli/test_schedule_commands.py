@@ -86,7 +86,7 @@ async def pauses(starter: Starter) -> dict[str, tuple[bool, str]]:
 
 async def test_a_trigger_starts_a_run_or_says_why_not(shop: Shop, starter: Starter) -> None:
     """The exit status is 0 with the run's link; 1 while a run is under way."""
-    held = shop.hooks.hold("find_shortages")
+    held = shop.hooks.hold("find_low_stock")
     await starter("schedules", "apply")
     said = await starter("schedules", "trigger", CHECK_INVENTORY)
     run = said.out.split()[0]

@@ -88,7 +88,7 @@ async def test_low_stock_that_nobody_hears_of_needs_a_person(shop: Shop, starter
     assert (shown.status, listed.status) == (5, 5)
     assert "mend SLACK_WEBHOOK" in shown.out
     ours = [each["run"] for each in listed.json if each["run"]["workflow"] == CHECK_INVENTORY]
-    assert [(run["orderId"], run["needsAttention"]) for run in ours] == [(None, "post_shortages")]
+    assert [(run["orderId"], run["needsAttention"]) for run in ours] == [(None, "post_low_stock")]
     assert CHECK_INVENTORY not in (await starter("list")).out
 
     shop.world.faults.clear()
@@ -106,10 +106,10 @@ async def untold(shop: Shop) -> bool:
 
 async def test_what_the_check_is_at_can_be_seen(shop: Shop, starter: Starter) -> None:
     """The client reads the last line of its timeline while it waits."""
-    held = shop.hooks.hold("post_shortages")
+    held = shop.hooks.hold("post_low_stock")
     checking = asyncio.ensure_future(starter("check-inventory"))
     await held.reached.wait()
-    (run,) = {run for run, activity in shop.hooks.calls if activity == "post_shortages"}
+    (run,) = {run for run, activity in shop.hooks.calls if activity == "post_low_stock"}
 
     assert (await view_timeline(shop.client, run) or "").endswith("products at or below their reorder level: 1")
     held.let_go()

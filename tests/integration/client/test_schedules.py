@@ -246,7 +246,7 @@ async def test_every_run_that_a_program_starts_has_an_end(client: Client) -> Non
 @pytest.mark.prove
 async def test_a_trigger_is_skipped_while_a_run_is_under_way(shop: Shop, client: Client) -> None:
     """The answer says so, and names the run that is under way."""
-    held = shop.hooks.hold("find_shortages")
+    held = shop.hooks.hold("find_low_stock")
     await apply(client, shop.task_queue)
     first = await trigger_schedule(client, CHECK_INVENTORY)
     await held.reached.wait()

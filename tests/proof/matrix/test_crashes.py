@@ -126,7 +126,7 @@ TABLE: Final = [
     *cells(scheduled_workflows.told, "check_shipments", ONE),
     *cells(scheduled_workflows.shipped_late, "cancel_stray_shipment", TWO),  # cancelled, said on the order
     Cell(scheduled_workflows.left_in_parcels, "check_shipments:effect:1"),  # followed
-    *cells(scheduled_workflows.left_in_parcels, "tell_again", ()),
+    *cells(scheduled_workflows.left_in_parcels, "notify_parcels", ()),
     *cells(scheduled_workflows.left_in_parcels, "refund_shortages", ()),
     *cells(scheduled_workflows.left_in_parcels, "find_recipient", ()),
     *cells(scheduled_workflows.left_in_parcels, "send_email", TWO),
@@ -143,8 +143,8 @@ TABLE: Final = [
     *cells(scheduled_workflows.verified, "check_schedules", ()),
     *cells(scheduled_workflows.verified, "find_verifiable", ()),
     *cells(scheduled_workflows.verified, "check_orders", ()),
-    *cells(scheduled_workflows.low, "find_shortages", ()),
-    *cells(scheduled_workflows.low, "post_shortages", THREE),  # leased, told, written down
+    *cells(scheduled_workflows.low, "find_low_stock", ()),
+    *cells(scheduled_workflows.low, "post_low_stock", THREE),  # leased, told, written down
     *cells(scheduled_workflows.recommended, "plan_index", ()),
     *cells(scheduled_workflows.recommended, "embed_batch", ONE),
     *cells(scheduled_workflows.recommended, "activate_index", ONE),

@@ -15,7 +15,7 @@ from activities.order_state import OrderState, ResolutionRecord
 from activities.reconciliation import Reconciliation
 from deploy.local.postgres import Postgres
 from gateways.http import open_http
-from gateways.order_store import existing_row
+from gateways.order_store import lock_row
 from gateways.parcel_store import follow_shipment
 from gateways.stripe import stripe_client
 from orders.errors import Permanent, Unavailable
@@ -440,7 +440,7 @@ class Driver:
         told = self._bench.world.fulfillment.shipments[self._id]
         shipment = Shipment.model_validate(told.model_dump(include={"id", "status", "shorted"}))
         async with self._bench.database.transaction() as connection:
-            await follow_shipment(connection, await existing_row(connection, self._id), shipment)
+            await follow_shipment(connection, await lock_row(connection, self._id), shipment)
 
     async def _resolve(self, action: str, step: str) -> None:
         self._resolutions += 1

@@ -375,7 +375,7 @@ class Player:
         with suppress(ApplicationError):
             await attempt
             self._count("check_shipments")
-        for activity in ("tell_again", "refund_shortages"):
+        for activity in ("notify_parcels", "refund_shortages"):
             if await self._do(activity, LIMIT):
                 self._count(activity)
         self._start_runs()
@@ -442,7 +442,7 @@ class Player:
         await self._hour_passes()
         checked = await self._do("check_shipments", "")
         assert isinstance(checked, StrayShipments)
-        done = [*checked.followed, *await self._do("tell_again", LIMIT), *await self._do("refund_shortages", LIMIT)]
+        done = [*checked.followed, *await self._do("notify_parcels", LIMIT), *await self._do("refund_shortages", LIMIT)]
         return [each for each in done if any(f"order {part.order.id}:" in each for part in self._parts)]
 
     async def _judge(self, after: str) -> None:

@@ -45,12 +45,12 @@ ACTIVITIES: Final = (
     *("reserve_stock", "authorize_payment", "read_payment", "request_fulfillment", "capture_payment", "finalize_order"),
     *("read_order", "claim_undo", "claim_cancellation", "cancel_fulfillment", "void_payment", "release_stock"),
     *("claim_refund", "make_refund", "return_stock", "mark_shipped"),
-    *("find_recipient", "send_email", "check_shipments", "tell_again", "refund_shortages"),
+    *("find_recipient", "send_email", "check_shipments", "notify_parcels", "refund_shortages"),
     *("claim_refund of a shortage", "make_refund of a shortage", "return_stock of a shortage"),
 )
 OUTCOMES: Final = ("told_twice", "told_early")
 RARE: Final = {
-    *("given_up", "read_order", "mark_shipped", "make_refund", "return_stock", "refund_shortages", "tell_again"),
+    *("given_up", "read_order", "mark_shipped", "make_refund", "return_stock", "refund_shortages", "notify_parcels"),
     *("ship", "ship_rest", "fall_short", "told", "told_asleep", "start_lost", "find_recipient", "send_email"),
     *("claim_refund of a shortage", "make_refund of a shortage", "return_stock of a shortage"),
 }
