@@ -1,4 +1,4 @@
-"""What a program does with orders: submit, pay, cancel, refund, resolve.
+"""What a program does with orders: submit, pay, cancel, refund.
 
     client = await connect()
     outcome = await submit_order(client, "order-1", {"customerId": "cus_123", …})
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 from temporalio.api.common.v1 import Payload
@@ -35,20 +35,18 @@ from temporalio.common import (
 from temporalio.exceptions import ApplicationError, CancelledError, TemporalError, WorkflowAlreadyStartedError
 
 from client import waiting
-from client.runs import order_runs, view_run
+from client.runs import view_run
 from client.waiting import PATIENCE, answer
 from config.payload_keys import customer_tags
 from gateways.run_inputs import read_input
 from gateways.run_starts import start_refund
-from gateways.temporal import find_run, is_absent, last_failure, reaching_temporal
-from orders.errors import InvalidInput, NoAnswer, NotParked, NotPayable, UnknownOrder
+from gateways.temporal import find_run, is_absent, reaching_temporal
+from orders.errors import InvalidInput, NoAnswer, NotPayable
 from orders.models import (
-    Attention,
     CancelOutcome,
     CancelReason,
     CancelView,
     ErrorCode,
-    Model,
     Order,
     OrderOutcome,
     OrderView,
@@ -72,18 +70,14 @@ from orders.parsing import (
     CancelRequest,
     PayRequest,
     as_utf8,
-    check_operator_texts,
     parse_cancel,
     parse_order,
     parse_pay,
     parse_refund,
     read_json,
 )
-from saga import NOT_FINISHED, RESOLVE, Resolution
 
 MAX_RUNS: Final = 3  # that one submit starts, where the latest run cannot answer
-
-LOOK_AGAIN: Final = 0.2  # seconds
 
 OrderData = bytes | str | Mapping[str, Any]
 ResultT = TypeVar("ResultT")
@@ -231,102 +225,6 @@ async def pay_order(
         task_queue=task_queue,
         patience=patience,
     )
-
-
-def read_resolution(step: str, action: Literal["retry", "skip", "resolved"], reason: str, by: str) -> Resolution:
-    """An operator's resolution of a parked step.
-
-    Raises:
-        InvalidInput: the reason or the name is missing, too long, or cannot be printed.
-    """
-    check_operator_texts(reason, by)
-    try:
-        return Resolution(step=step, action=action, reason=reason, by=by)
-    except ValidationError:
-        raise InvalidInput(
-            ["reason, by: must not contain control characters, or any that turn the direction of text"]
-        ) from None
-
-
-class Resolved(NamedTuple):
-    """The run that took a resolution, and its answer."""
-
-    workflow_id: str
-    answer: str
-
-
-async def resolve(client: Client, order_id: str, resolution: Resolution) -> Resolved:
-    """Send an operator's resolution of a step to the run of the order that is parked at it, or keeps failing at it.
-
-    Raises:
-        NotParked: there is no such run.
-        UnknownOrder: Temporal has no run of the order.
-        NoAnswer: Temporal is out of reach, or no worker polls.
-    """
-    parked: dict[str, tuple[str, ...]] = {}
-    for run in await order_runs(client, order_id, resolution.step):
-        if not run.closed and (view := await view_run(client, run.workflow_id)):  # closed runs answer queries too
-            parked[run.workflow_id] = view.stuck
-    stuck = ", ".join(step for steps in parked.values() for step in steps) or "nothing"
-    refusal = NotParked(f"{resolution.step} of {order_id} is not parked; parked is: {stuck}")
-    for workflow_id in sorted(parked, key=lambda each: resolution.step not in parked[each]):
-        with reaching_temporal(UnknownOrder(f"the run {workflow_id} is closed")):
-            try:
-                text: str = await client.get_workflow_handle(workflow_id).execute_update(
-                    RESOLVE, resolution, result_type=str
-                )
-            except WorkflowUpdateFailedError as refused:
-                if resolution.step in parked[workflow_id]:
-                    raise NotParked(str(refused.cause)) from None
-                continue
-            return Resolved(workflow_id, text)
-    raise refusal
-
-
-class StepEnd(Model):
-    """What became of a step after its retry. `text` is how it ended, or why it has not ended.
-
-    `ended`: its run was ended from outside before the step was done.
-    """
-
-    state: Literal["done", "parked", "under_way", "ended"]
-    text: str
-    attention: Attention | None = None
-
-
-async def follow_retry(client: Client, workflow_id: str, step: str, patience: timedelta) -> StepEnd:
-    """Wait until a step that is retried is done or parked again, or until `patience` is over.
-
-    Raises:
-        NoAnswer: Temporal is out of reach.
-    """
-    deadline = asyncio.get_running_loop().time() + patience.total_seconds()
-    while True:
-        run = await find_run(client, workflow_id)  # before the query: what a run that is closed answers is its end
-        view = await view_run(client, workflow_id)
-        if end := _end_of(step, view):
-            return end
-        if run is None or not run.is_open:
-            ended = "gone" if run is None else run.state
-            return StepEnd(state="done" if ended in {"completed", "failed"} else "ended", text=f"the run is {ended}")
-        if asyncio.get_running_loop().time() > deadline:
-            failure = await last_failure(client, workflow_id, step)
-            why = failure or ("no worker answers" if view is None else "it waits for the other undos")
-            return StepEnd(state="under_way", text=why)
-        await asyncio.sleep(LOOK_AGAIN)
-
-
-def _end_of(step: str, view: View | None) -> StepEnd | None:
-    """What the run says of the end of its step; None: it has not ended."""
-    if view is None:
-        return None
-    for each in view.attention:
-        if each.what == step and each.parked:
-            return StepEnd(state="parked", text=each.reason, attention=each)
-    ended = [text.removeprefix(f"{step}: ") for text in view.undone if text.startswith(f"{step}: ")]
-    if ended and ended[-1] == NOT_FINISHED:
-        return StepEnd(state="ended", text=ended[-1])
-    return StepEnd(state="done", text=ended[-1]) if ended else None
 
 
 class _OnlyTheRowTells(Exception):

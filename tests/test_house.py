@@ -61,7 +61,10 @@ async def test_every_activity_is_registered(database_url: str, temporal: Workflo
             "codec_server",
             {"workflows", "activities", "openai", "stripe", "client", "sandbox", "deploy", "opentelemetry"},
         ),
-        ("client.orders", {"workflows", "activities", "openai", "stripe", "httpx", "asyncpg", "structlog"}),
+        (
+            "client.orders, client.resolutions, client.runs",
+            {"workflows", "activities", "openai", "stripe", "httpx", "asyncpg", "structlog"},
+        ),
         ("worker", {"client", "sandbox", "deploy", "starlette", "typer", "opentelemetry"}),
     ],
 )

@@ -30,15 +30,13 @@ from app.cli.standing import Needs, StandingRun, from_database, needs_of, standi
 from app.startup_checks import CannotStart
 from client.orders import (
     cancel_order,
-    follow_retry,
     pay_order,
     read_order,
     read_refund,
-    read_resolution,
     refund_order,
-    resolve,
     submit,
 )
+from client.resolutions import follow_retry, read_resolution, resolve
 from client.runs import count_unlisted, list_runs, order_runs, stuck_runs, view_run
 from gateways.report_store import find_parked, list_orders, read_report
 from orders.commands import command_line, resolve_command

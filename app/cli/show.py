@@ -9,7 +9,7 @@ from rich.text import Text
 from app.cli.command import Session
 from app.cli.layout import Cell, Row, Whole, count_of, line, show, table, time_of
 from app.cli.standing import Needs, StandingRun
-from client.orders import StepEnd
+from client.resolutions import StepEnd
 from client.runs import Run
 from client.schedules import ScheduleView
 from orders.commands import command_line

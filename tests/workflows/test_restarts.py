@@ -10,7 +10,7 @@ from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 
-from client.orders import resolve
+from client.resolutions import resolve
 from gateways.worker_versions import describe_versioned, start_again
 from orders.models import CancelOutcome, OrderOutcome
 from orders.names import cancel_order_id

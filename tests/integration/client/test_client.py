@@ -24,7 +24,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
 import client.waiting
-from client.orders import cancel_order, resolve, submit_order
+from client.orders import cancel_order, submit_order
+from client.resolutions import resolve
 from client.runs import list_runs, order_status
 from orders.errors import InvalidInput, NoAnswer, NotParked, Permanent, UnknownOrder
 from orders.models import CancelReason, ErrorCode, OrderOutcome, Stage

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 import client.waiting
-from client.orders import read_refund, refund_order, resolve
+from client.orders import read_refund, refund_order
+from client.resolutions import resolve
 from client.runs import order_runs
 from gateways.run_starts import start_refund
 from gateways.temporal import find_run

@@ -13,7 +13,7 @@ from temporalio.worker import Replayer
 from app.wiring import WORKFLOWS
 from audit.evidence import DatabaseSnapshot, Evidence, OrderEntry, ProviderRecords, read_runs, read_snapshot
 from audit.invariants import violations
-from client.orders import resolve
+from client.resolutions import resolve
 from client.runs import ABOUT_ORDERS, stuck_runs
 from config.temporal import plugin
 from gateways.temporal import find_run
