@@ -314,19 +314,11 @@ async def read_resolved(connection: "Connection", order_id: str, refunded: Conta
     return [ByHand(each["amount"], each["at"]) for each in found if each["refund_id"] not in refunded]
 
 
-async def _read_left(connection: "Connection", row: OrderRow) -> _Left:
-    units = await connection.fetch(READ_UNITS_LEFT, row.id)
-    charges = await connection.fetch(READ_CHARGES_LEFT, row.id)
-    return _Left(
-        units={each["product_id"]: each["left"] for each in units},
-        prices={each["product_id"]: each["price"] for each in units},
-        charges={each["type"]: int(each["left"]) for each in charges},
-        money=row.total - await _spent(connection, row),
-    )
+async def read_money_left(connection: "Connection", row: OrderRow) -> int:
+    """What is neither claimed nor refunded of the payment, in minor units; less than 0: more was refunded than paid.
 
-
-async def _spent(connection: "Connection", row: OrderRow) -> int:
-    """What is claimed or refunded of the money; also a part whose claim is withdrawn, but whose refund stands."""
+    A part whose claim is withdrawn, but whose refund stands, is refunded.
+    """
     standing = await connection.fetch(READ_STANDING, row.id, row.payment_intent_id, STANDING)
     parts = {each["refund_id"]: each["amount"] for each in standing if each["refund_id"] is not None}
     in_dashboard = [ByHand(each["amount"], each["made_at"]) for each in standing if each["refund_id"] is None]
@@ -335,7 +327,18 @@ async def _spent(connection: "Connection", row: OrderRow) -> int:
     # Resolved parts are claimed too: of them only that counts which is not among the refunds in the dashboard.
     at_stripe = sum(parts.values()) - sum(each.amount for each in resolved)
     elsewhere = paid_elsewhere(resolved, in_dashboard)
-    return int(at_stripe + sum(each.amount for each in in_dashboard) + elsewhere)
+    return int(row.total - at_stripe - sum(each.amount for each in in_dashboard) - elsewhere)
+
+
+async def _read_left(connection: "Connection", row: OrderRow) -> _Left:
+    units = await connection.fetch(READ_UNITS_LEFT, row.id)
+    charges = await connection.fetch(READ_CHARGES_LEFT, row.id)
+    return _Left(
+        units={each["product_id"]: each["left"] for each in units},
+        prices={each["product_id"]: each["price"] for each in units},
+        charges={each["type"]: int(each["left"]) for each in charges},
+        money=await read_money_left(connection, row),
+    )
 
 
 def _asked(row: OrderRow, refund: Refund, prices: Mapping[str, int]) -> _Asked | None:

@@ -1,11 +1,12 @@
 """What the warehouse can never ship of orders, as the tables `shortages` keep it, and whether that is refunded."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from gateways.order_store import write_event
+from gateways.order_refunds import read_money_left
+from gateways.order_store import read_rows, write_event
 from gateways.reminders import not_alerted_today
 from orders.models import GONE, KEPT
 from orders.parcels import SHORTAGE_REFUND, Shortage
@@ -43,10 +44,14 @@ READ_SHORTAGE: Final = f"""
     FROM shortages s
 """  # noqa: S608 (a constant of ours)
 
-# Of an order `o`: the money that is claimed, or was refunded in the dashboard or by a cancel. It may count too much: a
-# part that an operator has paid, and the refund in the dashboard that paid it, count both (see orders.refunds).
-SPENT: Final = """(
-    SELECT coalesce(sum(r.amount), 0) FROM order_refunds r WHERE r.order_id = o.id AND r.status <> 'withdrawn'
+# Of an order `o`: at least so much is claimed, or was refunded in the dashboard or by a cancel. A part that an operator
+# has paid is left out, as a refund in the dashboard may have paid it: `_with_money` counts exactly.
+SPENT_AT_LEAST: Final = """(
+    SELECT coalesce(sum(r.amount), 0) FROM order_refunds r
+    WHERE r.order_id = o.id AND r.status <> 'withdrawn' AND (
+        SELECT max(w.id) FROM resolutions w
+        WHERE (w.order_id, w.step, w.action) = (r.order_id, 'refund:' || r.refund_id, 'resolved')
+    ) IS NULL
 ) + (
     SELECT coalesce(sum(h.amount), 0) FROM refunds h
     WHERE (h.order_id, h.payment_intent_id) = (o.id, o.payment_intent_id)
@@ -56,7 +61,8 @@ SPENT: Final = """(
 # A free order has units to write off all the same.
 IS_UNREFUNDED: Final = f"""
     (
-        SELECT o.status = ANY($2::text[]) AND (o.total = 0 OR o.total > {SPENT}) FROM orders o WHERE o.id = s.order_id
+        SELECT o.status = ANY($2::text[]) AND (o.total = 0 OR o.total > {SPENT_AT_LEAST})
+        FROM orders o WHERE o.id = s.order_id
     ) AND (
         SELECT r.refund_id FROM order_refunds r
         WHERE (r.order_id, r.refund_id) = (s.order_id, '{SHORTAGE_REFUND}' || s.number)
@@ -103,7 +109,7 @@ FIND_OWED: Final = f"""
 FIND_EMPTY: Final = f"""
     SELECT DISTINCT s.order_id, {EMPTY_KEY} AS key FROM shortages s
     WHERE s.at BETWEEN now() - interval '7 days' AND now() - $1::interval
-      AND (SELECT o.status = ANY($2::text[]) AND o.total > {SPENT} FROM orders o WHERE o.id = s.order_id)
+      AND (SELECT o.status = ANY($2::text[]) AND o.total > {SPENT_AT_LEAST} FROM orders o WHERE o.id = s.order_id)
       AND (SELECT max(p.shipped_at) FROM shipments p WHERE p.order_id = s.order_id) IS NULL
       AND (
           SELECT bool_and(i.quantity = (
@@ -131,7 +137,8 @@ async def keep_shortage(connection: "Connection", order_id: str, lines: Mapping[
 
 async def find_unrefunded(connection: "Connection", after: timedelta, limit: int) -> list[Shortage]:
     """Shortages of paid orders, older than `after`, whose refund does not exist and would not be refused."""
-    return [_shortage(row) for row in await connection.fetch(FIND_UNREFUNDED, after, KEPT, limit, STANDING)]
+    found = await connection.fetch(FIND_UNREFUNDED, after, KEPT, limit, STANDING)
+    return [_shortage(each) for each in await _with_money(connection, found)]
 
 
 async def find_owed(connection: "Connection", after: timedelta, limit: int) -> list[tuple[str, Shortage]]:
@@ -139,7 +146,8 @@ async def find_owed(connection: "Connection", after: timedelta, limit: int) -> l
 
     Those that operators were alerted of today are left out.
     """
-    return [(row["key"], _shortage(row)) for row in await connection.fetch(FIND_OWED, after, KEPT, limit, STANDING)]
+    found = await connection.fetch(FIND_OWED, after, KEPT, limit, STANDING)
+    return [(each["key"], _shortage(each)) for each in await _with_money(connection, found)]
 
 
 async def find_empty(connection: "Connection", after: timedelta, limit: int) -> list[tuple[str, str]]:
@@ -147,7 +155,15 @@ async def find_empty(connection: "Connection", after: timedelta, limit: int) -> 
 
     Those that operators were alerted of today are left out.
     """
-    return [(row["key"], row["order_id"]) for row in await connection.fetch(FIND_EMPTY, after, GONE, limit, STANDING)]
+    found = await connection.fetch(FIND_EMPTY, after, GONE, limit, STANDING)
+    return [(each["key"], each["order_id"]) for each in await _with_money(connection, found)]
+
+
+async def _with_money(connection: "Connection", found: Sequence["asyncpg.Record"]) -> list["asyncpg.Record"]:
+    """Those of orders of whose payment something is left to refund, or which were free."""
+    rows = await read_rows(connection, {each["order_id"] for each in found})
+    left = {row.id: await read_money_left(connection, row) for row in rows.values()}
+    return [each for each in found if left[each["order_id"]] > 0 or rows[each["order_id"]].is_free]
 
 
 def _shortage(row: "asyncpg.Record") -> Shortage:

@@ -185,6 +185,37 @@ async def test_a_shortage_of_an_order_whose_money_is_back(bench: ActivityBench, 
     assert await bench.do(Parcels.refund_shortages, 10) == []
 
 
+@pytest.mark.parametrize(
+    ("refunded_at", "found"),
+    [
+        ("now()", ["shortage:o1:1"]),  # that is how the operator paid: the rest is left
+        ("now() - interval '1 day'", []),  # it had another reason: both are gone, and with them the money
+    ],
+    ids=["after the claim", "before the claim"],
+)
+async def test_a_shortage_after_an_operator_paid_a_part(
+    bench: ActivityBench, order: Order, refunded_at: str, found: list[str]
+) -> None:
+    """A refund in the dashboard may be how the part was paid: then the money is spent once."""
+    short(bench, order, {"2": 1})
+    await check(bench)
+    await bench.pool.execute("UPDATE shortages SET at = at - $1::interval", AGE)
+    most = await bench.pool.fetchval("SELECT total * 2 / 3 FROM orders")
+    await bench.pool.execute(ADD_REFUND, most)
+    await bench.pool.execute(
+        "INSERT INTO resolutions (order_id, step, action, reason, actor, key)"
+        " VALUES ('o1', 'refund:r1', 'resolved', 'paid in the dashboard', 'ann', '1')"
+    )
+    await bench.pool.execute(
+        "INSERT INTO refunds (id, order_id, payment_intent_id, amount, status, attempt, made_at)"  # noqa: S608 (ours)
+        f" SELECT 're_1', id, payment_intent_id, $1, 'succeeded', 1, {refunded_at} FROM orders",
+        most,
+    )
+    assert [problem.key for problem in await bench.do(Parcels.find_parcel_problems, 10)] == found
+    async with bench.database.transaction() as connection:
+        assert len(await find_unrefunded(connection, timedelta(0), 10)) == len(found)
+
+
 async def test_a_shortage_of_a_cancelled_order(bench: ActivityBench, order: Order) -> None:
     """The cancel refunds it; it takes the place of no other one."""
     short(bench, order, {"2": 1})
