@@ -99,7 +99,7 @@ class Parcels:
         for each in found:
             notice = ParcelNotice(order_id=each["order_id"], shipment_id=each["id"])
             await start_notify_shipment(self._client, activity.info().task_queue, notice)
-        return [f"order {each['order_id']}: the customer is notified of the parcel {each['id']}" for each in found]
+        return [f"order {each['order_id']}: notify-shipment is started for the parcel {each['id']}" for each in found]
 
     @activity.defn
     async def refund_shortages(self, limit: int) -> Sequence[str]:

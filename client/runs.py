@@ -21,6 +21,7 @@ from orders.names import (
     CANCEL_ORDER,
     CUSTOMER_ID,
     NEEDS_ATTENTION,
+    NOTIFY_SHIPMENT,
     ORDER_STAGE,
     PROCESS_ORDER,
     REFUND_ORDER,
@@ -38,7 +39,10 @@ MAX_REFUNDS: Final = 50  # runs that are listed of one order
 
 ABOUT_ORDERS: Final = f"WorkflowType IN ('{PROCESS_ORDER}', '{CANCEL_ORDER}', '{REFUND_ORDER}')"
 
-MARKED: Final = f"{ABOUT_ORDERS} AND {NEEDS_ATTENTION.name} IS NOT NULL"
+MARKED: Final = (
+    f"WorkflowType IN ('{PROCESS_ORDER}', '{CANCEL_ORDER}', '{REFUND_ORDER}', '{NOTIFY_SHIPMENT}')"
+    f" AND {NEEDS_ATTENTION.name} IS NOT NULL"
+)
 
 ResultT = TypeVar("ResultT")
 
@@ -90,7 +94,9 @@ async def order_status(client: Client, order_id: str) -> OrderView:
 async def view_run(
     client: Client, workflow_id: str, run_id: str | None = None
 ) -> OrderView | CancelView | RefundView | None:
-    """What the run's `status` query answers; None if there is no run, or no worker answers."""
+    """What the run's `status` query answers; None if there is no run, it has no such query, or no worker answers."""
+    if workflow_id.startswith(f"{NOTIFY_SHIPMENT}:"):
+        return None
     if workflow_id.startswith(f"{CANCEL_ORDER}:"):
         return await query_run(client, workflow_id, "status", CancelView, run_id)
     if workflow_id.startswith(f"{REFUND_ORDER}:"):

@@ -22,11 +22,16 @@ async def deliver(
     timeline: OrderTimeline,
 ) -> None:
     """Deliver a notification; at the deadline record that it was given up, and alert operators."""
-    name = notification.name
     options = within(timedelta(seconds=deadline_seconds), SLOW_RETRY)
     try:
-        await run_activity(send, notification, options, f"notification {name}")
+        await run_activity(send, notification, options, f"notification {notification.name}")
     except ActivityError as error:
-        await run_activity(Notifications.give_up_notification, notification, UNTIL_DONE, f"give up {name}")
-        NOTIFICATIONS_GIVEN_UP.add(kind=notification.kind)
-        timeline.call_for_attention(f"notification:{name}", f"the notification {name} was not delivered", reason(error))
+        await give_up(notification, reason(error), timeline)
+
+
+async def give_up(notification: Notification, why: str, timeline: OrderTimeline) -> None:
+    """Record that a notification will not be delivered, and alert operators."""
+    name = notification.name
+    await run_activity(Notifications.give_up_notification, notification, UNTIL_DONE, f"give up {name}")
+    NOTIFICATIONS_GIVEN_UP.add(kind=notification.kind)
+    timeline.call_for_attention(f"notification:{name}", f"the notification {name} was not delivered", why)

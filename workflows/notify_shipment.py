@@ -1,5 +1,7 @@
 """notify-shipment: notify the customer that a parcel has left, once."""
 
+from typing import Final
+
 from temporalio import workflow
 from temporalio.common import RawValue
 
@@ -10,8 +12,10 @@ with workflow.unsafe.imports_passed_through():
     from orders.parcels import parse_notice
     from saga import UNTIL_DONE, run_activity
     from workflows.inputs import parsed
-    from workflows.notifications import deliver
+    from workflows.notifications import deliver, give_up
     from workflows.timeline import OrderTimeline
+
+UNKNOWN_ADDRESS: Final = "Temporal no longer has the order's request, so nobody knows the customer's address"
 
 
 @workflow.defn(name=NOTIFY_SHIPMENT)
@@ -32,8 +36,7 @@ class NotifyShipment:
             timeline.note("nobody has to be notified")
             return
         if due.notification.to is None:
-            timeline.note("Temporal no longer has the order's request, so nobody knows the customer's address")
-            await run_activity(Notifications.give_up_notification, due.notification, UNTIL_DONE, "nobody to notify")
-            return
-        await deliver(Notifications.send_email, due.notification, due.deadline, timeline)
+            await give_up(due.notification, UNKNOWN_ADDRESS, timeline)
+        else:
+            await deliver(Notifications.send_email, due.notification, due.deadline, timeline)
         await timeline.flush()

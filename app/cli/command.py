@@ -71,7 +71,8 @@ MEANINGS: Final[Mapping[Exit, str]] = {
         "verified"
     ),
     Exit.NEEDS_OPERATOR: (
-        "an operator is needed: an undo is parked, an alert could not be posted, or a run did not go on after rollback"
+        "an operator is needed: an undo is parked or its run was ended, an invariant is broken,"
+        " an alert could not be posted, or a run did not go on after rollback"
     ),
     Exit.NOT_WRITTEN: "done, but the result could not be written to standard output; it is on standard error",
     Exit.INTERRUPTED: "Ctrl-C: the command no longer waits; what it started goes on",

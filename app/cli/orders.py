@@ -26,7 +26,7 @@ from app.cli.show import (
     show_status,
     show_stuck,
 )
-from app.cli.standing import Needs, StandingRun, from_database, needs_of, standing_run, standing_runs
+from app.cli.standing import StandingRun, from_database, needs_of, standing_run, standing_runs
 from app.startup_checks import CannotStart
 from client.orders import (
     cancel_order,
@@ -51,7 +51,7 @@ from orders.models import (
     Stage,
     Status,
 )
-from orders.names import NEEDS_ATTENTION, SWEEPS, cancel_order_id, refund_order_id
+from orders.names import NEEDS_ATTENTION, cancel_order_id, refund_order_id
 from orders.order_report import ListedOrder, OrderReport
 from orders.parsing import MAX_INPUT, parse_cancel, parse_customer, parse_pay
 
@@ -251,7 +251,7 @@ async def stuck(environment: Environment) -> Result:
             for each in needs
         ],
         lambda out: show_stuck(out, session, needs, missing),
-        Exit.NEEDS_OPERATOR if any(map(_waits_for_operator, needs)) else Exit.DONE,
+        Exit.NEEDS_OPERATOR if any(each.waits_for_operator for each in needs) else Exit.DONE,
     )
 
 
@@ -305,11 +305,6 @@ async def _runs_of(client: Client, order_id: str, order: OrderReport | None, mis
 async def _stage(client: Client, workflow_id: str) -> str | None:
     view = await view_run(client, workflow_id)
     return humanize(view.stage) if view and view.stage else None
-
-
-def _waits_for_operator(each: Needs) -> bool:
-    """Whether nothing goes on by itself: an undo is parked, or what a sweep found could not be alerted."""
-    return each.attention.parked or each.run is None or each.run.workflow in SWEEPS
 
 
 def _read(file: str) -> bytes:

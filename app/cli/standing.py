@@ -10,6 +10,7 @@ from config.settings import Settings
 from gateways.postgres import Database
 from orders.errors import Unavailable
 from orders.models import SETTLED, Attention, View
+from orders.names import PAYMENT_WARNING, SWEEPS
 from orders.order_report import ListedOrder
 
 # The order's row tells how these ended, whatever became of the run; a step that a shop adds may leave nothing there.
@@ -30,6 +31,15 @@ class Needs(NamedTuple):
     attention: Attention
     amount: str | None
     advice: Advice
+
+    @property
+    def waits_for_operator(self) -> bool:
+        """Whether nothing goes on by itself: an undo is parked, an invariant broken, or an alert could not be posted.
+
+        Not a dispute: the bank decides about it, weeks after operators were alerted and have answered.
+        """
+        is_of_sweep = self.run is None or self.run.workflow in SWEEPS
+        return self.attention.parked or (is_of_sweep and self.attention.what != PAYMENT_WARNING)
 
     @property
     def json(self) -> dict[str, Any]:

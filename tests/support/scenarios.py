@@ -9,9 +9,18 @@ from temporalio.exceptions import ApplicationError, CancelledError
 from orders.models import ErrorCode, OrderOutcome, OrderView, Stage
 from orders.names import NEEDS_ATTENTION, ORDER_OUTCOME, ORDER_STAGE
 from saga import Resolution
-from tests.support.shop import Shop, eventually
+from tests.support.shop import Shop, eventually, new_order_id
 
 Run = WorkflowHandle[Any, Any]
+
+ADD_PARCEL: Final = (
+    "INSERT INTO shipments (order_id, id, carrier, tracking, shipped_at) VALUES ($1, 'par_1', 'UPS', '1Z', now())"
+)
+MARK_SHIPPED: Final = """
+    WITH moved AS (UPDATE orders SET status = 'shipped' WHERE id = $1 RETURNING id)
+    INSERT INTO order_events (order_id, from_status, to_status, actor, why)
+    SELECT id, 'processing', 'shipped', 'test', 'a parcel has left' FROM moved
+"""
 
 REFUSED_ADDRESS: Final = {"street": "1 Refuse Street", "city": "San Francisco", "state": "CA", "zip": "94102"}
 
@@ -126,3 +135,12 @@ def final_error() -> ApplicationError:
 def outage() -> ApplicationError:
     """What the next attempt may heal."""
     return ApplicationError("scripted outage", type="scripted")
+
+
+async def ship(shop: Shop) -> str:
+    """A shipped order, of whose parcel `par_1` nobody was told."""
+    order_id = new_order_id()
+    assert (await shop.place(order_id=order_id)).success
+    await shop.pool.execute(MARK_SHIPPED, order_id)
+    await shop.pool.execute(ADD_PARCEL, order_id)
+    return order_id

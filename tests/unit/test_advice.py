@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from app.cli.advice import advice_about
-from app.cli.standing import standing_run
-from client.runs import Run
+from app.cli.standing import standing_run, standing_runs
+from client.runs import Run, StuckRun
 from orders.models import Attention, Status
-from orders.names import CHECK_INVENTORY, PAYMENT_WARNING, PROCESS_ORDER, RECONCILE_ORDERS
+from orders.names import CHECK_INVENTORY, PAYMENT_WARNING, PROCESS_ORDER, RECONCILE_ORDERS, VERIFY_ORDERS
 from orders.order_report import ListedOrder, ParkedStep
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +51,25 @@ def test_a_marked_sweep(workflow: str, mark: str, advice: str, command: str | No
     found = advice_about(a_run(workflow), Attention(what=mark, reason=""))
     assert advice in found.text
     assert found.command == command
+
+
+@pytest.mark.parametrize(
+    ("workflow", "mark", "parked", "waits"),
+    [
+        (RECONCILE_ORDERS, PAYMENT_WARNING, False, False),
+        (RECONCILE_ORDERS, RECONCILE_ORDERS, False, True),
+        (VERIFY_ORDERS, VERIFY_ORDERS, False, True),
+        (PROCESS_ORDER, "void_payment", True, True),
+        (PROCESS_ORDER, "notification:order_confirmation", False, False),
+    ],
+    ids=["a dispute", "an alert that was not sent", "a broken invariant", "a parked undo", "a message given up"],
+)
+def test_what_waits_for_an_operator(workflow: str, mark: str, *, parked: bool, waits: bool) -> None:
+    """By this the exit status of `stuck` is 5: who pages by it is not paged until a bank decides about a dispute."""
+    attention = Attention(what=mark, reason="", parked=parked)
+    run = StuckRun(run=a_run(workflow), since=NOW, parked=(), attention=(attention,))
+    (need,) = standing_runs([run], {}, [])
+    assert need.waits_for_operator is waits
 
 
 @pytest.mark.parametrize(

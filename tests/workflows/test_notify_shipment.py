@@ -9,25 +9,8 @@ from temporalio.common import WorkflowIDReusePolicy
 from orders.names import NOTIFY_SHIPMENT, notify_shipment_id
 from sandbox.faults import Fault
 from tests.support.invariants import assert_invariants
+from tests.support.scenarios import marks, ship
 from tests.support.shop import Shop, an_order, new_order_id
-
-ADD_PARCEL = (
-    "INSERT INTO shipments (order_id, id, carrier, tracking, shipped_at) VALUES ($1, 'par_1', 'UPS', '1Z', now())"
-)
-FOLLOW = """
-    WITH moved AS (UPDATE orders SET status = 'shipped' WHERE id = $1 RETURNING id)
-    INSERT INTO order_events (order_id, from_status, to_status, actor, why)
-    SELECT id, 'processing', 'shipped', 'test', 'a parcel has left' FROM moved
-"""
-
-
-async def ship(shop: Shop) -> str:
-    """A shipped order, of whose parcel nobody was told."""
-    order_id = new_order_id()
-    assert (await shop.place(order_id=order_id)).success
-    await shop.pool.execute(FOLLOW, order_id)
-    await shop.pool.execute(ADD_PARCEL, order_id)
-    return order_id
 
 
 async def notify(shop: Shop, order_id: str, **more: Any) -> None:
@@ -77,6 +60,10 @@ async def test_nobody_knows_the_address(shop: Shop) -> None:
     await shop.pool.execute("UPDATE orders SET request_hash = 'of a request that is gone' WHERE id = $1", order_id)
     await notify(shop, order_id)
     assert (told(shop, order_id), await state(shop, order_id)) == ([], "given_up")
+    run = shop.client.get_workflow_handle(notify_shipment_id(order_id, "par_1"))
+    assert (await marks(run))[1] == "notification:order_shipped:par_1"
+    (alert,) = (each.text for each in shop.world.inbox.alerts if order_id in each.text)
+    assert "nobody knows the customer's address" in alert
     await notify(shop, order_id, customerEmail="customer@elsewhere.example")
     assert (told(shop, order_id), await state(shop, order_id)) == (["customer@elsewhere.example"], "sent")
 

@@ -322,7 +322,7 @@ async def test_goods_that_left_are_told_of(shop: Shop) -> None:
     parcel = (await shop.row(order_id))["fulfillment_id"]
     assert report.shipments == (
         f"order {order_id}: the warehouse says shipped",
-        f"order {order_id}: the customer is notified of the parcel {parcel}",
+        f"order {order_id}: notify-shipment is started for the parcel {parcel}",
     )
     assert await shop.status(order_id) == "shipped"
     assert await reconcile(shop) == NOTHING

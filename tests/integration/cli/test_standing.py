@@ -11,13 +11,15 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.testing import WorkflowEnvironment
 
 import app.cli.orders
+from gateways.run_starts import start_notify_shipment
 from orders.commands import PROGRAM
 from orders.errors import Permanent, Unavailable
-from orders.names import NEEDS_ATTENTION, PROCESS_ORDER
+from orders.names import NEEDS_ATTENTION, PROCESS_ORDER, notify_shipment_id
+from orders.parcels import ParcelNotice
 from sandbox.faults import Fault
 from tests.integration.cli.conftest import Said, Starter
 from tests.integration.cli.test_starter import DECLINED, NOBODY, an_empty_namespace
-from tests.support.scenarios import until_marked, until_stuck
+from tests.support.scenarios import ship, until_marked, until_stuck
 from tests.support.shop import CHARGES, FREE, Shop, an_order, eventually, new_order_id
 
 NO_DATABASE = {"DATABASE_URL": "postgresql://127.0.0.1:1/nothing"}
@@ -523,6 +525,19 @@ async def test_a_message_that_was_given_up_says_why(shop: Shop, starter: Starter
     assert "why email: HTTP 422: unknown_template: There is no such template." in lines(said)
     assert "reach its addressee by other means" in said.out
     assert "order_confirmation given up" in said.out
+
+
+async def test_a_message_about_a_parcel_that_was_given_up(shop: Shop, starter: Starter) -> None:
+    """Its run is about the order too, and is closed by now."""
+    order_id = await ship(shop)
+    shop.world.faults.add(Fault(service="email", kind="status", status=422, times=None))
+    notice = ParcelNotice(order_id=order_id, shipment_id="par_1")
+    await start_notify_shipment(shop.client, shop.task_queue, notice)
+    await shop.client.get_workflow_handle(notify_shipment_id(order_id, "par_1")).result()
+    (found,) = await stuck(starter, order_id)
+    assert (found["what"], found["command"]) == ("notification:order_shipped:par_1", None)
+    assert "email: HTTP 422" in found["reason"]
+    assert "reach its addressee by other means" in found["advice"]
 
 
 @pytest.mark.prove

@@ -46,7 +46,7 @@ async def test_whether_customers_are_notified_of_parcels(subscribed: Web) -> Non
     shop.world.send_webhooks_to(None)
     await shop.ship(order_id, SECOND)
     report = await reconcile(subscribed)
-    notified = (f"order {order_id}: the customer is notified of the parcel par_2",) if notifies else ()
+    notified = (f"order {order_id}: notify-shipment is started for the parcel par_2",) if notifies else ()
     assert report.shipments == (f"order {order_id}: the warehouse says shipped", *notified)
     assert await is_notified(subscribed, order_id, "par_2") is notifies
 
