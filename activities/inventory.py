@@ -26,6 +26,7 @@ from orders.errors import Unavailable
 from orders.holds import NO_LIMITS, Held, HoldLimits
 from orders.models import (
     CLOSED,
+    WAS_CANCELLED,
     ErrorCode,
     Line,
     OrderCharge,
@@ -528,7 +529,7 @@ async def _close(connection: "Connection", row: OrderRow, closed: Status) -> boo
         closed,
         "undone, stock back",
         error_code=ErrorCode.CANCELLED if cancelled else None,
-        error="the order was cancelled" if cancelled else None,
+        error=WAS_CANCELLED if cancelled else None,
     )
 
 

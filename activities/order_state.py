@@ -9,7 +9,7 @@ from gateways.order_store import actor, lock_row, move_row, read_row, write_even
 from gateways.postgres import Database
 from gateways.run_inputs import find_input
 from gateways.temporal import find_run
-from orders.models import BEING_UNDONE, ErrorCode, Model, OrderRow, Park, Status, UndoClaim
+from orders.models import BEING_UNDONE, WAS_CANCELLED, ErrorCode, Model, OrderRow, Park, Status, UndoClaim
 from orders.names import PROCESS_ORDER
 from saga import Resolution
 
@@ -45,7 +45,6 @@ KEEP_RESOLUTION: Final = """
     ON CONFLICT (order_id, key) DO NOTHING
 """
 
-CANCELLED_BY_CUSTOMER: Final = "the order was cancelled"
 
 IS_KEPT: Final = "SELECT EXISTS (SELECT FROM resolutions WHERE order_id = $1 AND key = $2)"
 
@@ -125,7 +124,7 @@ class OrderState:
                 "cancelled by the customer",
                 closing=Status.CANCELLED,
                 error_code=ErrorCode.CANCELLED,
-                error=CANCELLED_BY_CUSTOMER,
+                error=WAS_CANCELLED,
             )
             await move_row(connection, order_id, Status.PROCESSING, Status.CANCELLING, "cancelled by the customer")
             return await read_row(connection, order_id)
@@ -148,7 +147,7 @@ class OrderState:
                     order=order.reservation,
                     closing=Status.CANCELLED,
                     error_code=ErrorCode.CANCELLED,
-                    error=CANCELLED_BY_CUSTOMER,
+                    error=WAS_CANCELLED,
                 )
                 await _insert_tombstone(connection, claim)
             return await read_row(connection, order_id)

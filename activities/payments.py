@@ -128,10 +128,10 @@ class Payments:
             raise Permanent("the goods were shipped, but there is no authorization to capture", type="shipped_unpaid")
         async with self._database.transaction() as connection:
             await lock_row(connection, order_id)
-            is_known = await read_resolution(connection, order_id, "cancel_fulfillment")
-            if not is_known and (settled := await read_resolution(connection, order_id, "void_payment")):
+            is_settled = await read_resolution(connection, order_id, "cancel_fulfillment")
+            if not is_settled and (settled := await read_resolution(connection, order_id, "void_payment")):
                 raise Permanent(f"the goods were shipped, but the payment is {settled.text}", type="shipped_unpaid")
-            if not is_known:
+            if not is_settled:
                 why = "shipped before the undo: go forward"
                 await move_row(connection, order_id, Status.UNDOING, Status.CAPTURING, why)
             return await lock_row(connection, order_id)
@@ -263,7 +263,7 @@ def _state(row: OrderRow, intent: Intent) -> Payment:
         case "requires_payment_method":
             return _declined(*_decline(intent.last_payment_error), intent.id)
         case "canceled":
-            return Payment(state=PaymentState.GONE, payment_intent_id=intent.id)
+            return Payment(state=PaymentState.CANCELED, payment_intent_id=intent.id)
         case status:
             raise Unavailable(f"stripe: the payment is {status}", type="payment_undecided")
 

@@ -22,7 +22,7 @@ from orders.commands import command_line
 from orders.errors import Permanent, Unavailable
 from orders.models import CLOSED, GONE, PAID, SETTLED, OrderRow, Status, UndoResult
 from orders.money import show
-from orders.reconciliation import Charge, Charges, OrderEvent, Problem, Remedy, Warned
+from orders.reconciliation import OrderEvent, Problem, Remedy, StrayPayment, StrayPayments, Warned
 from orders.refunds import FAILED, STANDING
 
 if TYPE_CHECKING:
@@ -61,21 +61,21 @@ class Reconciliation:
     # -------------------------------------------------------------------------------------------------------- payments
 
     @activity.defn
-    async def check_charges(self, after: str) -> Charges:
+    async def check_payments(self, after: str) -> StrayPayments:
         """Compare a page of settled orders with their payments, by the stored id. Correct ones are checked once."""
         async with self._database.transaction() as connection:
             due = await connection.fetch(FIND_UNCHECKED, self._after, after, order_checks.PAGE, SETTLED)
             rows = await read_rows(connection, [row["id"] for row in due])
 
-        def unread(row: OrderRow, error: Permanent | Unavailable) -> Charge:
+        def unread(row: OrderRow, error: Permanent | Unavailable) -> StrayPayment:
             return _unread(row.id, row.payment_intent_id or "", error)
 
         page = [rows[each["id"]] for each in due]
         found, next_after = await check_orders(self._database, page, self._check, unread, "payment_checked_at")
-        return Charges(found=found, after=next_after)
+        return StrayPayments(found=found, after=next_after)
 
     @activity.defn
-    async def find_orphans(self, after: str) -> Charges:
+    async def find_orphans(self, after: str) -> StrayPayments:
         """Compare a page of recent payments with the orders that they name, to find orphan payments."""
         now = datetime.now(UTC)
         first, last = now - self._window, now - self._after
@@ -84,41 +84,41 @@ class Reconciliation:
         async with self._database.transaction() as connection:
             rows = await read_rows(connection, claimed.values())
             kept = await refund_store.find_kept(connection, claimed)
-        found: list[Charge] = []
+        found: list[StrayPayment] = []
         errors: dict[str, Permanent | Unavailable] = {}
         for intent in intents:
             order_id = claimed.get(intent.id)
             if order_id is None:
                 continue
             try:
-                charge = await self._orphan(intent, order_id, rows.get(order_id), is_kept=intent.id in kept)
+                stray = await self._orphan(intent, order_id, rows.get(order_id), is_kept=intent.id in kept)
             except (Permanent, Unavailable) as error:
                 errors[intent.id] = error
-                charge = _unread(order_id, intent.id, error)
-            if charge:
-                found.append(charge)
+                stray = _unread(order_id, intent.id, error)
+            if stray:
+                found.append(stray)
         raise_outage(errors.values(), len(claimed))
-        return Charges(found=tuple(found), after=intents[-1].id if len(intents) == PAGE else None)
+        return StrayPayments(found=tuple(found), after=intents[-1].id if len(intents) == PAGE else None)
 
     @activity.defn
-    async def void_orphan(self, charge: Charge) -> UndoResult:
+    async def void_orphan(self, stray: StrayPayment) -> UndoResult:
         """Void an orphan payment, or refund what is left of it.
 
         Raises:
             Permanent: an earlier refund failed, or the order does not exist; an operator must decide.
         """
-        intent = await self._gateway.void(charge.order_id, charge.payment_intent_id, attempt=1)
+        intent = await self._gateway.void(stray.order_id, stray.payment_intent_id, attempt=1)
         if intent.status == "succeeded":
-            await self._refund_orphan(charge.order_id, intent)
+            await self._refund_orphan(stray.order_id, intent)
         note = f"the orphan payment {intent.id} is {'refunded' if intent.status == 'succeeded' else 'voided'}"
         async with self._database.transaction() as connection:
-            await write_event_once(connection, charge.order_id, note)
+            await write_event_once(connection, stray.order_id, note)
         return UndoResult(note=note)
 
     async def _refund_orphan(self, order_id: str, intent: Intent) -> None:
         """Refund what is left, and keep the refunds under the order that the payment names: they may fail later."""
         async with self._database.transaction() as connection:
-            await lock_row(connection, order_id)  # a charge for an order that does not exist is an operator's case
+            await lock_row(connection, order_id)  # a payment for an order that does not exist is an operator's case
             standing = await refund_store.read_standing(connection, intent.id)
         refunds = await self._gateway.refunds(intent.id)
         refund_store.refuse_unknown(standing, refunds)
@@ -129,12 +129,12 @@ class Reconciliation:
             refunds = await self._gateway.refund(order_id, intent.id, attempt=1, known=refunds)
         await refund_store.save_refunds(self._database, order_id, intent.id, refunds)
 
-    async def _check(self, row: OrderRow) -> Charge | None:
+    async def _check(self, row: OrderRow) -> StrayPayment | None:
         """What is wrong with the payment of a settled order; None if nothing is."""
         intent_id = row.payment_intent_id or ""
         intent = await self._gateway.find(intent_id)
         if intent is None:
-            return _charge("alert", row.id, intent_id, f"of order {row.id} is not known to Stripe")
+            return _stray("alert", row.id, intent_id, f"of order {row.id} is not known to Stripe")
         refunds = await self._gateway.refunds(intent.id) if intent.amount_received else []
         left = refund_store.left_of(intent, refunds)
         if row.status in CLOSED:
@@ -144,22 +144,24 @@ class Reconciliation:
             if gone or row.settled_by_hand:
                 return None
             text = f"of order {row.id}, which is {row.status}, is {intent.status}"
-            return _charge("void_payment", row.id, intent_id, text)
-        # A manual refund is the shop's own decision: a part of the charge, or all of it for goods that came back. So is
-        # every refund by refund-order, also of all that was left.
+            return _stray("void_payment", row.id, intent_id, text)
+        # A manual refund is the shop's own decision: a part of the payment, or all of it for goods that came back. So
+        # is every refund by refund-order, also of all that was left.
         latest = next((refund for refund in refunds if refund.status not in FAILED), None)
         is_kept = left or (latest and part_of(latest)) or row.status in GONE
         if intent.amount_received == row.total and is_kept:
             return None
         paid = show(left, row.currency)
         text = f"of order {row.id} over {show(row.total, row.currency)} has {paid} charged"
-        return _charge("alert", row.id, intent_id, text)
+        return _stray("alert", row.id, intent_id, text)
 
     async def _paid_elsewhere(self, row: OrderRow, refunds: Sequence[stripe.Refund]) -> int:
         async with self._database.transaction() as connection:
             return await refund_store.read_paid_elsewhere(connection, row.id, refunds)
 
-    async def _orphan(self, intent: Intent, order_id: str, row: OrderRow | None, *, is_kept: bool) -> Charge | None:
+    async def _orphan(
+        self, intent: Intent, order_id: str, row: OrderRow | None, *, is_kept: bool
+    ) -> StrayPayment | None:
         """What to do with a payment that names an order; None if its id is on that order's row, or may still get there.
 
         Only payments that this shop created are returned. A payment without a shop that names one of our orders was
@@ -176,15 +178,13 @@ class Reconciliation:
         if intent.status in OVER or (is_refunded and (row is None or made_by is None or is_kept)):
             return None
         if made_by is None:
-            return _charge(
-                "alert", order_id, intent.id, f"of order {order_id} was made by hand, and is {intent.status}"
-            )
+            return _stray("alert", order_id, intent.id, f"of order {order_id} was made by hand, and is {intent.status}")
         if row is None and captured:
-            return _charge("alert", order_id, intent.id, f"was captured for {order_id}, which is no order")
-        return _charge("void_orphan", order_id, intent.id, f"is {intent.status}, but is not the payment of {order_id}")
+            return _stray("alert", order_id, intent.id, f"was captured for {order_id}, which is no order")
+        return _stray("void_orphan", order_id, intent.id, f"is {intent.status}, but is not the payment of {order_id}")
 
     async def _left_of(self, intent: Intent) -> int:
-        """What is left of a charge after its refunds, in minor units."""
+        """What is left of a payment after its refunds, in minor units."""
         if not intent.amount_received:
             return 0
         return refund_store.left_of(intent, await self._gateway.refunds(intent.id))
@@ -277,10 +277,10 @@ def _state(refund_status: str) -> str:
     return refund_status if refund_status in FAILED else f"is still {refund_status}"
 
 
-def _unread(order_id: str, intent_id: str, error: Permanent | Unavailable) -> Charge:
-    return _charge("alert", order_id, intent_id, f"of order {order_id} could not be read: {error.message}")
+def _unread(order_id: str, intent_id: str, error: Permanent | Unavailable) -> StrayPayment:
+    return _stray("alert", order_id, intent_id, f"of order {order_id} could not be read: {error.message}")
 
 
-def _charge(remedy: Remedy, order_id: str, intent_id: str, what: str) -> Charge:
+def _stray(remedy: Remedy, order_id: str, intent_id: str, what: str) -> StrayPayment:
     text = f"the payment {intent_id} {what}"
-    return Charge(order_id=order_id, payment_intent_id=intent_id, remedy=remedy, description=text)
+    return StrayPayment(order_id=order_id, payment_intent_id=intent_id, remedy=remedy, description=text)

@@ -26,7 +26,7 @@ from orders.stock import LowStockItem, Posted, StockReport
 
 LEASE: Final = timedelta(seconds=60)  # longer than an attempt may take
 RETRY_LEASE: Final = timedelta(seconds=1)
-GONE: Final = {404, 410}  # HTTP statuses: the webhook or its channel does not exist; the next run tries again
+WEBHOOK_GONE: Final = {404, 410}  # HTTP statuses: it or its channel does not exist; the next run tries again
 MAX_LIST: Final = 1024 * 1024  # bytes; Temporal accepts payloads of up to 2 MiB
 
 FIND_LOW: Final = """
@@ -137,7 +137,7 @@ class StockAlerts:
             return None
         body, named = compose("⚠️ Low Stock Alert", "Low Stock Items", (product.line for product in low))
         try:
-            await post(self._http, self._slack, body, {}, CLIENT_ERRORS | GONE)
+            await post(self._http, self._slack, body, {}, CLIENT_ERRORS | WEBHOOK_GONE)
         except (Unavailable, Permanent):
             with suppress(Unavailable):  # a lease also ends by itself
                 await self._end(lease, [])

@@ -85,7 +85,7 @@ WAITING: Final = "SELECT count(*) FROM orders WHERE id LIKE 'open-%' AND payment
 SWEEPS: Final[Mapping[str, Any]] = {
     "find_verifiable": 100,
     "check_stock": 100,
-    "check_charges": "",
+    "check_payments": "",
     "find_orphans": "",
     "find_refunds": 100,
     "find_stuck_refunds": 100,

@@ -43,6 +43,7 @@ from gateways.run_starts import start_refund
 from gateways.temporal import find_run, is_absent, reaching_temporal
 from orders.errors import InvalidInput, NoAnswer, NotPayable
 from orders.models import (
+    WAS_CANCELLED,
     CancelOutcome,
     CancelReason,
     CancelView,
@@ -278,7 +279,7 @@ async def _submit_once(client: Client, submission: Submission, task_queue: str, 
     if outcome.error_code is ErrorCode.UNDO_PARKED:
         # Temporal keeps the first answer of an update for ever; an operator may have resolved the park since.
         view = await view_run(client, order.id)
-        if view is None or not view.stuck:
+        if view is None or not view.parked:
             return await _follow(client, order)
     return outcome
 
@@ -340,8 +341,7 @@ def _outcome(order_id: str, cause: BaseException) -> OrderOutcome:
         with suppress(ValidationError):  # another version of the workflow may have failed with other details
             return OrderOutcome.model_validate(cause.details[0])
     if isinstance(cause, CancelledError):
-        error = "the order was cancelled"
-        return OrderOutcome(success=False, order_id=order_id, error=error, error_code=ErrorCode.CANCELLED)
+        return OrderOutcome(success=False, order_id=order_id, error=WAS_CANCELLED, error_code=ErrorCode.CANCELLED)
     raise _OnlyTheRowTells  # terminated, past a time-out that its starter gave it, or with details that are no outcome
 
 
@@ -362,7 +362,7 @@ async def _cancel(client: Client, request: CancelRequest, task_queue: str) -> Ca
 def _cancel_answer(view: View) -> CancelOutcome | None:
     if isinstance(view, CancelView) and view.outcome:
         return view.outcome
-    if view.stuck or (isinstance(view, CancelView) and view.held_up):
+    if view.parked or (isinstance(view, CancelView) and view.held_up):
         return CancelOutcome(cancelled=False, refunded=False, reason=CancelReason.UNDO_PARKED)
     return None
 
@@ -372,7 +372,7 @@ async def _refund(client: Client, refund: Refund, task_queue: str) -> RefundOutc
         if isinstance(view, RefundView) and view.outcome:
             return view.outcome
         parked = RefundOutcome(refunded=False, refund_id=refund.refund_id, reason=RefundReason.REFUND_PARKED)
-        return parked if view.stuck else None
+        return parked if view.parked else None
 
     for _ in range(MAX_RUNS):
         started = await start_refund(client, refund, task_queue=task_queue)

@@ -10,14 +10,14 @@ from temporalio.client import Client, WorkflowUpdateFailedError
 from client.runs import order_runs, view_run
 from gateways.temporal import find_run, last_failure, reaching_temporal
 from orders.errors import InvalidInput, NotParked, UnknownOrder
-from orders.models import Attention, Model, View
+from orders.models import Attention, Model, ResolutionAction, View
 from orders.parsing import check_operator_texts
 from saga import NOT_FINISHED, RESOLVE, Resolution
 
 LOOK_AGAIN: Final = 0.2  # seconds
 
 
-def read_resolution(step: str, action: Literal["retry", "skip", "resolved"], reason: str, by: str) -> Resolution:
+def read_resolution(step: str, action: ResolutionAction, reason: str, by: str) -> Resolution:
     """An operator's resolution of a parked step.
 
     Raises:
@@ -50,9 +50,9 @@ async def resolve(client: Client, order_id: str, resolution: Resolution) -> Reso
     parked: dict[str, tuple[str, ...]] = {}
     for run in await order_runs(client, order_id, resolution.step):
         if not run.closed and (view := await view_run(client, run.workflow_id)):  # closed runs answer queries too
-            parked[run.workflow_id] = view.stuck
-    stuck = ", ".join(step for steps in parked.values() for step in steps) or "nothing"
-    refusal = NotParked(f"{resolution.step} of {order_id} is not parked; parked is: {stuck}")
+            parked[run.workflow_id] = view.parked
+    steps = ", ".join(step for steps in parked.values() for step in steps) or "nothing"
+    refusal = NotParked(f"{resolution.step} of {order_id} is not parked; parked is: {steps}")
     for workflow_id in sorted(parked, key=lambda each: resolution.step not in parked[each]):
         with reaching_temporal(UnknownOrder(f"the run {workflow_id} is closed")):
             try:

@@ -254,7 +254,7 @@ async def finish(connection: "Connection", key: RefundKey) -> bool:
     return await connection.fetchval(FINISH, key.order_id, key.refund_id) is not None
 
 
-async def follow_refunds(connection: "Connection", order_id: str) -> None:
+async def follow_claims(connection: "Connection", order_id: str) -> None:
     """Open or withdraw the claims whose refunds at Stripe say so, as the table `refunds` has them."""
     followed = await connection.fetch(FOLLOW, order_id, FAILED, CLOSED, RefundReason.ORDER_CANCELLED)
     for each in followed:

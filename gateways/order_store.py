@@ -127,7 +127,9 @@ async def read_shop_id(database: "Database") -> str:
 
 
 async def lock_row(connection: "Connection", order_id: str) -> OrderRow:
-    """The row of an order, locked until the transaction ends. Every change takes this lock first.
+    """The row of an order, locked until the transaction ends, as it is once others have let it go.
+
+    A transaction that decides by the row takes the lock first; one that has changed it reads what came of that.
 
     Raises:
         Permanent: there is no such order.

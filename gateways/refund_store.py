@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import stripe
 
-from gateways.order_refunds import follow_refunds, read_resolved
+from gateways.order_refunds import follow_claims, read_resolved
 from gateways.order_store import lock_row, write_event
 from gateways.reminders import not_alerted_today
 from gateways.stripe import Intent, attempt_of, made_at, part_of
@@ -128,7 +128,7 @@ async def keep_refunds(
         await write_event(connection, row.id, text)
     if texts:
         await connection.execute(CHECK_PAYMENT_AGAIN, row.id)
-    await follow_refunds(connection, row.id)
+    await follow_claims(connection, row.id)
     return texts
 
 

@@ -99,10 +99,7 @@ class ErrorCode(StrEnum):
     UNDO_PARKED = "undo_parked"
 
 
-# The order goes on, so another submit or `pay` may get another answer.
-UNFINISHED_ANSWERS: Final = frozenset(
-    {ErrorCode.PAYMENT_REQUIRED, ErrorCode.AUTHENTICATION_REQUIRED, ErrorCode.UNDO_PARKED}
-)
+WAS_CANCELLED: Final = "the order was cancelled"  # the text of ErrorCode.CANCELLED
 
 # The customer's payment was refused: no authorization was ever seen at the customer's bank.
 PAYMENT_REFUSALS: Final = frozenset(
@@ -265,12 +262,12 @@ class Attention(Model):
 class View(Model):
     """What the `status` queries of process-order, cancel-order and refund-order have in common.
 
-    `stuck` are the names of the undos that are parked, `attention` is all that an operator should know of, and
+    `parked` are the names of the undos that are parked, `attention` is all that an operator should know of, and
     `undone` is how each undo ended, in the order in which they ended, each text beginning with the name of its step.
     """
 
     stage: Stage | None
-    stuck: tuple[str, ...] = ()
+    parked: tuple[str, ...] = ()
     attention: tuple[Attention, ...] = ()
     undone: tuple[str, ...] = ()
 
@@ -467,12 +464,12 @@ class PaymentRequest(Model):
 
 
 class PaymentState(StrEnum):
-    """GONE: canceled at Stripe. ORDER_CLOSED: read the order row and act by it."""
+    """CANCELED: at Stripe. ORDER_CLOSED: read the order row and act by it."""
 
     AUTHORIZED = "authorized"
     REQUIRES_ACTION = "requires_action"
     DECLINED = "declined"
-    GONE = "gone"
+    CANCELED = "canceled"
     ORDER_CLOSED = "order_closed"
 
 

@@ -50,7 +50,7 @@ class RefundsWithoutRun(Model):
     next: Page | None
 
 
-class Charge(Model):
+class StrayPayment(Model):
     """A payment that contradicts its order. The remedy `alert` leaves it to an operator."""
 
     order_id: str
@@ -64,10 +64,10 @@ class Charge(Model):
         return f"payment:{self.payment_intent_id}"
 
 
-class Charges(Model):
+class StrayPayments(Model):
     """One page of a comparison. The next page begins after the id `after`; None: there is no next page."""
 
-    found: tuple[Charge, ...]
+    found: tuple[StrayPayment, ...]
     after: str | None = None
 
 

@@ -44,7 +44,7 @@ class Rejected(ApplicationError):
 class Saga:
     """Runs steps forward in its block, and undoes all of them unless `commit` is reached. See the module.
 
-    Subclass it to change `claim`, `run_undo`, `on_park` or `on_resolution`.
+    Subclass it to change `claim`, `run_undo`, `is_resolvable`, `on_park` or `on_resolution`.
 
     Attributes:
         committed: the pivot is passed; nothing will be undone.

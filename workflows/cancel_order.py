@@ -124,9 +124,7 @@ class CancelOrder:
 
     async def _undo(self, row: OrderRow, saga: OrderSaga) -> None:
         self._saga = saga
-        saga.resolution_count = row.resolution_count
-        if row.parked_step:
-            await saga.take_over(row.parked_step, row.parked_reason or "parked by an earlier run")
+        await saga.take_over_park(row)
         await saga.undo()
 
     async def _capture(self, row: OrderRow) -> None:

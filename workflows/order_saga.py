@@ -64,6 +64,12 @@ class OrderSaga(Saga):
             return StopUndo(f"{note}; the order is {row.status}")
         return answer
 
+    async def take_over_park(self, row: OrderRow) -> None:
+        """Go on from the row: where an earlier run was parked, wait for an operator; see Saga.take_over."""
+        self.resolution_count = row.resolution_count
+        if row.parked_step:
+            await self.take_over(row.parked_step, row.parked_reason or "parked by an earlier run")
+
     @property
     def attention(self) -> tuple[Attention, ...]:
         """All that the run needs an operator for, and the resolutions that it takes."""
@@ -156,7 +162,7 @@ def view_of(timeline: OrderTimeline, saga: OrderSaga | None) -> View:
     """What every `status` query answers; without a saga nothing is to be undone yet."""
     if saga is None:
         return View(stage=timeline.stage, attention=tuple(timeline.attention.values()))
-    return View(stage=timeline.stage, stuck=tuple(saga.parked), attention=saga.attention, undone=tuple(saga.undone))
+    return View(stage=timeline.stage, parked=tuple(saga.parked), attention=saga.attention, undone=tuple(saga.undone))
 
 
 def _label(step: str) -> str:

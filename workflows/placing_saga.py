@@ -8,7 +8,7 @@ from temporalio.exceptions import ApplicationError, is_cancelled_exception
 with workflow.unsafe.imports_passed_through():
     from activities.order_state import OrderState
     from orders.metrics import UNDOS
-    from orders.models import ErrorCode, ReservationRequest, Stage, Status, UndoClaim
+    from orders.models import WAS_CANCELLED, ErrorCode, ReservationRequest, Stage, Status, UndoClaim
     from saga import Rejected, StopUndo, reason
     from workflows.order_saga import OrderSaga
     from workflows.timeline import OrderTimeline
@@ -52,14 +52,12 @@ class PlacingSaga(OrderSaga):
         self._timeline.enter(Stage.UNDOING, f"undoing: {closing.error}")
         claim = UndoClaim(order=self._order, **closing._asdict())
         row = await self._timeline.retry_until_done(OrderState.claim_undo, claim, closing.error, may_fail=False)
-        self.resolution_count = row.resolution_count
         if row.request_hash != self._order.request_hash or row.status is not Status.UNDOING:
             return StopUndo(f"the order is {row.status}")
         UNDOS.add(closing=row.closing or closing.closing)
-        if row.parked_step:
-            await self.take_over(row.parked_step, row.parked_reason or "parked by an earlier run")
-            if self.stopped:
-                return StopUndo("the order has moved on")
+        await self.take_over_park(row)
+        if self.stopped:
+            return StopUndo("the order has moved on")
         return f"the order will be {row.closing}"
 
 
@@ -67,6 +65,6 @@ def _closing_for(cause: BaseException | None) -> Closing:
     if isinstance(cause, RejectedOrder):
         return cause.closing
     if cause is not None and is_cancelled_exception(cause):
-        return Closing(Status.CANCELLED, ErrorCode.CANCELLED, "the order was cancelled")
+        return Closing(Status.CANCELLED, ErrorCode.CANCELLED, WAS_CANCELLED)
     why = reason(cause) if cause else "its row was closed meanwhile"
     return Closing(Status.FAILED, ErrorCode.FAILED, f"the order could not be processed: {why}")

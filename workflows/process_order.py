@@ -170,7 +170,7 @@ class ProcessOrder:
             payment = await self._await_another_card(row, declined(payment, *refusal), saga)
         if refusal := refusal_of(payment):
             raise RejectedOrder(*refusal)
-        if payment.state is PaymentState.GONE:
+        if payment.state is PaymentState.CANCELED:
             text = "the payment was cancelled at the payment provider"
             raise RejectedOrder(ErrorCode.AUTHORIZATION_EXPIRED, text, Status.FAILED)
         if payment.state is PaymentState.ORDER_CLOSED:

@@ -24,13 +24,13 @@ with workflow.unsafe.imports_passed_through():
     from orders.names import PAYMENT_WARNING, RECONCILE_ORDERS
     from orders.parsing import parse_nothing
     from orders.reconciliation import (
-        Charge,
-        Charges,
         OrderEvent,
         OrderWithoutRun,
         Page,
         Problem,
         ReconcileReport,
+        StrayPayment,
+        StrayPayments,
         StrayShipment,
     )
     from saga import raise_if_cancelled, reason, run_activity
@@ -76,7 +76,7 @@ class ReconcileOrders:
         await self._restart_refunds()
         await self._find_stuck_refunds()
         await self._find_payment_warnings()
-        await self._compare(Reconciliation.check_charges, "orders with their payments")
+        await self._compare(Reconciliation.check_payments, "orders with their payments")
         await self._compare(Reconciliation.find_orphans, "recent payments with their orders")
         await self._check_shipments()
         await self._check_parcels()
@@ -188,29 +188,29 @@ class ReconcileOrders:
             if warned.is_open:
                 self._timeline.mark(PAYMENT_WARNING, warned.text)
 
-    async def _compare(self, activity: Callable[[Any, str], Awaitable[Charges]], what: str) -> None:
+    async def _compare(self, activity: Callable[[Any, str], Awaitable[StrayPayments]], what: str) -> None:
         self._outages = 0
         after: str | None = ""
         while after is not None and not self._must_stop(f"compare {what}"):
             page = await self._try(activity, after, f"compare {what}")
-            for charge in page.found if page else ():
+            for stray in page.found if page else ():
                 if self._must_stop(f"compare {what}"):
                     return
-                await self._mend(charge)
+                await self._mend(stray)
             after = page.after if page else None
 
-    async def _mend(self, charge: Charge) -> None:
-        if charge.remedy == "alert":
-            self._problem(charge.key, charge.order_id, charge.description)
+    async def _mend(self, stray: StrayPayment) -> None:
+        if stray.remedy == "alert":
+            self._problem(stray.key, stray.order_id, stray.description)
             return
-        if charge.remedy == "void_payment":
-            undone = await self._try(Payments.void_payment, charge.order_id, charge.description)
+        if stray.remedy == "void_payment":
+            undone = await self._try(Payments.void_payment, stray.order_id, stray.description)
         else:
-            undone = await self._try(Reconciliation.void_orphan, charge, charge.description)
+            undone = await self._try(Reconciliation.void_orphan, stray, stray.description)
         if undone:
-            self._note(self._payments, f"{charge.description}: {undone.note}")
-        if undone and charge.remedy == "void_payment":
-            event = OrderEvent(order_id=charge.order_id, why=f"{charge.description}: {undone.note}")
+            self._note(self._payments, f"{stray.description}: {undone.note}")
+        if undone and stray.remedy == "void_payment":
+            event = OrderEvent(order_id=stray.order_id, why=f"{stray.description}: {undone.note}")
             await self._try(Reconciliation.note_event, event, "record the event")
 
     async def _check_shipments(self) -> None:

@@ -5,7 +5,7 @@ import uuid
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import typer
 from temporalio.client import Client
@@ -48,6 +48,7 @@ from orders.models import (
     OrderOutcome,
     RefundOutcome,
     RefundReason,
+    ResolutionAction,
     Stage,
     Status,
 )
@@ -268,7 +269,7 @@ async def resolve_step(  # noqa: PLR0913 (one argument for each option)
     by: Annotated[str, typer.Option(envvar="USER", help="Who decides.")] = "operator",
 ) -> Result:
     """Decide what becomes of a parked step: --retry, --skip or --resolved."""
-    flags: dict[Literal["retry", "skip", "resolved"], bool] = {"retry": retry, "skip": skip, "resolved": resolved}
+    flags: dict[ResolutionAction, bool] = {"retry": retry, "skip": skip, "resolved": resolved}
     actions = [action for action, given in flags.items() if given]
     if len(actions) != 1:
         raise typer.BadParameter("give one of --retry, --skip and --resolved")

@@ -78,7 +78,7 @@ async def until_stuck(run: Run) -> tuple[str, ...]:
     """The parked undos, once there are any."""
 
     async def stuck() -> tuple[str, ...]:
-        return (await look(run)).stuck
+        return (await look(run)).parked
 
     parked: tuple[str, ...] = await eventually(stuck, "an undo is parked")
     return parked

@@ -452,7 +452,7 @@ async def _until_stage(handle: WorkflowHandle[Any, Any], stage: Stage) -> None:
 
 async def _until_stuck(handle: WorkflowHandle[Any, Any]) -> None:
     async def stuck() -> bool:
-        return bool((await handle.query("status", result_type=View)).stuck)
+        return bool((await handle.query("status", result_type=View)).parked)
 
     await eventually(stuck, "the undo is parked")
 

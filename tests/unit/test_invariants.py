@@ -128,7 +128,7 @@ async def orders_of_every_kind(shop: Shop) -> tuple[str, ...]:
 
 
 async def is_stuck(run: Run) -> bool:
-    return bool((await run.query("status"))["stuck"])
+    return bool((await run.query("status"))["parked"])
 
 
 def found(evidence: Evidence) -> set[tuple[str, str]]:

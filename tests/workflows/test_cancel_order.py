@@ -451,7 +451,7 @@ async def waits_for_the_customer(handle: WorkflowHandle[Any, OrderOutcome]) -> N
 
 async def is_stuck(handle: WorkflowHandle[Any, Any]) -> None:
     async def stuck() -> bool:
-        return bool((await handle.query("status", result_type=dict))["stuck"])
+        return bool((await handle.query("status", result_type=dict))["parked"])
 
     await eventually(stuck, "the undo is parked")
 

@@ -685,7 +685,7 @@ async def test_an_outage_of_stripe_leaves_the_rest_done(shop: Shop) -> None:
     await hold_again(shop, order_id)
     shop.world.faults.add(Fault(service="stripe", kind="status", times=None))
     run = await start(shop)
-    await until_attempts(shop, "check_charges", 1)
+    await until_attempts(shop, "check_payments", 1)
     await shop.advance(run, timedelta(minutes=20))
     report = ReconcileReport.model_validate(await run.result())
 

@@ -182,7 +182,7 @@ async def test_a_refund_of_a_part_that_does_not_arrive_is_told(shop: Shop) -> No
 
 async def until_parked(run: Run) -> None:
     async def is_parked() -> bool:
-        return bool((await run.query("status"))["stuck"] == ["refund:r1"])
+        return bool((await run.query("status"))["parked"] == ["refund:r1"])
 
     await eventually(is_parked, "the refund is parked")
 

@@ -523,6 +523,6 @@ async def attempts(shop: Shop, count: int) -> bool:
 
 async def is_stuck(handle: WorkflowHandle[Any, Any]) -> None:
     async def stuck() -> bool:
-        return bool((await handle.query("status", result_type=dict))["stuck"])
+        return bool((await handle.query("status", result_type=dict))["parked"])
 
     await eventually(stuck, "the refund is parked")

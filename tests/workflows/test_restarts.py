@@ -248,7 +248,7 @@ async def test_a_park_that_is_taken_over_waits_before_anything_is_undone_again(s
 
 
 async def waits(run: WorkflowHandle[Any, Any]) -> bool:
-    return bool((await run.query("status"))["stuck"])
+    return bool((await run.query("status"))["parked"])
 
 
 async def test_the_answer_of_a_technical_failure_is_recorded(shop: Shop) -> None:

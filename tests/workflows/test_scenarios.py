@@ -122,7 +122,7 @@ async def test_a_forgotten_shipment_parks_its_cancel(shop: Shop) -> None:
 
 async def is_parked(shop: Shop, run: Any, step: str) -> None:
     async def is_stuck() -> bool:
-        return bool((await run.query("status", result_type=dict))["stuck"])
+        return bool((await run.query("status", result_type=dict))["parked"])
 
     await eventually(is_stuck, f"{step} is parked")
     assert (await shop.row(O))["parked_step"] == step

@@ -82,7 +82,7 @@ ADD_DETAILS: Final = (
 SWEEPS: Final[tuple[tuple[Callable[..., Awaitable[Any]], Any], ...]] = (
     (Verification.find_verifiable, 100),
     (Verification.check_stock, 100),
-    (Reconciliation.check_charges, ""),
+    (Reconciliation.check_payments, ""),
     (Reconciliation.find_orphans, ""),
     (Reconciliation.find_refunds, 100),
     (Reconciliation.find_stuck_refunds, 100),

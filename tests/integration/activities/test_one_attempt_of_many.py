@@ -94,7 +94,7 @@ async def test_a_part_of_the_price_is_reported(bench: ActivityBench) -> None:
     order = await paid(bench, undone=False)
     intent_of(bench).amount_received = 100
     await bench.pool.execute("UPDATE orders SET created_at = now() - interval '1 day'")
-    charges = await bench.do(Reconciliation.check_charges, "")
+    charges = await bench.do(Reconciliation.check_payments, "")
 
     assert [(each.order_id, each.remedy) for each in charges.found] == [(order.id, "alert")]
 

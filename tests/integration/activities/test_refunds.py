@@ -282,12 +282,12 @@ async def test_the_rest_that_fails_after_a_part_was_paid_in_the_dashboard(bench:
     await bench.do(Payments.void_payment, "o1")
     await bench.do(Inventory.release_stock, "o1")
     await bench.pool.execute("UPDATE orders SET created_at = now() - interval '30 days'")
-    assert (await bench.do(Reconciliation.check_charges, "")).found == ()
+    assert (await bench.do(Reconciliation.check_payments, "")).found == ()
     (_, rest) = bench.world.stripe.account.refunds.values()
     rest.fail()
     await bench.do(Reconciliation.follow_refunds, "o1")
 
-    (found,) = (await bench.do(Reconciliation.check_charges, "")).found
+    (found,) = (await bench.do(Reconciliation.check_payments, "")).found
     assert found.remedy == "void_payment"
 
 

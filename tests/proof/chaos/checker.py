@@ -23,9 +23,9 @@ from orders.models import (
     GONE,
     PAID,
     SETTLED,
-    UNFINISHED_ANSWERS,
     CancelOutcome,
     CancelReason,
+    ErrorCode,
     OrderOutcome,
     RefundOutcome,
     RefundReason,
@@ -76,6 +76,8 @@ STATUSES_AFTER: Final = {
     CancelReason.ORDER_REJECTED: {Status.REJECTED},
     CancelReason.ORDER_FAILED: {Status.FAILED},
 }
+# The order goes on, so another submit or `pay` may get another answer.
+UNFINISHED_ANSWERS: Final = {ErrorCode.PAYMENT_REQUIRED, ErrorCode.AUTHENTICATION_REQUIRED, ErrorCode.UNDO_PARKED}
 NOTHING_TO_REFUND: Final = {CancelReason.AUTHORIZATION_VOIDED, CancelReason.NOT_CHARGED}
 
 

@@ -119,7 +119,7 @@ TABLE: Final = [
     *cells(scheduled_workflows.refund_restarted, "restart_refund", ONE),
     *cells(scheduled_workflows.told, "find_refunds", ()),
     *cells(scheduled_workflows.told, "find_stuck_refunds", ()),
-    *cells(scheduled_workflows.told, "check_charges", ONE),
+    *cells(scheduled_workflows.told, "check_payments", ONE),
     *cells(scheduled_workflows.told, "find_orphans", ()),
     *cells(scheduled_workflows.told, "find_unconfirmed_orders", ()),
     *cells(scheduled_workflows.told, "find_payment_warnings", ()),

@@ -47,7 +47,7 @@ async def test_a_park_that_comes_after_the_operators_word(shop: Shop, late_bench
 
     words = 0
     while await settles(run):
-        for step in (await look(run)).stuck:
+        for step in (await look(run)).parked:
             words += 1
             assert words < 4, f"whatever is said, {step} is stuck"
             await resolve(run, step, "retry")
@@ -113,11 +113,11 @@ async def settles(run: Run) -> bool:
     """True: it waits for an operator; False: it has closed."""
 
     async def stuck_or_closed() -> bool:
-        return not await is_running(run) or bool((await look(run)).stuck)
+        return not await is_running(run) or bool((await look(run)).parked)
 
     await eventually(stuck_or_closed, "the run is stuck or has closed")
     return await is_running(run)
 
 
 async def is_stuck(cancel: Run) -> bool:
-    return bool((await cancel.query("status"))["stuck"])
+    return bool((await cancel.query("status"))["parked"])

@@ -508,7 +508,7 @@ BUGS: Final = (
     Bug(
         "failed_part_in_silence",
         "a refund of a part that fails days later is recorded, and its claim stays made",
-        (Patch("gateways/refund_store.py", "    await follow_refunds(connection, row.id)\n", ""),),
+        (Patch("gateways/refund_store.py", "    await follow_claims(connection, row.id)\n", ""),),
         ("tests/workflows/test_reconcile_refunds.py::test_a_refund_that_fails_days_later_is_made_again",),
     ),
     Bug(
