@@ -102,7 +102,7 @@ KEEPS_FAILING: Final = Counter(
 NOTIFICATIONS_GIVEN_UP: Final = Counter(
     "order_sagas_notifications_given_up", "E-mails and events that were refused, or not delivered in time.", ("kind",)
 )
-ALERTS_LOST: Final = Counter("order_sagas_alerts_lost", "Alerts to operators that could not be posted to Slack.")
+ALERTS_LOST: Final = Counter("order_sagas_alerts_lost", "Alerts to operators that could not be posted.")
 
 # ------------------------------------------------------------------------------------------------ of calls and events
 

@@ -19,7 +19,7 @@ from gateways.openai import openai_client
 from gateways.postgres import Database
 from gateways.stripe import stripe_client
 from orders import metrics
-from orders.models import CancelReason, ErrorCode
+from orders.models import CancelReason, ErrorCode, NotificationKind, RefundReason
 from sandbox.world import SERVICES
 
 ROOT = Path(__file__).parent.parent
@@ -130,9 +130,15 @@ def test_the_sandbox_has_every_external_service() -> None:
 
 
 def test_every_code_that_callers_get_is_documented() -> None:
-    """docs/calling-it.md has every `errorCode` of process-order and every `reason` of cancel-order."""
+    """docs/calling-it.md has every `errorCode` of process-order and every `reason` of cancel-order and refund-order."""
     documented = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "calling-it.md").read_text()))
-    assert {*ErrorCode, *CancelReason} <= documented
+    assert {*ErrorCode, *CancelReason, *RefundReason} <= documented
+
+
+def test_every_message_is_documented() -> None:
+    """docs/messages.md has the name of each e-mail and event."""
+    documented = set(re.findall(r"[`\"](\w+)[`\"]", (ROOT / "docs" / "messages.md").read_text()))
+    assert set(NotificationKind) <= documented
 
 
 def test_the_commands_of_the_readme_exist() -> None:
