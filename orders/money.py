@@ -28,14 +28,18 @@ MIN_AMOUNT: Final = dict.fromkeys(TWO_DECIMALS, 50) | {
 MAX_DIGITS: Final = 20  # of an amount as the client writes it; decimal arithmetic rounds beyond 28
 
 
+def is_countable(amount: Decimal) -> bool:
+    """Whether it can be computed with: it is finite, and has at most MAX_DIGITS digits when it is written out."""
+    return amount.is_finite() and max(len(amount.as_tuple().digits), abs(amount.adjusted()) + 1) <= MAX_DIGITS
+
+
 def to_minor(amount: Decimal, currency: str, field: str) -> int:
     """The amount in minor units, e.g. 29.99 usd -> 2999. `field` is named in errors.
 
     Raises:
         InvalidInput: the amount has more decimals than the currency, or is not finite or too large.
     """
-    digits = len(amount.as_tuple().digits)
-    if not amount.is_finite() or digits > MAX_DIGITS:
+    if not is_countable(amount):
         raise InvalidInput([f"{field}: must be a number of at most {MAX_DIGITS} digits"])
     minor = amount.scaleb(DECIMALS[currency])
     if not -MAX_AMOUNT <= minor <= MAX_AMOUNT:

@@ -132,6 +132,12 @@ def _number(value: object) -> object:
     return Decimal(value) if type(value) is int else value
 
 
+def _countable(amount: Decimal) -> Decimal:
+    if not money.is_countable(amount):
+        raise ValueError(f"must be a number of at most {money.MAX_DIGITS} digits")
+    return amount
+
+
 Text = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200), AfterValidator(_plain)]
 OptionalText = Annotated[Text | None, BeforeValidator(blank_is_none)]
 Message = Annotated[
@@ -146,7 +152,7 @@ PaymentMethod = Annotated[str, StringConstraints(strict=True, pattern=PAYMENT_ME
 Country = Annotated[str, StringConstraints(strict=True, to_upper=True), AfterValidator(_known_country)]
 Currency = Annotated[str, StringConstraints(strict=True, to_lower=True), AfterValidator(_known_currency)]
 Units = Annotated[int, Field(strict=True, ge=1, le=MAX_UNITS)]
-Amount = Annotated[Decimal, BeforeValidator(_number), Field(strict=True)]
+Amount = Annotated[Decimal, BeforeValidator(_number), Field(strict=True), AfterValidator(_countable)]
 Price = Annotated[Amount, Field(ge=0)]
 Reason = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=MAX_REASON), AfterValidator(_plain)]
 OptionalReason = Annotated[Reason | None, BeforeValidator(blank_is_none)]

@@ -26,7 +26,16 @@ def test_to_minor(amount: str, currency: str, minor: int) -> None:
 
 @pytest.mark.parametrize(
     ("amount", "currency"),
-    [("29.999", "usd"), ("30.5", "jpy"), ("-1E+9", "usd"), ("NaN", "usd"), ("Infinity", "usd"), ("1E+99", "usd")],
+    [
+        ("29.999", "usd"),
+        ("30.5", "jpy"),
+        ("-1E+9", "usd"),
+        ("NaN", "usd"),
+        ("Infinity", "usd"),
+        ("1E+99", "usd"),
+        ("1E+999999", "usd"),  # as much as Python's decimals hold: one more zero is an overflow
+        ("1E-999999", "usd"),
+    ],
 )
 def test_to_minor_refuses(amount: str, currency: str) -> None:
     """Nothing is rounded, anything that is not an amount is refused, and the error names the field."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -322,6 +323,20 @@ def test_a_refund_has_each_product_and_each_charge_once() -> None:
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
+        ({"items": [ITEM | {"price": "huge"}]}, "items[0].price"),
+        ({"charges": [{"type": "tax", "amount": "huge"}]}, "charges[0].amount"),
+    ],
+)
+def test_an_amount_that_cannot_be_computed_with(changes: dict[str, Any], field: str) -> None:
+    """It is refused like any other wrong field: an overflow would fail the workflow's task again and again."""
+    with pytest.raises(InvalidInput) as refusal:
+        read_order("o1", json.dumps(an_order(**changes)).replace('"huge"', "1e999999"))
+    assert list(refusal.value.problems) == [f"{field}: must be a number of at most 20 digits"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
         ({"lines": [{"productId": "1", "quantity": 1}] * (MAX_LINES + 1)}, "lines"),
         ({"charges": [{"type": "tax", "amount": 1}] * (MAX_CHARGES + 1)}, "charges"),
         ({"lines": [{"productId": "1", "quantity": MAX_UNITS + 1}]}, "lines[0].quantity"),
@@ -329,6 +344,8 @@ def test_a_refund_has_each_product_and_each_charge_once() -> None:
         ({"amount": 1, "refundId": "r" * 65}, "refundId"),
         ({"amount": 1, "refundId": 7}, "refundId"),
         ({"amount": True}, "amount"),
+        ({"amount": Decimal("1E+999999")}, "amount"),
+        ({"charges": [{"type": "tax", "amount": Decimal("9E+999999")}] * 2}, "charges[0].amount"),
     ],
 )
 def test_the_limits_of_a_refund(changes: dict[str, Any], field: str) -> None:
