@@ -248,10 +248,10 @@ class Reconciliation:
             await write_event_once(connection, event.order_id, event.why)
 
     @activity.defn
-    async def unreported_problems(self, problems: Sequence[Problem]) -> Sequence[str]:
-        """The keys of those that operators were not alerted of within a day."""
+    async def unreported_problems(self, keys: Sequence[str]) -> Sequence[str]:
+        """Those of the keys of problems that operators were not alerted of within a day."""
         async with self._database.transaction() as connection:
-            return await reminders.find_unreported(connection, [problem.key for problem in problems])
+            return await reminders.find_unreported(connection, keys)
 
     @activity.defn
     async def mark_alerted(self, key: str) -> None:

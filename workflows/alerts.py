@@ -17,6 +17,8 @@ with workflow.unsafe.imports_passed_through():
     from workflows.timeline import Timeline
 
 MAX_ALERTS: Final = 200  # of one run; the next run sends the rest
+KEYS_AT_ONCE: Final = 1_000  # of problems, in one payload
+WHICH: Final = "which problems are unreported?"
 
 BRIEFLY: Final = within(timedelta(minutes=5), SLOW_RETRY)  # for one activity; the next run does what was not done
 
@@ -32,13 +34,12 @@ async def alert_operators(problems: Sequence[Problem], timeline: Timeline) -> Al
     """Send an alert about every problem that no alert of the last day was about."""
     if not problems:
         return AlertResult([])
-    summary = "which problems are unreported?"
     try:
-        due = await run_activity(Reconciliation.unreported_problems, problems, BRIEFLY, summary)
+        due = await _find_unreported(problems)
     except ActivityError as error:
-        return AlertResult([], _failure(timeline, summary, error))
+        return AlertResult([], _failure(timeline, WHICH, error))
     sent: list[str] = []
-    for problem in [problem for problem in problems if problem.key in due][:MAX_ALERTS]:
+    for problem in due:
         key = f"{problem.key}:{workflow.info().run_id}"
         alert = Alert(order_id=problem.order_id, key=key, text=problem.text, run=problem.run, command=problem.command)
         try:
@@ -48,6 +49,18 @@ async def alert_operators(problems: Sequence[Problem], timeline: Timeline) -> Al
             return AlertResult(sent, _failure(timeline, problem.text, error))  # the next run tries the others
         sent.append(problem.text)
     return AlertResult(sent)
+
+
+async def _find_unreported(problems: Sequence[Problem]) -> list[Problem]:
+    """As many of them as one run alerts operators of. On a bad day all of them are more than one payload holds."""
+    due: list[Problem] = []
+    for start in range(0, len(problems), KEYS_AT_ONCE):
+        page = problems[start : start + KEYS_AT_ONCE]
+        keys = await run_activity(Reconciliation.unreported_problems, [each.key for each in page], BRIEFLY, WHICH)
+        due += [each for each in page if each.key in keys]
+        if len(due) >= MAX_ALERTS:
+            break
+    return due[:MAX_ALERTS]
 
 
 def _failure(timeline: Timeline, what: str, error: ActivityError) -> str:

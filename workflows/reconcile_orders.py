@@ -4,7 +4,7 @@ It restarts orders whose run is gone, compares orders and payments in both direc
 operators, once a day, about what only they can decide.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -44,6 +44,7 @@ ResultT = TypeVar("ResultT")
 MAX_EVENTS: Final = 40_000  # in the history of one run, which Temporal ends at 51,200
 MAX_OUTAGES: Final = 3  # in a row; then the next run does the rest
 MAX_ORDERS: Final = 100
+MAX_LISTED: Final = 500  # texts of one kind in the report, which must fit into one payload
 BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -85,13 +86,13 @@ class ReconcileOrders:
         if alerts.failure:
             self._not_done.append(alerts.failure)
         return ReconcileReport(
-            restarted=tuple(self._restarted),
-            payments=tuple(self._payments),
-            shipments=tuple(self._shipments),
-            refunds=tuple(self._refunds),
-            stock=tuple(self._stock),
-            alerted=tuple(alerts.sent),
-            not_done=tuple(self._not_done),
+            restarted=_listed(self._restarted),
+            payments=_listed(self._payments),
+            shipments=_listed(self._shipments),
+            refunds=_listed(self._refunds),
+            stock=_listed(self._stock),
+            alerted=_listed(alerts.sent),
+            not_done=_listed(self._not_done),
         )
 
     # ------------------------------------------------------------------------------------------------------ the steps
@@ -281,3 +282,9 @@ class ReconcileOrders:
             self._not_done.append(f"{what}: not the rest, which is more than one run can do")
             return True
         return False
+
+
+def _listed(texts: Sequence[str]) -> tuple[str, ...]:
+    """As many of the texts as the report has room for, and how many more there are."""
+    more = len(texts) - MAX_LISTED
+    return (*texts[:MAX_LISTED], *([f"and {more} more"] if more > 0 else []))
