@@ -47,7 +47,7 @@ async def test_the_code_goes_the_paths_of_one_configuration(postgres: Postgres) 
 
 
 @pytest.mark.prove
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("shop", SHOPS)
 async def test_the_code_goes_the_paths_of_the_model(postgres: Postgres, shop: Kind) -> None:
     """Each kind of step of the model is on one of the paths."""

@@ -89,7 +89,7 @@ async def a_bench(postgres: Postgres, **changes: Any) -> AsyncIterator[Bench]:
                     yield Bench(bench, receiver, starts)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(("part", "sequences"), PARTS)
 async def test_whatever_happens_the_books_are_right(postgres: Postgres, part: int, sequences: int) -> None:
     """After every step, and once both orders have come to rest, no rule is broken."""
