@@ -1,7 +1,6 @@
 """Orders and refunds without a run: an operator terminated it, or Temporal's retention period is over."""
 
 import asyncio
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -29,11 +28,12 @@ FIND_UNFINISHED: Final = """
 
 # `unconfirmed:` is the key of the alert that there is nobody to confirm the order to.
 FIND_UNCONFIRMED: Final = """
-    SELECT id, status FROM orders o
+    SELECT id, placed_at, status FROM orders o
     WHERE status = ANY($2::text[]) AND placed_at > now() - interval '30 days' AND placed_at < now() - $1::interval
       AND NOT EXISTS (SELECT FROM notifications n WHERE n.order_id = o.id AND n.kind = 'order_confirmation')
       AND NOT EXISTS (SELECT FROM reminders r WHERE r.key = 'unconfirmed:' || o.id)
-    ORDER BY placed_at LIMIT $3
+      AND (placed_at, id) > ($3, $4)
+    ORDER BY placed_at, id LIMIT $5
 """
 
 
@@ -75,13 +75,16 @@ class OrderRecovery:
         )
 
     @activity.defn
-    async def find_unconfirmed_orders(self, limit: int) -> Sequence[OrderWithoutRun]:
-        """Paid orders older than `after` whose run ended before it confirmed them to the customer."""
+    async def find_unconfirmed_orders(self, page: Page) -> OrdersWithoutRun:
+        """A page of paid orders older than `after` whose run ended before it confirmed them to the customer."""
         async with self._database.transaction() as connection:
-            rows = await connection.fetch(FIND_UNCONFIRMED, self._after, KEPT, limit)
+            rows = await connection.fetch(FIND_UNCONFIRMED, self._after, KEPT, page.at, page.id, PAGE)
         orders = [OrderWithoutRun(order_id=row["id"], status=row["status"]) for row in rows]
         driven = await asyncio.gather(*(self._is_driven(order) for order in orders))
-        return [each for each, is_driven in zip(orders, driven, strict=True) if not is_driven]
+        return OrdersWithoutRun(
+            orders=tuple(each for each, is_driven in zip(orders, driven, strict=True) if not is_driven),
+            next=Page(at=rows[-1]["placed_at"], id=rows[-1]["id"]) if len(rows) == PAGE else None,
+        )
 
     @activity.defn
     async def restart_order(self, found: OrderWithoutRun) -> Restart:

@@ -25,6 +25,7 @@ with workflow.unsafe.imports_passed_through():
     from orders.parsing import parse_nothing
     from orders.reconciliation import (
         OrderEvent,
+        OrdersWithoutRun,
         OrderWithoutRun,
         Page,
         Problem,
@@ -71,8 +72,9 @@ class ReconcileOrders:
             ApplicationError: `InvalidInput`, naming every field: it takes no input.
         """
         parsed(parse_nothing, raw)
-        await self._restart_orders()
-        await self._confirm_orders()
+        await self._restart_orders(OrderRecovery.find_orders_without_run, "unfinished orders without a run")
+        # Those whose run ended between the order's last step and its confirmation.
+        await self._restart_orders(OrderRecovery.find_unconfirmed_orders, "paid orders without a confirmation")
         await self._follow_refunds()
         await self._restart_refunds()
         await self._find_stuck_refunds()
@@ -97,13 +99,13 @@ class ReconcileOrders:
 
     # ------------------------------------------------------------------------------------------------------ the steps
 
-    async def _restart_orders(self) -> None:
+    async def _restart_orders(self, find: Callable[[Any, Page], Awaitable[OrdersWithoutRun]], what: str) -> None:
         self._outages = 0
         page: Page | None = Page(at=BEGINNING)
         while page:
-            found = await self._try(OrderRecovery.find_orders_without_run, page, "unfinished orders without a run")
+            found = await self._try(find, page, what)
             for order in found.orders if found else ():
-                if self._must_stop("unfinished orders without a run"):
+                if self._must_stop(what):
                     return
                 await self._restart(order)
             page = found.next if found else None
@@ -129,15 +131,6 @@ class ReconcileOrders:
         attention = Attention(what=step, reason=parked, parked=True, actions=("retry",))
         command = resolve_command(order_id, attention) if run else command_line("cancel-order", order_id)
         self._problem(f"parked:{order_id}", order_id, f"order {order_id} is parked at {parked}", run, command)
-
-    async def _confirm_orders(self) -> None:
-        """Restart the runs that ended between the order's last step and its confirmation."""
-        self._outages = 0
-        what = "paid orders without a confirmation"
-        for order in await self._try(OrderRecovery.find_unconfirmed_orders, MAX_ORDERS, what) or ():
-            if self._must_stop(what):
-                return
-            await self._restart(order)
 
     async def _go_forward(self, order_id: str, what: str) -> None:
         """The order may be paid, and its input is gone with its run: finish it here, without its e-mail."""

@@ -20,7 +20,7 @@ AT_ONCE: Final = 100
 REASON: Final = "void_payment: stripe: the account has insufficient funds to cover this refund, and more of this kind"
 LEFTOVERS: Final = MAX_LISTED + 100
 OTHERS: Final[dict[str, Any]] = {
-    "find_unconfirmed_orders": [],
+    "find_unconfirmed_orders": {"orders": [], "next": None},
     "find_refunds": [],
     "find_refunds_without_run": {"refunds": [], "next": None},
     "find_stuck_refunds": [],

@@ -15,6 +15,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 
+from activities import order_recovery
 from activities.order_recovery import OrderRecovery
 from deploy.local.postgres import Postgres
 from gateways.postgres import Database
@@ -209,6 +210,29 @@ async def test_a_paid_order_whose_request_is_gone_goes_forward(shop: Shop, at: s
     assert await shop.status(order_id) == "processing"
     await assert_invariants(shop, order_id)
     assert await reconcile(shop) == NOTHING
+
+
+async def test_orders_whose_confirmation_is_under_way_hide_no_lost_one(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the e-mail service is out, more orders than one page has may wait for it, each driven by its run."""
+    monkeypatch.setattr(order_recovery, "PAGE", 1)
+    lost = new_order_id()
+    waiting = [shop.hooks.hold("send_email", workflow_id=f"waits-{number}") for number in range(2)]
+    for number, held in enumerate(waiting):
+        await shop.start(order_id=f"waits-{number}")
+        await held.reached.wait()
+    held = shop.hooks.hold("send_email", workflow_id=lost)
+    run = await shop.start(order_id=lost)
+    await held.reached.wait()
+    await eventually(lambda: is_placed(shop, lost), "the order is placed")
+    await run.terminate()
+    report = await reconcile(shop)
+    for each in (*waiting, held):
+        each.let_go()
+
+    assert [lost in words for words in report.restarted] == [True]
+    await result_of(shop, lost)
 
 
 async def test_the_request_of_the_row_is_used_not_that_of_a_later_run(shop: Shop) -> None:

@@ -89,7 +89,7 @@ SWEEPS: Final[tuple[tuple[Callable[..., Awaitable[Any]], Any], ...]] = (
     (Shipments.check_shipments, ""),
     (OrderRecovery.find_orders_without_run, Page(at=datetime(1970, 1, 1, tzinfo=UTC))),
     (OrderRecovery.find_refunds_without_run, Page(at=datetime(1970, 1, 1, tzinfo=UTC))),
-    (OrderRecovery.find_unconfirmed_orders, 100),
+    (OrderRecovery.find_unconfirmed_orders, Page(at=datetime(1970, 1, 1, tzinfo=UTC))),
     (Parcels.notify_parcels, 100),
     (Parcels.refund_shortages, 100),
     (Parcels.find_parcel_problems, 100),
