@@ -288,7 +288,7 @@ def _decline(error: "stripe.PaymentIntent.LastPaymentError | None") -> tuple[Err
 
 
 def _refused(refused: PaymentRefused, intent_id: str | None = None) -> Payment:
-    activity.logger.info("Stripe refuses the payment", extra={"code": str(refused)})
+    activity.logger.info("Stripe refuses the payment", extra={"why": str(refused)})
     return _declined(ErrorCode.PAYMENT_REFUSED, REFUSED, intent_id)
 
 

@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 class PaymentRefused(Exception):
-    """Stripe refuses what the customer chose. The argument is Stripe's error code, empty if it names none."""
+    """Stripe refuses what the customer chose. The argument is Stripe's error code and parameter, as far as named."""
 
 
 class _Transport(stripe.HTTPClient):
@@ -393,7 +393,7 @@ class StripeGateway:
             if found := await self._look(find):
                 return found
             if is_choice and is_customers_choice(problem):
-                raise PaymentRefused(problem.code or "")
+                raise PaymentRefused(" ".join(filter(None, (problem.code, getattr(problem, "param", None)))))
             if not is_saved(problem):
                 raise translate(problem)
             number = await self._spent_keys.spend(call, number)

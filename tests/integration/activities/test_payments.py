@@ -1,5 +1,6 @@
 """One PaymentIntent for an order, with its id on the row before it is confirmed; one charge and one refund."""
 
+import logging
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -146,6 +147,16 @@ async def test_a_card_that_is_declined(bench: ActivityBench, card: str, code: st
     for _ in range(2):
         answer = await bench.authorize(order)
         assert (answer.state, answer.error_code, answer.error) == ("declined", code, text)
+
+
+async def test_a_customer_whom_stripe_does_not_know(bench: ActivityBench, caplog: pytest.LogCaptureFixture) -> None:
+    """The shop's own id of a customer is none of Stripe's: the log says which field it was."""
+    order = order_of(customerId="customer-42")
+    await bench.reserve(order)
+    with caplog.at_level(logging.INFO):
+        answer = await bench.authorize(order)
+    assert (answer.state, answer.error_code) == ("declined", "payment_refused")
+    assert "resource_missing customer" in [getattr(record, "why", None) for record in caplog.records]
 
 
 @pytest.mark.parametrize(
