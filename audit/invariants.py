@@ -132,8 +132,8 @@ def only_the_rows_payment_has_money(evidence: Evidence) -> Iterator[Finding]:
 
 
 def paid_orders_are_whole(evidence: Evidence) -> Iterator[Finding]:
-    """A paid order is charged, but for refunds of parts; it is shipped; it is confirmed, or operators know why not."""
-    charged = {order.id for order, payment in evidence.payments() if payment.net + _refunded_in_parts(order, payment)}
+    """A paid order is charged, but for what it may have back; it is shipped; operators know if it is not confirmed."""
+    charged = {order.id for order, payment in evidence.payments() if payment.net + _given_back(order, payment)}
     shipped = {shipment.order_id for shipment in evidence.shipments()}
     for order in evidence.snapshot.orders:
         if order.status not in KEPT:
@@ -363,19 +363,32 @@ def _due(claim: PartialRefund | None) -> list[list[int]]:
 
 def _paid_elsewhere(order: OrderEntry, payment: PaymentEntry) -> int:
     """What operators paid back of the parts of the order by other means than this payment, in minor units."""
-    by_hand = [each for each in payment.refunds if each.by_hand and each.stands]
-    resolved = [
-        each
+    return paid_elsewhere(_resolved(order, payment), _in_dashboard(payment))
+
+
+def _given_back(order: OrderEntry, payment: PaymentEntry) -> int:
+    """What a kept order may have back of its payment, in minor units.
+
+    Its parts, also those that an operator paid by hand; of goods that have left all that was refunded by hand, for they
+    may have come back.
+    """
+    parts = sum(refund.amount for claim in order.refunds for refund in payment.standing(claim.refund_id))
+    if order.status in GONE:
+        return parts + sum(each.amount for each in _in_dashboard(payment))
+    return parts + sum(each.amount for each in _resolved(order, payment)) - _paid_elsewhere(order, payment)
+
+
+def _resolved(order: OrderEntry, payment: PaymentEntry) -> list[ByHand]:
+    """The parts that operators have paid by hand: no refund of them stands at the provider."""
+    return [
+        ByHand(each.amount, each.at)
         for each in order.refunds
         if each.settled == "resolved" and each.status != "withdrawn" and not payment.standing(each.refund_id)
     ]
-    return paid_elsewhere(
-        [ByHand(each.amount, each.at) for each in resolved], [ByHand(each.amount, each.created) for each in by_hand]
-    )
 
 
-def _refunded_in_parts(order: OrderEntry, payment: PaymentEntry) -> int:
-    return sum(refund.amount for claim in order.refunds for refund in payment.standing(claim.refund_id))
+def _in_dashboard(payment: PaymentEntry) -> list[ByHand]:
+    return [ByHand(each.amount, each.created) for each in payment.refunds if each.by_hand and each.stands]
 
 
 # The rules that need only what the payment provider, the warehouse and Temporal can say of one order.

@@ -506,6 +506,37 @@ async def test_a_missing_confirmation_that_operators_know_of(mixed: Mixed, state
     assert found(await mixed.evidence_after(statements)) == set()
 
 
+async def test_goods_that_left_may_be_refunded_by_hand(mixed: Mixed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may have come back. An undo never refunds them."""
+    refund_a_paid_order(mixed, monkeypatch)
+    evidence = await mixed.evidence_after((moved("shipped") + PARCEL).replace("'placed'", "'goodwill'"))
+    assert found(evidence) == set()
+    monkeypatch.setattr(mixed.refund("goodwill"), "metadata", {"attempt": "1"})
+    by_undo = ProviderRecords.model_validate(mixed.world.provider_records())
+    assert found(evidence._replace(records=by_undo)) == {("goodwill", "paid_orders_are_whole")}
+
+
+PAID_IN_DASHBOARD: Final = """
+    INSERT INTO order_refunds (order_id, refund_id, request_hash, amount, status, at)
+    VALUES ('goodwill', 'r1', '', 5998, 'made', now() + interval '{hours} hours');
+    INSERT INTO resolutions (order_id, step, action, reason, actor, key)
+    VALUES ('goodwill', 'refund:r1', 'resolved', 'in the dashboard', 'Eve', 'r1')
+"""
+
+
+@pytest.mark.parametrize(
+    ("hours", "broken"),
+    [(-1, set()), (1, {("goodwill", "paid_orders_are_whole")})],
+    ids=["before the refund", "after the refund"],
+)
+async def test_a_part_that_an_operator_paid_in_the_dashboard(
+    mixed: Mixed, monkeypatch: pytest.MonkeyPatch, hours: int, broken: set[tuple[str, str]]
+) -> None:
+    """It may be all of the order. A refund that was made before the part was claimed had another reason."""
+    refund_a_paid_order(mixed, monkeypatch)
+    assert found(await mixed.evidence_after(PAID_IN_DASHBOARD.format(hours=hours))) == broken
+
+
 async def test_it_is_not_known_what_arrived(mixed: Mixed, monkeypatch: pytest.MonkeyPatch) -> None:
     """In operation the mark as sent is believed; an empty list of deliveries is a finding."""
     lose_an_email(mixed, monkeypatch)
