@@ -17,10 +17,14 @@ ATTEMPTS: Final = 3  # until an item that fails while others succeed counts as o
 PAGE: Final = 20  # orders in one attempt, with up to two calls each
 MAX_SECONDS: Final = 15  # of one attempt, which times out after 30: it returns what it has checked by then
 
-# Unless the status has changed meanwhile: then the check was of something else.
+# `xmin` is the version of a row: every UPDATE makes another one, also one that clears a mark which was not set.
+READ_VERSIONS: Final = "SELECT id, xmin::text AS version FROM orders WHERE id = ANY($1::text[])"
+
+# Unless the row was changed meanwhile: then the check was of something else. A condition on the row itself is checked
+# again after a wait for its lock, one on another table is not.
 MARK_CHECKED: Final = """
-    UPDATE orders o SET {column} = now() FROM unnest($1::text[], $2::text[]) AS c (id, status)
-    WHERE o.id = c.id AND o.status = c.status
+    UPDATE orders o SET {column} = now() FROM unnest($1::text[], $2::text[], $3::text[]) AS c (id, status, version)
+    WHERE o.id = c.id AND o.status = c.status AND o.xmin::text = c.version
 """
 
 FoundT = TypeVar("FoundT")
@@ -45,6 +49,7 @@ async def check_orders(
     Raises:
         Unavailable: PostgreSQL, or an outage of the external service.
     """
+    versions = await _read_versions(database, [row.id for row in rows])
     found: dict[str, FoundT] = {}
     seen: list[OrderRow] = []
     errors: list[Permanent | Unavailable] = []
@@ -64,12 +69,19 @@ async def check_orders(
     right = [row for row in seen if row.id not in found]
     async with database.transaction() as connection:
         mark = MARK_CHECKED.format(column=column)
-        await connection.execute(mark, [row.id for row in right], [row.status for row in right])
+        ids = [row.id for row in right]
+        await connection.execute(mark, ids, [row.status for row in right], [versions[each] for each in ids])
         now = await read_rows(connection, found)
     # An order whose status has changed meanwhile is checked again by the next run.
     still = tuple(found[row.id] for row in seen if row.id in found and now[row.id].status is row.status)
     more = len(rows) == PAGE or len(seen) < len(rows)
     return still, seen[-1].id if seen and more else None
+
+
+async def _read_versions(database: "Database", order_ids: Sequence[str]) -> dict[str, str]:
+    """The versions of the rows, before the external service is asked."""
+    async with database.transaction() as connection:
+        return {each["id"]: each["version"] for each in await connection.fetch(READ_VERSIONS, order_ids)}
 
 
 def raise_outage(errors: Collection[BaseException], asked: int) -> None:
