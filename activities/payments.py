@@ -18,11 +18,11 @@ from gateways.refund_store import (
     save_refunds,
     take_attempt,
 )
-from gateways.stripe import Intent, PaymentRefused, StripeGateway, part_of
+from gateways.stripe import Intent, PaymentRefused, StripeGateway, is_by_hand, part_of
 from orders.errors import Permanent, Unavailable
 from orders.models import PAID, ErrorCode, OrderRow, Payment, PaymentRequest, PaymentState, Status, UndoResult
 from orders.money import show
-from orders.refunds import STANDING
+from orders.refunds import FAILED, STANDING
 from saga import Step, local_first
 
 # The first id that is written stays. An id that was never written is never confirmed.
@@ -176,8 +176,7 @@ class Payments:
             amount = due if paid_elsewhere else None
             refunds = await self._gateway.refund(order_id, intent.id, attempt=attempt, known=refunds, amount=amount)
         await save_refunds(self._database, order_id, intent.id, refunds)
-        # A part that failed is covered by what was refunded since, or by hand.
-        counting = [each for each in refunds if part_of(each) is None or each.status in STANDING]
+        counting = [each for each in refunds if _counts(each)]
         if not counting:
             return UndoResult(note=f"{intent.id} was paid back by hand")
         latest = counting[0]
@@ -271,6 +270,16 @@ def _state(row: OrderRow, intent: Intent) -> Payment:
 def _taken(intent: Intent) -> int:
     """What is authorized or captured, in minor units; 0 for a payment that is neither."""
     return {"requires_capture": intent.amount_capturable, "succeeded": intent.amount_received}.get(intent.status, 0)
+
+
+def _counts(refund: stripe.Refund) -> bool:
+    """Whether the refund decides what an undo comes to, of whose payment nothing is left to refund.
+
+    A part, or a refund by hand, that failed does not: it is covered by what was refunded since, or by other means.
+    """
+    if refund.status in STANDING:
+        return True
+    return part_of(refund) is None and not (is_by_hand(refund) and refund.status in FAILED)
 
 
 def _another_amount(row: OrderRow, intent: Intent) -> Permanent:

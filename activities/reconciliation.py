@@ -16,7 +16,7 @@ from gateways import refund_store, reminders
 from gateways.order_store import lock_row, read_rows, write_event_once
 from gateways.postgres import Database
 from gateways.reminders import not_alerted_today
-from gateways.stripe import Intent, StripeGateway, order_of, part_of, shop_id_of
+from gateways.stripe import Intent, StripeGateway, is_by_hand, order_of, part_of, shop_id_of
 from gateways.warning_store import find_warnings
 from orders.commands import command_line
 from orders.errors import Permanent, Unavailable
@@ -124,7 +124,7 @@ class Reconciliation:
         refund_store.refuse_unknown(standing, refunds)
         if refund_store.left_of(intent, refunds) > 0:
             for refund in refunds:
-                if refund.status not in STANDING:
+                if refund.status not in STANDING and not is_by_hand(refund):
                     raise refund_store.refund_failed(refund)
             refunds = await self._gateway.refund(order_id, intent.id, attempt=1, known=refunds)
         await refund_store.save_refunds(self._database, order_id, intent.id, refunds)
@@ -146,14 +146,21 @@ class Reconciliation:
             text = f"of order {row.id}, which is {row.status}, is {intent.status}"
             return _stray("void_payment", row.id, intent_id, text)
         # A manual refund is the shop's own decision: a part of the payment, or all of it for goods that came back. So
-        # is every refund by refund-order, also of all that was left.
-        latest = next((refund for refund in refunds if refund.status not in FAILED), None)
-        is_kept = left or (latest and part_of(latest)) or row.status in GONE
+        # is every refund of a part, also of all that was left, and also if an operator made it in the dashboard.
+        is_kept = left or row.status in GONE or await self._is_of_a_part(row, refunds)
         if intent.amount_received == row.total and is_kept:
             return None
         paid = show(left, row.currency)
         text = f"of order {row.id} over {show(row.total, row.currency)} has {paid} charged"
         return _stray("alert", row.id, intent_id, text)
+
+    async def _is_of_a_part(self, row: OrderRow, refunds: Sequence[stripe.Refund]) -> bool:
+        """Whether the latest refund that has not failed is of a part, or is how an operator paid one."""
+        standing = [refund for refund in refunds if refund.status not in FAILED]
+        if not standing or part_of(standing[0]):
+            return bool(standing)
+        before = await self._paid_elsewhere(row, standing[1:])
+        return before - await self._paid_elsewhere(row, standing) == standing[0].amount
 
     async def _paid_elsewhere(self, row: OrderRow, refunds: Sequence[stripe.Refund]) -> int:
         async with self._database.transaction() as connection:
@@ -210,7 +217,7 @@ class Reconciliation:
 
     @activity.defn
     async def find_stuck_refunds(self, limit: int) -> Sequence[Problem]:
-        """Refunds that wait for the customer, or too long for a bank, and failed refunds of orphan payments."""
+        """Refunds that wait for the customer, or too long for a bank, and failed ones that nothing else reports."""
         async with self._database.transaction() as connection:
             found = await refund_store.find_stuck(connection, limit)
         return [

@@ -23,7 +23,7 @@ from audit.evidence import (
 )
 from audit.invariants import IN_OPERATION, describe, violations
 from gateways.postgres import Database
-from gateways.stripe import StripeGateway, attempt_of, made_at, part_of
+from gateways.stripe import StripeGateway, is_by_hand, made_at, part_of
 from gateways.warehouse import Warehouse
 from orders.models import UNFINISHED
 from orders.refunds import UNDER_WAY
@@ -158,7 +158,7 @@ class Verification:
                     refund_id=part_of(each),
                     status=each.status or "unknown",
                     amount=each.amount,
-                    by_hand=part_of(each) is None and attempt_of(each) is None,
+                    by_hand=is_by_hand(each),
                     created=made_at(each),
                 )
                 for each in refunds

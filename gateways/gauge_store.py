@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple, get_args
 
+from gateways.refund_store import IS_LACKING
 from gateways.warning_store import OVER
 from orders.models import UNFINISHED, UNSHIPPED, Status, WarningKind
 from orders.refunds import FAILED, STANDING
@@ -18,26 +19,23 @@ COUNT_UNFINISHED: Final = """
 
 COUNT_UNSHIPPED: Final = "SELECT status, count(*) AS orders FROM orders WHERE status = ANY($1::text[]) GROUP BY status"
 
-# Of a payment whose refund failed twice, the later refund makes up for neither: it counts once. That of a part is not
-# made up for by that of another part, and one that was withdrawn is owed to nobody.
-COUNT_FAILED_REFUNDS: Final = """
+# A payment whose refund failed twice counts once. That of a part that was withdrawn is owed to nobody. What an operator
+# said of the whole payment may mean a refund by hand, which has failed since.
+COUNT_FAILED_REFUNDS: Final = f"""
     SELECT count(DISTINCT r.payment_intent_id) FROM refunds r JOIN orders o ON o.id = r.order_id
     WHERE r.status = ANY($1::text[])
-      AND r.amount > (
-          SELECT coalesce(sum(s.amount), 0) FROM refunds s
-          WHERE s.payment_intent_id = r.payment_intent_id AND s.attempt > r.attempt AND s.status = ANY($2::text[])
-            AND (s.refund_id IS NULL OR s.refund_id = r.refund_id)
-      )
+      AND {IS_LACKING}
       AND NOT EXISTS (
           SELECT FROM resolutions s WHERE s.order_id = r.order_id AND s.action <> 'retry'
           AND (s.step = 'refund:' || coalesce(r.refund_id, r.id)
-               OR (s.step = 'void_payment' AND r.payment_intent_id IS NOT DISTINCT FROM o.payment_intent_id))
+               OR (s.step = 'void_payment' AND NOT r.by_hand
+                   AND r.payment_intent_id IS NOT DISTINCT FROM o.payment_intent_id))
       )
       AND NOT EXISTS (
           SELECT FROM order_refunds w
           WHERE (w.order_id, w.refund_id) = (r.order_id, r.refund_id) AND w.status = 'withdrawn'
       )
-"""
+"""  # noqa: S608 (a constant of ours)
 
 COUNT_WARNINGS: Final = """
     SELECT w.kind, count(*) AS warnings FROM payment_warnings w

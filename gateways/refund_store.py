@@ -13,9 +13,9 @@ import stripe
 from gateways.order_refunds import follow_claims, read_resolved
 from gateways.order_store import lock_row, write_event
 from gateways.reminders import not_alerted_today
-from gateways.stripe import Intent, attempt_of, made_at, part_of
+from gateways.stripe import Intent, attempt_of, is_by_hand, made_at, part_of
 from orders.errors import Permanent
-from orders.models import OrderRow
+from orders.models import KEPT, OrderRow
 from orders.names import refund_step
 from orders.refunds import ARRIVING, FAILED, STANDING, UNDER_WAY, ByHand, paid_elsewhere
 
@@ -33,8 +33,11 @@ LATEST_FIRST: Final = ("failed", "canceled", "succeeded", "requires_action", "pe
 # One statement, so that `refunds` in its last part is the table before the change.
 KEEP_REFUNDS: Final = """
     WITH kept AS (
-        INSERT INTO refunds AS r (order_id, payment_intent_id, id, amount, status, attempt, refund_id, made_at)
-        SELECT $1, $2, * FROM unnest($3::text[], $4::bigint[], $5::text[], $6::integer[], $8::text[], $9::timestamptz[])
+        INSERT INTO refunds AS r
+            (order_id, payment_intent_id, id, amount, status, attempt, refund_id, by_hand, made_at)
+        SELECT $1, $2, * FROM unnest(
+            $3::text[], $4::bigint[], $5::text[], $6::integer[], $8::text[], $9::boolean[], $10::timestamptz[]
+        )
         ON CONFLICT (id) DO UPDATE SET status = CASE
             WHEN array_position($7::text[], r.status) < array_position($7::text[], excluded.status) THEN r.status
             ELSE excluded.status
@@ -80,26 +83,44 @@ FIND_CHANGEABLE: Final = """
     GROUP BY order_id ORDER BY min(checked_at) LIMIT $2
 """
 
-# The customer must act, or the bank takes longer than it should (docs.stripe.com/refunds). Or the refund of an orphan
-# payment has failed: nothing else reports that. It is reported until later refunds make up for it, or until an operator
-# settles it.
+# Whether the customer still lacks the money of a refund `r`, of the order `o`, that failed. That of a part is not made
+# up for by that of another part, and one by hand only by another one by hand: an undo refunds nothing that an operator
+# says is paid. Once all of the order's payment is refunded nothing is lacking.
+IS_LACKING: Final = """
+    r.amount > (
+        SELECT coalesce(sum(s.amount), 0) FROM refunds s
+        WHERE s.payment_intent_id = r.payment_intent_id AND s.attempt > r.attempt AND s.status = ANY($2::text[])
+          AND (s.refund_id IS NULL OR s.refund_id = r.refund_id)
+          AND (s.by_hand OR NOT r.by_hand OR r.payment_intent_id IS DISTINCT FROM o.payment_intent_id)
+    )
+    AND (r.payment_intent_id IS DISTINCT FROM o.payment_intent_id OR o.total > (
+        SELECT coalesce(sum(s.amount), 0) FROM refunds s
+        WHERE s.payment_intent_id = r.payment_intent_id AND s.status = ANY($2::text[])
+    ))
+"""
+
+# The customer must act, or the bank takes longer than it should (docs.stripe.com/refunds). Or a refund has failed that
+# nothing else reports: that of an orphan payment, or one by hand of an order that is kept, or of which an operator says
+# that it is paid; any other closed order is compared with its payment. It is reported until later refunds make up for
+# it, or until an operator settles it.
 FIND_STUCK: Final = f"""
-    SELECT p.key, r.id, r.order_id, r.refund_id, r.amount, r.status, o.currency
+    SELECT p.key, r.id, r.order_id, r.refund_id, r.by_hand, r.amount, r.status, o.currency
     FROM refunds r JOIN orders o ON o.id = r.order_id CROSS JOIN concat('refund:', r.id, ':', r.status) AS p (key)
     WHERE (r.status = 'requires_action'
        OR (r.status = 'pending' AND r.at < now() - interval '7 days')
-       OR (r.status = ANY($2::text[]) AND r.payment_intent_id IS DISTINCT FROM o.payment_intent_id
-           AND r.amount > (
-               SELECT coalesce(sum(s.amount), 0) FROM refunds s
-               WHERE s.payment_intent_id = r.payment_intent_id AND s.attempt > r.attempt
-               AND s.status = ANY($3::text[])
-           )
+       OR (r.status = ANY($1::text[])
+           AND (r.payment_intent_id IS DISTINCT FROM o.payment_intent_id
+               OR (r.by_hand AND (o.status = ANY($3::text[]) OR EXISTS (
+                   SELECT FROM resolutions s WHERE s.order_id = r.order_id AND s.action <> 'retry'
+                   AND (s.step = 'void_payment' OR starts_with(s.step, 'refund:'))
+               ))))
+           AND {IS_LACKING}
            AND NOT EXISTS (
-               SELECT 1 FROM resolutions s WHERE s.order_id = r.order_id AND s.step = 'refund:' || r.id
+               SELECT FROM resolutions s WHERE s.order_id = r.order_id AND s.step = 'refund:' || r.id
            )))
        AND {not_alerted_today("p.key")}
-    ORDER BY r.at LIMIT $1
-"""  # noqa: S608 (a constant of ours)
+    ORDER BY r.at LIMIT $4
+"""  # noqa: S608 (constants of ours)
 
 
 async def keep_refunds(
@@ -120,6 +141,7 @@ async def keep_refunds(
         [*range(1, len(refunds) + 1)],
         LATEST_FIRST,
         [part_of(refund) for refund in oldest_first],
+        [is_by_hand(refund) for refund in oldest_first],
         [made_at(refund) for refund in oldest_first],
     )
     await connection.execute(MARK_CHECKED, row.id, intent_id)
@@ -145,13 +167,14 @@ async def take_attempt(
 ) -> int:
     """The number of the next refund of the part with the refund id `of`; None: of all that is left.
 
-    Refunds of parts do not count for the rest: if one fails later, what it leaves is refunded by another attempt.
+    Refunds of parts, and those by hand, do not count for the rest: if one fails, what it leaves is refunded by another
+    attempt.
 
     Raises:
         Permanent: one has failed, and no operator has allowed another one since. The failure is kept: the operator's
             word must come after it.
     """
-    mine = [refund for refund in refunds if part_of(refund) == of]
+    mine = [refund for refund in refunds if part_of(refund) == of and not is_by_hand(refund)]
     async with database.transaction() as connection:
         attempt = await next_attempt(connection, order_id, refund_step(of) if of else "void_payment", mine)
     if attempt is None:
@@ -178,8 +201,8 @@ async def next_attempt(
 async def read_paid_elsewhere(connection: "Connection", order_id: str, refunds: Sequence[stripe.Refund]) -> int:
     """What operators have paid back of parts by other means than Stripe, in minor units, beside these refunds."""
     parts = {part_of(refund) for refund in refunds if refund.status not in FAILED}
-    by_hand = [refund for refund in refunds if part_of(refund) is None and attempt_of(refund) is None]
-    in_dashboard = [ByHand(refund.amount, made_at(refund)) for refund in by_hand if refund.status in STANDING]
+    by_hand = [refund for refund in refunds if is_by_hand(refund) and refund.status in STANDING]
+    in_dashboard = [ByHand(refund.amount, made_at(refund)) for refund in by_hand]
     return paid_elsewhere(await read_resolved(connection, order_id, parts), in_dashboard)
 
 
@@ -223,8 +246,8 @@ async def find_changeable(connection: "Connection", after: timedelta, limit: int
 
 
 async def find_stuck(connection: "Connection", limit: int) -> list["asyncpg.Record"]:
-    """Refunds that an operator must know of: key, id, order_id, refund_id, amount, status, currency."""
-    return await connection.fetch(FIND_STUCK, limit, FAILED, STANDING)
+    """Refunds that an operator must know of: key, id, order_id, refund_id, by_hand, amount, status, currency."""
+    return await connection.fetch(FIND_STUCK, FAILED, STANDING, KEPT, limit)
 
 
 def left_of(intent: Intent, refunds: Iterable[stripe.Refund]) -> int:

@@ -427,6 +427,11 @@ def part_of(refund: stripe.Refund) -> str | None:
     return _metadata(refund).get(REFUND_METADATA)
 
 
+def is_by_hand(refund: stripe.Refund) -> bool:
+    """Whether somebody made the refund in the dashboard."""
+    return part_of(refund) is None and attempt_of(refund) is None
+
+
 def made_at(refund: stripe.Refund) -> datetime:
     """When a refund was made, by Stripe's clock."""
     return datetime.fromtimestamp(refund.created, UTC)

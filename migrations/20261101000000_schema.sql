@@ -89,7 +89,7 @@ CREATE TABLE orders (
     terms jsonb NOT NULL,  -- what the order was promised when it was placed
 
     payment_intent_id text UNIQUE,
-    payment_checked_at timestamptz,  -- when the payment of the settled order was last correct; null after each change of status
+    payment_checked_at timestamptz,  -- when the payment of the settled order was last correct; null after each change of its status or its refunds
     fulfillment_requested_at timestamptz,  -- written before the warehouse is asked: without it there is nothing to cancel
     fulfillment_id text,
     shipment_checked_at timestamptz,  -- when the warehouse was last asked about the settled order, and agreed
@@ -331,7 +331,9 @@ CREATE TABLE refunds (
     at timestamptz NOT NULL DEFAULT now(),
     made_at timestamptz NOT NULL DEFAULT now(),  -- by Stripe's clock
     checked_at timestamptz NOT NULL DEFAULT now(),  -- when Stripe was last asked: a refund may fail days after it succeeded
-    refund_id text  -- of the refund-order that made it; null: it is of an undo or a cancel, or was made by hand
+    refund_id text,  -- of the refund-order that made it; null: it is of an undo or a cancel, or was made by hand
+    by_hand boolean NOT NULL DEFAULT false,  -- somebody made it in the dashboard
+    CONSTRAINT refunds_by_hand CHECK (NOT by_hand OR refund_id IS NULL)
 );
 
 CREATE INDEX refunds_order ON refunds (order_id, attempt);

@@ -404,6 +404,23 @@ async def test_a_second_charge_of_an_order_is_refunded(shop: Shop, ending: str) 
     assert await reconcile(shop) == NOTHING
 
 
+async def test_a_second_charge_is_refunded_though_the_dashboard_failed(shop: Shop) -> None:
+    """Its own refund was never tried."""
+    order_id = new_order_id()
+    await shop.place(order_id=order_id)
+    payment = await pay(shop, order_id)
+    await refund_by_hand(shop, payment, 1000)
+    [by_hand] = shop.world.stripe.account.refunds.values()
+    by_hand.fail()
+
+    assert [payment in words for words in (await reconcile(shop)).payments] == [True]
+    assert [(each.amount, each.status) for each in shop.world.stripe.account.refunds.values()] == [
+        (1000, "failed"),
+        (5998, "succeeded"),
+    ]
+    assert await reconcile(shop) == NOTHING
+
+
 @pytest.mark.prove
 @pytest.mark.parametrize("capture", ["manual", "automatic"])
 async def test_a_payment_made_by_hand_for_an_order_is_told(shop: Shop, capture: str) -> None:

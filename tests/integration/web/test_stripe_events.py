@@ -21,7 +21,7 @@ from orders.models import Stage
 from orders.names import NEEDS_ATTENTION, RECONCILE_NOW, RECONCILE_ORDERS, SCHEDULED
 from sandbox.faults import Fault
 from tests.support.invariants import assert_invariants
-from tests.support.manual_actions import pay
+from tests.support.manual_actions import pay, refund_by_hand
 from tests.support.sample import one_in
 from tests.support.scenarios import Run, ending_of, is_running, until_attempts, until_marked, until_stage
 from tests.support.shop import Shop, an_order, eventually
@@ -133,6 +133,21 @@ async def test_a_pending_refund_is_followed_to_its_end(subscribed: Web, outcome:
     assert await refund_status(subscribed.shop) == status
     assert await subscribed.notes(O) == [f"refund {refund} {status}"]
     assert (await reconciliation(subscribed.shop) != before) == (status == "failed")
+
+
+async def test_a_goodwill_that_fails_is_reported(subscribed: Web) -> None:
+    """Somebody made it in the dashboard, and its order is kept: nothing but the event tells that it failed."""
+    shop = subscribed.shop
+    await shop.place(order_id=O)
+    await refund_by_hand(shop, await subscribed.intent_of(O), amount=100)
+    await shop.world.webhook_sender.idle()
+    before = await reconciliation(shop)
+    (refund,) = shop.world.stripe.account.refunds
+    await subscribed.admin(f"settle/{refund}", "fail")
+    await shop.world.webhook_sender.idle()
+
+    report = await finished_reconciliation(shop, before)
+    assert report["alerted"] == [f"the refund {refund} of order {O} over 1.00 usd failed"]
 
 
 # -------------------------------------------------------------------------------------------------------- by hand: once

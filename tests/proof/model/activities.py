@@ -273,7 +273,7 @@ class Activities:
                 return RETRY
         if self._has(Rule.KEEP_REFUND):
             yield self._keep_refunds(refunds)
-        counting = [each for each in refunds if each.of in ("", "dashboard") or each.stands]
+        counting = [each for each in refunds if not each.of or each.stands]
         is_parked = counting and not counting[-1].stands and self._has(Rule.BOUNCE_PARKS)
         return PERMANENT if is_parked else "done"
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 PAYMENTS: Final = "tests/integration/activities/test_payments.py"
+BY_HAND: Final = "tests/integration/activities/test_refunds_by_hand.py"
 FULFILLMENT: Final = "tests/integration/activities/test_fulfillment.py"
 INVENTORY: Final = "tests/integration/activities/test_inventory.py"
 BATCHES: Final = "tests/integration/activities/test_reservation_batches.py"
@@ -499,11 +500,40 @@ BUGS: Final = (
         (
             Patch(
                 "gateways/refund_store.py",
-                "mine = [refund for refund in refunds if part_of(refund) == of]",
-                "mine = [refund for refund in refunds if of is None or part_of(refund) == of]",
+                "if part_of(refund) == of and not is_by_hand(refund)]",
+                "if of is None or part_of(refund) == of]",
             ),
         ),
         ("tests/integration/activities/test_refunds.py::test_a_failed_part_is_no_failure_of_the_rest",),
+    ),
+    Bug(
+        "cancel_counts_refund_by_hand",
+        "a cancel takes a failed refund in the dashboard for its own",
+        (
+            Patch(
+                "gateways/refund_store.py",
+                "part_of(refund) == of and not is_by_hand(refund)]",
+                "part_of(refund) == of]",
+            ),
+        ),
+        (f"{BY_HAND}::test_a_failed_goodwill_is_no_failure_of_a_cancel",),
+        because="refund_failed",
+    ),
+    Bug(
+        "refund_by_hand_in_silence",
+        "a failed refund in the dashboard is reported of orphan payments only",
+        (Patch("gateways/refund_store.py", "OR (r.by_hand AND (o.status", "OR (false AND (o.status"),),
+        (
+            f"{BY_HAND}::test_how_an_operator_paid_a_part_fails_later",
+            f"{BY_HAND}::test_how_an_operator_paid_a_part_of_a_closed_order_fails_later",
+            f"{BY_HAND}::test_a_goodwill_of_a_kept_order_fails_later",
+        ),
+    ),
+    Bug(
+        "checked_though_changed",
+        "an order whose refund failed during the check is marked as correct",
+        (Patch("activities/order_checks.py", " AND o.xmin::text = c.version", ""),),
+        (f"{BY_HAND}::test_a_refund_that_fails_while_its_order_is_marked",),
     ),
     Bug(
         "failed_part_in_silence",
