@@ -181,8 +181,8 @@ async def follow_refusal(connection: "Connection", row: OrderRow, shipment: Ship
         return
     if shipment and (shipment.status in LEFT or shipment.parcels):
         await _follow(connection, row, shipment, None)
-    else:  # it contradicts itself, so reconcile-orders asks again
-        await move_row(connection, row.id, Status.CANCELLING, Status.SHIPPING, "already shipped")
+    # Where that has not moved the row, the warehouse contradicts itself: reconcile-orders asks again.
+    await move_row(connection, row.id, Status.CANCELLING, Status.SHIPPING, "already shipped")
 
 
 async def _follow(connection: "Connection", row: OrderRow, shipment: Shipment, event: Parcel | None) -> Followed:

@@ -226,6 +226,21 @@ async def test_after_shipping(shop: Shop) -> None:
     await assert_invariants(shop, O)
 
 
+async def test_a_warehouse_that_refuses_and_has_nothing_to_ship(shop: Shop) -> None:
+    """It contradicts itself: it can never ship a unit, and names a parcel without any. The run ends all the same."""
+    await shop.place(order_id=O)
+    refusal: Payload = {"error": {"code": "already_shipped"}}
+    said: Payload = {"id": "ful_1", "status": "accepted", "parcels": [{"shipmentId": "par_1"}]}
+    said["shorted"] = [{"productId": "1", "quantity": 2}]
+    for route, status, body in (("POST */cancel", 409, refusal), ("GET /orders/*", 200, said)):
+        shop.world.faults.add(
+            Fault(service="fulfillment", route=route, kind="status", status=status, body=body, times=None)
+        )
+
+    assert shape(await shop.cancel(O)) == (False, False, "already_shipped")
+    assert (await shop.events(O))[-2:] == ["cancelling", "shipping"]
+
+
 async def test_shipped_before_the_undo_goes_forward(shop: Shop) -> None:
     """A cancel that claimed a pending row whose goods have left ends with a paid, shipped order."""
     held = shop.hooks.hold("request_fulfillment", "after", O)
