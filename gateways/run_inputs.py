@@ -7,7 +7,7 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.common import RawValue
 
 from gateways.temporal import Absent, find_runs, reaching_temporal
-from orders.errors import InvalidInput
+from orders.errors import InvalidInput, Unreadable
 from orders.models import Order, OrderRow, Refund
 from orders.names import PROCESS_ORDER
 from orders.parsing import parse_order, parse_refund, read_payload
@@ -82,11 +82,13 @@ async def find_order_input(client: Client, row: OrderRow) -> RunInput | None:
 
 
 async def find_customer_email(client: Client, row: OrderRow) -> str | None:
-    """The address that the order was placed with; None: Temporal no longer has it.
+    """The address that the order was placed with; None: Temporal no longer has it, or its key is gone.
 
     Raises:
         NoAnswer: Temporal is out of reach.
     """
-    found = await find_order_input(client, row)
-    order = found.order_of(row.id) if found else None
-    return order.customer_email if order else None
+    with suppress(Unreadable):
+        found = await find_order_input(client, row)
+        order = found.order_of(row.id) if found else None
+        return order.customer_email if order else None
+    return None

@@ -15,7 +15,9 @@ with workflow.unsafe.imports_passed_through():
     from workflows.notifications import deliver, give_up
     from workflows.timeline import OrderTimeline
 
-UNKNOWN_ADDRESS: Final = "Temporal no longer has the order's request, so nobody knows the customer's address"
+UNKNOWN_ADDRESS: Final = (
+    "nobody knows the customer's address: Temporal no longer has the order's request, or PAYLOAD_KEYS lacks its key"
+)
 
 
 @workflow.defn(name=NOTIFY_SHIPMENT)

@@ -24,7 +24,16 @@ from config.temporal import plugin
 from deploy.local.postgres import Postgres
 from orders.errors import Permanent, Unreadable
 from orders.models import ErrorCode, OrderOutcome, Stage
-from orders.names import CUSTOMER_ID, PROCESS_ORDER, cancel_order_id
+from orders.names import (
+    CUSTOMER_ID,
+    PROCESS_ORDER,
+    RECONCILE_ORDERS,
+    cancel_order_id,
+    notify_shipment_id,
+    refund_order_id,
+)
+from orders.reconciliation import ReconcileReport
+from sandbox.fulfillment import Lack
 from sandbox.server import Running, serve
 from tests.support.invariants import assert_invariants
 from tests.support.scenarios import until_stage
@@ -245,6 +254,39 @@ async def test_a_key_that_is_gone_too_early_comes_back(queue: Queue, too_few: tu
     async with queue.worker(NEW, OLD):
         assert (await outcome_of(client, waits)).success
         assert (await untouched.result()).success
+
+
+async def test_a_key_that_is_gone_holds_up_nothing_that_needs_an_address(queue: Queue) -> None:
+    """What can never leave is refunded, of this order and of later ones; the message about a parcel is given up."""
+    orders, goods = sorted(new_order_id() for _ in range(2)), queue.sandbox.world.fulfillment
+    for order_id, key in zip(orders, (OLD, NEW), strict=True):
+        async with queue.worker(key) as client:
+            await submit_order(client, order_id, a_canary(), task_queue=queue.name)
+            assert (await outcome_of(client, order_id)).success
+        goods.send_part(order_id)
+        goods.lack(order_id, Lack())
+    async with queue.worker(NEW, reconcile_after_seconds=0) as client:
+        report: ReconcileReport = await client.execute_workflow(
+            RECONCILE_ORDERS, id=f"reconcile-{queue.name}", task_queue=queue.name, result_type=ReconcileReport
+        )
+        assert report.refunds == tuple(
+            f"order {order_id}: 1 of product 1 can never leave, shorted-1 is started" for order_id in orders
+        )
+        for order_id in orders:
+            (parcel,) = goods.shipments[order_id].parcels
+            refund = await client.get_workflow_handle(refund_order_id(order_id, "shorted-1")).result()
+            assert refund["refunded"]
+            await client.get_workflow_handle(notify_shipment_id(order_id, parcel.shipment_id)).result()
+    mails = [
+        (mail.data["orderNumber"], mail.template)
+        for mail in queue.sandbox.world.inbox.emails
+        if mail.template in ("order_shipped", "order_refunded")
+    ]
+    assert sorted(mails) == [(orders[1], "order_refunded"), (orders[1], "order_shipped")]
+    assert any(
+        orders[0] in alert.text and "PAYLOAD_KEYS lacks its key" in alert.text
+        for alert in queue.sandbox.world.inbox.alerts
+    )
 
 
 async def submit(shop: Shop, order_id: str, **changes: Any) -> OrderOutcome:
