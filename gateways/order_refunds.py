@@ -99,8 +99,10 @@ READ_STANDING: Final = """
 # What was paid for the products: their prices, less discounts, and tax.
 READ_PAID_FOR_ITEMS: Final = """
     SELECT (SELECT coalesce(sum(price * quantity), 0)::bigint FROM order_items WHERE order_id = $1) AS items, (
-        SELECT coalesce(sum(amount), 0)::bigint FROM order_charges WHERE order_id = $1 AND type IN ('discount', 'tax')
-    ) AS changes
+        SELECT coalesce(sum(amount), 0)::bigint FROM order_charges WHERE order_id = $1 AND type = 'discount'
+    ) AS discounts, (
+        SELECT coalesce(sum(amount), 0)::bigint FROM order_charges WHERE order_id = $1 AND type = 'tax'
+    ) AS tax
 """
 
 READ_CLAIMED: Final = "SELECT refund_id, amount FROM order_refunds WHERE order_id = $1 AND status <> 'withdrawn'"
@@ -296,15 +298,17 @@ async def read_refunded_lines(connection: "Connection", key: RefundKey) -> list[
 async def amount_of(connection: "Connection", row: OrderRow, shortage: Shortage) -> Decimal | None:
     """What is refunded for units that can never leave; None: their prices.
 
-    With a discount or tax it is their share of what was paid for the products, never more than is left. What was paid
-    for shipping and fees stays.
+    With a discount or tax it is their share of what was paid for the products, never more than is left of the payment,
+    nor more tax than is left of the tax. What was paid for shipping and fees stays.
     """
     (paid,) = await connection.fetch(READ_PAID_FOR_ITEMS, row.id)
     left = await _read_left(connection, row)
     prices = sum(units * left.prices[product] for product, units in shortage.lines.items())
-    if not paid["changes"] and (prices <= left.money or left.money <= 0):
+    if not paid["discounts"] and not paid["tax"] and (prices <= left.money or left.money <= 0):
         return None
-    share = money.share_of(prices, paid["items"], paid["items"] + paid["changes"])
+    items, net = paid["items"], paid["items"] + paid["discounts"]
+    tax_left = max(0, left.charges.get("tax", 0))
+    share = min(money.share_of(prices, items, net + paid["tax"]), money.share_of(prices, items, net) + tax_left)
     return money.to_decimal(max(0, min(share, left.money)), row.currency)
 
 
