@@ -15,7 +15,7 @@ from gateways.postgres import Database
 from gateways.reminders import not_alerted_today
 from gateways.run_inputs import find_customer_email
 from gateways.run_starts import start_notify_shipment, start_shortage_refund
-from gateways.shortage_store import find_empty, find_owed, find_unrefunded
+from gateways.shortage_store import find_empty, find_owed, find_unrefunded, settle_shortages
 from orders.models import Model, Notification, NotificationKind
 from orders.parcels import ParcelNotice, Shortage
 from orders.reconciliation import Problem
@@ -105,6 +105,7 @@ class Parcels:
     async def refund_shortages(self, limit: int) -> Sequence[str]:
         """Start the refunds of what can never leave, as far as they do not exist. Returns what was done, as text."""
         async with self._database.transaction() as connection:
+            await settle_shortages(connection)
             found = await find_unrefunded(connection, self._after, limit)
             rows = await read_rows(connection, {shortage.order_id for shortage in found})
             amounts = [await amount_of(connection, rows[each.order_id], each) for each in found]
@@ -115,10 +116,10 @@ class Parcels:
 
     @activity.defn
     async def find_parcel_problems(self, limit: int) -> Sequence[Problem]:
-        """What operators must know of the last week, and were not alerted of today.
+        """What operators must know, and were not alerted of today.
 
-        Parcels that contradict their order or an earlier report, shortages without a refund, and orders that can
-        neither leave nor be cancelled.
+        Parcels that contradicted their order or an earlier report in the last week, shortages without a refund, and
+        orders that can neither leave nor be cancelled.
         """
         async with self._database.transaction() as connection:
             owed = await find_owed(connection, self._after, limit)

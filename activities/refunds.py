@@ -17,6 +17,7 @@ from gateways.refund_store import (
     save_refunds,
     take_attempt,
 )
+from gateways.shortage_store import reopen_shortage
 from gateways.stripe import Intent, StripeGateway, part_of
 from orders.errors import Permanent
 from orders.models import OrderRow, Refund, RefundClaim, RefundKey, RefundReason
@@ -110,6 +111,7 @@ class Refunds:
         async with self._database.transaction() as connection:
             await lock_row(connection, key.order_id)
             await order_refunds.withdraw(connection, key, refusal)
+            await reopen_shortage(connection, key)
             return await order_refunds.existing_claim(connection, key)
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from gateways.order_refunds import read_money_left
 from gateways.order_store import read_rows, write_event
 from gateways.reminders import not_alerted_today
-from orders.models import GONE, KEPT
+from orders.models import CLOSED, GONE, KEPT, RefundKey
+from orders.names import refund_step
 from orders.parcels import SHORTAGE_REFUND, Shortage
 from orders.refunds import STANDING
 
@@ -58,22 +59,36 @@ SPENT_AT_LEAST: Final = """(
       AND h.refund_id IS NULL AND h.status = ANY($4::text[])
 )"""
 
-# A free order has units to write off all the same.
-IS_UNREFUNDED: Final = f"""
-    (
-        SELECT o.status = ANY($2::text[]) AND (o.total = 0 OR o.total > {SPENT_AT_LEAST})
-        FROM orders o WHERE o.id = s.order_id
-    ) AND (
-        SELECT r.refund_id FROM order_refunds r
-        WHERE (r.order_id, r.refund_id) = (s.order_id, '{SHORTAGE_REFUND}' || s.number)
-    ) IS NULL
-"""  # noqa: S608 (constants of ours)
+# Of a shortage: something of the payment of its order is left. A free order has units to write off all the same.
+HAS_MONEY: Final = f"""(
+    SELECT o.status = ANY($2::text[]) AND (o.total = 0 OR o.total > {SPENT_AT_LEAST})
+    FROM orders o WHERE o.id = s.order_id
+)"""  # noqa: S608 (a constant of ours)
 
-# Of a product of a shortage: the units that are refunded, as order_refunds.READ_UNITS_LEFT counts them.
+# The status of the claim of its refund; null: it was never claimed.
+CLAIM: Final = f"""(
+    SELECT r.status FROM order_refunds r WHERE (r.order_id, r.refund_id) = (s.order_id, '{SHORTAGE_REFUND}' || s.number)
+)"""  # noqa: S608 (a constant of ours)
+
+# An operator has said skip or resolved.
+IS_DECIDED: Final = f"""(
+    SELECT max(w.id) FROM resolutions w
+    WHERE (w.order_id, w.step) = (s.order_id, '{refund_step(SHORTAGE_REFUND)}' || s.number) AND w.action <> 'retry'
+) IS NOT NULL"""  # noqa: S608 (a constant of ours)
+
+# Of a product of a shortage: the units that cannot be refunded again, as order_refunds.READ_UNITS_LEFT counts them.
 REFUNDED: Final = """(
     SELECT coalesce(sum((
         SELECT CASE WHEN r.status <> 'withdrawn' THEN u.quantity WHEN r.restocked THEN u.restock END
         FROM order_refunds r WHERE (r.order_id, r.refund_id) = (u.order_id, u.refund_id)
+    )), 0) FROM order_refund_lines u WHERE (u.order_id, u.product_id) = (l.order_id, l.product_id)
+)"""
+
+# Those whose money is back, or on its way.
+PAID_BACK: Final = """(
+    SELECT coalesce(sum((
+        SELECT u.quantity FROM order_refunds r
+        WHERE (r.order_id, r.refund_id) = (u.order_id, u.refund_id) AND r.status <> 'withdrawn'
     )), 0) FROM order_refund_lines u WHERE (u.order_id, u.product_id) = (l.order_id, l.product_id)
 )"""
 
@@ -84,31 +99,33 @@ IS_REFUSED: Final = f"""(
     )) FROM shortage_lines l WHERE (l.order_id, l.number) = (s.order_id, s.number)
 )"""  # noqa: S608 (constants of ours)
 
-# Some line of a shortage has fewer units that are refunded than can never leave.
-IS_OWED: Final = f"""(
-    SELECT bool_or({REFUNDED} < (
+# It is not known that all of its units are paid back: other refunds of a product may be of other units.
+IS_OWED: Final = f"""(NOT {IS_REFUSED} OR (
+    SELECT bool_or({PAID_BACK} < (
         SELECT sum(t.quantity) FROM shortage_lines t WHERE (t.order_id, t.product_id) = (l.order_id, l.product_id)
     )) FROM shortage_lines l WHERE (l.order_id, l.number) = (s.order_id, s.number)
-)"""  # noqa: S608 (constants of ours)
+))"""  # noqa: S608 (constants of ours)
 
 FIND_UNREFUNDED: Final = f"""
     {READ_SHORTAGE}
-    WHERE s.at BETWEEN now() - interval '7 days' AND now() - $1::interval AND {IS_UNREFUNDED} AND NOT {IS_REFUSED}
+    WHERE s.settled_at = 'infinity' AND s.at < now() - $1::interval
+      AND {HAS_MONEY} AND {CLAIM} IS NULL AND NOT {IS_DECIDED} AND NOT {IS_REFUSED}
     ORDER BY s.at LIMIT $3
 """
 
-# Not refunded for an hour.
+# Not refunded for an hour: nobody has claimed the refund, or it was withdrawn, because less was left than was claimed.
 FIND_OWED: Final = f"""
     {READ_SHORTAGE}
-    WHERE s.at BETWEEN now() - interval '7 days' AND now() - greatest($1::interval, interval '1 hour')
-      AND {IS_UNREFUNDED} AND (NOT {IS_REFUSED} OR {IS_OWED}) AND {not_alerted_today(KEY)}
+    WHERE s.settled_at = 'infinity' AND s.at < now() - greatest($1::interval, interval '1 hour')
+      AND {HAS_MONEY} AND coalesce({CLAIM}, 'withdrawn') = 'withdrawn' AND NOT {IS_DECIDED} AND {IS_OWED}
+      AND {not_alerted_today(KEY)}
     ORDER BY s.at LIMIT $3
 """
 
 # No cancel refunds what is left of them: something has left, as the warehouse says, and no parcel with units of them.
 FIND_EMPTY: Final = f"""
     SELECT DISTINCT s.order_id, {EMPTY_KEY} AS key FROM shortages s
-    WHERE s.at BETWEEN now() - interval '7 days' AND now() - $1::interval
+    WHERE s.settled_at > now() - interval '7 days' AND s.at < now() - $1::interval
       AND (SELECT o.status = ANY($2::text[]) AND o.total > {SPENT_AT_LEAST} FROM orders o WHERE o.id = s.order_id)
       AND (SELECT max(p.shipped_at) FROM shipments p WHERE p.order_id = s.order_id) IS NULL
       AND (
@@ -120,6 +137,23 @@ FIND_EMPTY: Final = f"""
       AND {not_alerted_today(EMPTY_KEY)}
     ORDER BY s.order_id LIMIT $3
 """  # noqa: S608 (constants of ours)
+
+# A closed order is refunded as a whole. Any other one counts once it has left: a cancel that is refused can take weeks,
+# and nothing is refunded meanwhile. What took the money may fail for a month: then the shortage is owed after all.
+SETTLE: Final = f"""
+    UPDATE shortages s SET settled_at = now()
+    WHERE s.settled_at = 'infinity' AND CASE
+        WHEN (SELECT o.status FROM orders o WHERE o.id = s.order_id) = ANY($1::text[]) THEN true
+        WHEN (SELECT o.status FROM orders o WHERE o.id = s.order_id) <> ALL($3::text[]) THEN false
+        WHEN {CLAIM} = 'claimed' THEN false
+        WHEN {CLAIM} = 'made' OR {IS_DECIDED} THEN true
+        ELSE s.at < now() - interval '30 days' AND NOT ({HAS_MONEY} AND {IS_OWED})
+    END
+"""  # noqa: S608 (constants of ours)
+
+REOPEN: Final = f"""
+    UPDATE shortages SET settled_at = 'infinity' WHERE order_id = $1 AND '{SHORTAGE_REFUND}' || number = $2
+"""  # noqa: S608 (a constant of ours)
 
 
 async def read_shorted(connection: "Connection", order_id: str) -> dict[str, int]:
@@ -133,6 +167,16 @@ async def keep_shortage(connection: "Connection", order_id: str, lines: Mapping[
     shortage = Shortage(order_id, number, lines)
     await write_event(connection, order_id, f"the warehouse can never ship {shortage.text}")
     return shortage
+
+
+async def settle_shortages(connection: "Connection") -> None:
+    """Look no more at the shortages about which nothing is left to do."""
+    await connection.execute(SETTLE, CLOSED, KEPT, GONE, STANDING)
+
+
+async def reopen_shortage(connection: "Connection", refund: RefundKey) -> None:
+    """Look again at the shortage whose refund was withdrawn; a refund of anything else changes nothing."""
+    await connection.execute(REOPEN, refund.order_id, refund.refund_id)
 
 
 async def find_unrefunded(connection: "Connection", after: timedelta, limit: int) -> list[Shortage]:

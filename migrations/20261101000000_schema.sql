@@ -242,10 +242,11 @@ CREATE TABLE shortages (
     order_id text REFERENCES orders,
     number integer CHECK (number > 0),
     at timestamptz NOT NULL DEFAULT now(),
+    settled_at timestamptz NOT NULL DEFAULT 'infinity',  -- since when nothing is left to do about it
     PRIMARY KEY (order_id, number)
 );
 
-CREATE INDEX shortages_at ON shortages (at);
+CREATE INDEX shortages_settled ON shortages (settled_at);
 
 CREATE TABLE shortage_lines (
     order_id text,

@@ -38,6 +38,7 @@ GRANT INSERT, UPDATE ON
 TO orders_app;
 GRANT INSERT, UPDATE, DELETE ON product_embeddings TO orders_app;
 GRANT UPDATE ON inventory TO orders_app;
+GRANT UPDATE (settled_at) ON shortages TO orders_app;
 
 -- Who keeps the catalogue sees no order and no customer.
 GRANT SELECT ON schema_migrations TO orders_catalogue;

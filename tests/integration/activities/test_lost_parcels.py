@@ -1,19 +1,25 @@
 """Parcels whose events were lost, customers that nobody told, and refunds that nobody started."""
 
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from activities.inventory import Inventory
 from activities.parcels import Parcels
+from activities.reconciliation import Reconciliation
+from activities.refunds import Refunds
 from activities.shipments import Shipments
+from gateways.order_refunds import amount_of
 from gateways.order_store import lock_row
 from gateways.parcel_store import follow_shipment
-from gateways.shortage_store import find_unrefunded
-from orders.models import Order
-from orders.parcels import Parcel, Shipment
+from gateways.shortage_store import find_unrefunded, settle_shortages
+from orders.models import Order, RefundCharge, RefundLine
+from orders.parcels import Parcel, Shipment, Shortage
 from orders.reconciliation import Problem, StrayShipments
 from sandbox.fulfillment import Departure, Item, Lack
+from tests.integration.activities.test_refunds import by_hand, refund_of
 from tests.support.activity_bench import ActivityBench, order_of
 
 TWO = [{"productId": "1", "quantity": 2}, {"productId": "2", "quantity": 1}]
@@ -161,22 +167,17 @@ async def test_a_shortage_whose_units_are_refunded(
     bench: ActivityBench, order: Order, short_of: dict[str, int], refunded: dict[str, int], found: list[str]
 ) -> None:
     """It is not asked for again, and operators are not told of what is not owed."""
-    short(bench, order, short_of)
-    await check(bench)
-    await bench.pool.execute("UPDATE shortages SET at = at - $1::interval", AGE)
+    await fall_short(bench, order, short_of)
     await bench.pool.execute(ADD_REFUND, 1)
     for product, units in refunded.items():
         await bench.pool.execute("INSERT INTO order_refund_lines VALUES ('o1', 'r1', $1, $2, 0)", product, units)
     assert ["reported" for _ in await bench.do(Parcels.find_parcel_problems, 10)] == found[-1:]
-    async with bench.database.transaction() as connection:
-        assert ["started" for _ in await find_unrefunded(connection, timedelta(0), 10)] == found[:-1]
+    assert ["started" for _ in await unrefunded(bench)] == found[:-1]
 
 
 async def test_a_shortage_of_an_order_whose_money_is_back(bench: ActivityBench, order: Order) -> None:
     """Somebody refunded all of it at Stripe: refund-order would refuse, and nothing is owed."""
-    short(bench, order, {"2": 1})
-    await check(bench)
-    await bench.pool.execute("UPDATE shortages SET at = at - $1::interval", AGE)
+    await fall_short(bench, order, {"2": 1})
     await bench.pool.execute(
         "INSERT INTO refunds (id, order_id, payment_intent_id, amount, status, attempt)"
         " SELECT 're_1', id, payment_intent_id, total, 'succeeded', 1 FROM orders"
@@ -197,9 +198,7 @@ async def test_a_shortage_after_an_operator_paid_a_part(
     bench: ActivityBench, order: Order, refunded_at: str, found: list[str]
 ) -> None:
     """A refund in the dashboard may be how the part was paid: then the money is spent once."""
-    short(bench, order, {"2": 1})
-    await check(bench)
-    await bench.pool.execute("UPDATE shortages SET at = at - $1::interval", AGE)
+    await fall_short(bench, order, {"2": 1})
     most = await bench.pool.fetchval("SELECT total * 2 / 3 FROM orders")
     await bench.pool.execute(ADD_REFUND, most)
     await bench.pool.execute(
@@ -212,15 +211,12 @@ async def test_a_shortage_after_an_operator_paid_a_part(
         most,
     )
     assert [problem.key for problem in await bench.do(Parcels.find_parcel_problems, 10)] == found
-    async with bench.database.transaction() as connection:
-        assert len(await find_unrefunded(connection, timedelta(0), 10)) == len(found)
+    assert len(await unrefunded(bench)) == len(found)
 
 
 async def test_a_shortage_of_a_cancelled_order(bench: ActivityBench, order: Order) -> None:
     """The cancel refunds it; it takes the place of no other one."""
-    short(bench, order, {"2": 1})
-    await check(bench)
-    await bench.pool.execute("UPDATE shortages SET at = at - $1::interval", AGE)
+    await fall_short(bench, order, {"2": 1})
     await bench.pool.execute("UPDATE orders SET status = 'cancelling'")
     assert await bench.do(Parcels.find_parcel_problems, 10) == []
     assert await bench.do(Parcels.refund_shortages, 10) == []
@@ -228,17 +224,16 @@ async def test_a_shortage_of_a_cancelled_order(bench: ActivityBench, order: Orde
 
 async def test_a_shortage_is_reported_once_a_day(bench: ActivityBench, order: Order) -> None:
     """It does not take the place of others."""
-    short(bench, order, {"2": 1})
-    await check(bench)
-    await bench.pool.execute("UPDATE shortages SET at = at - $1::interval", AGE)
+    await fall_short(bench, order, {"2": 1})
     (problem,) = await bench.do(Parcels.find_parcel_problems, 10)
     await remind(bench, problem.key)
     assert await bench.do(Parcels.find_parcel_problems, 10) == []
 
 
 @pytest.mark.parametrize("has_a_problem", [False, True])
+@pytest.mark.parametrize("days", [0, 40])
 async def test_nothing_can_ever_leave_of_an_order_that_cannot_be_cancelled(
-    bench: ActivityBench, order: Order, *, has_a_problem: bool
+    bench: ActivityBench, order: Order, *, days: int, has_a_problem: bool
 ) -> None:
     """The warehouse said that goods have left: the order ends, and operators are told until it is refunded."""
     if has_a_problem:
@@ -249,11 +244,30 @@ async def test_nothing_can_ever_leave_of_an_order_that_cannot_be_cancelled(
     short(bench, order, {"1": 2, "2": 1})
     assert (await check(bench)).found == ()
     assert await bench.status(order.id) == "shipped"
-    await bench.pool.execute("UPDATE shortages SET at = at - $1::interval", AGE)
+    await bench.pool.execute("UPDATE shortages SET at = at - $1::interval", AGE + timedelta(days=days))
     text = "the warehouse can never ship any of order o1, which cannot be cancelled: refund it"
     assert Problem(key="empty:o1", order_id="o1", text=text) in await bench.do(Parcels.find_parcel_problems, 10)
     await bench.pool.execute(ADD_REFUND, await bench.pool.fetchval("SELECT total FROM orders"))
     assert all(each.key != "empty:o1" for each in await bench.do(Parcels.find_parcel_problems, 10))
+
+
+@pytest.mark.parametrize(("days", "found"), [(0, ["empty:o1"]), (8, [])])
+async def test_what_is_left_of_an_order_whose_lines_are_refunded(
+    bench: ActivityBench, order: Order, days: int, found: list[str]
+) -> None:
+    """Operators are told for a week from when it was refunded and could not be cancelled, however old the shortage."""
+    await fall_short(bench, order, {"1": 2, "2": 1})
+    await bench.pool.execute("UPDATE shortages SET at = at - interval '40 days'")
+    refund = Shortage(order.id, 1, {"1": 2, "2": 1}).refund(None, restock=False, amount=Decimal(100))
+    await bench.do(Refunds.claim_refund, refund)
+    await bench.do(Refunds.make_refund, refund.key)
+    await bench.do(Inventory.return_stock, refund.key)
+    await bench.pool.execute("UPDATE orders SET status = 'cancelling'")
+    assert await unrefunded(bench) == []
+    await bench.do(Shipments.mark_shipped, order.id)
+    assert await unrefunded(bench) == []
+    await bench.pool.execute("UPDATE shortages SET settled_at = settled_at - make_interval(days => $1)", days)
+    assert [problem.key for problem in await bench.do(Parcels.find_parcel_problems, 10)] == found
 
 
 async def test_a_part_that_can_still_leave_of_an_order_that_cannot_be_cancelled(
@@ -267,6 +281,130 @@ async def test_a_part_that_can_still_leave_of_an_order_that_cannot_be_cancelled(
     assert await bench.status(order.id) == "shipping"
     await bench.pool.execute("UPDATE shortages SET at = at - $1::interval", AGE)
     assert [each.key for each in await bench.do(Parcels.find_parcel_problems, 10)] == ["shortage:o1:1"]
+
+
+@pytest.mark.parametrize(
+    ("decided", "found"),
+    [
+        (None, ["shortage:o1:1"]),
+        ("retry", ["shortage:o1:1"]),  # it was tried again, and less was left
+        ("skip", []),
+        ("resolved", []),
+    ],
+)
+async def test_a_shortage_whose_refund_is_withdrawn(
+    bench: ActivityBench, order: Order, decided: str | None, found: list[str]
+) -> None:
+    """Somebody refunded in the dashboard meanwhile, and less is left: operators are told until one decides."""
+    await fall_short(bench, order, {"2": 1})
+    refund = Shortage(order.id, 1, {"2": 1}).refund(None, restock=False)
+    await bench.do(Refunds.claim_refund, refund)
+    await by_hand(bench, await bench.pool.fetchval("SELECT total - 8899 FROM orders"))
+    assert (await bench.do(Refunds.make_refund, refund.key)).refusal == "more_than_left"
+    if decided:
+        await decide(bench, decided)
+
+    assert await bench.do(Parcels.refund_shortages, 10) == []
+    assert [problem.key for problem in await bench.do(Parcels.find_parcel_problems, 10)] == found
+    await bench.pool.execute("UPDATE orders SET status = 'cancelled', cancelled_at = now()")
+    assert await bench.do(Parcels.find_parcel_problems, 10) == []
+
+
+async def test_a_refund_of_a_shortage_that_fails_after_it_was_made(bench: ActivityBench, order: Order) -> None:
+    """The units are back in stock and the money is not: it was settled, and is owed again."""
+    send(bench, order, "par_1", {"1": 2})
+    await fall_short(bench, order, {"2": 1})
+    refund = Shortage(order.id, 1, {"2": 1}).refund(None, restock=True)
+    await bench.do(Refunds.claim_refund, refund)
+    await bench.do(Refunds.make_refund, refund.key)
+    await bench.do(Inventory.return_stock, refund.key)
+    await bench.do(Parcels.refund_shortages, 10)
+    assert await is_settled(bench)
+    (made,) = bench.world.stripe.account.refunds.values()
+    made.fail()
+    await bench.do(Reconciliation.follow_refunds, order.id)
+    await by_hand(bench, await bench.pool.fetchval("SELECT total - 8899 FROM orders"))
+    assert (await bench.do(Refunds.make_refund, refund.key)).status == "withdrawn"
+    (problem,) = await bench.do(Parcels.find_parcel_problems, 10)
+    assert problem.key == "shortage:o1:1"
+
+
+@pytest.mark.parametrize("status", ["processing", "shipped"])
+async def test_a_shortage_that_could_not_be_refunded_for_weeks(bench: ActivityBench, order: Order, status: str) -> None:
+    """A cancel was parked, or nobody looked: neither the refund nor the alert is lost."""
+    await fall_short(bench, order, {"2": 1})
+    await bench.pool.execute("UPDATE orders SET status = 'cancelling'")
+    await bench.pool.execute("UPDATE shortages SET at = at - interval '40 days'")
+    assert await unrefunded(bench) == []
+    await bench.pool.execute("UPDATE orders SET status = $1", status)
+    assert [each.refund_id for each in await unrefunded(bench)] == ["shorted-1"]
+    (problem,) = await bench.do(Parcels.find_parcel_problems, 10)
+    assert problem.key == "shortage:o1:1"
+    await decide(bench, "resolved")
+    assert await unrefunded(bench) == []
+    assert await bench.do(Parcels.find_parcel_problems, 10) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "refund", "settled"),
+    [
+        ("cancelled", "none", True),
+        ("cancelling", "made", False),  # if it is refused, the order goes on
+        ("processing", "made", False),  # it may still be cancelled
+        ("shipping", "made", True),
+        ("shipped", "claimed", False),
+        ("shipped", "withdrawn", False),
+        ("shipped", "none", False),
+        ("shipped", "another, of all", True),
+        ("shipped", "another, of all, today", False),  # it may fail
+    ],
+)
+async def test_nothing_is_left_to_do_about_a_shortage(
+    bench: ActivityBench, order: Order, status: str, refund: str, *, settled: bool
+) -> None:
+    """Only then is it looked at no more."""
+    await fall_short(bench, order, {"2": 1})
+    if "today" not in refund:
+        await bench.pool.execute("UPDATE shortages SET at = at - interval '40 days'")
+    await bench.pool.execute(
+        "UPDATE orders SET status = $1, cancelled_at = CASE $1 WHEN 'cancelled' THEN now() END", status
+    )
+    if "another" in refund:
+        await bench.pool.execute(ADD_REFUND, await bench.pool.fetchval("SELECT total FROM orders"))
+    elif refund != "none":
+        await bench.pool.execute(
+            "INSERT INTO order_refunds (order_id, refund_id, request_hash, amount, status, refusal)"
+            " VALUES ('o1', 'shorted-1', '', 1, $1, CASE $1 WHEN 'withdrawn' THEN 'more_than_left' END)",
+            refund,
+        )
+    await unrefunded(bench)
+    assert await is_settled(bench) is settled
+
+
+@pytest.mark.parametrize(
+    ("refunded", "amount"),
+    [
+        ({}, "32.99"),
+        ({"charges": [("tax", 6)]}, "29.99"),
+        ({"charges": [("tax", 3)], "lines": [("1", 1)]}, "32.99"),  # the tax of the other unit
+        ({"charges": [("tax", 4)]}, "31.99"),
+        ({"charges": [("shipping", 5)]}, "32.99"),
+    ],
+)
+async def test_tax_is_refunded_once(bench: ActivityBench, refunded: dict[str, Any], amount: str) -> None:
+    """What refund-order has returned of the tax is not returned again with the units of a shortage."""
+    charges = [{"type": "tax", "amount": 6}, {"type": "shipping", "amount": 5}]
+    order = order_of(items=[{"productId": "1", "quantity": 2}], charges=charges)
+    await bench.bring(order, "finalize")
+    if refunded:
+        refund = refund_of(
+            lines=tuple(RefundLine(product_id=product, quantity=units) for product, units in refunded.get("lines", ())),
+            charges=tuple(RefundCharge(type=type_, amount=Decimal(most)) for type_, most in refunded["charges"]),
+        )
+        assert (await bench.do(Refunds.claim_refund, refund)).status == "claimed"
+    async with bench.database.transaction() as connection:
+        row = await lock_row(connection, order.id)
+        assert await amount_of(connection, row, Shortage(order.id, 1, {"1": 1})) == Decimal(amount)
 
 
 async def test_an_erased_order_gets_no_tracking(bench: ActivityBench, order: Order) -> None:
@@ -300,6 +438,33 @@ def set_status(bench: ActivityBench, order: Order, status: Any) -> None:
 
 def items(units: dict[str, int]) -> tuple[Item, ...]:
     return tuple(Item(product_id=product, quantity=quantity) for product, quantity in units.items())
+
+
+async def fall_short(bench: ActivityBench, order: Order, units: dict[str, int]) -> None:
+    """The warehouse said two hours ago that these units can never leave."""
+    short(bench, order, units)
+    await check(bench)
+    await bench.pool.execute("UPDATE shortages SET at = at - $1::interval", AGE)
+
+
+async def unrefunded(bench: ActivityBench) -> list[Shortage]:
+    """Those whose refund is to be started, which takes Temporal; the bench has none."""
+    async with bench.database.transaction() as connection:
+        await settle_shortages(connection)
+        return await find_unrefunded(connection, timedelta(0), 10)
+
+
+async def is_settled(bench: ActivityBench) -> bool:
+    return bool(await bench.pool.fetchval("SELECT settled_at < now() FROM shortages"))
+
+
+async def decide(bench: ActivityBench, action: str) -> None:
+    """As docs/operating.md tells operators to, where no run is open."""
+    await bench.pool.execute(
+        "INSERT INTO resolutions (order_id, step, action, reason, actor, key)"
+        " VALUES ('o1', 'refund:shorted-1', $1, 'paid by bank transfer', 'ann', gen_random_uuid())",
+        action,
+    )
 
 
 async def remind(bench: ActivityBench, key: str) -> None:
