@@ -346,7 +346,7 @@ class Driver:
     def _payment(self, answer: Payment) -> str:
         if answer.state == "authorized":
             return INTENTS[self._intents()[self._number(answer.payment_intent_id) - 1].status]
-        words = {"requires_action": "action", "declined": "declined", "gone": "canceled", "order_closed": "closed"}
+        words = {"requires_action": "action", "declined": "declined", "canceled": "canceled", "order_closed": "closed"}
         return words[answer.state]
 
     async def _follow(self, s: State) -> None:
