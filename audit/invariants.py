@@ -132,7 +132,7 @@ def only_the_rows_payment_has_money(evidence: Evidence) -> Iterator[Finding]:
 
 
 def paid_orders_are_whole(evidence: Evidence) -> Iterator[Finding]:
-    """A paid order is charged, but for what it may have back; it is shipped; operators know if it is not confirmed."""
+    """A paid order is charged, but for what it may have back; it is shipped; it is confirmed, or operators know."""
     charged = {order.id for order, payment in evidence.payments() if payment.net + _given_back(order, payment)}
     shipped = {shipment.order_id for shipment in evidence.shipments()}
     for order in evidence.snapshot.orders:

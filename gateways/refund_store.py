@@ -104,7 +104,7 @@ IS_LACKING: Final = """
 # that it is paid; any other closed order is compared with its payment. It is reported until later refunds make up for
 # it, or until an operator settles it.
 FIND_STUCK: Final = f"""
-    SELECT p.key, r.id, r.order_id, r.refund_id, r.by_hand, r.amount, r.status, o.currency
+    SELECT p.key, r.id, r.order_id, r.refund_id, r.amount, r.status, o.currency
     FROM refunds r JOIN orders o ON o.id = r.order_id CROSS JOIN concat('refund:', r.id, ':', r.status) AS p (key)
     WHERE (r.status = 'requires_action'
        OR (r.status = 'pending' AND r.at < now() - interval '7 days')
@@ -246,7 +246,7 @@ async def find_changeable(connection: "Connection", after: timedelta, limit: int
 
 
 async def find_stuck(connection: "Connection", limit: int) -> list["asyncpg.Record"]:
-    """Refunds that an operator must know of: key, id, order_id, refund_id, by_hand, amount, status, currency."""
+    """Refunds that an operator must know of: key, id, order_id, refund_id, amount, status, currency."""
     return await connection.fetch(FIND_STUCK, FAILED, STANDING, KEPT, limit)
 
 
