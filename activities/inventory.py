@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 MAX_TURNS: Final = 2  # attempts of one worker that sell or release the stock of one product at the same time
 REMEMBER_SECONDS: Final = 1.0  # how long a worker does not wait for a row that was locked for long
+BUSY: Final = "stock_busy"
+HELD_UP: Final = frozenset({BUSY, LOCKED})  # by others that move the stock of the same product
 TURN_SECONDS: Final = 0.5  # how long an attempt waits for its turn
 
 INSERT_ORDERS: Final = """
@@ -294,10 +296,24 @@ class Inventory:
 
     @activity.defn
     async def release_leftovers(self, limit: int) -> Sequence[str]:
-        """Put back the stock that closed orders still hold, of at most `limit` orders. Returns their ids."""
+        """Put back the stock that closed orders still hold, of at most `limit` orders. Returns their ids.
+
+        A locked product holds up its own orders only: the attempt fails after the others.
+        """
         async with self._database.transaction() as connection:
             orders = [row["order_id"] for row in await connection.fetch(FIND_LEFTOVERS, limit, CLOSED)]
-        return [order_id for order_id in orders if await self._release_leftover(order_id)]
+        released: list[str] = []
+        held_up: Unavailable | None = None
+        for order_id in orders:
+            try:
+                released += [order_id] if await self._release_leftover(order_id) else []
+            except Unavailable as error:
+                if error.type not in HELD_UP:
+                    raise
+                held_up = error
+        if held_up:
+            raise held_up
+        return released
 
     async def _release_leftover(self, order_id: str) -> bool:
         async with self._moving(await self._reserved(order_id)) as connection:
@@ -478,7 +494,7 @@ def _products_of(*batch: Asked) -> frozenset[str]:
 
 
 def _busy() -> Unavailable:
-    return Unavailable("other orders move the stock of the same product", type="stock_busy", expected=True)
+    return Unavailable("other orders move the stock of the same product", type=BUSY, expected=True)
 
 
 async def _lock_products(connection: "Connection", products: Iterable[str]) -> dict[str, Product]:

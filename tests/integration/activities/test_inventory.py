@@ -10,6 +10,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.inventory import Inventory
 from activities.order_state import OrderState
 from gateways.order_store import move_row
+from gateways.postgres import LOCKED
 from orders.errors import Permanent, Unavailable
 from orders.models import Line, Park, Status
 from orders.money import DECIMALS, MIN_AMOUNT
@@ -315,3 +316,17 @@ async def test_a_wrong_count_of_what_was_sold_keeps_no_stock(bench: ActivityBenc
     await bench.do(OrderState.claim_cancellation, order.id)
     assert (await bench.do(Inventory.release_stock, order.id)).status == "cancelled"
     assert await bench.stock() == (100, 0)
+
+
+async def test_leftovers_of_a_locked_product_hold_up_no_others(bench: ActivityBench) -> None:
+    """The attempt fails, and the stock of the other closed orders is back all the same."""
+    for number in ("1", "2"):
+        await bench.reserve(order_of(f"o{number}", items=[{"productId": number, "quantity": 1}]))
+    await bench.pool.execute("UPDATE orders SET status = 'failed'")
+    async with bench.pool.acquire() as other, other.transaction():
+        await other.execute("SELECT 1 FROM inventory WHERE product_id = '1' FOR UPDATE")
+        with pytest.raises(Unavailable) as locked:
+            await bench.do(Inventory.release_leftovers, 10)
+    assert locked.value.type == LOCKED
+    assert await bench.stock("2") == (40, 0)
+    assert await bench.do(Inventory.release_leftovers, 10) == ["o1"]
