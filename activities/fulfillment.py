@@ -6,6 +6,7 @@ from typing import Final
 from temporalio import activity
 
 from gateways.order_store import count_retries, lock_row, read_items, read_resolution
+from gateways.parcel_store import follow_cancel
 from gateways.postgres import Database
 from gateways.warehouse import ALREADY_SHIPPED, ORDER_CANCELLED, ORDER_UNKNOWN, Warehouse, WarehouseRefused
 from orders.errors import Permanent, Unavailable
@@ -34,15 +35,16 @@ class Fulfillment:
         Unavailable: the warehouse or PostgreSQL; what was asked for may have happened.
     """
 
-    def __init__(self, database: Database, warehouse: Warehouse, *, remembers_cancels: bool) -> None:
+    def __init__(self, database: Database, warehouse: Warehouse, *, remembers_cancels: bool, restock: bool) -> None:
         """`remembers_cancels`: the warehouse refuses an order whose cancel arrived before the order.
 
         If it does not, its "unknown order" counts only once no request can be on its way any more; what arrives even
-        later, reconcile-orders finds.
+        later, reconcile-orders finds. `restock`: units that can never leave are back in stock.
         """
         self._database = database
         self._warehouse = warehouse
         self._remembers_cancels = remembers_cancels
+        self._restock = restock
 
     @local_first
     @activity.defn
@@ -80,7 +82,16 @@ class Fulfillment:
             await self._warehouse.cancel(order_id, attempt if since < STILL_ON_ITS_WAY else f"{attempt}:late")
         except WarehouseRefused as refused:
             return self._without_cancel(refused, row, since)
+        await self._keep_shortage(order_id)
         return UndoResult(note="the warehouse cancelled the shipment")
+
+    async def _keep_shortage(self, order_id: str) -> None:
+        """Ask once more what the warehouse could never ship: an event may be lost, and its units are put back next."""
+        shipment = await self._warehouse.read_shipment(order_id)
+        if shipment is None or not (shipment.shorted or shipment.problem):
+            return
+        async with self._database.transaction() as connection:
+            await follow_cancel(connection, await lock_row(connection, order_id), shipment, restock=self._restock)
 
     def _without_cancel(self, refused: WarehouseRefused, row: OrderRow, since: timedelta) -> UndoResult:
         """What a refused cancel means for the undo; `since` is how long ago the warehouse was asked to ship."""

@@ -20,6 +20,7 @@ from temporalio.exceptions import ApplicationError
 from gateways import order_refunds
 from gateways.group_commit import GroupCommit
 from gateways.held_stock import read_held
+from gateways.lost_stock import LOST
 from gateways.order_store import actor, lock_row, move_row, read_rows, write_event
 from gateways.postgres import LIMIT_LOCKS, LOCKED, PLAN_ONCE, Database
 from orders.errors import Unavailable
@@ -127,16 +128,11 @@ SELL_STOCK: Final = """
     FROM sold s WHERE i.product_id = s.product_id
 """
 
-# A held unit leaves `reserved`, a sold unit leaves `sold`, a released unit is back already. Units that were refunded
-# and not put back are lost, and stay `sold`. That is for statistics: a wrong count must not keep stock from coming
-# back.
-RELEASE_STOCK: Final = """
+# A held unit leaves `reserved`, a sold unit leaves `sold`, a released unit is back already. Units that are lost are
+# `sold` from now on. That is for statistics: a wrong count must not keep stock from coming back.
+RELEASE_STOCK: Final = f"""
     WITH open AS (
-        SELECT product_id, quantity - returned AS quantity, state, least(quantity - returned, (
-            SELECT coalesce(sum(l.quantity - l.restock), 0)
-            FROM order_refund_lines l JOIN order_refunds f USING (order_id, refund_id)
-            WHERE (l.order_id, l.product_id) = (r.order_id, r.product_id) AND f.status <> 'withdrawn'
-        ))::integer AS lost
+        SELECT product_id, quantity - returned AS quantity, state, {LOST} AS lost
         FROM reservations r WHERE order_id = $1 AND state <> 'released' FOR UPDATE
     ), released AS (
         UPDATE reservations r SET state = 'released', written_off = open.lost FROM open
@@ -145,9 +141,9 @@ RELEASE_STOCK: Final = """
     UPDATE inventory i
     SET quantity = i.quantity + open.quantity - open.lost,
         reserved = i.reserved - CASE open.state WHEN 'held' THEN open.quantity ELSE 0 END,
-        sold = greatest(0, i.sold - CASE open.state WHEN 'sold' THEN open.quantity - open.lost ELSE 0 END)
+        sold = greatest(0, i.sold + open.lost - CASE open.state WHEN 'sold' THEN open.quantity ELSE 0 END)
     FROM open WHERE i.product_id = open.product_id
-"""
+"""  # noqa: S608 (a constant of ours)
 
 # Only what the order still keeps: the undo of a cancel puts back whatever is not back yet.
 RETURN_STOCK: Final = """

@@ -54,16 +54,15 @@ class Parcels:
         Unavailable: PostgreSQL or Temporal.
     """
 
-    def __init__(self, database: Database, client: Client, after: timedelta, *, emails: bool, restock: bool) -> None:
+    def __init__(self, database: Database, client: Client, after: timedelta, *, emails: bool) -> None:
         """`after` is how long the web process has to start what follows from an event.
 
-        With `emails` off, no customer is notified. `restock`: units that can never leave are back in stock.
+        With `emails` off, no customer is notified.
         """
         self._database = database
         self._client = client
         self._after = after
         self._emails = emails
-        self._restock = restock
 
     @activity.defn
     async def find_recipient(self, notice: ParcelNotice) -> DueNotice | None:
@@ -111,7 +110,7 @@ class Parcels:
             amounts = [await amount_of(connection, rows[each.order_id], each) for each in found]
         for shortage, amount in zip(found, amounts, strict=True):
             row, queue = rows[shortage.order_id], activity.info().task_queue
-            await start_shortage_refund(self._client, queue, row, shortage, restock=self._restock, amount=amount)
+            await start_shortage_refund(self._client, queue, row, shortage, amount=amount)
         return [f"order {each.order_id}: {each.text} can never leave, {each.refund_id} is started" for each in found]
 
     @activity.defn

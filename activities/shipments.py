@@ -40,11 +40,15 @@ class Shipments:
         Unavailable: PostgreSQL or the warehouse.
     """
 
-    def __init__(self, database: Database, warehouse: Warehouse, after: timedelta) -> None:
-        """Checks orders whose shipment was requested longer than `after` ago."""
+    def __init__(self, database: Database, warehouse: Warehouse, after: timedelta, *, restock: bool) -> None:
+        """Checks orders whose shipment was requested longer than `after` ago.
+
+        `restock`: units that can never leave are back in stock.
+        """
         self._database = database
         self._warehouse = warehouse
         self._after = after
+        self._restock = restock
 
     @activity.defn
     async def check_shipments(self, after: str) -> StrayShipments:
@@ -90,7 +94,7 @@ class Shipments:
         """The warehouse refused the cancel because goods have left: cancelling -> shipping or shipped, as it says."""
         shipment = await self._warehouse.read_shipment(order_id)
         async with self._database.transaction() as connection:
-            await follow_refusal(connection, await lock_row(connection, order_id), shipment)
+            await follow_refusal(connection, await lock_row(connection, order_id), shipment, restock=self._restock)
             return await lock_row(connection, order_id)
 
     async def _compare(self, row: OrderRow, shipment: Shipment | None) -> StrayShipment | None:
@@ -115,7 +119,9 @@ class Shipments:
     async def _follow(self, row: OrderRow, shipment: Shipment) -> Followed:
         async with self._database.transaction() as connection:
             row = await lock_row(connection, row.id)
-            return await follow_shipment(connection, row, shipment) if row.status in UNSHIPPED else Followed()
+            if row.status not in UNSHIPPED:
+                return Followed()
+            return await follow_shipment(connection, row, shipment, restock=self._restock)
 
     async def _is_settled(self, order_id: str) -> bool:
         async with self._database.transaction() as connection:

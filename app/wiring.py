@@ -214,7 +214,12 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
         OrderState(database, client),
         Payments(database, gateway),
         Refunds(database, gateway),
-        Fulfillment(database, warehouse, remembers_cancels=settings.fulfillment_remembers_cancels),
+        Fulfillment(
+            database,
+            warehouse,
+            remembers_cancels=settings.fulfillment_remembers_cancels,
+            restock=settings.restocks_shortages,
+        ),
         Notifications(
             database,
             http,
@@ -226,14 +231,8 @@ def activities_of(  # noqa: PLR0913, PLR0917 (one client for each external servi
         ),
         OrderRecovery(database, client, reconcile_after),
         Reconciliation(database, gateway, reconcile_after, timedelta(seconds=settings.reconcile_window_seconds)),
-        Shipments(database, warehouse, reconcile_after),
-        Parcels(
-            database,
-            client,
-            reconcile_after,
-            emails=settings.shipped_email,
-            restock=settings.restocks_shortages,
-        ),
+        Shipments(database, warehouse, reconcile_after, restock=settings.restocks_shortages),
+        Parcels(database, client, reconcile_after, emails=settings.shipped_email),
         Verification(
             database,
             client,

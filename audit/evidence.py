@@ -57,7 +57,12 @@ READ_RESERVATIONS: Final = """
            coalesce(sum(CASE WHEN f.status <> 'withdrawn' THEN l.quantity WHEN f.restocked THEN l.restock END), 0)
                AS refunded,
            coalesce(sum(l.restock) FILTER (WHERE f.restocked), 0) AS restocked,
-           coalesce(sum(l.quantity - l.restock), 0) AS lost
+           greatest(
+               coalesce(sum(l.quantity - l.restock) FILTER (WHERE f.status <> 'withdrawn' OR f.restocked), 0), (
+                   SELECT coalesce(sum(n.quantity), 0) FROM shortage_lines n JOIN shortages s USING (order_id, number)
+                   WHERE (n.order_id, n.product_id) = (v.order_id, v.product_id) AND NOT s.restock
+               )
+           ) AS lost
     FROM reservations v
     LEFT JOIN order_refund_lines l USING (order_id, product_id) LEFT JOIN order_refunds f USING (order_id, refund_id)
     WHERE $1::text[] IS NULL OR v.order_id = ANY($1)
@@ -175,7 +180,7 @@ class OrderEntry(Model):
 class Reservation(Model):
     """`returned` units of it came back, as its own row says; `written_off` ones of a released order did not.
 
-    Refunds say how many are `refunded` and `restocked`, and how many can be `lost`.
+    Refunds say how many are `refunded` and `restocked`; they and shortages say how many are `lost`.
     """
 
     order_id: str

@@ -82,7 +82,7 @@ def settled_orders_hold_nothing(evidence: Evidence) -> Iterator[Finding]:
 
 
 def returns_are_counted_once(evidence: Evidence) -> Iterator[Finding]:
-    """The units that came back or are lost are those that refunds say, and no more are refunded than were sold."""
+    """The units that came back or are lost are those that refunds and shortages say; no more are refunded than sold."""
     for each in evidence.snapshot.reservations:
         if each.refunded > each.quantity:
             what = f"{each.refunded} of product {each.product_id} are refunded, {each.quantity} were ordered"
@@ -90,8 +90,9 @@ def returns_are_counted_once(evidence: Evidence) -> Iterator[Finding]:
         if each.state == "sold" and each.returned != each.restocked:
             what = f"{each.returned} of product {each.product_id} came back, its refunds restocked {each.restocked}"
             yield Finding(each.order_id, what)
-        if each.written_off > each.lost:
-            what = f"{each.written_off} of product {each.product_id} are written off, its refunds lost {each.lost}"
+        lost = min(each.lost, each.quantity - each.returned)
+        if each.state == "released" and each.written_off != lost:
+            what = f"{each.written_off} of product {each.product_id} are written off, {lost} are lost"
             yield Finding(each.order_id, what)
 
 

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from gateways.lost_stock import recount_lost
 from gateways.order_store import write_event
 from orders import money
 from orders.errors import InvalidInput, Permanent
@@ -246,9 +247,13 @@ async def claim(connection: "Connection", row: OrderRow, refund: Refund) -> Refu
 
 
 async def withdraw(connection: "Connection", key: RefundKey, refusal: RefundReason) -> None:
-    """Give up a claim: its units, charges and money can be refunded by others again."""
+    """Give up a claim: its units, charges and money can be refunded by others again.
+
+    Units of an undone order that are lost because of it alone are back in stock.
+    """
     if await connection.fetchval(WITHDRAW, key.order_id, key.refund_id, refusal):
         await write_event(connection, key.order_id, f"refund {key.refund_id} withdrawn: {refusal}")
+        await recount_lost(connection, key.order_id)
 
 
 async def finish(connection: "Connection", key: RefundKey) -> bool:
@@ -261,6 +266,8 @@ async def follow_claims(connection: "Connection", order_id: str) -> None:
     followed = await connection.fetch(FOLLOW, order_id, FAILED, CLOSED, RefundReason.ORDER_CANCELLED)
     for each in followed:
         await write_event(connection, order_id, f"refund {each['refund_id']} is now {each['status']}")
+    if followed:
+        await recount_lost(connection, order_id)
 
 
 async def find_claimed(

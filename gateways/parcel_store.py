@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from gateways.order_store import move_row, write_event
+from gateways.order_store import move_row, write_event, write_event_once
 from gateways.shortage_store import keep_shortage, read_shorted
 from orders.errors import Unavailable
-from orders.models import CLOSED, GONE, UNFINISHED, OrderRow, Status
+from orders.models import BEING_UNDONE, CLOSED, GONE, UNFINISHED, OrderRow, Status
 from orders.parcels import Parcel, Shipment, Shortage, units_text
 
 if TYPE_CHECKING:
@@ -149,12 +149,12 @@ async def read_goods(connection: "Connection", order_id: str) -> Goods:
 
 
 async def follow_shipment(
-    connection: "Connection", row: OrderRow, shipment: Shipment, event: Parcel | None = None
+    connection: "Connection", row: OrderRow, shipment: Shipment, event: Parcel | None = None, *, restock: bool
 ) -> Followed:
     """Keep the parcels that have left, and move the row after them.
 
     The warehouse's answer decides. A parcel that an `event` names is believed if the answer lists no parcels, and says
-    that something has left.
+    that something has left. `restock`: what can never leave, and was not known yet, is back in stock.
 
     Raises:
         Unavailable: the order is unfinished, and its own run comes first; or the event names a parcel, and the answer
@@ -172,22 +172,33 @@ async def follow_shipment(
             text = f"the warehouse says {shipment.status}, but the order is {row.status}"
             await write_event(connection, row.id, text)
         return Followed()
-    return await _follow(connection, row, shipment, event)
+    return await _follow(connection, row, shipment, event, restock=restock)
 
 
-async def follow_refusal(connection: "Connection", row: OrderRow, shipment: Shipment | None) -> None:
+async def follow_refusal(connection: "Connection", row: OrderRow, shipment: Shipment | None, *, restock: bool) -> None:
     """Move a row that is being cancelled: the warehouse refused, because goods have left."""
     if row.status is not Status.CANCELLING or row.parked_step:
         return
     if shipment and (shipment.status in LEFT or shipment.parcels):
-        await _follow(connection, row, shipment, None)
+        await _follow(connection, row, shipment, None, restock=restock)
     # Where that has not moved the row, the warehouse contradicts itself: reconcile-orders asks again.
     await move_row(connection, row.id, Status.CANCELLING, Status.SHIPPING, "already shipped")
 
 
-async def _follow(connection: "Connection", row: OrderRow, shipment: Shipment, event: Parcel | None) -> Followed:
+async def follow_cancel(connection: "Connection", row: OrderRow, shipment: Shipment, *, restock: bool) -> None:
+    """Keep what could never leave of a shipment that is cancelled, before the stock of its order is released."""
+    if row.status not in BEING_UNDONE:
+        return
+    _, wrong = await _keep_shortage(connection, row, shipment, await read_goods(connection, row.id), restock=restock)
+    if wrong:
+        await write_event_once(connection, row.id, wrong)
+
+
+async def _follow(
+    connection: "Connection", row: OrderRow, shipment: Shipment, event: Parcel | None, *, restock: bool
+) -> Followed:
     goods = await read_goods(connection, row.id)
-    shortage, wrong = await _keep_shortage(connection, row, shipment, goods)
+    shortage, wrong = await _keep_shortage(connection, row, shipment, goods, restock=restock)
     if shortage:
         goods = await read_goods(connection, row.id)
     shipped, problems = await _keep_parcels(connection, row, shipment, event, goods)
@@ -204,14 +215,14 @@ async def _follow(connection: "Connection", row: OrderRow, shipment: Shipment, e
 
 
 async def _keep_shortage(
-    connection: "Connection", row: OrderRow, shipment: Shipment, goods: Goods
+    connection: "Connection", row: OrderRow, shipment: Shipment, goods: Goods, *, restock: bool
 ) -> tuple[Shortage | None, str | None]:
     """Keep what the warehouse says for the first time that it can never ship; and what is wrong with that, as text."""
     listed = {line.product_id: line.quantity for line in shipment.shorted}
     new = {product: units - goods.shorted.get(product, 0) for product, units in listed.items()}
     new = {product: units for product, units in new.items() if units > 0}
     excess = _excess(goods, new)
-    shortage = await keep_shortage(connection, row.id, new) if new and not excess else None
+    shortage = await keep_shortage(connection, row.id, new, restock=restock) if new and not excess else None
     return shortage, excess or shipment.problem
 
 

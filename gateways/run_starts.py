@@ -70,8 +70,8 @@ async def start_refund(client: Client, refund: Refund, *, task_queue: str = TASK
     )
 
 
-async def start_shortage_refund(  # noqa: PLR0913 (what a refund is made of)
-    client: Client, task_queue: str, row: OrderRow, shortage: Shortage, *, restock: bool, amount: Decimal | None
+async def start_shortage_refund(
+    client: Client, task_queue: str, row: OrderRow, shortage: Shortage, *, amount: Decimal | None
 ) -> None:
     """Start the refund of what can never leave. The customer gets an e-mail, if Temporal still has the address.
 
@@ -80,7 +80,7 @@ async def start_shortage_refund(  # noqa: PLR0913 (what a refund is made of)
     Raises:
         NoAnswer: Temporal is out of reach.
     """
-    refund = shortage.refund(await find_customer_email(client, row), restock=restock, amount=amount)
+    refund = shortage.refund(await find_customer_email(client, row), amount)
     await start_refund(client, refund, task_queue=task_queue)
 
 

@@ -24,8 +24,8 @@ READ_SHORTED: Final = """
 
 KEEP_SHORTAGE: Final = """
     WITH kept AS (
-        INSERT INTO shortages (order_id, number)
-        SELECT $1, 1 + count(*) FROM shortages WHERE order_id = $1 RETURNING order_id, number
+        INSERT INTO shortages (order_id, number, restock)
+        SELECT $1, 1 + count(*), $4 FROM shortages WHERE order_id = $1 RETURNING order_id, number
     )
     INSERT INTO shortage_lines (order_id, number, product_id, quantity)
     SELECT kept.order_id, kept.number, l.* FROM kept, unnest($2::text[], $3::integer[]) AS l
@@ -38,7 +38,7 @@ KEY: Final = "concat('shortage:', s.order_id, ':', s.number)"  # of the alert ab
 EMPTY_KEY: Final = "'empty:' || s.order_id"  # of the alert about all of its order
 
 READ_SHORTAGE: Final = f"""
-    SELECT s.order_id, s.number, {KEY} AS key, (
+    SELECT s.order_id, s.number, s.restock, {KEY} AS key, (
         SELECT json_object_agg(l.product_id, l.quantity) FROM shortage_lines l
         WHERE (l.order_id, l.number) = (s.order_id, s.number)
     ) AS lines
@@ -161,10 +161,15 @@ async def read_shorted(connection: "Connection", order_id: str) -> dict[str, int
     return {row["product_id"]: row["quantity"] for row in await connection.fetch(READ_SHORTED, order_id)}
 
 
-async def keep_shortage(connection: "Connection", order_id: str, lines: Mapping[str, int]) -> Shortage:
-    """Write down units that can never leave. The order row must be locked: see order_store.lock_row."""
-    number = await connection.fetchval(KEEP_SHORTAGE, order_id, [*lines], [*lines.values()])
-    shortage = Shortage(order_id, number, lines)
+async def keep_shortage(
+    connection: "Connection", order_id: str, lines: Mapping[str, int], *, restock: bool
+) -> Shortage:
+    """Write down units that can never leave, and whether they are back in stock.
+
+    The order row must be locked: see order_store.lock_row.
+    """
+    number = await connection.fetchval(KEEP_SHORTAGE, order_id, [*lines], [*lines.values()], restock)
+    shortage = Shortage(order_id, number, lines, restock)
     await write_event(connection, order_id, f"the warehouse can never ship {shortage.text}")
     return shortage
 
@@ -211,4 +216,4 @@ async def _with_money(connection: "Connection", found: Sequence["asyncpg.Record"
 
 
 def _shortage(row: "asyncpg.Record") -> Shortage:
-    return Shortage(row["order_id"], row["number"], json.loads(row["lines"]))
+    return Shortage(row["order_id"], row["number"], json.loads(row["lines"]), row["restock"])

@@ -241,6 +241,7 @@ CREATE TABLE shipment_lines (
 CREATE TABLE shortages (
     order_id text REFERENCES orders,
     number integer CHECK (number > 0),
+    restock boolean NOT NULL,  -- the warehouse has its units, and they are back in stock; else they are lost: SHORTED_STOCK
     at timestamptz NOT NULL DEFAULT now(),
     settled_at timestamptz NOT NULL DEFAULT 'infinity',  -- since when nothing is left to do about it
     PRIMARY KEY (order_id, number)

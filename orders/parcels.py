@@ -67,11 +67,15 @@ def units_text(units: Mapping[str, int]) -> str:
 
 
 class Shortage(NamedTuple):
-    """Units of an order that the warehouse can never ship, and the refund that makes up for them."""
+    """Units of an order that the warehouse can never ship, and the refund that makes up for them.
+
+    `restock`: the warehouse has them, so they are back in stock. Else they are lost.
+    """
 
     order_id: str
     number: int
     lines: Mapping[str, int]
+    restock: bool = False
 
     @property
     def refund_id(self) -> str:
@@ -81,12 +85,12 @@ class Shortage(NamedTuple):
     def text(self) -> str:
         return units_text(self.lines)
 
-    def refund(self, customer_email: str | None, *, restock: bool, amount: Decimal | None = None) -> Refund:
+    def refund(self, customer_email: str | None, amount: Decimal | None = None) -> Refund:
         return Refund(
             order_id=self.order_id,
             refund_id=self.refund_id,
             lines=tuple(
-                RefundLine(product_id=product, quantity=units, restock=units if restock else 0)
+                RefundLine(product_id=product, quantity=units, restock=units if self.restock else 0)
                 for product, units in self.lines.items()
             ),
             amount=amount,

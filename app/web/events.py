@@ -235,7 +235,7 @@ class FulfillmentEvents:
         named = event.parcel(shipment.id)
         async with self._database.transaction() as connection:
             row = await lock_row(connection, row.id)
-            followed = await follow_shipment(connection, row, shipment, named)
+            followed = await follow_shipment(connection, row, shipment, named, restock=self._restock)
             wrong = _problem_of(event, named, followed)
             # Another delivery of the event may have been faster, and this one have found more at the warehouse.
             is_first = wrong is not None or await _keep(connection, self.source, event, row.id)
@@ -252,9 +252,7 @@ class FulfillmentEvents:
                 notice = ParcelNotice(order_id=row.id, shipment_id=shipment_id)
                 await start_notify_shipment(self._client, self._task_queue, notice)
             if followed.shortage:
-                await start_shortage_refund(
-                    self._client, self._task_queue, row, followed.shortage, restock=self._restock, amount=amount
-                )
+                await start_shortage_refund(self._client, self._task_queue, row, followed.shortage, amount=amount)
             if followed.problems or followed.can_never_leave:
                 await start_reconcile_orders(self._client, self._task_queue, "the warehouse contradicts an order")
 

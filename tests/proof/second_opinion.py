@@ -31,7 +31,7 @@ READ_STOCK: Final = """
           AND o.status IN ('processing', 'shipping', 'shipped', 'delivered')
     ), 0) + coalesce((
         SELECT sum(v.written_off) FROM reservations v JOIN orders o ON o.id = v.order_id
-        WHERE v.product_id = i.product_id AND o.status = 'cancelled'
+        WHERE v.product_id = i.product_id AND o.status IN ('rejected', 'failed', 'cancelled')
     ), 0) AS units
     FROM inventory i
 """
@@ -44,6 +44,23 @@ MISCOUNTED: Final = """
         FROM reservations GROUP BY product_id
     ) r USING (product_id)
     WHERE (t.held, t.sold) IS DISTINCT FROM (coalesce(r.held, 0), coalesce(r.sold, 0))
+"""
+
+# Lines of closed orders of which other units are written off than were refunded for good, or can never leave.
+MISWRITTEN: Final = """
+    SELECT w.* FROM (
+        SELECT v.order_id, v.product_id, v.written_off, v.quantity - v.returned AS kept, coalesce((
+            SELECT sum(l.quantity - l.restock) FROM order_refund_lines l
+            JOIN order_refunds r ON (r.order_id, r.refund_id) = (l.order_id, l.refund_id)
+            WHERE (l.order_id, l.product_id) = (v.order_id, v.product_id) AND (r.status = 'made' OR r.restocked)
+        ), 0) AS gone, coalesce((
+            SELECT sum(l.quantity) FROM shortage_lines l
+            JOIN shortages s ON (s.order_id, s.number) = (l.order_id, l.number)
+            WHERE (l.order_id, l.product_id) = (v.order_id, v.product_id) AND NOT s.restock
+        ), 0) AS short
+        FROM reservations v WHERE v.state = 'released'
+    ) w WHERE w.written_off <> least(w.kept, greatest(w.gone, w.short))
+    ORDER BY w.order_id, w.product_id
 """
 
 READ_ORDERS: Final = """
@@ -127,7 +144,8 @@ async def second_opinion(
         shipment = await read_shipment(sandbox, order_id)
         if shipment["status"] not in PAID.get(status, {"unknown", "cancelled"}):
             found.append(f"order {order_id}: {status}, its shipment is {shipment['status']}")
-        if status in PAID and (said := goods_in(shipment)) != goods[order_id]:
+        is_told = status in PAID or shipment["status"] == "cancelled"
+        if is_told and (said := goods_in(shipment)) != goods[order_id]:
             found.append(f"order {order_id}: the warehouse says {text_of(said)}, the shop {text_of(goods[order_id])}")
         if len(ships[order_id]) > 1:
             found.append(f"order {order_id}: its shipment was requested under {len(ships[order_id])} keys")
@@ -146,8 +164,12 @@ async def stock_findings(pool: "asyncpg.Pool[asyncpg.Record]", units: Mapping[st
         if row["units"] != before or row["reserved"]:
             now = f"{row['units']} units, of which {row['reserved']} are reserved"
             found.append(f"product {row['product_id']}: {before} units became {now}")
-    miscounted = [row["product_id"] for row in await pool.fetch(MISCOUNTED)]
-    return [*found, *(f"product {product_id}: its reservations are miscounted" for product_id in miscounted)]
+    found += [f"product {row['product_id']}: its reservations are miscounted" for row in await pool.fetch(MISCOUNTED)]
+    return found + [
+        f"order {row['order_id']}: {row['written_off']} of product {row['product_id']} are written off, "
+        f"{row['gone']} are refunded for good, {row['short']} can never leave"
+        for row in await pool.fetch(MISWRITTEN)
+    ]
 
 
 async def part_findings(pool: "asyncpg.Pool[asyncpg.Record]", orders: Sequence[str] | None = None) -> list[str]:

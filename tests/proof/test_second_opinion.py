@@ -20,7 +20,7 @@ A_KEY: Final = {"Authorization": "Bearer any", "Idempotency-Key": "by hand"}
 
 
 OWED: Final = """
-    INSERT INTO shortages (order_id, number) VALUES ('o2', 1);
+    INSERT INTO shortages (order_id, number, restock) VALUES ('o2', 1, false);
     INSERT INTO shortage_lines (order_id, number, product_id, quantity) VALUES ('o2', 1, '1', 1);
     INSERT INTO order_refunds (order_id, refund_id, request_hash, amount) VALUES ('o2', 'r1', '', 1);
     INSERT INTO shipments (order_id, id, shipped_at) VALUES ('o2', 'par_2', now())
@@ -104,6 +104,26 @@ async def test_goods_and_parts_are_found(shop: Shop, sandbox: httpx.AsyncClient)
         "INSERT INTO notifications (order_id, kind, about, state) VALUES ('o2', 'order_shipped', 'par_2', 'given_up')"
     )
     assert await second_opinion(shop.pool, sandbox, units) == others
+
+
+async def test_units_that_are_written_off_wrongly_are_found(shop: Shop, sandbox: httpx.AsyncClient) -> None:
+    """Of cancelled orders: a unit that can never leave and is for sale, and a refund that was made and lost nothing."""
+    units = await count_units(shop.pool)
+    for order_id in ("o1", "o2"):
+        await shop.place(order_id=order_id)
+        await shop.cancel(order_id)
+    await shop.pool.execute("INSERT INTO shortages (order_id, number, restock) VALUES ('o1', 1, false)")
+    await shop.pool.execute("INSERT INTO shortage_lines VALUES ('o1', 1, '1', 1)")
+    await shop.pool.execute(
+        "INSERT INTO order_refunds (order_id, refund_id, request_hash, amount, status)"
+        " VALUES ('o2', 'r1', '', 0, 'made')"
+    )
+    await shop.pool.execute("INSERT INTO order_refund_lines VALUES ('o2', 'r1', '1', 2, 1)")
+    assert await second_opinion(shop.pool, sandbox, units) == [
+        "order o1: 0 of product 1 are written off, 0 are refunded for good, 1 can never leave",
+        "order o2: 0 of product 1 are written off, 1 are refunded for good, 0 can never leave",
+        "order o1: the warehouse says nothing, the shop 1 short of product 1",
+    ]
 
 
 def test_it_shares_no_code() -> None:

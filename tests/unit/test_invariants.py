@@ -193,6 +193,19 @@ IN_DATABASE: Final = [
     ),
     (
         "returns_are_counted_once",
+        "returned",
+        """INSERT INTO shortages (order_id, number, restock) VALUES ('returned', 1, false);
+        INSERT INTO shortage_lines VALUES ('returned', 1, '1', 1)""",
+    ),
+    (
+        "returns_are_counted_once",
+        "returned",
+        """INSERT INTO order_refunds (order_id, refund_id, request_hash, amount, status, refusal, restocked)
+        VALUES ('returned', 'r1', '', 1, 'withdrawn', 'order_cancelled', true);
+        INSERT INTO order_refund_lines VALUES ('returned', 'r1', '1', 1, 0)""",
+    ),
+    (
+        "returns_are_counted_once",
         "placed",
         """INSERT INTO order_refunds (order_id, refund_id, request_hash, amount, status)
         VALUES ('placed', 'r1', '', 0, 'made');

@@ -112,7 +112,7 @@ def test_the_share_of_a_line(part: int, whole: int, net: int, share: int) -> Non
 @pytest.mark.parametrize(("restock", "back"), [(True, 2), (False, 0)], ids=["restock", "write off"])
 def test_the_refund_of_a_shortage(*, restock: bool, back: int) -> None:
     """Its units are refunded, and back in stock or not; the request says the same."""
-    refund = Shortage("o1", 3, {"1": 2}).refund("customer@example.com", restock=restock)
+    refund = Shortage("o1", 3, {"1": 2}, restock).refund("customer@example.com")
     assert (refund.refund_id, refund.lines[0].quantity, refund.lines[0].restock) == ("shorted-3", 2, back)
     assert parse_refund(refund.as_request()) == refund
 

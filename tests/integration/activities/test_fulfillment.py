@@ -180,7 +180,7 @@ async def test_a_forgetful_warehouse_is_believed_late(bench: ActivityBench) -> N
     key = Settings().fulfillment_key.get_secret_value()
     async with open_http(3) as http:
         warehouse = Warehouse(http, f"{bench.sandbox.url}/fulfillment", key, "shop")
-        forgetful = Fulfillment(bench.database, warehouse, remembers_cancels=False).cancel_fulfillment
+        forgetful = Fulfillment(bench.database, warehouse, remembers_cancels=False, restock=False).cancel_fulfillment
 
         with pytest.raises(Unavailable, match="may still arrive") as too_early:
             await ActivityEnvironment().run(forgetful, order.id)
@@ -259,7 +259,7 @@ async def test_a_warehouse_that_saves_its_no_is_asked_again_under_another_key(be
     async with open_http(3) as http:
         key = Settings().fulfillment_key.get_secret_value()
         warehouse = Warehouse(http, f"{bench.sandbox.url}/fulfillment", key, "shop")
-        forgetful = Fulfillment(bench.database, warehouse, remembers_cancels=False).cancel_fulfillment
+        forgetful = Fulfillment(bench.database, warehouse, remembers_cancels=False, restock=False).cancel_fulfillment
         with pytest.raises(Unavailable, match="may still arrive"):
             await ActivityEnvironment().run(forgetful, order.id)
         await warehouse.ship(fulfillment(order), [{"productId": "1", "quantity": 2}])

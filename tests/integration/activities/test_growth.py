@@ -68,11 +68,12 @@ ADD_DETAILS: Final = (
     """INSERT INTO shipments (order_id, id, at, shipped_at, delivered_at)
     SELECT id, 'p1', created_at, created_at, created_at FROM orders WHERE status = 'delivered'""",
     "INSERT INTO shipment_lines SELECT id, 'p1', '1', 1 FROM orders WHERE status = 'delivered'",
-    "INSERT INTO shortages SELECT id, 1, created_at, created_at FROM orders WHERE status = 'delivered'",
+    "INSERT INTO shortages SELECT id, 1, false, created_at, created_at FROM orders WHERE status = 'delivered'",
     "INSERT INTO shortage_lines SELECT id, 1, '1', 1 FROM orders WHERE status = 'delivered'",
     # Units that were refunded already, of orders that were not refunded as a whole.
     "UPDATE orders SET total = 1000 WHERE id IN ('o1', 'o3', 'o5')",
-    "INSERT INTO shortages SELECT id, 2, now() - interval '2 hours' FROM orders WHERE id IN ('o1', 'o3', 'o5')",
+    """INSERT INTO shortages SELECT id, 2, false, now() - interval '2 hours'
+    FROM orders WHERE id IN ('o1', 'o3', 'o5')""",
     "INSERT INTO shortage_lines SELECT order_id, number, '1', 1 FROM shortages WHERE number = 2",
     "INSERT INTO notifications SELECT id, 'order_confirmation', 'sent' FROM orders",
     "INSERT INTO reminders SELECT 'payment:' || id FROM orders",

@@ -15,9 +15,11 @@ from orders.errors import Permanent, Unavailable
 from orders.models import Refund, RefundClaim, RefundLine
 from saga import Resolution
 from sandbox.stripe_params import CreateRefund
+from tests.proof.second_opinion import count_units, stock_findings
 from tests.support.activity_bench import ActivityBench, order_of
 
 ONE = (RefundLine(product_id="1", quantity=1, restock=1),)
+LOST = (RefundLine(product_id="1", quantity=1),)
 REFUND = "POST /v1/refunds"
 
 
@@ -36,6 +38,16 @@ async def claimed(bench: ActivityBench, refund: Refund | None = None, **order: A
 
 async def make(bench: ActivityBench, refund: Refund) -> RefundClaim:
     return await bench.do(Refunds.make_refund, refund.key)
+
+
+async def cancel(bench: ActivityBench, *, pays: bool = True) -> None:
+    """Cancel the paid order. It closes also if nothing is paid back, as after an operator's word."""
+    await bench.do(OrderState.claim_cancellation, "o1")
+    if pays:
+        (intent,) = bench.world.stripe.account.intents.values()
+        intent.payment_method = "pm_123"
+        await bench.do(Payments.void_payment, "o1")
+    await bench.do(Inventory.release_stock, "o1")
 
 
 async def finish(bench: ActivityBench, refund: Refund) -> RefundClaim:
@@ -422,6 +434,59 @@ async def test_an_undo_after_units_were_lost(bench: ActivityBench) -> None:
     assert await totals(bench) == (0, 1)
     assert await bench.pool.fetchval("SELECT sold FROM inventory WHERE product_id = '1'") == 1
     assert await bench.pool.fetchval("SELECT written_off FROM reservations") == 1
+
+
+@pytest.mark.parametrize("how", ["nothing left", "skipped", "follows Stripe"])
+async def test_units_of_a_refund_that_is_withdrawn_after_an_undo(bench: ActivityBench, how: str) -> None:
+    """It was never made, and the cancel has refunded everything: its unit is back in stock, once."""
+    units = await count_units(bench.pool)
+    refund = await claimed(bench, refund_of(lines=LOST), paymentMethodId="pm_refund_failed")
+    with pytest.raises(Permanent):
+        await make(bench, refund)
+    await cancel(bench)
+    assert await bench.stock() == (99, 0)
+
+    if how == "follows Stripe":
+        await bench.do(Reconciliation.follow_refunds, "o1")
+    else:
+        await resolve(bench, "skip" if how == "skipped" else "retry")
+    for _ in range(2):
+        assert (await make(bench, refund)).status == "withdrawn"
+    assert await bench.stock() == (100, 0)
+    assert await totals(bench) == (0, 0)
+    assert await stock_findings(bench.pool, units) == []
+
+
+async def test_units_of_a_refund_that_fails_after_an_undo(bench: ActivityBench) -> None:
+    """It was made and its unit is gone, whoever has the money now."""
+    units = await count_units(bench.pool)
+    refund = await claimed(bench, refund_of(lines=LOST), paymentMethodId="pm_card_pendingRefund")
+    await make(bench, refund)
+    await finish(bench, refund)
+    await cancel(bench)
+    (made, _) = bench.world.stripe.account.refunds.values()
+    made.fail()
+    await bench.do(Reconciliation.follow_refunds, "o1")
+
+    assert await bench.pool.fetchval("SELECT status FROM order_refunds") == "withdrawn"
+    assert await bench.stock() == (99, 0)
+    assert await stock_findings(bench.pool, units) == []
+
+
+@pytest.mark.parametrize(("left", "lost"), [(100, 1), (0, 0)], ids=["in stock", "sold meanwhile"])
+async def test_a_withdrawn_refund_that_stands_after_all(bench: ActivityBench, left: int, lost: int) -> None:
+    """A late attempt has made it: its unit is lost once more, as far as there is one."""
+    refund = await claimed(bench, refund_of(lines=LOST))
+    await cancel(bench, pays=False)
+    await make(bench, refund)
+    await bench.pool.execute("UPDATE order_refunds SET status = 'withdrawn', refusal = 'nothing_left'")
+    await bench.pool.execute("UPDATE reservations SET written_off = 0")
+    await bench.pool.execute("UPDATE inventory SET quantity = $1, sold = 0 WHERE product_id = '1'", left)
+
+    await bench.do(Reconciliation.follow_refunds, "o1")
+    assert await bench.pool.fetchval("SELECT status FROM order_refunds") == "claimed"
+    assert await bench.stock() == (left - lost, 0)
+    assert await totals(bench) == (0, lost)
 
 
 async def test_a_refund_that_stripe_no_longer_knows(bench: ActivityBench) -> None:

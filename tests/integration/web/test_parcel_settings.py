@@ -86,6 +86,20 @@ async def test_a_cancel_after_a_shortage(subscribed: Web) -> None:
     await assert_invariants(shop, order_id)
 
 
+async def test_a_cancel_after_a_shortage_that_nobody_told(subscribed: Web) -> None:
+    """The cancel asks the warehouse, so that it refunds everything, and puts back what exists."""
+    shop, order_id = subscribed.shop, new_order_id()
+    assert (await shop.place(TWO_LINES, order_id=order_id)).success
+    shop.world.send_webhooks_to(None)
+    await shop.at_warehouse(order_id, "short", {"lines": SECOND["lines"]})
+    assert (await shop.cancel(order_id)).cancelled
+
+    assert refunded(subscribed) == [8900 + 5998]
+    sold = sold_after_shortage(subscribed)
+    assert await stock(subscribed) == {"1": (100, 0), "2": (40 - sold, sold)}
+    await assert_invariants(shop, order_id)
+
+
 async def fall_short(web: Web, order_id: str, *, is_lost: bool = False) -> None:
     """The warehouse can never ship the second line; its event arrives, or is lost."""
     if is_lost:

@@ -82,9 +82,8 @@ class Activities:
     def _released(self, row: Row) -> Row:
         state = row.reservation if self._has(Rule.RESERVATION_DECIDES) else "held"
         kept = self._units - (row.returned if self._has(Rule.RELEASE_THE_REST) else 0)
-        claimed = sum(each.units - each.restock for each in row.claims if each.status != "withdrawn")
-        lost = min(kept, claimed) if self._has(Rule.LOST_STAYS_LOST) else 0
-        back = {"held": {"reserved": -kept}, "sold": {"sold": lost - kept}}.get(state, {})
+        lost = _lost(row, self._without)
+        back = {"held": {"reserved": -kept, "sold": lost}, "sold": {"sold": lost - kept}}.get(state, {})
         row = row._replace(reservation="released", written_off=lost)
         return _stock(row, available=kept - lost, **back) if back else row
 
@@ -398,7 +397,7 @@ class Activities:
             assert claim
             if claim.status == "claimed":
                 claim = claim._replace(status="withdrawn")
-            yield s._replace(row=s.row.with_claim(claim)), claim.status
+            yield s._replace(row=_recounted(s.row.with_claim(claim), self._without)), claim.status
 
         return Do("withdraw the claim", withdraw)
 
@@ -447,7 +446,30 @@ class Activities:
         said, requested = yield Do(
             "read the row", lambda s: [(s, (self._said(s.row, "cancel_fulfillment"), s.row.requested))]
         )
-        return "done" if said or not requested else (yield Do("ask to call it off", self._call_off))
+        if said or not requested:
+            return "done"
+        answer = yield Do("ask to call it off", self._call_off)
+        if answer != "called off":
+            return answer
+        if self._configuration.shorts and self._has(Rule.CANCEL_ASKS_WHAT_LACKS):
+            yield from self._keep_shortage()
+        return "done"
+
+    def _keep_shortage(self) -> Script:
+        """What a shipment that is called off could never send, before the stock is released."""
+        shorted = yield Do("ask what is short", lambda s: [(s, s.world.shorted)])
+
+        def keep(s: State) -> Iterable[Outcome]:
+            row = s.row
+            if row.status in ("undoing", "cancelling"):
+                row = self._shorted(row, shorted)
+            yield s._replace(row=row), None
+
+        if shorted:
+            yield Do("keep what is short", keep)
+
+    def _shorted(self, row: Row, shorted: int) -> Row:
+        return row._replace(shorted=shorted, restocks_shorted=bool(shorted) and self._configuration.restocks)
 
     def _call_off(self, s: State) -> Iterable[Outcome]:
         called_off = s._replace(world=s.world._replace(warehouse="called off"))
@@ -456,8 +478,8 @@ class Activities:
                 yield s._replace(world=s.world._replace(warehouse="refuses")), "done"
             case "unknown":
                 yield s, RETRY if is_on_its_way(s) and self._has(Rule.REMEMBER_OR_WAIT) else "done"
-            case "accepted":
-                yield called_off, "done"
+            case "accepted" | "called off":
+                yield called_off, "called off"
                 if s.left.refusals:
                     yield s._replace(left=s.left._replace(refusals=s.left.refusals - 1)), PERMANENT
             case "forgotten":
@@ -522,7 +544,7 @@ class Activities:
         def follow(s: State) -> Iterable[Outcome]:
             row = self._moved(s.row, "cancelling", left if has_left else "shipping")
             if row != s.row and has_left:
-                row = row._replace(shorted=shorted)
+                row = self._shorted(row, shorted)
             yield s._replace(row=row), row.status
 
         return (yield Do("move what has left", follow))
@@ -580,9 +602,9 @@ def kept(s: State, refunds: tuple[Refund, ...], without: frozenset[Rule] = froze
     for each in refunds:
         known[each.name] = max(each, known.get(each.name, each), key=lambda refund: FORWARD.index(refund.status))
     ordered = tuple(known[each.name] for each in s.world.refunds if each.name in known)
-    return row._replace(
-        refunds=ordered, claims=tuple(_followed(each, ordered, row.status, without) for each in row.claims)
-    )
+    claims = tuple(_followed(each, ordered, row.status, without) for each in row.claims)
+    followed = row._replace(refunds=ordered, claims=claims)
+    return _recounted(followed, without) if claims != row.claims else followed
 
 
 def _followed(claim: Claim, refunds: tuple[Refund, ...], status: str, without: frozenset[Rule]) -> Claim:
@@ -595,6 +617,21 @@ def _followed(claim: Claim, refunds: tuple[Refund, ...], status: str, without: f
     if status in CLOSED:
         return claim._replace(status="withdrawn")
     return claim._replace(status="claimed") if claim.status == "made" else claim
+
+
+def _lost(row: Row, without: frozenset[Rule]) -> int:
+    if Rule.LOST_STAYS_LOST in without:
+        return 0
+    return row.lost(made=Rule.MADE_IS_LOST not in without, shorted=Rule.SHORTED_IS_LOST not in without)
+
+
+def _recounted(row: Row, without: frozenset[Rule]) -> Row:
+    """The row once the units that a released reservation has lost are counted again, after a claim has changed."""
+    if row.reservation != "released" or Rule.WITHDRAWN_COMES_BACK in without:
+        return row
+    lost = _lost(row, without)
+    back = row.written_off - lost
+    return _stock(row._replace(written_off=lost), available=back, sold=-back)
 
 
 def _with(refunds: tuple[Refund, ...], made: Refund) -> tuple[Refund, ...]:

@@ -67,6 +67,13 @@ CONFIGURATIONS: Final = {
             "a part is refunded, which does not come back", Left(kills=1), placed=True, refunds=(1,), restocks=False
         ),
         Configuration(
+            "a part is refunded, which fails and does not come back",
+            Left(bounces=1),
+            placed=True,
+            refunds=(1,),
+            restocks=False,
+        ),
+        Configuration(
             "a unit can never leave, terminated",
             Left(kills=1),
             placed=True,
@@ -142,6 +149,12 @@ DETECTIONS: Final = {
     Rule.RETURN_WHILE_SOLD: Detection("a part of a free order comes back", "stock_is_conserved"),
     Rule.RELEASE_THE_REST: Detection("a part of a free order comes back", "stock_is_conserved"),
     Rule.LOST_STAYS_LOST: Detection("a part is refunded, which does not come back", "the_lost_stay_lost"),
+    Rule.MADE_IS_LOST: Detection("a part is refunded, which fails and does not come back", "the_lost_stay_lost"),
+    Rule.WITHDRAWN_COMES_BACK: Detection(
+        "a part is refunded, which fails and does not come back", "the_lost_stay_lost"
+    ),
+    Rule.SHORTED_IS_LOST: Detection("a unit can never leave, terminated", "the_lost_stay_lost"),
+    Rule.CANCEL_ASKS_WHAT_LACKS: Detection("a unit can never leave, from the beginning", "what_is_short_is_known"),
     Rule.SHORTED_IS_NO_REST: Detection("a unit can never leave, terminated", LIVENESS),
     Rule.SHORTED_ADDS_UP: Detection("a unit can never leave, terminated", "the_row_follows_the_goods"),
     Rule.SHORTAGE_NAMES_REFUND: Detection("a unit can never leave, terminated", "shortages_are_refunded_once"),

@@ -82,6 +82,8 @@ BEGINNINGS: Final = {
     "ask to ship": "POST .*/orders",
     "keep the shipment's id": TRANSACTION,
     "ask what has left": "GET .*/orders/[^/]+",
+    "ask what is short": "GET .*/orders/[^/]+",
+    "keep what is short": TRANSACTION,
     "ask to call it off": "POST .*/orders/[^/]+/cancel",
 }
 
@@ -122,7 +124,8 @@ READ: Final = """
             SELECT step FROM resolutions w
             WHERE w.order_id = o.id AND w.action <> 'retry' AND w.step NOT LIKE 'refund:%'
         ) AS settled,
-        (SELECT coalesce(sum(quantity), 0) FROM shortage_lines l WHERE l.order_id = o.id) AS shorted
+        (SELECT coalesce(sum(quantity), 0) FROM shortage_lines l WHERE l.order_id = o.id) AS shorted,
+        (SELECT coalesce(bool_and(restock), false) FROM shortages s WHERE s.order_id = o.id) AS restocks_shorted
     FROM inventory i LEFT JOIN orders o ON o.id = $1 LEFT JOIN reservations v ON v.order_id = o.id
     WHERE i.product_id = $2
 """
@@ -195,6 +198,7 @@ async def open_stoppable_bench(postgres: Postgres, configuration: Configuration)
             sandbox,
             payment_capture="automatic" if configuration.automatic else "manual",
             payment_retry_seconds=600 if configuration.left.cards else 0,
+            shorted_stock="restock" if configuration.restocks else "write_off",
             fulfillment_remembers_cancels=configuration.remembers_cancels,
         )
         async with open_http(5) as http:
@@ -440,7 +444,8 @@ class Driver:
         told = self._bench.world.fulfillment.shipments[self._id]
         shipment = Shipment.model_validate(told.model_dump(include={"id", "status", "shorted"}))
         async with self._bench.database.transaction() as connection:
-            await follow_shipment(connection, await lock_row(connection, self._id), shipment)
+            restock = self._protocol.configuration.restocks
+            await follow_shipment(connection, await lock_row(connection, self._id), shipment, restock=restock)
 
     async def _resolve(self, action: str, step: str) -> None:
         self._resolutions += 1
@@ -487,6 +492,7 @@ class Driver:
             returned=row["returned"] or 0,
             written_off=row["written_off"] or 0,
             shorted=row["shorted"] or 0,
+            restocks_shorted=row["restocks_shorted"],
             refunds=await self._kept_refunds(),
             claims=await self._claims(retried),
             settled=frozenset(row["settled"]),

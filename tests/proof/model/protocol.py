@@ -439,7 +439,10 @@ class Protocol:
         if row.status not in REFUNDABLE or world.warehouse not in ("accepted", "shipping", "shipped"):
             return row
         adds_up = Rule.SHORTED_ADDS_UP not in self._without or not row.shorted
-        row = row._replace(shorted=world.shorted if adds_up else UNITS)
+        row = row._replace(
+            shorted=world.shorted if adds_up else UNITS,
+            restocks_shorted=bool(world.shorted) and self.configuration.restocks,
+        )
         is_part = world.shorted and Rule.SHORTED_IS_NO_REST in self._without
         left = "shipping" if is_part and world.warehouse == "shipped" else world.warehouse
         return row._replace(status=left) if left in NEXT.get(row.status, ()) else row

@@ -64,6 +64,7 @@ class Row(NamedTuple):
     returned: int = 0  # of its units, those that came back
     written_off: int = 0  # of a released one: units that are lost, and stay sold
     shorted: int = 0  # units that can never leave, as the warehouse has said
+    restocks_shorted: bool = False  # they are back in stock: SHORTED_STOCK when they were kept
     refunds: tuple[Refund, ...] = ()  # as last read from Stripe
     claims: tuple[Claim, ...] = ()
     settled: frozenset[str] = frozenset()  # skipped or resolved
@@ -89,6 +90,16 @@ class Row(NamedTuple):
         parts |= {each.refund: each.units for each in self.claims if each.status != "withdrawn"}
         others = sum(each.amount for each in standing if each.of in ("", "dashboard"))
         return sum(parts.values()) - resolved + others + max(0, resolved - others)
+
+    def lost(self, *, made: bool = True, shorted: bool = True) -> int:
+        """Units of the reservation that are lost: refunded and not restocked, or such as can never leave.
+
+        Those count that a refund has lost which is `made`, also if it failed later; and those that are `shorted`.
+        """
+        claims = (each for each in self.claims if each.status != "withdrawn" or (each.returned and made))
+        refunded = sum(each.units - each.restock for each in claims)
+        short = self.shorted if shorted and not self.restocks_shorted else 0
+        return min(self.units - self.returned, max(refunded, short))
 
     @property
     def resolved(self) -> list[Claim]:
@@ -276,6 +287,10 @@ class Rule(StrEnum):
     RETURN_WHILE_SOLD = "nothing comes back to a reservation that is released"
     RELEASE_THE_REST = "what came back is not released again"
     LOST_STAYS_LOST = "what is refunded and does not come back is not released either"
+    MADE_IS_LOST = "what a refund has lost stays lost, also if the refund fails later"
+    WITHDRAWN_COMES_BACK = "what was lost because of a claim alone comes back when it is withdrawn"
+    SHORTED_IS_LOST = "what can never leave is not released either, whether it is refunded or not"
+    CANCEL_ASKS_WHAT_LACKS = "a cancel asks what could never leave"
     SHORTED_IS_NO_REST = "what can never leave does not keep an order from being shipped"
     SHORTED_ADDS_UP = "of what can never leave, only what is new is kept"
     SHORTAGE_NAMES_REFUND = "the refund of a shortage is named after it, not after the event that told of it"

@@ -14,16 +14,17 @@ from tests.proof.model.state import Configuration
 
 SAMPLE: Final = "3DS, the run itself is cancelled"
 
-# Whether it captures at once, whether its warehouse remembers cancels, whether it waits for another card, and whether
-# parts are refunded. The configurations of a shop share paths.
-Kind = tuple[bool, bool, bool, bool]
+# Whether it captures at once, whether its warehouse remembers cancels, whether it waits for another card, whether parts
+# are refunded, and whether they come back. The configurations of a shop share paths.
+Kind = tuple[bool, bool, bool, bool, bool]
 SHOPS: Final[tuple[Kind, ...]] = (
-    (False, True, False, False),
-    (True, True, False, False),
-    (False, False, False, False),
-    (False, True, True, False),
-    (True, True, True, False),
-    (False, True, False, True),
+    (False, True, False, False, True),
+    (True, True, False, False, True),
+    (False, False, False, False, True),
+    (False, True, True, False, True),
+    (True, True, True, False, True),
+    (False, True, False, True, True),
+    (False, True, False, True, False),
 )
 
 
@@ -32,7 +33,7 @@ def test_the_code_goes_paths_of_every_configuration() -> None:
 
 
 def kind_of(each: Configuration) -> Kind:
-    return each.automatic, each.remembers_cancels, bool(each.left.cards), bool(each.refunds)
+    return each.automatic, each.remembers_cancels, bool(each.left.cards), bool(each.refunds), each.restocks
 
 
 def configurations_of(shop: Kind) -> list[Configuration]:

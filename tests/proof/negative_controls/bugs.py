@@ -352,12 +352,30 @@ BUGS: Final = (
         "the undo of an order puts back what was refunded and never came back",
         (
             Patch(
-                "activities/inventory.py",
-                "AND f.status <> 'withdrawn'\n        ))::integer AS lost",
-                "AND f.status = 'withdrawn'\n        ))::integer AS lost",
+                "gateways/lost_stock.py",
+                "AND (f.status <> 'withdrawn' OR f.restocked)",
+                "AND f.status = 'withdrawn'",
             ),
         ),
         ("tests/integration/activities/test_refunds.py::test_an_undo_after_units_were_lost",),
+    ),
+    Bug(
+        "missing_units_are_for_sale",
+        "a cancel does not ask what the warehouse is short of",
+        (Patch("activities/fulfillment.py", "        await self._keep_shortage(order_id)\n", ""),),
+        ("tests/integration/activities/test_lost_parcels.py::test_a_cancel_asks_what_the_warehouse_is_short_of",),
+    ),
+    Bug(
+        "lost_for_nothing",
+        "units of a refund that is withdrawn after the cancel stay written off",
+        (
+            Patch(
+                "gateways/order_refunds.py",
+                'withdrawn: {refusal}")\n        await recount_lost(connection, key.order_id)\n',
+                'withdrawn: {refusal}")\n',
+            ),
+        ),
+        ("tests/integration/activities/test_refunds.py::test_units_of_a_refund_that_is_withdrawn_after_an_undo",),
     ),
     Bug(
         "shortage_told_twice",

@@ -37,9 +37,9 @@ class RunsToStart:
         return had_any
 
     async def start_shortage_refund(
-        self, _client: Any, _queue: str, _row: OrderRow, shortage: Shortage, *, restock: bool, amount: Decimal | None
+        self, _client: Any, _queue: str, _row: OrderRow, shortage: Shortage, *, amount: Decimal | None
     ) -> None:
-        request = shortage.refund(ADDRESS, restock=restock, amount=amount).as_request()
+        request = shortage.refund(ADDRESS, amount).as_request()
         self.refunds.append(parse_refund(read_json(json.dumps(request))))
 
     async def start_notify_shipment(self, _client: Any, _queue: str, notice: ParcelNotice) -> None:
