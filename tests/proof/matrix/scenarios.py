@@ -131,6 +131,14 @@ async def cancelled(shop: Shop, order_id: str) -> None:
     assert await _cancel(shop, order_id) == CancelOutcome(cancelled=True, refunded=True)
 
 
+async def cancelled_short(shop: Shop, order_id: str) -> None:
+    """A paid order is called off after one of its units fell short, which nobody told."""
+    await placed(shop, order_id)
+    await shop.at_warehouse(order_id, "short", {"lines": [{"productId": "1", "quantity": 1}]})
+    assert await _cancel(shop, order_id) == CancelOutcome(cancelled=True, refunded=True)
+    assert await shop.pool.fetchval("SELECT written_off FROM reservations") == 1
+
+
 async def cancelled_late(shop: Shop, order_id: str) -> None:
     """A paid order is called off after it was shipped."""
     await placed(shop, order_id)

@@ -106,6 +106,7 @@ TABLE: Final = [
     *cells(scenarios.cancelled, "claim_cancellation", ONE),
     Cell(scenarios.cancelled, "void_payment:effect:1"),  # refunded, not voided
     Cell(scenarios.cancelled, "void_payment:effect:2"),  # refunded, its id written
+    *cells(scenarios.cancelled_short, "cancel_fulfillment", TWO),  # cancelled, what was short written down
     *cells(scenarios.cancelled_late, "mark_shipped", ONE),
     *cells(scenarios.cancelled_early, "claim_unreserved", ONE),
     *cells(scenarios.cancelled_without_a_run, "read_run", ()),
