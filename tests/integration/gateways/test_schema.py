@@ -50,7 +50,7 @@ SWEEPS: Final[dict[str, tuple[str, tuple[Any, ...]]]] = {
     "orders_unchecked": (FIND_UNCHECKED, (HOUR, "", 20, SETTLED)),
     "orders_created": (FIND_ORDERS, (HOUR, 10_001, UNFINISHED)),
     "orders_requested": (FIND_DUE, (HOUR, "", 20, CLOSED, UNSHIPPED)),
-    "orders_placed": (FIND_UNCONFIRMED, (HOUR, KEPT, 100)),
+    "orders_placed": (FIND_UNCONFIRMED, (HOUR, KEPT, datetime(1970, 1, 1, tzinfo=UTC), "", 100)),
 }
 
 
