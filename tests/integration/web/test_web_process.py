@@ -223,7 +223,7 @@ async def test_says_little_and_stops_in_order(web: Web, tmp_path: Path) -> None:
     log = (tmp_path / "log").read_text()
     for said in (log, *(answer.text + str(answer.headers) for answer in answers)):
         assert "canary" not in said
-        assert "4242" not in said
+        assert "42424242" not in said  # a time of six digits may have fewer of them
     lines = [json.loads(line) for line in log.splitlines()]
     deliveries = [line for line in lines if line["event"] == "webhook"]
     assert [(line.get("event_id"), line.get("type"), line["outcome"]) for line in deliveries] == [
