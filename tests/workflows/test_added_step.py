@@ -38,8 +38,8 @@ TESTS: Final = (
 pytestmark = pytest.mark.skipif((ROOT / "activities" / "fraud.py").exists(), reason="the patch is applied here")
 
 
-def apply_patch(project: Path) -> None:
-    command = ["git", "apply", "--whitespace=nowarn", str(PATCH)]
+def apply_patch(project: Path, *options: str) -> None:
+    command = ["git", "apply", "--whitespace=nowarn", *options, str(PATCH)]
     outside = os.environ | {"GIT_CEILING_DIRECTORIES": str(project.parent)}  # the copy belongs to no repository
     done = subprocess.run(command, cwd=project, env=outside, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
@@ -58,6 +58,11 @@ async def test_the_patched_project_does_what_the_recipe_says(tmp_path: Path) -> 
     assert sum("test_replays[" in result.test for result in results) == len(HISTORIES)
     assert sum("test_fraud_review.py" in result.test for result in results) >= 9
     assert [result for result in results if result.failed or result.broken] == []
+
+
+def test_the_patch_fits() -> None:
+    """Whoever changes a line beside it hears of it at once."""
+    apply_patch(ROOT, "--check")
 
 
 def test_the_patch_is_small() -> None:
