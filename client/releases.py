@@ -59,6 +59,8 @@ POLLS_WITHIN: Final = 60.0  # seconds, from the start of the workers of a versio
 CANARY_ENDS_WITHIN: Final = timedelta(minutes=2)
 SETTLES_WITHIN: Final = 180.0  # seconds from a rollback until every run goes on; a lost workflow task takes 10 of them
 
+UNANSWERED: Final = {"silent", "stalled"}
+
 SOMEBODY_ELSE: Final = "somebody else has changed the current or the ramping version"
 
 Tell = Callable[[str], None]
@@ -360,7 +362,7 @@ class _Release:
         runs = {each.run_id: each for each in (*newest, *waiting) if not each.pinned}
         found = await ask_to_replay(self._client, [*runs.values()])
         failing = [each for each in found if each.state == "fails"]
-        silent = sum(each.state == "silent" for each in found)
+        silent = sum(each.state in UNANSWERED for each in found)
         self._tell(
             f"looked at {len(found)} open runs, the newest {WATCHED} and those that need attention: "
             f"{len(failing)} cannot be replayed, {silent} have not answered"
@@ -424,8 +426,8 @@ async def _roll_back(client: Client, way: _WayBack, tell: Tell) -> Released:
             client, [each for each in moved if not each.pinned and each.run_id not in asked], deadline
         )
         started_again += await _start_again(client, way, replays, tell)
-        asked |= {each.run.run_id for each in replays if each.state != "silent"}
-        silent = [each.run.workflow_id for each in replays if each.state == "silent"]
+        asked |= {each.run.run_id for each in replays if each.state not in UNANSWERED}
+        silent = [each.run.workflow_id for each in replays if each.state in UNANSWERED]
         if not (failing or silent) or asyncio.get_running_loop().time() > deadline:
             return Released(
                 deployment=way.deployment,
@@ -436,6 +438,10 @@ async def _roll_back(client: Client, way: _WayBack, tell: Tell) -> Released:
                 failing=tuple(failing),
                 unanswered=tuple(silent),
             )
+
+
+def _stalls_on(build_id: str, replay: Replay) -> bool:
+    return replay.state == "stalled" and replay.run.build_id == build_id
 
 
 async def _route_back(client: Client, way: _WayBack) -> None:
@@ -450,9 +456,12 @@ async def _route_back(client: Client, way: _WayBack) -> None:
 
 
 async def _start_again(client: Client, way: _WayBack, replays: Sequence[Replay], tell: Tell) -> list[str]:
-    """Reset the runs that have gone on in the way of the build that is left, and cannot be replayed without it."""
+    """Reset the runs that have gone on in the way of the build that is left, and cannot be replayed without it.
+
+    A run that was at work when the orders were given back is not asked any more: its task has failed by then.
+    """
     found = []
-    for run in (each.run for each in replays if each.state == "fails"):
+    for run in (each.run for each in replays if each.state == "fails" or _stalls_on(way.back_to, each)):
         if await start_again(client, run, f"{way.deployment} was rolled back from {way.build_id}"):
             tell(f"{run.workflow_id} has started again from its first task: no other version can replay it")
             found.append(run.workflow_id)

@@ -28,7 +28,7 @@ from temporalio.api.workflowservice.v1 import (
     UpdateWorkflowExecutionOptionsRequest,
 )
 from temporalio.client import Client, WorkflowQueryFailedError, WorkflowQueryRejectedError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from gateways.temporal import PAGE, Absent, is_absent, reaching_temporal
 
@@ -74,11 +74,12 @@ class VersionedRun(NamedTuple):
 class Replay(NamedTuple):
     """Whether the version that gets the next task of a run can replay its history; `problem` says why it cannot.
 
-    `silent`: no worker has answered in time, so nobody knows.
+    `silent`: no worker has answered in time, so nobody knows. `stalled`: none is asked, because the run's workflow task
+    fails again and again.
     """
 
     run: VersionedRun
-    state: Literal["replays", "fails", "silent"]
+    state: Literal["replays", "fails", "silent", "stalled"]
     problem: str = ""
 
 
@@ -193,8 +194,15 @@ async def _ask_to_replay(client: Client, run: VersionedRun) -> Replay:
     except WorkflowQueryRejectedError:
         return Replay(run, "silent")
     except RPCError as error:
-        return Replay(run, "replays" if is_absent(error) else "silent")  # what is gone needs no worker
+        if is_absent(error):  # what is gone needs no worker
+            return Replay(run, "replays")
+        return Replay(run, "stalled" if _is_stalled(error) else "silent")
     return Replay(run, "replays")
+
+
+def _is_stalled(error: RPCError) -> bool:
+    """Temporal refuses queries of a run whose workflow task has failed several times in a row."""
+    return error.status is RPCStatusCode.FAILED_PRECONDITION and "Workflow Task in failed state" in error.message
 
 
 async def unpin(client: Client, run: VersionedRun) -> None:

@@ -5,18 +5,23 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from app.wiring import open_worker
 from client import releases
 from client.releases import Plan, Released, canary_order, release, roll_back, view_deployment
+from config.temporal import plugin
 from gateways import worker_versions
-from gateways.worker_versions import find_open, has_worked_on, polled_queues, set_current, set_ramp
+from gateways.worker_versions import ask_to_replay, find_open, has_worked_on, polled_queues, set_current, set_ramp
 from orders.errors import InvalidInput, NoAnswer, NotFound
+from tests.proof.releases.bad_build import diverge
 from tests.support.catalogue import Catalogue
-from tests.support.shop import Shop, an_order, eventually, open_shop
+from tests.support.shop import Shop, an_order, eventually, new_order_id, open_shop
+from workflows.process_order import ProcessOrder
 
 CANARY = canary_order("1", 2999, "usd")
 
@@ -40,10 +45,10 @@ async def shop(database_url: str, temporal: WorkflowEnvironment) -> AsyncIterato
 
 
 @asynccontextmanager
-async def another_version(shop: Shop, build_id: str) -> AsyncIterator[None]:
+async def another_version(shop: Shop, build_id: str, client: Client | None = None) -> AsyncIterator[None]:
     settings = shop.settings.model_copy(update={"temporal_worker_build_id": build_id})
     async with (
-        open_worker(settings, shop.client, task_queue=shop.task_queue, interceptors=[shop.hooks]) as worker,
+        open_worker(settings, client or shop.client, task_queue=shop.task_queue, interceptors=[shop.hooks]) as worker,
         worker,
     ):
         yield
@@ -148,6 +153,43 @@ async def test_what_somebody_else_made_current_stays(shop: Shop) -> None:
         with pytest.raises(NoAnswer, match="somebody else"):
             await release(shop.client, plan(shop, "2"), lambda _: None)
     assert (await view_deployment(shop.client, name)).current == "1"
+
+
+@pytest.mark.prove
+async def test_a_run_that_is_at_work_during_a_rollback_starts_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task has failed at the earlier version before anybody asks, and from then on Temporal refuses queries."""
+    name, order_id = shop.settings.temporal_deployment_name, new_order_id()
+    monkeypatch.setattr(ProcessOrder, "_reserve", ProcessOrder._reserve)  # noqa: SLF001 (as it was, afterwards)
+    diverge()
+    held = shop.hooks.hold("request_fulfillment", workflow_id=order_id)
+    route_back = releases._route_back  # noqa: SLF001 (the moment between the two)
+
+    async def is_stalled() -> bool:
+        (run,) = [each for each in await find_open(shop.client, shop.task_queue) if each.workflow_id == order_id]
+        return (await ask_to_replay(shop.client, [run]))[0].state == "stalled"
+
+    async def route_back_and_wait(*arguments: Any) -> None:
+        await route_back(*arguments)
+        held.let_go()
+        await eventually(is_stalled, "the run's task fails")
+
+    monkeypatch.setattr(releases, "_route_back", route_back_and_wait)
+    await eventually(lambda: polled_queues(shop.client, name, "1"), "version 1 polls")
+    await set_current(shop.client, name, "1")
+    # Only without the sandbox a workflow is the class that `diverge` has changed.
+    target = shop.client.service_client.config.target_host
+    client = await Client.connect(target, namespace=shop.client.namespace, plugins=[plugin(sandbox=False)])
+    async with another_version(shop, "2", client):
+        await eventually(lambda: polled_queues(shop.client, name, "2"), "version 2 polls")
+        await set_current(shop.client, name, "2")
+        run = await shop.start(order_id=order_id)
+        await held.reached.wait()
+        await eventually(lambda: is_listed(shop, run.id), "version 2 works on the order")
+        back = await roll_back(shop.client, name, "1", lambda _: None, task_queue=shop.task_queue)
+    assert (back.current, back.failing, back.unanswered, back.started_again) == ("1", (), (), (order_id,))
+    assert (await shop.client.get_workflow_handle(order_id).result())["success"]
 
 
 @pytest.mark.prove
