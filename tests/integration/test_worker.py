@@ -166,6 +166,7 @@ async def test_a_worker_told_to_stop_does_not_wait_for_the_model(
     assert outcome.source is Source.MODEL
 
 
+@pytest.mark.prove
 async def test_a_worker_told_to_stop_finishes_its_step(
     temporal: WorkflowEnvironment, database_url: str, tmp_path: Path
 ) -> None:

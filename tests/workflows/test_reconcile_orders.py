@@ -212,6 +212,7 @@ async def test_a_paid_order_whose_request_is_gone_goes_forward(shop: Shop, at: s
     assert await reconcile(shop) == NOTHING
 
 
+@pytest.mark.prove
 async def test_orders_whose_confirmation_is_under_way_hide_no_lost_one(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -527,6 +527,7 @@ async def test_a_message_that_was_given_up_says_why(shop: Shop, starter: Starter
     assert "order_confirmation given up" in said.out
 
 
+@pytest.mark.prove
 async def test_a_message_about_a_parcel_that_was_given_up(shop: Shop, starter: Starter) -> None:
     """Its run is about the order too, and is closed by now."""
     order_id = await ship(shop)

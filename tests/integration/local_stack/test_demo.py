@@ -41,6 +41,7 @@ async def demo(environment: dict[str, str]) -> tuple[int, str, str]:
     return process.returncode or 0, out.decode(), err.decode()
 
 
+@pytest.mark.prove
 async def test_the_demo_twice_on_the_same_data(folder: Path) -> None:
     """Every order ends as expected, each has its link, and all invariants hold; in a second run too."""
     stack = Stack(folder, Ports.free(), fast=True)

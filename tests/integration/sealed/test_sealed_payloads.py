@@ -256,6 +256,7 @@ async def test_a_key_that_is_gone_too_early_comes_back(queue: Queue, too_few: tu
         assert (await untouched.result()).success
 
 
+@pytest.mark.prove
 async def test_a_key_that_is_gone_holds_up_nothing_that_needs_an_address(queue: Queue) -> None:
     """What can never leave is refunded, of this order and of later ones; the message about a parcel is given up."""
     orders, goods = sorted(new_order_id() for _ in range(2)), queue.sandbox.world.fulfillment
