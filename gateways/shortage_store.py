@@ -76,21 +76,23 @@ IS_DECIDED: Final = f"""(
     WHERE (w.order_id, w.step) = (s.order_id, '{refund_step(SHORTAGE_REFUND)}' || s.number) AND w.action <> 'retry'
 ) IS NOT NULL"""  # noqa: S608 (a constant of ours)
 
-# Of a product of a shortage: the units that cannot be refunded again, as order_refunds.READ_UNITS_LEFT counts them.
-REFUNDED: Final = """(
-    SELECT coalesce(sum((
-        SELECT CASE WHEN r.status <> 'withdrawn' THEN u.quantity WHEN r.restocked THEN u.restock END
-        FROM order_refunds r WHERE (r.order_id, r.refund_id) = (u.order_id, u.refund_id)
-    )), 0) FROM order_refund_lines u WHERE (u.order_id, u.product_id) = (l.order_id, l.product_id)
-)"""
 
-# Those whose money is back, or on its way.
-PAID_BACK: Final = """(
-    SELECT coalesce(sum((
-        SELECT u.quantity FROM order_refunds r
-        WHERE (r.order_id, r.refund_id) = (u.order_id, u.refund_id) AND r.status <> 'withdrawn'
-    )), 0) FROM order_refund_lines u WHERE (u.order_id, u.product_id) = (l.order_id, l.product_id)
-)"""
+def _units_of_refunds(counted: str) -> str:
+    """The sum over the refunds `r` of a product of a shortage, whose lines are `u`, of the units that are `counted`."""
+    return f"""(
+        SELECT coalesce(sum((
+            SELECT {counted} FROM order_refunds r WHERE (r.order_id, r.refund_id) = (u.order_id, u.refund_id)
+        )), 0) FROM order_refund_lines u WHERE (u.order_id, u.product_id) = (l.order_id, l.product_id)
+    )"""  # noqa: S608 (constants of ours)
+
+
+# Units whose money is back, or on its way.
+PAID_BACK: Final = _units_of_refunds("CASE WHEN r.status <> 'withdrawn' THEN u.quantity END")
+
+# Units that cannot be refunded again, as order_refunds.READ_UNITS_LEFT counts them.
+REFUNDED: Final = _units_of_refunds(
+    "CASE WHEN r.status <> 'withdrawn' THEN u.quantity WHEN r.restocked THEN u.restock END"
+)
 
 # Some line of a shortage has more units than are left to refund: refund-order would refuse it.
 IS_REFUSED: Final = f"""(
