@@ -59,8 +59,6 @@ POLLS_WITHIN: Final = 60.0  # seconds, from the start of the workers of a versio
 CANARY_ENDS_WITHIN: Final = timedelta(minutes=2)
 SETTLES_WITHIN: Final = 180.0  # seconds from a rollback until every run goes on; a lost workflow task takes 10 of them
 
-UNANSWERED: Final = {"silent", "stalled"}
-
 SOMEBODY_ELSE: Final = "somebody else has changed the current or the ramping version"
 
 Tell = Callable[[str], None]
@@ -362,7 +360,7 @@ class _Release:
         runs = {each.run_id: each for each in (*newest, *waiting) if not each.pinned}
         found = await ask_to_replay(self._client, [*runs.values()])
         failing = [each for each in found if each.state == "fails"]
-        silent = sum(each.state in UNANSWERED for each in found)
+        silent = sum(not each.is_answered for each in found)
         self._tell(
             f"looked at {len(found)} open runs, the newest {WATCHED} and those that need attention: "
             f"{len(failing)} cannot be replayed, {silent} have not answered"
@@ -426,8 +424,8 @@ async def _roll_back(client: Client, way: _WayBack, tell: Tell) -> Released:
             client, [each for each in moved if not each.pinned and each.run_id not in asked], deadline
         )
         started_again += await _start_again(client, way, replays, tell)
-        asked |= {each.run.run_id for each in replays if each.state not in UNANSWERED}
-        silent = [each.run.workflow_id for each in replays if each.state in UNANSWERED]
+        asked |= {each.run.run_id for each in replays if each.is_answered}
+        silent = [each.run.workflow_id for each in replays if not each.is_answered]
         if not (failing or silent) or asyncio.get_running_loop().time() > deadline:
             return Released(
                 deployment=way.deployment,
@@ -438,10 +436,6 @@ async def _roll_back(client: Client, way: _WayBack, tell: Tell) -> Released:
                 failing=tuple(failing),
                 unanswered=tuple(silent),
             )
-
-
-def _stalls_on(build_id: str, replay: Replay) -> bool:
-    return replay.state == "stalled" and replay.run.build_id == build_id
 
 
 async def _route_back(client: Client, way: _WayBack) -> None:
@@ -460,8 +454,13 @@ async def _start_again(client: Client, way: _WayBack, replays: Sequence[Replay],
 
     A run that was at work when the orders were given back is not asked any more: its task has failed by then.
     """
+    lost = [
+        each.run
+        for each in replays
+        if each.state == "fails" or (each.state == "stalled" and each.run.build_id == way.back_to)
+    ]
     found = []
-    for run in (each.run for each in replays if each.state == "fails" or _stalls_on(way.back_to, each)):
+    for run in lost:
         if await start_again(client, run, f"{way.deployment} was rolled back from {way.build_id}"):
             tell(f"{run.workflow_id} has started again from its first task: no other version can replay it")
             found.append(run.workflow_id)

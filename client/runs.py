@@ -37,12 +37,9 @@ QUERY_TIMEOUT: Final = timedelta(seconds=3)
 
 MAX_REFUNDS: Final = 50  # runs that are listed of one order
 
-ABOUT_ORDERS: Final = f"WorkflowType IN ('{PROCESS_ORDER}', '{CANCEL_ORDER}', '{REFUND_ORDER}')"
-
-MARKED: Final = (
-    f"WorkflowType IN ('{PROCESS_ORDER}', '{CANCEL_ORDER}', '{REFUND_ORDER}', '{NOTIFY_SHIPMENT}')"
-    f" AND {NEEDS_ATTENTION.name} IS NOT NULL"
-)
+ORDER_WORKFLOWS: Final = (PROCESS_ORDER, CANCEL_ORDER, REFUND_ORDER)
+ABOUT_ORDERS: Final = f"WorkflowType IN {ORDER_WORKFLOWS}"
+MARKED: Final = f"WorkflowType IN {(*ORDER_WORKFLOWS, NOTIFY_SHIPMENT)} AND {NEEDS_ATTENTION.name} IS NOT NULL"
 
 ResultT = TypeVar("ResultT")
 

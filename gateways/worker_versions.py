@@ -82,6 +82,11 @@ class Replay(NamedTuple):
     state: Literal["replays", "fails", "silent", "stalled"]
     problem: str = ""
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether a worker has said so."""
+        return self.state in {"replays", "fails"}
+
 
 async def find_deployment(client: Client, name: str) -> Deployment | None:
     """The deployment; None until its first worker has polled."""

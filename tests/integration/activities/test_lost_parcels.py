@@ -206,10 +206,7 @@ async def test_a_shortage_after_an_operator_paid_a_part(
     await fall_short(bench, order, {"2": 1})
     most = await bench.pool.fetchval("SELECT total * 2 / 3 FROM orders")
     await bench.pool.execute(ADD_REFUND, most)
-    await bench.pool.execute(
-        "INSERT INTO resolutions (order_id, step, action, reason, actor, key)"
-        " VALUES ('o1', 'refund:r1', 'resolved', 'paid in the dashboard', 'ann', '1')"
-    )
+    await decide(bench, "resolved", "refund:r1")
     await bench.pool.execute(
         "INSERT INTO refunds (id, order_id, payment_intent_id, amount, status, attempt, made_at)"  # noqa: S608 (ours)
         f" SELECT 're_1', id, payment_intent_id, $1, 'succeeded', 1, {refunded_at} FROM orders",
@@ -529,11 +526,12 @@ async def is_settled(bench: ActivityBench) -> bool:
     return bool(await bench.pool.fetchval("SELECT settled_at < now() FROM shortages"))
 
 
-async def decide(bench: ActivityBench, action: str) -> None:
+async def decide(bench: ActivityBench, action: str, step: str = "refund:shorted-1") -> None:
     """As docs/operating.md tells operators to, where no run is open."""
     await bench.pool.execute(
         "INSERT INTO resolutions (order_id, step, action, reason, actor, key)"
-        " VALUES ('o1', 'refund:shorted-1', $1, 'paid by bank transfer', 'ann', gen_random_uuid())",
+        " VALUES ('o1', $1, $2, 'paid by bank transfer', 'ann', gen_random_uuid())",
+        step,
         action,
     )
 
